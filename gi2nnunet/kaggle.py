@@ -1,0 +1,242 @@
+"""The competition's formats: ids, file names, organs, CSV tables.
+
+Vocabulary: ``patient_id`` is ``case123``; ``scan_id`` is ``case123_day20`` (nnU-Net's case
+identifier too); ``slice_id`` is ``case123_day20_slice_0065``. Slice 1 is the most cranial one.
+
+References
+----------
+https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/data
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gi2nnunet.errors import InputError, Problem, raise_problems
+
+ORGANS = ("large_bowel", "small_bowel", "stomach")
+SLICE_THICKNESS_MM = 3.0
+
+KNOWN_BAD_SCANS: Mapping[str, str] = {
+    "case7_day0": "wrong masks",
+    "case81_day30": "wrong masks",
+    "case43_day18": "on the organisers' list of bad scans",
+    "case43_day26": "on the organisers' list of bad scans",
+    "case138_day0": "on the organisers' list of bad scans",
+    "case124_day19": "on the organisers' list of bad scans",
+    "case144_day15": "on the organisers' list of bad scans",
+    "case61_day14": "on the organisers' list of bad scans",
+    "case9_day27": "on the organisers' list of bad scans",
+    "case34_day20": "on the organisers' list of bad scans",
+    "case83_day11": "on the organisers' list of bad scans",
+    "case13_day0": "on the organisers' list of bad scans",
+}
+
+_SLICE_ID = re.compile(r"(case\d{1,9})_(day\d{1,9})_slice_(\d{4,9})")
+_SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})")
+
+
+def patient_of(scan_id: str) -> str:
+    """Return the patient a scan belongs to: ``case123_day20`` gives ``case123``."""
+    return scan_id.partition("_day")[0]
+
+
+def day_of(scan_id: str) -> int:
+    """Return the day of a scan: ``case123_day20`` gives 20; -1 for an id of another form."""
+    found = _SCAN_ID.fullmatch(scan_id)
+    return int(found[2]) if found else -1
+
+
+def scan_order(scan_id: str) -> tuple[int, int, str]:
+    """Return a sort key that puts scans in numeric order of patient and day."""
+    found = _SCAN_ID.fullmatch(scan_id)
+    return (int(found[1][4:]), int(found[2]), "") if found else (2**62, 0, scan_id)
+
+
+def slice_id(scan_id: str, number: int) -> str:
+    """Return the competition's slice id: ``("case123_day20", 65)`` gives ``..._slice_0065``."""
+    return f"{scan_id}_slice_{number:04d}"
+
+
+def image_name(number: int, *, width: int, height: int, spacing_mm: tuple[float, float]) -> str:
+    """Return the competition's file name of one slice.
+
+    Parameters
+    ----------
+    number
+        Slice number, from 1.
+    width, height
+        Image size in pixels; the width comes first in the name.
+    spacing_mm
+        Pixel spacing ``(y, x)`` in mm; x comes first in the name.
+    """
+    spacing_y, spacing_x = spacing_mm
+    return f"slice_{number:04d}_{width}_{height}_{spacing_x:.2f}_{spacing_y:.2f}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTable:
+    """Rows of a competition CSV: ``train.csv``, a submission, a grader's answers.
+
+    All arrays have one entry a row, in the file's order.
+
+    Attributes
+    ----------
+    name
+        What to call the table in a message (its path).
+    scan_ids
+        Distinct scan ids in order of first appearance.
+    scan
+        int64 index into ``scan_ids``.
+    number
+        int64 slice number.
+    organ
+        int64 index into :data:`ORGANS`.
+    texts
+        RLE text; empty for an empty mask.
+    height, width
+        int64 image size in pixels where the table has the columns, else ``None``.
+    """
+
+    name: str
+    scan_ids: tuple[str, ...]
+    scan: NDArray[np.int64]
+    number: NDArray[np.int64]
+    organ: NDArray[np.int64]
+    texts: tuple[str, ...]
+    height: NDArray[np.int64] | None = None
+    width: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.texts)
+
+    def row_label(self, row: int) -> str:
+        """Return how a message names a row: file, line, slice and organ."""
+        scan_id = self.scan_ids[int(self.scan[row])]
+        where = slice_id(scan_id, int(self.number[row]))
+        return f"{self.name}, line {row + 2} ({where}, {ORGANS[int(self.organ[row])]})"
+
+
+def read_mask_table(
+    path: Path | str, *, data: bytes | None = None, mask_column: str | None = None
+) -> MaskTable:
+    """Read a CSV of the competition's form and check all but the RLE texts.
+
+    Parameters
+    ----------
+    path
+        The file, or what to call it where ``data`` is given.
+    data
+        The file's content, for one inside a zip.
+    mask_column
+        ``"segmentation"`` or ``"predicted"``; by default whichever the file has.
+
+    Returns
+    -------
+    MaskTable
+        The rows; a file that holds only a header gives an empty table.
+
+    Raises
+    ------
+    InputError
+        Where the file cannot be read as UTF-8 CSV, lacks a column, or holds an id that does not
+        parse, an unknown organ, the same row twice, or an image size that is no whole number.
+    """
+    name = str(path)
+    frame = _read_csv(path, data)
+    columns = list(frame.columns)
+    wanted = [mask_column] if mask_column else ["segmentation", "predicted"]
+    mask_columns = [column for column in wanted if column in columns]
+    if not {"id", "class"} <= set(columns) or len(mask_columns) != 1:
+        raise InputError(
+            f"{name}: found the columns {columns}; expected id, class and "
+            f"{' or '.join(wanted)}. Give a CSV of the competition's form."
+        )
+    problems: list[Problem] = []
+    ids = frame["id"]
+    unique_ids, first_seen = pd.factorize(ids)[::-1]
+    parsed = [_SLICE_ID.fullmatch(text) for text in unique_ids]
+    bad_ids = np.array([match is None for match in parsed], np.bool_)
+    scan_names = pd.Series([f"{m[1]}_{m[2]}" if m else "" for m in parsed], dtype=object)
+    scan_of_id, scan_ids = pd.factorize(scan_names)
+    number_of_id = np.array([int(m[3]) if m else 0 for m in parsed], np.int64)
+    problems += [
+        Problem(
+            where=f"{name}, line {row + 2}",
+            found=f"id {ids.iloc[row]!r}",
+            expected="an id such as case123_day20_slice_0065",
+        )
+        for row in (np.flatnonzero(bad_ids[first_seen]) if len(bad_ids) else [])
+    ]
+    organ = pd.Index(ORGANS).get_indexer(pd.Index(frame["class"]))
+    problems += [
+        Problem(
+            where=f"{name}, line {row + 2} ({ids.iloc[row]})",
+            found=f"class {frame['class'].iloc[row]!r}",
+            expected=", ".join(ORGANS),
+        )
+        for row in np.flatnonzero(organ < 0)
+    ]
+    scan = scan_of_id[first_seen].astype(np.int64) if len(frame) else np.zeros(0, np.int64)
+    number = number_of_id[first_seen] if len(frame) else np.zeros(0, np.int64)
+    # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
+    key = pd.DataFrame({"scan": scan, "number": number, "organ": organ})
+    repeated = key.duplicated().to_numpy() & ~bad_ids[first_seen] & (organ >= 0)
+    problems += [
+        Problem(
+            where=f"{name}, line {row + 2}",
+            found=f"a second row for {ids.iloc[row]}, {frame['class'].iloc[row]}",
+            expected="one row a slice and organ",
+        )
+        for row in np.flatnonzero(repeated)
+    ]
+    sizes: dict[str, NDArray[np.int64]] = {}
+    if {"image_height", "image_width"} <= set(columns):
+        for axis in ("height", "width"):
+            values = pd.to_numeric(frame[f"image_{axis}"], errors="coerce").to_numpy(np.float64)
+            bad = ~((values >= 1) & (values <= 2**20) & (values == np.floor(values)))
+            problems += [
+                Problem(
+                    where=f"{name}, line {row + 2} ({ids.iloc[row]})",
+                    found=f"image_{axis} {frame[f'image_{axis}'].iloc[row]!r}",
+                    expected="a whole number of pixels",
+                )
+                for row in np.flatnonzero(bad)
+            ]
+            sizes[axis] = np.where(bad, 1, values).astype(np.int64)
+    raise_problems(problems, remedy=f"Correct these rows of {name}.")
+    return MaskTable(
+        name=name,
+        scan_ids=tuple(scan_ids),
+        scan=scan,
+        number=number,
+        organ=organ.astype(np.int64),
+        texts=tuple(frame[mask_columns[0]]),
+        height=sizes.get("height"),
+        width=sizes.get("width"),
+    )
+
+
+def _read_csv(path: Path | str, data: bytes | None) -> pd.DataFrame:
+    try:
+        return pd.read_csv(
+            path if data is None else io.BytesIO(data),
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path}: is no UTF-8 CSV file ({error}).") from error
