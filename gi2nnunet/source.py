@@ -5,9 +5,7 @@ Reads names and ``train.csv``; opens no pixel.
 
 from __future__ import annotations
 
-import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from gi2nnunet.archive import Source
 from gi2nnunet.errors import InputError, Problem, raise_problems
 from gi2nnunet.kaggle import (
     ORGANS,
@@ -27,76 +26,14 @@ from gi2nnunet.kaggle import (
     slice_id,
 )
 
+__all__ = ["Scan", "ScanIndex", "Source", "read_index"]
+
 Part = Literal["train", "test"]
 
 _IMAGE_PATH = re.compile(
     r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
     r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png"
 )
-
-
-class Source:
-    """Read access to the files of a folder or of a zip, by their path inside it.
-
-    Only names and bytes: nothing is unpacked, nothing is written. Picklable, so that worker
-    processes each open their own.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open ``path``; raises :class:`InputError` where it is neither a folder nor a zip."""
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if not path.exists():
-            raise InputError(
-                f"{path}: no such file or folder. Give the competition's folder or its zip."
-            )
-        self.is_zip = path.is_file()
-        if self.is_zip:
-            self._open_zip()
-
-    def __getstate__(self) -> dict[str, object]:
-        """Leave the open zip behind."""
-        return {"path": self.path, "is_zip": self.is_zip, "_zip": None}
-
-    def _open_zip(self) -> zipfile.ZipFile:
-        if self._zip is None:
-            try:
-                self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise InputError(
-                    f"{self.path}: neither a folder nor a readable zip ({error}). "
-                    "Download the competition's zip again, or give its unpacked folder."
-                ) from error
-        return self._zip
-
-    def names(self) -> list[str]:
-        """Return the path of every file, with ``/`` between its parts, sorted."""
-        if self.is_zip:
-            return sorted(name for name in self._open_zip().namelist() if not name.endswith("/"))
-        found: list[str] = []
-        for folder, _, files in os.walk(self.path, followlinks=True):
-            prefix = Path(folder).relative_to(self.path).as_posix()
-            found += files if prefix == "." else [f"{prefix}/{name}" for name in files]
-        return sorted(found)
-
-    def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
-        """Return the content of one file, or its first ``limit`` bytes.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, cannot be read, or fails the zip's checksum.
-        """
-        try:
-            if self.is_zip:
-                with self._open_zip().open(name) as member:
-                    return member.read() if limit is None else member.read(limit)
-            with (self.path / name).open("rb") as file:
-                return file.read() if limit is None else file.read(limit)
-        except KeyError as error:
-            raise InputError(f"{self.path}: holds no file {name}.") from error
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-            raise InputError(f"{self.path}: {name} cannot be read ({error}).") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,57 @@
+"""The command line: parse, call the library, print what it returned, map errors to exit codes.
+
+Exit codes: 0 done, 1 interrupted, 2 wrong usage, 3 input, 4 engine, 5 output.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gi2nnunet.cli import data, models, scores
+from gi2nnunet.errors import GiError
+
+app = typer.Typer(
+    name="gi2nnunet",
+    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
+    "gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n\n"
+    "gi2nnunet train --fold all\n\n"
+    "gi2nnunet predict-and-score",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"gi2nnunet {version('gi2nnunet')} (nnunetv2 {version('nnunetv2')})")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Parse what stands before the command."""
+
+
+data.register(app)
+models.register(app)
+scores.register(app)
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``gi2nnunet``."""
+    try:
+        app()
+    except GiError as error:
+        from gi2nnunet.cli.show import print_error
+
+        print_error(str(error))
+        sys.exit(error.exit_code)

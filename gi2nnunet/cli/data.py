@@ -1,0 +1,245 @@
+"""Commands around data: phantom, convert."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gi2nnunet.cli.options import JobsOption, SeedOption, WorkspaceOption, open_workspace_of
+
+if TYPE_CHECKING:
+    from gi2nnunet.labels import LabelScheme
+    from gi2nnunet.phantom import Geometry
+
+_SHAPE = "Made-up anatomy"
+_PAINT = "Images onto given masks"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("phantom")(phantom)
+    app.command("convert")(convert)
+
+
+def phantom(
+    out: Annotated[
+        Path, typer.Argument(help="Folder (or, ending in .zip, zip) to write; must not exist.")
+    ],
+    patients: Annotated[
+        int, typer.Option(help="Training patients.", min=1, rich_help_panel=_SHAPE)
+    ] = 6,
+    days: Annotated[
+        int, typer.Option(help="Scans of a patient, at most.", min=1, rich_help_panel=_SHAPE)
+    ] = 2,
+    test_patients: Annotated[
+        int, typer.Option(help="More patients, under test/.", min=0, rich_help_panel=_SHAPE)
+    ] = 0,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WIDTHxHEIGHTxSLICES, with @MM for the pixel spacing (64x64x24@6); may be "
+            "repeated. By default the four real geometries, mixed as in the real data.",
+            rich_help_panel=_SHAPE,
+        ),
+    ] = None,
+    easy: Annotated[
+        bool,
+        typer.Option("--easy", help="Smooth, little noise; for demos.", rich_help_panel=_SHAPE),
+    ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of the competition's form: paint images onto these masks.",
+            exists=True, rich_help_panel=_PAINT,
+        ),
+    ] = None,
+    sizes: Annotated[
+        Path | None,
+        typer.Option(
+            help="The masks' image sizes: a CSV with id, width, height, px_w, px_h, or a source. "
+            "Without --labels: made-up anatomy at these scans' sizes.",
+            exists=True, rich_help_panel=_PAINT,
+        ),
+    ] = None,
+    sample: Annotated[
+        str, typer.Option(help="sample_submission.csv: header (as published) or filled.")
+    ] = "header",
+    truth: Annotated[
+        Path | None, typer.Option(help="Where to write the truth of the test scans.")
+    ] = None,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+) -> None:  # fmt: skip
+    """Write a synthetic source in the competition's own layout.
+
+    Example: gi2nnunet phantom my-source --patients 8 --days 2
+    """
+    from gi2nnunet.cli.show import print_result, show_progress
+    from gi2nnunet.phantom import paint_phantom, write_phantom, write_phantom_like
+
+    if sample not in ("header", "filled"):
+        raise typer.BadParameter(f"found {sample!r}; expected header or filled",
+                                 param_hint="--sample")  # fmt: skip
+    if labels and not sizes:
+        raise typer.BadParameter("--labels needs --sizes", param_hint="--labels")
+    from gi2nnunet.nnunet.workspace import count_cores
+
+    shared: dict[str, Any] = {
+        "sample": sample,
+        "as_zip": out.suffix == ".zip",
+        "seed": seed,
+        "jobs": jobs or count_cores(),
+    }
+    with show_progress() as report:
+        if labels and sizes:
+            made = paint_phantom(out, labels=labels, sizes=sizes, progress=report, **shared)
+        elif sizes:
+            made = write_phantom_like(out, sizes=sizes, progress=report, **shared)
+        else:
+            made = write_phantom(
+                out,
+                patients=patients,
+                days=days,
+                test_patients=test_patients,
+                geometries=[_parse_size(text) for text in size] if size else None,
+                detail="easy" if easy else "full",
+                truth=truth,
+                progress=report,
+                **shared,
+            )
+    print_result(f"{out}: {made}")
+
+
+def _parse_size(text: str) -> Geometry:
+    from gi2nnunet.phantom import Geometry
+
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", text)
+    if not match:
+        raise typer.BadParameter(
+            f"found {text!r}; expected a size such as 266x266x144 or 64x64x24@6",
+            param_hint="--size",
+        )
+    spacing = float(match[4] or 1.5)
+    return Geometry(
+        width=int(match[1]),
+        height=int(match[2]),
+        slices=int(match[3]),
+        spacing_mm=(spacing, spacing),
+    )
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="The competition's folder or zip, or a folder of NIfTI volumes.",
+            show_default=False,
+        ),
+    ],
+    workspace: WorkspaceOption = None,
+    dataset_id: Annotated[
+        int, typer.Option("--id", help="nnU-Net's dataset id.", min=1, max=999)
+    ] = 501,
+    name: Annotated[str, typer.Option(help="nnU-Net's dataset name.")] = "UWGI",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="regions (bit-coded, overlaps survive) or exclusive (stomach before large before "
+            "small bowel)."
+        ),
+    ] = "regions",
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Folds of the split, grouped by patient; default 5.", min=2),
+    ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(
+            help="Test set: a fraction of the patients (0 for none) or mle-bench. Default: a "
+            "tenth, at least one, of five patients or more.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_known_bad: Annotated[
+        bool, typer.Option("--keep-known-bad", help="Train on scans known to be bad, too.")
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Pass over rows without image and images without rows."
+        ),
+    ] = False,
+    source_labels: Annotated[
+        str | None,
+        typer.Option(help="How given NIfTI labels are coded: regions or exclusive."),
+    ] = None,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+) -> None:
+    """Turn the competition's files into an nnU-Net raw dataset.
+
+    Example: gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip
+    """
+    from gi2nnunet.cli.show import print_notice, print_result, print_warnings, show_progress
+    from gi2nnunet.dataset import convert as convert_source
+
+    space = open_workspace_of(workspace)
+    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
+    with show_progress() as report:
+        dataset = convert_source(
+            source,
+            raw=space.raw,
+            preprocessed=space.preprocessed,
+            results=space.results,
+            dataset_id=dataset_id,
+            name=name,
+            labels=_scheme("--labels", labels),
+            folds=folds,
+            holdout=_parse_holdout(holdout),
+            keep_known_bad=keep_known_bad,
+            allow_missing=allow_missing,
+            source_labels=_scheme("--source-labels", source_labels) if source_labels else None,
+            seed=seed,
+            jobs=jobs,
+            progress=report,
+        )
+    print_warnings(dataset.warnings)
+    parts = {part: [s for s in dataset.scans if s.part == part] for part in
+             ("train", "holdout", "test")}  # fmt: skip
+    said = {"train": "training", "holdout": "held-out", "test": "unlabelled test"}
+    counts = ", ".join(
+        f"{len(scans)} {said[part]} scans of {len({s.patient_id for s in scans})} patients"
+        for part, scans in parts.items()
+        if scans
+    )
+    print_result(f"{dataset.folder}: {counts}; {len(dataset.splits)} folds")
+    if parts["train"]:
+        print_notice("Next: gi2nnunet train --fold all")
+
+
+def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:
+    if text is None:
+        return None
+    if text == "mle-bench":
+        return "mle-bench"
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise typer.BadParameter(
+            f"found {text!r}; expected a fraction from 0 to below 1, or mle-bench",
+            param_hint="--holdout",
+        )
+    return value
+
+
+def _scheme(option: str, text: str) -> LabelScheme:
+    if text == "regions":
+        return "regions"
+    if text == "exclusive":
+        return "exclusive"
+    raise typer.BadParameter(f"found {text!r}; expected regions or exclusive", param_hint=option)

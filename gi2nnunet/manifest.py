@@ -1,0 +1,249 @@
+"""The record of a converted dataset: what it holds, from what it was made, how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gi2nnunet.errors import InputError
+from gi2nnunet.files import read_json
+from gi2nnunet.labels import LabelScheme
+from gi2nnunet.splits import Fold
+
+DatasetPart = Literal["train", "holdout", "test"]
+
+FORMAT = 1
+MANIFEST, DATASET_JSON, SPLITS, TRUTH, SAMPLE = (
+    "manifest.json", "dataset.json", "splits_final.json", "truth.csv", "sample_submission.csv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetScan:
+    """One scan of a converted dataset.
+
+    Attributes
+    ----------
+    scan_id, patient_id
+        Who and when.
+    part
+        ``"train"``: trained on and cross-validated. ``"holdout"``: labelled, kept apart.
+        ``"test"``: the source's own test scan.
+    first_number
+        The competition's number of slice z = 0.
+    depth, height, width
+        Slices, rows, columns.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    labelled
+        Whether truth is known.
+    """
+
+    scan_id: str
+    patient_id: str
+    part: DatasetPart
+    first_number: int
+    depth: int
+    height: int
+    width: int
+    spacing_mm: tuple[float, float, float]
+    labelled: bool
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the slice numbers in slice order."""
+        return tuple(range(self.first_number, self.first_number + self.depth))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return ``(slices, height, width)``."""
+        return self.depth, self.height, self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A whole nnU-Net raw dataset.
+
+    Attributes
+    ----------
+    folder
+        Where it lies, for example ``raw/Dataset501_UWGI``.
+    name
+        The folder's name, which is nnU-Net's name of the dataset.
+    dataset_id
+        nnU-Net's number of it.
+    label_scheme
+        How its label volumes are coded.
+    scans
+        In numeric order of patient and day.
+    splits
+        Folds of the training scans; empty where one patient allows none.
+    manifest
+        The whole content of manifest.json.
+    warnings
+        What the conversion passed over or changed, one sentence each.
+    """
+
+    folder: Path
+    name: str
+    dataset_id: int
+    label_scheme: LabelScheme
+    scans: tuple[DatasetScan, ...]
+    splits: tuple[Fold, ...]
+    manifest: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def truth_path(self) -> Path:
+        """Return the CSV that holds the rows of every labelled scan."""
+        return self.folder / TRUTH
+
+    @property
+    def sample_path(self) -> Path | None:
+        """Return the source's sample_submission.csv, where it had one."""
+        path = self.folder / SAMPLE
+        return path if path.is_file() else None
+
+    def scan(self, scan_id: str) -> DatasetScan:
+        """Return one scan; raises :class:`KeyError` for an unknown id."""
+        for scan in self.scans:
+            if scan.scan_id == scan_id:
+                return scan
+        raise KeyError(scan_id)
+
+    def image_path(self, scan_id: str) -> Path:
+        """Return where a scan's image lies."""
+        return self.folder / image_name_of(scan_id, self.scan(scan_id).part)
+
+    def label_path(self, scan_id: str) -> Path:
+        """Return where a scan's labels lie; :class:`ValueError` where it has none."""
+        scan = self.scan(scan_id)
+        if not scan.labelled:
+            raise ValueError(f"{scan_id} has no labels")
+        return self.folder / label_name_of(scan_id, scan.part)
+
+
+def image_name_of(scan_id: str, part: DatasetPart) -> str:
+    """Return the path of an image inside the dataset."""
+    return f"{'imagesTr' if part == 'train' else 'imagesTs'}/{scan_id}_0000.nii.gz"
+
+
+def label_name_of(scan_id: str, part: DatasetPart) -> str:
+    """Return the path of a label volume inside the dataset."""
+    return f"{'labelsTr' if part == 'train' else 'labelsTs'}/{scan_id}.nii.gz"
+
+
+def dataset_name_of(dataset_id: int, name: str) -> str:
+    """Return nnU-Net's folder name of a dataset."""
+    return f"Dataset{dataset_id:03d}_{name}"
+
+
+def find_datasets(folder: Path, dataset_id: int) -> list[Path]:
+    """Return the folders of a dataset number in one of nnU-Net's three folders."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob(f"Dataset{dataset_id:03d}_*") if p.is_dir())
+
+
+def read_dataset(
+    raw: Path, *, dataset_id: int | None = None, name: str | None = None
+) -> Dataset:  # fmt: skip
+    """Find and read a converted dataset.
+
+    Parameters
+    ----------
+    raw
+        nnU-Net's folder of raw datasets.
+    dataset_id, name
+        Which one; either may stay open as long as one dataset alone fits.
+
+    Raises
+    ------
+    InputError
+        Where no whole dataset, or more than one, fits.
+    """
+    pattern = f"Dataset{'???' if dataset_id is None else f'{dataset_id:03d}'}_{name or '*'}"
+    folders = sorted(p for p in raw.glob(pattern) if p.is_dir()) if raw.is_dir() else []
+    whole = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    remedy = "Make it with: gi2nnunet convert SOURCE"
+    if not whole:
+        if folders:
+            raise InputError(
+                f"{folders[0]}: found no {MANIFEST}; expected a whole dataset made by this tool. "
+                f"{remedy}"
+            )
+        raise InputError(f"{raw}: holds no dataset {pattern}. {remedy}")
+    if len(whole) > 1:
+        raise InputError(
+            f"{raw}: holds several datasets ({', '.join(p.name for p in whole)}). "
+            "Say which by its id or name."
+        )
+    return open_dataset(whole[0])
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Read the manifest of one dataset folder.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or it is of another format than this version's.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: found format {manifest.get('format')}; expected {FORMAT}. "
+            "Make the dataset again with: gi2nnunet convert SOURCE"
+        )
+    try:
+        scans = tuple(
+            DatasetScan(
+                scan_id=scan["scan_id"],
+                patient_id=scan["patient_id"],
+                part=scan["part"],
+                first_number=scan["first_number"],
+                depth=scan["shape"][0],
+                height=scan["shape"][1],
+                width=scan["shape"][2],
+                spacing_mm=(
+                    scan["spacing_mm"][0], scan["spacing_mm"][1], scan["spacing_mm"][2],
+                ),
+                labelled=scan["labelled"],
+            )
+            for scan in manifest["scans"]
+        )  # fmt: skip
+        return Dataset(
+            folder=folder,
+            name=folder.name,
+            dataset_id=manifest["dataset_id"],
+            label_scheme=manifest["recipe"]["labels"],
+            scans=scans,
+            splits=tuple(manifest["recipe"]["splits"]),
+            manifest=manifest,
+            warnings=tuple(manifest["warnings"]),
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{path}: is damaged ({error!r}). Make the dataset again with: gi2nnunet convert SOURCE"
+        ) from error
+
+
+def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the size and digest of every file of a dataset by its path inside it."""
+    files = dict(manifest["files"])
+    for scan in manifest["scans"]:
+        files.update(scan["files"])
+    return files
+
+
+def find_damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files that are missing or not of the size that the manifest tells."""
+    damaged = []
+    for name, described in list_files(manifest).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != described["bytes"]:
+            damaged.append(name)
+    return damaged

@@ -1,0 +1,98 @@
+"""Entry of the engine's child process: ``python -m gi2nnunet.nnunet.child``.
+
+See :mod:`gi2nnunet.nnunet.process` for the protocol. nnU-Net reads its environment when it is
+imported, so the tasks import it only here, never in the user's own process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from gi2nnunet.errors import GiError
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def main() -> int:
+    """Run the one task that standard input names; return the exit code."""
+    emit = _take_over_output()
+    task = json.loads(sys.stdin.buffer.readline())
+    _end_with_parent()
+    try:
+        result = _run(task.pop("task"), task, emit)
+    except GiError as error:
+        traceback.print_exc()
+        emit({"event": "failure", "kind": type(error).__name__, "message": str(error)})
+        return error.exit_code
+    except Exception as error:  # whatever nnU-Net raises becomes one event for the parent
+        traceback.print_exc()
+        message = str(error).strip().splitlines()
+        emit(
+            {
+                "event": "failure",
+                "kind": type(error).__name__,
+                "message": message[0] if message else "",
+            }
+        )
+        return 1
+    emit({"event": "result", **result})
+    return 0
+
+
+def _take_over_output() -> Emit:
+    """Keep the event pipe for us; send all that is printed, workers' too, to the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+    return emit
+
+
+def _end_with_parent() -> None:
+    """Kill this process group as soon as the parent is gone (its end of our input closes)."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    if task == "devices":
+        from gi2nnunet.nnunet.devices import describe_devices
+
+        return describe_devices()
+    if task in ("fingerprint", "plan", "preprocess"):
+        from gi2nnunet.nnunet import planner
+
+        return getattr(planner, f"run_{task}")(**options)  # type: ignore[no-any-return]
+    if task == "train":
+        from gi2nnunet.nnunet.trainer import run_training
+
+        return run_training(emit=emit, **options)
+    if task == "predict":
+        from gi2nnunet.nnunet.inference import run_prediction
+
+        return run_prediction(emit=emit, **options)
+    raise ValueError(f"unknown task {task!r}")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a worker that nnU-Net left running must not hold this process up.
+    os._exit(code)

@@ -1,0 +1,308 @@
+"""Plan and preprocess a dataset for a preset, doing only what is missing.
+
+Beside nnU-Net's own files in the preprocessed folder lie small JSON marks of ours: one says of
+which dataset the fingerprint and the plans were made, and one says of each data folder that it is
+whole (nnU-Net trains on a half-filled one without a word).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from gi2nnunet.errors import InputError
+from gi2nnunet.files import read_json, write_json
+from gi2nnunet.manifest import Dataset
+from gi2nnunet.nnunet.presets import Preset
+from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
+from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedConfiguration:
+    """What nnU-Net planned for one configuration.
+
+    Attributes
+    ----------
+    name
+        ``2d`` or ``3d_fullres``.
+    data_folder
+        The preprocessed scans.
+    batch_size
+        Patches in a batch.
+    patch_size
+        In voxels, slowest axis first.
+    spacing_mm
+        Target spacing in the same order.
+    """
+
+    name: str
+    data_folder: Path
+    batch_size: int
+    patch_size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A planned and preprocessed dataset, ready to train.
+
+    Attributes
+    ----------
+    preset
+        The preset it was planned by.
+    plans_name
+        nnU-Net's plans identifier.
+    plans_file
+        The plans.
+    configurations
+        By name, those that were asked for.
+    log
+        nnU-Net's output, ``None`` where there was nothing to do.
+    """
+
+    preset: Preset
+    plans_name: str
+    plans_file: Path
+    configurations: Mapping[str, PlannedConfiguration]
+    log: Path | None
+
+
+def plan_dataset(
+    dataset: Dataset,
+    *,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    preset: Preset,
+    configurations: Sequence[str],
+    batch_size: int | None = None,
+    patch_sizes: Sequence[Sequence[int]] = (),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Fingerprint, plan and preprocess by nnU-Net, where that has not been done.
+
+    Parameters
+    ----------
+    dataset
+        A converted dataset with training scans.
+    workspace
+        Where to work.
+    environ
+        The environment to start the engine from.
+    preset
+        How to plan.
+    configurations
+        nnU-Net's configurations.
+    batch_size
+        In place of the planner's.
+    patch_sizes
+        In place of the planner's, in voxels, slowest axis first; two numbers are for ``2d``,
+        three for the 3D configurations.
+    jobs
+        Worker processes; by default one a core, at most eight.
+    progress
+        Called with ``(done, total, what)``.
+
+    Raises
+    ------
+    InputError
+        For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use.
+    EngineError
+        Where nnU-Net fails.
+    """
+    if not any(scan.part == "train" for scan in dataset.scans):
+        raise InputError(
+            f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
+        )
+    by_axes = {len(size): [int(value) for value in size] for size in patch_sizes}
+    sizes = {
+        name: by_axes[axes]
+        for name in configurations
+        if (axes := 2 if name == "2d" else 3) in by_axes
+    }
+    plans_name = preset.plans_name + _suffix(batch_size, sizes)
+    folder = workspace.preprocessed / dataset.name
+    processes = min(8, jobs or count_cores())
+    engine = _Engine(
+        workspace=workspace,
+        environment=engine_environment(
+            workspace,
+            environ=environ,
+            processes=processes,
+            augmentation_processes=processes,
+            threads=1,
+        ),
+    )
+    report = progress or (lambda done, total, what: None)
+
+    source = {"dataset": digest_dataset(dataset)}
+    fingerprint_mark = folder / "gi2nnunet_fingerprint.json"
+    if read_json(fingerprint_mark) != source or not (folder / "dataset_fingerprint.json").is_file():
+        report(0, 1, "extracting the dataset's fingerprint")
+        engine.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
+        write_json(fingerprint_mark, source)
+
+    plans_file = folder / f"{plans_name}.json"
+    plan_mark = folder / f"gi2nnunet_{plans_name}.json"
+    recipe = {
+        **source,
+        "preset": asdict(preset),
+        "batch_size": batch_size,
+        "patch_sizes": sizes,
+    }
+    mark = read_json(plan_mark)
+    if mark.get("recipe") != recipe or mark.get("plans") != _digest_file(plans_file):
+        report(0, 1, f"planning ({preset.name})")
+        plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
+        planned = engine.run(
+            "plan",
+            {
+                "dataset_id": dataset.dataset_id,
+                "planner": preset.planner,
+                "plans_name": plans_name,
+                "data_name": preset.plans_name,
+                "tiny": preset.name == "tiny",
+                "batch_size": batch_size,
+                "patch_sizes": sizes,
+            },
+        )
+        mark = {
+            "recipe": recipe,
+            "plans": _digest_file(plans_file),
+            "configurations": planned["configurations"],
+        }
+        write_json(plan_mark, mark)
+
+    chosen: dict[str, PlannedConfiguration] = {}
+    for name in configurations:
+        values = mark["configurations"].get(name)
+        if values is None:
+            raise InputError(
+                f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "
+                "for this dataset. Choose one of these."
+            )
+        chosen[name] = PlannedConfiguration(
+            name=name,
+            data_folder=folder / values["data_identifier"],
+            batch_size=values["batch_size"],
+            patch_size=tuple(values["patch_size"]),
+            spacing_mm=tuple(values["spacing"]),
+        )
+    for name, configuration in chosen.items():
+        if is_preprocessed(configuration, dataset):
+            continue
+        _completion_mark(configuration).unlink(missing_ok=True)
+        engine.run_watched(
+            {
+                "dataset_id": dataset.dataset_id,
+                "plans_name": plans_name,
+                "configuration": name,
+                "processes": processes,
+            },
+            folder=configuration.data_folder,
+            total=dataset_size(dataset),
+            report=partial(_report_as, report, f"preprocessing {name}"),
+        )
+        write_json(_completion_mark(configuration), {**source, "scans": dataset_size(dataset)})
+    return Plan(
+        preset=preset,
+        plans_name=plans_name,
+        plans_file=plans_file,
+        configurations=chosen,
+        log=engine.log.path if engine.log else None,
+    )
+
+
+def is_preprocessed(configuration: PlannedConfiguration, dataset: Dataset) -> bool:
+    """Return whether a data folder holds every training scan of this very dataset."""
+    mark = read_json(_completion_mark(configuration))
+    return mark.get("dataset") == digest_dataset(dataset) and _count_scans(
+        configuration.data_folder
+    ) == dataset_size(dataset)
+
+
+def dataset_size(dataset: Dataset) -> int:
+    """Return the number of training scans."""
+    return sum(scan.part == "train" for scan in dataset.scans)
+
+
+def digest_dataset(dataset: Dataset) -> str:
+    """Return a short digest of what the dataset was made from and holds."""
+    text = (dataset.folder / "manifest.json").read_bytes()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _suffix(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
+    parts = [f"_b{batch_size}"] if batch_size else []
+    parts += [f"_p{'x'.join(map(str, size))}" for _, size in sorted(sizes.items())]
+    return "".join(parts)
+
+
+def _completion_mark(configuration: PlannedConfiguration) -> Path:
+    # Beside the data folder: nnU-Net takes every file inside for a scan.
+    folder = configuration.data_folder
+    return folder.with_name(f"gi2nnunet_{folder.name}.complete.json")
+
+
+def _count_scans(folder: Path) -> int:
+    try:
+        return sum(entry.name.endswith(".pkl") for entry in os.scandir(folder))
+    except OSError:
+        return 0
+
+
+def _digest_file(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None
+
+
+def _report_as(report: Progress, what: str, done: int, total: int) -> None:
+    report(done, total, what)
+
+
+class _Engine:
+    """Runs the engine's steps of one planning, all into one log, made at the first of them."""
+
+    def __init__(self, *, workspace: Workspace, environment: dict[str, str]) -> None:
+        self.workspace = workspace
+        self.environment = environment
+        self.log: LogFile | None = None
+
+    def run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        self.log = self.log or new_log(self.workspace.logs, "plan")
+        return run_engine(task, options, environment=self.environment, log=self.log)
+
+    def run_watched(
+        self,
+        options: Mapping[str, Any],
+        *,
+        folder: Path,
+        total: int,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Preprocess, telling the progress by the files that appear."""
+        done = Event()
+
+        def watch() -> None:
+            while not done.wait(0.5):
+                report(min(_count_scans(folder), total), total)
+
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            self.run("preprocess", options)
+        finally:
+            done.set()
+            watcher.join()
+        report(total, total)

@@ -1,0 +1,105 @@
+"""The presets: which planner, under which plans name, how large a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gi2nnunet.errors import InputError
+
+PresetName = Literal["default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
+PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
+CONFIGURATIONS = ("2d", "3d_fullres")
+
+# nnU-Net's own: 1000 epochs of 250 iterations.
+STOCK_EPOCHS, STOCK_ITERATIONS = 1000, 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One way to plan a network.
+
+    Attributes
+    ----------
+    name
+        As the user writes it.
+    planner
+        nnU-Net's planner class.
+    plans_name
+        nnU-Net's plans identifier.
+    memory_gib
+        GPU memory its batch and patch size are planned for.
+    epochs, iterations
+        Default length of a training.
+    """
+
+    name: PresetName
+    planner: str
+    plans_name: str
+    memory_gib: int
+    epochs: int = STOCK_EPOCHS
+    iterations: int = STOCK_ITERATIONS
+
+
+_PRESETS = (
+    Preset(name="default", planner="ExperimentPlanner", plans_name="nnUNetPlans", memory_gib=8),
+    Preset(
+        name="resenc-m",
+        planner="nnUNetPlannerResEncM",
+        plans_name="nnUNetResEncUNetMPlans",
+        memory_gib=9,
+    ),
+    Preset(
+        name="resenc-l",
+        planner="nnUNetPlannerResEncL",
+        plans_name="nnUNetResEncUNetLPlans",
+        memory_gib=24,
+    ),
+    Preset(
+        name="resenc-xl",
+        planner="nnUNetPlannerResEncXL",
+        plans_name="nnUNetResEncUNetXLPlans",
+        memory_gib=40,
+    ),
+    Preset(
+        name="tiny",
+        planner="ExperimentPlanner",
+        plans_name="gi2nnunetTinyPlans",
+        memory_gib=0,
+        epochs=40,
+        iterations=50,
+    ),
+)
+PRESETS = {preset.name: preset for preset in _PRESETS}
+
+
+def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
+    """Return a preset by its name; ``auto`` chooses by the card's memory.
+
+    Parameters
+    ----------
+    name
+        A name of :data:`PRESET_NAMES`, or ``auto``: ResEnc L from 22 GiB on (nnU-Net's own
+        recommendation), ResEnc M from 9 GiB on, else nnU-Net's default planner. XL takes more
+        than twice the time of L and is chosen only by name.
+    memory_gib
+        Memory of the card to train on; ``None`` where there is none.
+
+    Raises
+    ------
+    InputError
+        For an unknown name; for ``auto`` without a card, where stock training takes weeks.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if name != "auto":
+        raise InputError(f"--preset: found {name!r}; expected auto, {', '.join(PRESET_NAMES)}.")
+    if memory_gib is None:
+        raise InputError(
+            "--preset auto: found no GPU; on a CPU nnU-Net's networks take weeks to train. "
+            "Use --preset tiny (a small network, for CPUs and smoke tests), or name another "
+            "preset to train it on the CPU all the same."
+        )
+    if memory_gib >= 22:
+        return PRESETS["resenc-l"]
+    return PRESETS["resenc-m" if memory_gib >= 9 else "default"]

@@ -1,0 +1,186 @@
+"""Run the engine in a child process: one task, events back, nnU-Net's chatter to a log file.
+
+The child reads its task as one line of JSON on standard input, and sends events, a line of JSON
+each, on the pipe that was its standard output. Standard input stays open as long as the parent
+lives: when it closes, the child ends its whole process group, so that no worker outlives us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.errors import EngineError, InputError, OutputError
+
+Event = dict[str, Any]
+Runner = Callable[..., Event]
+
+_LAST_LINES = 15
+_REMEDIES = (
+    ("CUDA out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
+    ("DefaultCPUAllocator: can't allocate memory", "Use a smaller --preset or fewer --jobs."),
+    ("background worker", "A worker died, most likely for lack of memory: use fewer --jobs."),
+    ("No space left on device", "Free some disk space and run the same command again."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogFile:
+    """Where one engine run's output goes."""
+
+    path: Path
+
+    def last_lines(self) -> str:
+        """Return the last lines of the log, without progress bars' carriage returns."""
+        with contextlib.suppress(OSError):
+            with self.path.open("rb") as file:
+                file.seek(max(0, self.path.stat().st_size - 20_000))
+                text = file.read().decode("utf-8", "replace")
+            lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+            return "\n".join([line for line in lines if line][-_LAST_LINES:])
+        return ""
+
+
+def new_log(folder: Path, name: str) -> LogFile:
+    """Make a new, empty log file in ``folder``, named by the time and ``name``.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for count in range(1000):
+        path = folder / (f"{stamp}_{name}.log" if count == 0 else f"{stamp}_{name}_{count}.log")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("x"):
+                return LogFile(path=path)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be written ({error}). Choose another --workspace."
+            ) from error
+    raise OutputError(f"{folder}: holds a thousand logs of this second.")
+
+
+def run_engine(
+    task: str,
+    options: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    log: LogFile,
+    on_event: Callable[[Event], None] | None = None,
+) -> Event:
+    """Run one engine task in a child process and wait for it.
+
+    Parameters
+    ----------
+    task
+        A task of :mod:`gi2nnunet.nnunet.child`.
+    options
+        Its options; must go through JSON.
+    environment
+        The child's whole environment.
+    log
+        Where everything that nnU-Net prints goes.
+    on_event
+        Called with each event in turn.
+
+    Returns
+    -------
+    dict
+        The task's result.
+
+    Raises
+    ------
+    InputError, OutputError
+        What the task raised as such.
+    EngineError
+        Where the child failed in another way or died; holds the log's path and last lines.
+    """
+    result: Event | None = None
+    failure: Event | None = None
+    with log.path.open("ab") as log_file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "gi2nnunet.nnunet.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        if child.stdin is None or child.stdout is None:
+            raise ValueError("the child was started without pipes")
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps({"task": task, **options}).encode() + b"\n")
+                child.stdin.flush()
+            for line in child.stdout:
+                event = json.loads(line)
+                if event["event"] == "result":
+                    result = event
+                elif event["event"] == "failure":
+                    failure = event
+                elif on_event:
+                    on_event(event)
+            child.wait()
+        finally:
+            _end_group(child)
+    if result is not None and child.returncode == 0:
+        return result
+    if failure is not None and failure["kind"] == "InputError":
+        raise InputError(failure["message"])
+    if failure is not None and failure["kind"] == "OutputError":
+        raise OutputError(failure["message"])
+    raise EngineError(_describe(task, child.returncode, failure, log))
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of the child's process group behind, its workers included."""
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
+    if failure is not None:
+        what = f"{failure['kind']}: {failure['message']}"
+    elif code == -signal.SIGKILL:
+        what = "it was killed, most likely for lack of memory"
+    elif code < 0:
+        what = f"it ended by signal {-code}"
+    else:
+        what = f"it ended with exit code {code}"
+    tail = log.last_lines()
+    known = [remedy for sign, remedy in _REMEDIES if sign in what or sign in tail]
+    if code == -signal.SIGKILL:
+        known.append("Use fewer --jobs or a smaller --preset.")
+    return "\n".join(
+        [
+            f"nnU-Net failed in the step '{task}': {what}",
+            *known[:1],
+            f"Log: {log.path}",
+            "Its last lines:",
+            tail,
+        ]
+    )

@@ -1,0 +1,158 @@
+"""Train one configuration and fold with nnU-Net's own trainer; runs in the engine's child process.
+
+The trainer is subclassed for three things: checkpoints are written atomically and often, each
+epoch is told to the parent, and the length of the training can be set. The subclass keeps its
+parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from gi2nnunet.errors import InputError
+from gi2nnunet.files import part_file, read_json
+from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
+
+SAVE_EVERY_EPOCHS = 10
+SAVE_EVERY_SECONDS = 600.0
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def run_training(
+    *,
+    emit: Emit,
+    dataset_folder: str,
+    plans_name: str,
+    configuration: str,
+    fold: int | str,
+    trainer: str,
+    device: str,
+    epochs: int | None,
+    iterations: int | None,
+    learning_rate: float | None,
+    pretrained_weights: str | None,
+    resume_from: str | None,
+    nnunet_validation: bool,
+    threads: int,
+) -> dict[str, Any]:
+    """Train to the end, from the start or from a checkpoint.
+
+    Parameters
+    ----------
+    emit
+        Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
+        ``dice`` (pseudo Dice per organ) and ``seconds``.
+    dataset_folder
+        The preprocessed dataset.
+    plans_name, configuration, fold, trainer
+        nnU-Net's names.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    epochs, iterations, learning_rate
+        In place of the trainer's own.
+    pretrained_weights
+        A checkpoint whose weights to start from.
+    resume_from
+        A checkpoint of this training to go on from.
+    nnunet_validation
+        Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
+    threads
+        Threads of the network's operations.
+    """
+    folder = Path(dataset_folder)
+    plans = read_json(folder / f"{plans_name}.json")
+    plans["continue_training"] = resume_from is not None
+    torch.set_num_threads(threads)
+    trainer_class = _make_trainer(find_trainer(trainer), emit)
+    run = trainer_class(
+        plans=plans,
+        configuration=configuration,
+        fold=fold,
+        dataset_json=read_json(folder / "dataset.json"),
+        device=torch.device(device),
+    )
+    if epochs is not None:
+        run.num_epochs = epochs
+    if iterations is not None:
+        run.num_iterations_per_epoch = iterations
+        # nnU-Net validates on a fifth of its training iterations.
+        run.num_val_iterations_per_epoch = max(1, iterations // 5)
+    if learning_rate is not None:
+        run.initial_lr = learning_rate
+    run.save_every = SAVE_EVERY_EPOCHS
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    if resume_from is not None:
+        run.load_checkpoint(load_checkpoint(Path(resume_from)))
+    elif pretrained_weights is not None:
+        load_checkpoint(Path(pretrained_weights))  # refuses a file that could run code
+        run.initialize()
+        load_pretrained_weights(run.network, pretrained_weights, verbose=True)
+    emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
+    if run.current_epoch < run.num_epochs or not (resume_from or "").endswith(FINAL_CHECKPOINT):
+        run.run_training()
+    if nnunet_validation:
+        emit({"event": "validation"})
+        run.perform_actual_validation(save_probabilities=True)
+    return {"epochs": run.num_epochs, "folder": str(run.output_folder)}
+
+
+def find_trainer(name: str) -> type[nnUNetTrainer]:
+    """Return one of nnU-Net's trainer classes by its name.
+
+    Raises
+    ------
+    InputError
+        Where nnU-Net has none of that name.
+    """
+    try:
+        found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"--trainer: nnU-Net has no trainer {name!r}. Expected one of its classes, such as "
+            "nnUNetTrainer, nnUNetTrainer_250epochs, nnUNetTrainerNoMirroring, nnUNetTrainerDA5."
+        ) from error
+    return found
+
+
+def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
+    class Trainer(base):  # type: ignore[misc]
+        last_save = time.monotonic()
+
+        def save_checkpoint(self, filename: str) -> None:
+            with part_file(Path(filename)) as part:
+                super().save_checkpoint(str(part))
+            self.last_save = time.monotonic()
+
+        def on_epoch_end(self) -> None:
+            epoch = self.current_epoch
+            overdue = time.monotonic() - self.last_save > SAVE_EVERY_SECONDS
+            self.save_every = 1 if overdue else SAVE_EVERY_EPOCHS
+            super().on_epoch_end()
+            log = self.logger.get_value
+            started = log("epoch_start_timestamps", step=epoch)
+            emit(
+                {
+                    "event": "epoch",
+                    "epoch": epoch + 1,
+                    "epochs": self.num_epochs,
+                    "train_loss": float(log("train_losses", step=epoch)),
+                    "val_loss": float(log("val_losses", step=epoch)),
+                    "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
+                    "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
+                }
+            )
+
+    Trainer.__name__ = base.__name__
+    Trainer.__qualname__ = base.__qualname__
+    return Trainer

@@ -1,0 +1,128 @@
+"""Where everything lies: nnU-Net's three folders, our logs and predictions, and the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
+_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The folders of one project.
+
+    Attributes
+    ----------
+    raw, preprocessed, results
+        nnU-Net's own three folders.
+    logs
+        Log files of every engine run.
+    predictions
+        Submissions, scores and label volumes.
+    chosen_by
+        How the workspace was found, for the screen.
+    """
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    logs: Path
+    predictions: Path
+    chosen_by: str
+
+    @property
+    def plain_commands(self) -> str:
+        """Return the shell line that lets nnU-Net's own commands find this workspace."""
+        folders = (self.raw, self.preprocessed, self.results)
+        return "export " + " ".join(
+            f"{name}={folder}" for name, folder in zip(_VARIABLES, folders, strict=True)
+        )
+
+
+def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Workspace:
+    """Find the workspace; nothing is created.
+
+    Parameters
+    ----------
+    folder
+        What ``--workspace`` said, or ``None``.
+    environ
+        The environment, for nnU-Net's three variables, which count where all three are set.
+
+    Returns
+    -------
+    Workspace
+        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``.
+    """
+    if folder is None and all(environ.get(name) for name in _VARIABLES):
+        raw, preprocessed, results = (Path(environ[name]).absolute() for name in _VARIABLES)
+        home, chosen_by = results / "gi2nnunet", "nnU-Net's environment variables"
+    else:
+        root = (folder or DEFAULT_WORKSPACE).absolute()
+        raw, preprocessed, results = root / "raw", root / "preprocessed", root / "results"
+        home, chosen_by = root, "--workspace" if folder else "the default"
+    return Workspace(
+        raw=raw,
+        preprocessed=preprocessed,
+        results=results,
+        logs=home / "logs",
+        predictions=home / "predictions",
+        chosen_by=chosen_by,
+    )
+
+
+def engine_environment(
+    workspace: Workspace,
+    *,
+    environ: Mapping[str, str],
+    processes: int,
+    augmentation_processes: int,
+    threads: int,
+    gpu: int | None = None,
+) -> dict[str, str]:
+    """Build the whole environment of one engine process.
+
+    Parameters
+    ----------
+    workspace
+        Where the engine reads and writes.
+    environ
+        What to start from (``PATH`` and the like).
+    processes
+        nnU-Net's worker processes for preprocessing and export.
+    augmentation_processes
+        Workers that augment while training; 0 augments in the training process.
+    threads
+        Threads of the numerical libraries.
+    gpu
+        The one card the process may see; ``None`` leaves them all.
+    """
+    built = dict(environ)
+    built.update(
+        {
+            "nnUNet_raw": str(workspace.raw),
+            "nnUNet_preprocessed": str(workspace.preprocessed),
+            "nnUNet_results": str(workspace.results),
+            "nnUNet_def_n_proc": str(processes),
+            "nnUNet_n_proc_DA": str(augmentation_processes),
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+            "MPLBACKEND": "Agg",
+        }
+    )
+    if gpu is not None:
+        built["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    return built
+
+
+def count_cores() -> int:
+    """Return the cores this process may use (not those of the whole machine)."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on Linux
+        return max(1, os.cpu_count() or 1)

@@ -1,0 +1,34 @@
+"""A synthetic source in the competition's own layout, seeded: an abdominal MR look-alike.
+
+Three ways to make one: :func:`write_phantom` draws patients, days and geometries;
+:func:`write_phantom_like` draws anatomy for the scans of a listing; :func:`paint_phantom` paints
+bodies around given masks. The same seed gives the same bytes, whatever the number of processes.
+:func:`draw_scan` gives a scan with its tissues and masks, for a look inside.
+"""
+
+from gi2nnunet.phantom.anatomy import Detail, Tissue
+from gi2nnunet.phantom.frame import Geometry
+from gi2nnunet.phantom.scan import PhantomScan, draw_scan, paint_scan
+from gi2nnunet.phantom.writing import (
+    REAL_GEOMETRIES,
+    PhantomSummary,
+    Sample,
+    paint_phantom,
+    write_phantom,
+    write_phantom_like,
+)
+
+__all__ = [
+    "REAL_GEOMETRIES",
+    "Detail",
+    "Geometry",
+    "PhantomScan",
+    "PhantomSummary",
+    "Sample",
+    "Tissue",
+    "draw_scan",
+    "paint_phantom",
+    "paint_scan",
+    "write_phantom",
+    "write_phantom_like",
+]

@@ -1,0 +1,348 @@
+"""Bit-coded label maps <-> the rows of a submission CSV.
+
+A row is ``(slice_id, organ, RLE text)``. The file's columns are ``id,class,predicted``.
+
+References
+----------
+https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/overview/evaluation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.errors import InputError, Problem, raise_problems
+from gi2nnunet.files import replace_file
+from gi2nnunet.kaggle import ORGANS, MaskTable, scan_order, slice_id
+from gi2nnunet.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.rle import RowRuns, decode_rows, run_pixels
+
+Row = tuple[str, str, str]
+Size = tuple[int, int]
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRows:
+    """Where the rows of one scan stand in a table.
+
+    Attributes
+    ----------
+    scan_id
+        The scan.
+    numbers
+        Its slice numbers in the table, ascending; not necessarily consecutive.
+    rows
+        ``(slices, organs)`` int64 row of the table; -1 where the table has none.
+    """
+
+    scan_id: str
+    numbers: tuple[int, ...]
+    rows: NDArray[np.int64]
+
+
+def group_rows(table: MaskTable) -> tuple[ScanRows, ...]:
+    """Return where each scan's rows stand, scans in numeric order of patient and day.
+
+    An empty table gives an empty tuple.
+    """
+    order = np.lexsort((table.number, table.scan))
+    bounds = np.searchsorted(table.scan[order], np.arange(len(table.scan_ids) + 1))
+    scans = []
+    for index in sorted(range(len(table.scan_ids)), key=lambda i: scan_order(table.scan_ids[i])):
+        mine = order[bounds[index] : bounds[index + 1]]
+        numbers, position = np.unique(table.number[mine], return_inverse=True)
+        rows = np.full((len(numbers), len(ORGANS)), -1, np.int64)
+        rows[position, table.organ[mine]] = mine
+        scans.append(
+            ScanRows(
+                scan_id=table.scan_ids[index], numbers=tuple(numbers.tolist()), rows=rows
+            )
+        )  # fmt: skip
+    return tuple(scans)
+
+
+def find_sizes(
+    table: MaskTable, scans: Iterable[ScanRows], *, sizes: Mapping[str, Size] | None = None
+) -> dict[str, Size]:
+    """Return the image size ``(height, width)`` in pixels of each scan.
+
+    Parameters
+    ----------
+    table
+        Supplies the sizes from its ``image_height`` and ``image_width`` columns.
+    scans
+        The scans to look up.
+    sizes
+        Sizes known from elsewhere; they stand before the table's.
+
+    Raises
+    ------
+    InputError
+        Where a scan's size is known from neither, or its rows disagree.
+    """
+    found: dict[str, Size] = {}
+    unknown: list[str] = []
+    problems: list[Problem] = []
+    for scan in scans:
+        if sizes is not None and scan.scan_id in sizes:
+            height, width = sizes[scan.scan_id]
+            found[scan.scan_id] = (int(height), int(width))
+        elif table.height is None or table.width is None:
+            unknown.append(scan.scan_id)
+        else:
+            rows = scan.rows[scan.rows >= 0]
+            pairs = np.unique(np.stack([table.height[rows], table.width[rows]], axis=1), axis=0)
+            found[scan.scan_id] = (int(pairs[0, 0]), int(pairs[0, 1]))
+            if len(pairs) > 1:
+                listed = ", ".join(f"{width} x {height}" for height, width in pairs.tolist())
+                problems.append(
+                    Problem(
+                        where=f"{table.name}, {scan.scan_id}",
+                        found=f"the image sizes {listed} (width x height)",
+                        expected="one size a scan",
+                    )
+                )
+    if unknown:
+        raise InputError(
+            f"{table.name}: the image size of {_name_some(unknown)} is not known; expected the "
+            "columns image_height and image_width. Give the source that holds the images "
+            "(--images SOURCE)."
+        )
+    raise_problems(problems, remedy=f"Correct the image sizes in {table.name}.")
+    return found
+
+
+def paint_runs(
+    runs: RowRuns, rows: NDArray[np.int64], *, height: int, width: int
+) -> LabelMap:  # fmt: skip
+    """Paint the rows of one scan into a bit-coded label map.
+
+    Parameters
+    ----------
+    runs
+        Decoded rows.
+    rows
+        ``(slices, organs)`` int64 index into ``runs``; -1 leaves the slice empty.
+    height, width
+        Image size in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(slices, height, width)`` uint8.
+    """
+    volume = np.zeros((len(rows), height, width), np.uint8)
+    flat = volume.reshape(-1)
+    for organ, bit in enumerate(ORGAN_BITS):
+        index = rows[:, organ]
+        present = np.flatnonzero(index >= 0)
+        first, last = runs.offsets[index[present]], runs.offsets[index[present] + 1]
+        counts = last - first
+        picked = run_pixels(first, counts)
+        base = np.repeat(present * (height * width), counts)
+        flat[run_pixels(runs.starts[picked] + base, runs.lengths[picked])] |= np.uint8(bit)
+    return volume
+
+
+def decode_table(
+    table: MaskTable, *, sizes: Mapping[str, Size] | None = None
+) -> Iterator[tuple[str, tuple[int, ...], LabelMap]]:
+    """Decode a table to one bit-coded label map a scan.
+
+    Parameters
+    ----------
+    table
+        Rows of a competition CSV.
+    sizes
+        Image size ``(height, width)`` in pixels by scan id; by default the table's own columns.
+
+    Yields
+    ------
+    tuple
+        ``(scan_id, slice numbers, (z, y, x) uint8 map)``, scans in numeric order, slices by
+        number. A slice without a row for an organ has none of it.
+
+    Raises
+    ------
+    InputError
+        Before anything is yielded: where a size is unknown or an RLE text is refused; all
+        refused texts are told together.
+    """
+    scans = group_rows(table)
+    found = find_sizes(table, scans, sizes=sizes)
+    pixels = np.array([np.prod(found[scan_id]) for scan_id in table.scan_ids], np.int64)
+    runs, refused = decode_rows(table.texts, pixels=pixels[table.scan])
+    raise_problems(
+        (
+            Problem(where=table.row_label(p.row), found=f"RLE {p.found}", expected=p.expected)
+            for p in refused
+        ),
+        remedy=f"Correct these rows of {table.name}.",
+    )
+
+    def paint() -> Iterator[tuple[str, tuple[int, ...], LabelMap]]:
+        for scan in scans:
+            height, width = found[scan.scan_id]
+            yield (
+                scan.scan_id,
+                scan.numbers,
+                paint_runs(runs, scan.rows, height=height, width=width),
+            )
+
+    return paint()
+
+
+def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list[Row]:
+    """Encode one scan: a row for every slice and organ, organs in the order of the competition.
+
+    Parameters
+    ----------
+    scan_id
+        The scan.
+    numbers
+        Slice number of each plane.
+    bit_map
+        ``(z, y, x)`` uint8, bit-coded.
+
+    Returns
+    -------
+    list
+        ``(slice_id, organ, RLE text)``, slice by slice; an empty mask has the empty text.
+
+    Raises
+    ------
+    ValueError
+        Where numbers and planes differ in count.
+    """
+    if bit_map.ndim != 3 or len(numbers) != len(bit_map):
+        raise ValueError(f"{len(numbers)} slice numbers for a label map of shape {bit_map.shape}")
+    texts = [_encode_bit(edges, bit, bit_map.shape) for edges, bit in _bit_edges(bit_map)]
+    return [
+        (slice_id(scan_id, number), organ, texts[index][plane])
+        for plane, number in enumerate(numbers)
+        for index, organ in enumerate(ORGANS)
+    ]
+
+
+def _bit_edges(
+    bit_map: LabelMap,
+) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], int]]:
+    """Yield for each organ the flat index where its runs start and where they end (exclusive).
+
+    One pass over the voxels serves all organs: only where the value changes, or a slice begins,
+    can a run start or end.
+    """
+    flat = np.ascontiguousarray(bit_map).reshape(-1)
+    plane = max(bit_map.shape[1] * bit_map.shape[2], 1)
+    changed = np.empty(flat.size, np.bool_)
+    changed[:1] = True
+    np.not_equal(flat[1:], flat[:-1], out=changed[1:])
+    changed[::plane] = True
+    position = np.flatnonzero(changed)
+    after = flat[position]
+    before = np.concatenate([np.zeros(1, np.uint8), flat[position[1:] - 1]])
+    at_border = position % plane == 0
+    closing = np.where(at_border, before, before & ~after)
+    opening = np.where(at_border, after, after & ~before)
+    last = flat[-1] if flat.size else np.uint8(0)
+    for bit in ORGAN_BITS:
+        starts = position[(opening & bit) != 0]
+        ends = position[(closing & bit) != 0]
+        if last & bit:
+            ends = np.append(ends, flat.size)
+        yield (starts, ends), bit
+
+
+def _encode_bit(
+    edges: tuple[NDArray[np.int64], NDArray[np.int64]], bit: int, shape: tuple[int, ...]
+) -> list[str]:
+    starts, ends = edges
+    depth, plane = shape[0], shape[1] * shape[2]
+    bounds = np.searchsorted(starts, np.arange(depth + 1) * plane).tolist()
+    numbers = np.stack([starts % max(plane, 1) + 1, ends - starts], axis=1).reshape(-1)
+    words = list(map(str, numbers.tolist()))
+    return [" ".join(words[2 * first : 2 * last]) for first, last in pairwise(bounds)]
+
+
+def write_submission(
+    path: Path, rows: Iterable[Row], *, sample: MaskTable | None = None
+) -> tuple[str, ...]:
+    """Write a submission.
+
+    Parameters
+    ----------
+    path
+        The CSV to write; its folder is made where it is missing.
+    rows
+        ``(slice_id, organ, RLE text)``, in any order.
+    sample
+        The competition's ``sample_submission.csv``. Where it has rows, the submission has exactly
+        these in the same order; where it has none, or is not given, every row given is written in
+        numeric order of patient, day and slice.
+
+    Returns
+    -------
+    tuple of str
+        Warnings: sample rows nobody predicted (written empty), slices the sample does not have
+        (left out).
+
+    Raises
+    ------
+    OutputError
+        Where the file cannot be written; an earlier file of that name is then untouched.
+    ValueError
+        For a second row of one slice and organ, or an unknown organ.
+    """
+    texts: dict[tuple[str, str], str] = {}
+    for row_id, organ, text in rows:
+        if organ not in ORGANS:
+            raise ValueError(f"organ {organ!r} is none of {ORGANS}")
+        if (row_id, organ) in texts:
+            raise ValueError(f"a second row for {row_id}, {organ}")
+        texts[row_id, organ] = text
+    warnings: list[str] = []
+    if sample is not None and len(sample):
+        keys = [
+            (slice_id(sample.scan_ids[scan], number), ORGANS[organ])
+            for scan, number, organ in zip(
+                sample.scan.tolist(), sample.number.tolist(), sample.organ.tolist(), strict=True
+            )
+        ]
+        missing = [key for key in keys if key not in texts]
+        wanted = set(keys)
+        extra = [key for key in texts if key not in wanted]
+        if missing:
+            warnings.append(
+                f"{len(missing)} rows of {sample.name} were not predicted and are written empty: "
+                + _name_some([f"{row_id}, {organ}" for row_id, organ in missing])
+            )
+        if extra:
+            warnings.append(
+                f"{len(extra)} predicted rows are not in {sample.name} and are left out: "
+                + _name_some([f"{row_id}, {organ}" for row_id, organ in extra])
+            )
+    else:
+        keys = sorted(texts, key=_row_order)
+    lines = ["id,class,predicted"]
+    lines += [f"{row_id},{organ},{texts.get((row_id, organ), '')}" for row_id, organ in keys]
+    replace_file(path, "\n".join(lines) + "\n")
+    return tuple(warnings)
+
+
+def _row_order(key: tuple[str, str]) -> tuple[tuple[int, int, str], int, int]:
+    scan_id, _, number = key[0].partition("_slice_")
+    return scan_order(scan_id), int(number), ORGANS.index(key[1])
+
+
+def _name_some(names: Sequence[str]) -> str:
+    shown = "; ".join(names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return shown + (f"; and {more} more" if more > 0 else "")
