@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -97,5 +98,13 @@ class Source:
                 return file.read() if limit is None else file.read(limit)
         except KeyError as error:
             raise InputError(f"{self.path}: holds no file {name}.") from error
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        # RuntimeError: encrypted, or compressed in a way that Python does not know.
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            ValueError,
+            RuntimeError,
+        ) as error:
             raise InputError(f"{self.path}: {name} cannot be read ({error}).") from error

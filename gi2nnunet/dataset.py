@@ -12,7 +12,6 @@ https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -22,7 +21,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.conversion import Progress, ScanWriter, describe_content, write_scans
+from gi2nnunet.conversion import (
+    Progress,
+    ScanWriter,
+    count_cores,
+    describe_content,
+    write_scans,
+)
 from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import PART_SUFFIX, read_json, replace_file, write_json
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
@@ -134,7 +139,7 @@ def convert(
         )
     if labels not in LABEL_SCHEMES or (jobs is not None and jobs < 1):
         raise ValueError(f"labels {labels!r}, jobs {jobs}")
-    workers = jobs or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "12")
+    workers = jobs or count_cores()
     path = Path(source)
     if is_nifti_source(path):
         opened = open_nifti(path, source_labels=source_labels, workers=workers)

@@ -62,7 +62,7 @@ def encode_labels(
             f"--labels: found {scheme!r}; expected auto, {' or '.join(LABEL_SCHEMES)}."
         )
     files = _find_volumes(labels)
-    dataset = _find_dataset(labels)
+    dataset = find_dataset_of(labels)
     warnings: list[str] = []
     if scheme == "auto":
         scheme = dataset.label_scheme if dataset else "regions"
@@ -101,13 +101,22 @@ def encode_labels(
 
 def _find_volumes(labels: Path) -> dict[str, Path]:
     if labels.is_file():
-        return {labels.name.removesuffix(".gz").removesuffix(".nii"): labels}
+        return {scan_id_of(labels): labels}
     if not labels.is_dir():
         raise InputError(f"{labels}: no such file or folder. Give a folder of label volumes.")
-    return {scan_id: scan.image for scan_id, scan in read_nifti_index(labels).scans.items()}
+    scans = read_nifti_index(labels).scans
+    # A folder that holds images too, as a whole dataset does, keeps its labels apart from them.
+    apart = {scan_id: scan.label for scan_id, scan in scans.items() if scan.label}
+    return apart or {scan_id: scan.image for scan_id, scan in scans.items()}
 
 
-def _find_dataset(labels: Path) -> Dataset | None:
+def scan_id_of(volume: Path) -> str:
+    """Return the scan id that a volume's name tells, without nnU-Net's ``_0000``."""
+    return volume.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
+
+
+def find_dataset_of(labels: Path) -> Dataset | None:
+    """Return the dataset whose manifest lies in a volume's folder or one folder up, if any."""
     start = labels if labels.is_dir() else labels.parent
     for folder in (start, start.absolute().parent):
         if (folder / MANIFEST).is_file():

@@ -10,8 +10,11 @@ https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/data
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +43,9 @@ KNOWN_BAD_SCANS: Mapping[str, str] = {
     "case13_day0": "on the organisers' list of bad scans",
 }
 
-_SLICE_ID = re.compile(r"(case\d{1,9})_(day\d{1,9})_slice_(\d{4,9})")
-_SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})")
+_SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})", re.ASCII)
+_SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
+_SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})", re.ASCII)
 
 
 def patient_of(scan_id: str) -> str:
@@ -127,7 +131,11 @@ class MaskTable:
 
 
 def read_mask_table(
-    path: Path | str, *, data: bytes | None = None, mask_column: str | None = None
+    path: Path | str,
+    *,
+    data: bytes | None = None,
+    mask_column: str | None = None,
+    any_scan: bool = False,
 ) -> MaskTable:
     """Read a CSV of the competition's form and check all but the RLE texts.
 
@@ -139,6 +147,8 @@ def read_mask_table(
         The file's content, for one inside a zip.
     mask_column
         ``"segmentation"`` or ``"predicted"``; by default whichever the file has.
+    any_scan
+        Take scan ids of any form, as a dataset made of volumes has them.
 
     Returns
     -------
@@ -164,11 +174,12 @@ def read_mask_table(
     problems: list[Problem] = []
     ids = frame["id"]
     unique_ids, first_seen = pd.factorize(ids)[::-1]
-    parsed = [_SLICE_ID.fullmatch(text) for text in unique_ids]
+    pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else _SLICE_ID
+    parsed = [pattern.fullmatch(text) for text in unique_ids]
     bad_ids = np.array([match is None for match in parsed], np.bool_)
-    scan_names = pd.Series([f"{m[1]}_{m[2]}" if m else "" for m in parsed], dtype=object)
+    scan_names = pd.Series([m[1] if m else "" for m in parsed], dtype=object)
     scan_of_id, scan_ids = pd.factorize(scan_names)
-    number_of_id = np.array([int(m[3]) if m else 0 for m in parsed], np.int64)
+    number_of_id = np.array([int(m[2]) if m else 0 for m in parsed], np.int64)
     problems += [
         Problem(
             where=f"{name}, line {row + 2}",
@@ -228,15 +239,44 @@ def read_mask_table(
 
 def _read_csv(path: Path | str, data: bytes | None) -> pd.DataFrame:
     try:
-        return pd.read_csv(
-            path if data is None else io.BytesIO(data),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        )
+        content = Path(path).read_bytes() if data is None else data
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        with warnings.catch_warnings():
+            # Rows longer than the header would lose their end with no more than a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.BytesIO(content),
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason}).") from error
+    except (
+        UnicodeDecodeError,
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+        pd.errors.EmptyDataError,
+    ) as error:
         raise InputError(f"{path}: is no UTF-8 CSV file ({error}).") from error
+    commas = len(frame.columns) - 1
+    if b'"' not in content and content.count(b",") != commas * (len(frame) + 1):
+        # pandas takes a row that ends early, as in a file cut off, for one with empty fields.
+        raise_problems(
+            [
+                Problem(
+                    where=f"{path}, line {line}",
+                    found=f"{text.count(b',') + 1} fields",
+                    expected=f"{commas + 1}",
+                )
+                for line, text in enumerate(content.splitlines(), 1)
+                if text.strip() and text.count(b",") != commas
+            ],
+            remedy=f"Correct these rows of {path}, or download it again.",
+        )
+    return frame

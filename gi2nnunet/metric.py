@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from gi2nnunet.farthest import MARGIN, SHIFT, VoxelField, find_farthest, make_field
 from gi2nnunet.labels import ALL_BITS, ORGAN_BITS, LabelMap
 
 Metric = Literal["per-class", "joined", "mle-bench", "slice-2d"]
@@ -50,13 +51,6 @@ MOST_TIMES_TRUTH = 10  # mle-bench: a larger prediction costs the whole distance
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-_BITS = len(ORGAN_BITS)
-# Cells of (4, 8, 8) voxels, then (2, 2, 2), then voxels; see :func:`directed_distance`.
-_CELLS = ((4, 8, 8), (2, 2, 2))
-_FEW_POINTS = 64
-_FIRST_SHIFTS = 6
-_SHIFTS = (1, 2, 2)  # how far a point is shifted along each axis before a tree is asked
 
 
 def combine(dice: float, hausdorff: float) -> float:
@@ -113,31 +107,26 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
         height, width = width, height
         pred = np.ascontiguousarray(pred).reshape(depth, height, width)
         truth = np.ascontiguousarray(truth).reshape(depth, height, width)
-    first_plane, pred_box, truth_box = _crop_bits(pred, truth)
-    both, n_pred, n_true = _count_voxels(pred_box, truth_box)
-    counts = np.zeros((3, _BITS, depth), np.int64)
-    counts[:, :, first_plane : first_plane + both.shape[1]] = both, n_pred, n_true
-    dice = dice_of_counts(*counts)
     shape = (depth, height, width)
+    box = _find_box(pred, truth)
+    pred, truth = pred[box], truth[box]
+    field = make_field(pred, truth)
+    counts = np.zeros((3, SHIFT, depth), np.int64)
+    counts[:, :, box[0]] = _count_voxels(field)
+    dice = dice_of_counts(*counts)
     if metric == "slice-2d":
         dice[counts[2] == 0] = np.nan
-        distance = np.zeros((_BITS, depth))
+        distance = np.zeros((SHIFT, depth))
         for organ, bit in enumerate(ORGAN_BITS):
-            part = slice_hausdorff((pred_box & bit) != 0, (truth_box & bit) != 0, shape=shape[1:])
-            distance[organ, first_plane : first_plane + len(part)] = part
+            distance[organ, box[0]] = slice_hausdorff(
+                (pred & bit) != 0, (truth & bit) != 0, shape=shape[1:]
+            )
         return Terms(dice=dice, hausdorff=distance)
     if metric == "per-class":
-        distances = [
-            [normalised_hausdorff((pred_box & bit) != 0, (truth_box & bit) != 0, shape=shape)]
-            for bit in ORGAN_BITS
-        ]
+        distances = [[_field_hausdorff(field, bit, shape=shape)] for bit in ORGAN_BITS]
         return Terms(dice=dice, hausdorff=np.array(distances))
-    joined = normalised_hausdorff(
-        pred_box != 0,
-        truth_box != 0,
-        shape=shape,
-        most_times_truth=MOST_TIMES_TRUTH if metric == "mle-bench" else None,
-    )
+    most = MOST_TIMES_TRUTH if metric == "mle-bench" else None
+    joined = _field_hausdorff(field, ALL_BITS, shape=shape, most_times_truth=most)
     return Terms(dice=dice, hausdorff=np.array([[joined]]))
 
 
@@ -149,53 +138,62 @@ def dice_of_counts(both: IntArray, pred: IntArray, truth: IntArray) -> FloatArra
     return dice
 
 
-def _crop_bits(pred: LabelMap, truth: LabelMap) -> tuple[int, LabelMap, LabelMap]:
-    """Return the first plane of the box that holds both maps' foreground, and both cropped to it.
-
-    A box of no voxels where both are empty.
-    """
-    box = _find_box(pred, truth)
-    return box[0].start, pred[box], truth[box]
-
-
-def _find_box(*arrays: NDArray[np.uint8] | BoolArray) -> tuple[slice, slice, slice]:
+def _find_box(*arrays: NDArray[np.uint8]) -> tuple[slice, slice, slice]:
     """Return the smallest box that holds the non-zero voxels of all arrays."""
-    planes = np.zeros(arrays[0].shape[0], np.bool_)
+    planes = np.zeros(arrays[0].shape[0], np.uint8)
     for array in arrays:
-        planes |= array.any(axis=(1, 2))
+        planes |= array.max(axis=(1, 2), initial=0)
     if not planes.any():
         return slice(0, 0), slice(0, 0), slice(0, 0)
     z = _span(planes)
-    image: BoolArray = np.zeros(arrays[0].shape[1:], np.bool_)
+    image = np.zeros(arrays[0].shape[1:], np.uint8)
     for array in arrays:
-        image |= array[z].any(axis=0)
-    return z, _span(np.any(image, axis=1)), _span(np.any(image, axis=0))
+        image |= np.bitwise_or.reduce(array[z], axis=0)
+    return z, _span(image.max(axis=1)), _span(image.max(axis=0))
 
 
-def _span(line: BoolArray) -> slice:
+def _span(line: NDArray[np.uint8]) -> slice:
     found = np.flatnonzero(line)
     return slice(int(found[0]), int(found[-1]) + 1)
 
 
-def _count_voxels(pred: LabelMap, truth: LabelMap) -> tuple[IntArray, IntArray, IntArray]:
-    """Return the voxels of both, of ``pred``, of ``truth``, each ``(organs, slices)``.
+def _count_voxels(field: VoxelField) -> IntArray:
+    """Return the voxels of both maps, of the prediction, of the truth: ``(3, organs, slices)``.
 
-    One histogram a slice of the pair of bit codes serves all organs.
+    One histogram a slice of the codes serves all organs.
     """
-    depth = len(pred)
-    codes = (pred & ALL_BITS) | ((truth & ALL_BITS) << _BITS)
-    flat = codes.reshape(-1)
-    found = np.flatnonzero(flat)
-    plane = max(codes.shape[1] * codes.shape[2], 1)
-    size = 1 << (2 * _BITS)
-    histogram = np.bincount(found // plane * size + flat[found], minlength=depth * size)
-    histogram = histogram.reshape(depth, size)
+    size = 1 << (2 * SHIFT)
+    plane = field.found // (field.shape[1] * field.shape[2])
+    histogram = np.bincount(plane * size + field.values, minlength=field.shape[0] * size)
+    histogram = histogram.reshape(-1, size)[MARGIN[0] : -MARGIN[0]]
     code = np.arange(size)
     in_pred = np.array([(code & bit) != 0 for bit in ORGAN_BITS], np.int64)
-    in_truth = np.array([(code & (bit << _BITS)) != 0 for bit in ORGAN_BITS], np.int64)
-    tables = in_pred * in_truth, in_pred, in_truth
-    both, n_pred, n_true = (table @ histogram.T for table in tables)
-    return both, n_pred, n_true
+    in_truth = np.array([(code & (bit << SHIFT)) != 0 for bit in ORGAN_BITS], np.int64)
+    return np.stack([table @ histogram.T for table in (in_pred * in_truth, in_pred, in_truth)])
+
+
+def _field_hausdorff(
+    field: VoxelField,
+    bits: int,
+    *,
+    shape: tuple[int, int, int],
+    most_times_truth: int | None = None,
+) -> float:
+    """Return :func:`normalised_hausdorff` of the voxels that have any of ``bits``."""
+    n_pred = int(np.count_nonzero(field.values & bits))
+    n_true = int(np.count_nonzero(field.values & (bits << SHIFT)))
+    if n_pred == 0 and n_true == 0:
+        return float("nan")
+    if n_pred == 0 or n_true == 0:
+        return 1.0
+    if most_times_truth is not None and n_pred > most_times_truth * n_true:
+        return 1.0  # never identical masks, so their 0 needs no look first
+    step = 1.0 / np.asarray(shape, np.float64)
+    distance = max(
+        find_farthest(field, bits, bits << SHIFT, step),
+        find_farthest(field, bits << SHIFT, bits, step),
+    )
+    return distance / float(np.sqrt(3.0))
 
 
 def normalised_hausdorff(
@@ -222,21 +220,13 @@ def normalised_hausdorff(
     float
         In [0, 1]; 1 where one mask is empty, NaN where both are, 0 where they are identical.
     """
-    n_pred, n_true = int(np.count_nonzero(pred)), int(np.count_nonzero(truth))
-    if n_pred == 0 and n_true == 0:
-        return float("nan")
-    if n_pred == 0 or n_true == 0:
-        return 1.0
-    if most_times_truth is not None and n_pred > most_times_truth * n_true:
-        return 1.0  # never identical masks, so their 0 needs no look first
-    divisors = pred.shape if shape is None else shape
-    step = 1.0 / np.asarray(divisors, np.float64)
-    box = _find_box(pred, truth)
-    pred, truth = pred[box], truth[box]
-    distance = max(
-        directed_distance(pred, truth, step=step), directed_distance(truth, pred, step=step)
+    depth, height, width = pred.shape if shape is None else shape
+    maps = pred.astype(np.uint8), truth.astype(np.uint8)
+    box = _find_box(*maps)
+    field = make_field(maps[0][box], maps[1][box])
+    return _field_hausdorff(
+        field, 1, shape=(depth, height, width), most_times_truth=most_times_truth
     )
-    return distance / float(np.sqrt(3.0))
 
 
 def directed_distance(source: BoolArray, target: BoolArray, *, step: FloatArray) -> float:
@@ -255,102 +245,9 @@ def directed_distance(source: BoolArray, target: BoolArray, *, step: FloatArray)
     -------
     float
         0 where ``source`` lies within ``target``.
-
-    Notes
-    -----
-    Exact, by five facts. A voxel in both masks is at distance 0. Where every shift up to some
-    length has been tried, shortest first, the voxels that met the target are nearer to it than
-    those that did not. The nearest target voxel of one outside the target has a face neighbour
-    outside it (one step towards the source voxel comes nearer), so a tree of the target's surface
-    suffices. A voxel in a cell lies within half the cell's diagonal of the cell's centre, so cells
-    whose centre's distance plus that half diagonal falls short of another cell's distance less its
-    half diagonal cannot hold the farthest voxel. What remains is looked up in the tree in float64.
     """
-    found = np.flatnonzero(source & ~target)
-    if len(found) == 0:
-        return 0.0
-    points = _coordinates(found, source.shape)
-    points, distance = _drop_neighbours(points, target, step)
-    if len(points) == 0:
-        return distance
-    tree = cKDTree(_surface(target) * step, balanced_tree=False, compact_nodes=False)
-    for cell in _CELLS:
-        if len(points) > _FEW_POINTS:
-            points = _drop_near_cells(points, np.array(cell), tree, source.shape, step)
-    return float(tree.query(points * step)[0].max())
-
-
-def _drop_neighbours(
-    points: IntArray, target: BoolArray, step: FloatArray
-) -> tuple[IntArray, float]:
-    """Drop the points from which a short shift meets the target.
-
-    Returns
-    -------
-    tuple
-        The points left, all farther than those dropped, and the farthest of those dropped.
-    """
-    reach = np.array(_SHIFTS)
-    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)
-    shifts = grid.reshape(-1, 3)
-    lengths = np.linalg.norm(shifts * step, axis=1)
-    # Every shift that is shorter than the shortest one beyond this box is in it.
-    complete = np.flatnonzero((lengths > 0) & (lengths < ((reach + 1) * step).min()))
-    order = complete[np.argsort(lengths[complete], kind="stable")]
-    padded = np.pad(target, [(n, n) for n in _SHIFTS])
-    flat = padded.reshape(-1)
-    strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
-    at = (points + reach) @ strides
-    left = np.arange(len(points))
-    farthest = 0.0
-    for tried, index in enumerate(order.tolist()):
-        if tried == _FIRST_SHIFTS and len(left) > len(points) / 2:
-            break  # most lie far off: the tree is faster
-        shift, length = shifts[index], float(lengths[index])
-        missed = ~flat[at + int(shift @ strides)]
-        if not missed.all():
-            left, at, farthest = left[missed], at[missed], length
-        if len(left) == 0:
-            break
-    return points[left], farthest
-
-
-def _drop_near_cells(
-    points: IntArray,
-    cell: IntArray,
-    tree: cKDTree,
-    shape: tuple[int, ...],
-    step: FloatArray,
-) -> IntArray:
-    """Return the points whose cell may hold the farthest one."""
-    grid = tuple(-(-np.array(shape) // cell))
-    cell_of_point = np.ravel_multi_index(tuple((points // cell).T), grid)
-    filled = np.zeros(int(np.prod(grid)), np.bool_)
-    filled[cell_of_point] = True
-    cells = np.flatnonzero(filled)
-    centres = _coordinates(cells, grid) * cell + (cell - 1) / 2
-    distance = tree.query(centres * step)[0]
-    reach = float(np.linalg.norm((cell - 1) / 2 * step)) * (1 + 1e-9)
-    filled[cells] = distance + reach >= distance.max() - reach
-    kept: IntArray = points[filled[cell_of_point]]
-    return kept
-
-
-def _surface(mask: BoolArray) -> IntArray:
-    """Return ``(n, 3)`` coordinates of the voxels with a face neighbour outside the mask."""
-    padded = np.pad(mask, 1)
-    inner = mask.copy()
-    for axis in range(3):
-        for start in (0, 2):
-            window = [slice(1, -1)] * 3
-            window[axis] = slice(start, start + mask.shape[axis])
-            inner &= padded[tuple(window)]
-    return _coordinates(np.flatnonzero(mask & ~inner), mask.shape)
-
-
-def _coordinates(flat: IntArray, shape: tuple[int, ...]) -> IntArray:
-    """Return the ``(n, 3)`` coordinates of flat indices; ``numpy.nonzero`` in 3D is slower."""
-    return np.stack(np.unravel_index(flat, shape), axis=1)
+    field = make_field(source.astype(np.uint8), target.astype(np.uint8))
+    return find_farthest(field, 1, 1 << SHIFT, step)
 
 
 def slice_hausdorff(pred: BoolArray, truth: BoolArray, *, shape: tuple[int, int]) -> FloatArray:
@@ -389,4 +286,4 @@ def _edges(masks: BoolArray) -> IntArray:
     """Return ``(n, 3)`` coordinates of the pixels a 4-neighbour erosion of each slice removes."""
     padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
     inner = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
-    return _coordinates(np.flatnonzero(masks & ~inner), masks.shape)
+    return np.stack(np.unravel_index(np.flatnonzero(masks & ~inner), masks.shape), axis=1)

@@ -8,7 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -35,8 +42,7 @@ __all__ = ["Score", "score_submission"]
 
 Progress = Callable[[int, int, str], None]
 
-# Below this, starting worker processes costs more than it saves; millimetres take seconds a scan.
-_FEW_SCANS, _FEW_SCANS_MEDICAL = 24, 6
+_FEW_SCANS = 6  # below this, starting processes that import MONAI costs more than it saves
 
 
 def score_submission(
@@ -69,9 +75,9 @@ def score_submission(
     tolerance_mm
         Tolerance of the surface Dice.
     jobs
-        Worker processes; by default one a core, and none for a few scans. 1 computes in this
-        process. Worker processes import the main script anew, so a script that calls this keeps
-        its own calls under ``if __name__ == "__main__":``.
+        Threads; by default one a core. With ``medical`` processes, which import the main script
+        anew, so that a script keeps its own calls under ``if __name__ == "__main__":``. 1 computes
+        in the caller's thread.
     progress
         Called with scans done, scans in all, and the scan's id.
 
@@ -256,6 +262,9 @@ def _score_pair(pair: _Pair) -> _Result:
                 for p in problems
             )
         )
+    terms = score_label_maps(*volumes, metric=pair.metric)
+    if pair.metric == "slice-2d":  # a row that is in neither table is no pair of empty masks
+        terms.hausdorff[pair.rows_truth.T < 0] = np.nan
     measures: dict[str, OrganMeasures] = {}
     if pair.spacing_mm is not None:
         measures = measure_label_maps(
@@ -263,7 +272,7 @@ def _score_pair(pair: _Pair) -> _Result:
         )
     return _Result(
         scan_id=pair.scan_id,
-        terms=score_label_maps(*volumes, metric=pair.metric),
+        terms=terms,
         measures=measures,
         refused_pred=refused[0],
         refused_truth=refused[1],
@@ -272,16 +281,22 @@ def _score_pair(pair: _Pair) -> _Result:
 
 def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
     """Score the pairs, in any order."""
+    # Scoring spends its time in NumPy and SciPy, which let other threads run. Millimetres take
+    # MONAI, whose warnings can only be silenced for a whole process.
+    medical = any(pair.spacing_mm is not None for pair in pairs)
     if jobs is None:
-        medical = any(pair.spacing_mm is not None for pair in pairs)
-        few = _FEW_SCANS_MEDICAL if medical else _FEW_SCANS
-        jobs = 1 if len(pairs) < few else _count_cores()
+        jobs = 1 if medical and len(pairs) < _FEW_SCANS else _count_cores()
     if jobs <= 1 or len(pairs) <= 1:
         yield from map(_score_pair, pairs)
         return
-    context = multiprocessing.get_context("spawn")
+    pool: Executor
+    if medical:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(max_workers=min(jobs, len(pairs)), mp_context=context)
+    else:
+        pool = ThreadPoolExecutor(max_workers=min(jobs, len(pairs)))
     try:
-        with ProcessPoolExecutor(max_workers=min(jobs, len(pairs)), mp_context=context) as pool:
+        with pool:
             waiting = iter(pairs)
             running: set[Future[_Result]] = {
                 pool.submit(_score_pair, pair) for pair in islice(waiting, 2 * jobs)

@@ -32,7 +32,8 @@ Part = Literal["train", "test"]
 
 _IMAGE_PATH = re.compile(
     r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
-    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png"
+    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
+    re.ASCII,
 )
 
 

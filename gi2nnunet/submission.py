@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -268,8 +269,15 @@ def _encode_bit(
     depth, plane = shape[0], shape[1] * shape[2]
     bounds = np.searchsorted(starts, np.arange(depth + 1) * plane).tolist()
     numbers = np.stack([starts % max(plane, 1) + 1, ends - starts], axis=1).reshape(-1)
-    words = list(map(str, numbers.tolist()))
+    names = _number_names(plane + 1)
+    words = [names[number] for number in numbers.tolist()]
     return [" ".join(words[2 * first : 2 * last]) for first, last in pairwise(bounds)]
+
+
+@lru_cache(maxsize=4)
+def _number_names(count: int) -> tuple[str, ...]:
+    """Return the decimal text of each number below ``count``; looking up beats formatting."""
+    return tuple(map(str, range(count)))
 
 
 def write_submission(

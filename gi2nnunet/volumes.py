@@ -165,8 +165,7 @@ def read_volume(path: Path) -> Volume:
             for form, code in (header.get_sform(coded=True), header.get_qform(coded=True))
             if code
         ]
-        slope, inter = header.get_slope_inter()
-        scaled = slope is not None and (slope, inter) != (1.0, 0.0)
+        scaled = (nifti.dataobj.slope, nifti.dataobj.inter) != (1.0, 0.0)
         array = nifti.dataobj[...] if scaled else nifti.dataobj.get_unscaled()
     except Exception as error:  # nibabel tells a bad file by many kinds of exception
         _refuse(path, f"no readable NIfTI volume ({error})")

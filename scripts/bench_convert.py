@@ -64,7 +64,7 @@ def run_convert(source: Path, out: Path, jobs: int) -> int:
     return sum(scan.depth for scan in dataset.scans)
 
 
-def run_plain(source: Path, out: Path, _: int) -> int:
+def run_plain(source: Path, out: Path, _jobs: int) -> int:
     import numpy as np
     import pandas as pd
     import SimpleITK

@@ -227,8 +227,8 @@ def test_the_organs_have_a_human_size(real_size: PhantomScan) -> None:
 
 @pytest.mark.parametrize("detail", ["full", "easy"])
 def test_each_organ_fills_one_stretch_of_slices(detail: str) -> None:
-    for number in range(8):
-        geometry = Geometry(width=96, height=96, slices=40 + 13 * number, spacing_mm=(4.0, 4.0))
+    for number in range(6):
+        geometry = Geometry(width=80, height=80, slices=24 + 12 * number, spacing_mm=(5.0, 5.0))
         scan = draw_scan(f"case{number}_day0", geometry, detail=detail)  # type: ignore[arg-type]
         for organ, name in enumerate(ORGANS):
             assert is_contiguous(scan.masks[organ]), (number, name)
@@ -237,7 +237,7 @@ def test_each_organ_fills_one_stretch_of_slices(detail: str) -> None:
 def test_some_organs_overlap_by_a_few_pixels() -> None:
     shared = filled = slices = shared_slices = 0
     for number in range(4):
-        geometry = Geometry(width=176, height=176, slices=72, spacing_mm=(2.25, 2.25))
+        geometry = Geometry(width=160, height=160, slices=48, spacing_mm=(2.5, 2.5))
         count = draw_scan(f"case{number}_day2", geometry, seed=4).masks.sum(axis=0)
         shared += int((count > 1).sum())
         filled += int((count > 0).sum())

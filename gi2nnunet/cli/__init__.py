@@ -9,15 +9,17 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import data, models, scores
+from gi2nnunet.cli import data, prediction, scores, training
 from gi2nnunet.errors import GiError
 
 app = typer.Typer(
     name="gi2nnunet",
-    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
-    "gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n\n"
-    "gi2nnunet train --fold all\n\n"
-    "gi2nnunet predict-and-score",
+    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission:\n\n"
+    "\b\n"
+    "  gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
+    "  gi2nnunet train --fold all\n"
+    "  gi2nnunet predict-and-score\n\n"
+    "Each command explains itself: gi2nnunet train --help",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -42,7 +44,8 @@ def _common(
 
 
 data.register(app)
-models.register(app)
+training.register(app)
+prediction.register(app)
 scores.register(app)
 
 

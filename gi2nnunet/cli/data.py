@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gi2nnunet.cli.options import JobsOption, SeedOption, WorkspaceOption, open_workspace_of
+from gi2nnunet.cli.options import (
+    AllowMissingOption,
+    JobsOption,
+    SchemeName,
+    SeedOption,
+    SourceLabelsOption,
+    WorkspaceOption,
+    open_workspace_of,
+    same_workspace,
+)
 
 if TYPE_CHECKING:
-    from gi2nnunet.labels import LabelScheme
     from gi2nnunet.phantom import Geometry
 
 _SHAPE = "Made-up anatomy"
@@ -26,7 +35,9 @@ def register(app: typer.Typer) -> None:
 
 def phantom(
     out: Annotated[
-        Path, typer.Argument(help="Folder (or, ending in .zip, zip) to write; must not exist.")
+        Path, typer.Argument(
+            metavar="OUT", help="Folder (or, ending in .zip, zip) to write; must not exist yet."
+        ),
     ],
     patients: Annotated[
         int, typer.Option(help="Training patients.", min=1, rich_help_panel=_SHAPE)
@@ -53,7 +64,7 @@ def phantom(
         Path | None,
         typer.Option(
             help="CSV of the competition's form: paint images onto these masks.",
-            exists=True, rich_help_panel=_PAINT,
+            exists=True, dir_okay=False, rich_help_panel=_PAINT,
         ),
     ] = None,
     sizes: Annotated[
@@ -65,10 +76,12 @@ def phantom(
         ),
     ] = None,
     sample: Annotated[
-        str, typer.Option(help="sample_submission.csv: header (as published) or filled.")
+        Literal["header", "filled"],
+        typer.Option(help="sample_submission.csv: the header alone, as published, or every row."),
     ] = "header",
     truth: Annotated[
-        Path | None, typer.Option(help="Where to write the truth of the test scans.")
+        Path | None,
+        typer.Option(help="CSV to write the truth of the test scans to.", dir_okay=False),
     ] = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
@@ -77,14 +90,13 @@ def phantom(
 
     Example: gi2nnunet phantom my-source --patients 8 --days 2
     """
-    from gi2nnunet.cli.show import print_result, show_progress
+    from gi2nnunet.cli.show import count, print_notice, print_result, show_progress
+    from gi2nnunet.kaggle import patient_of
     from gi2nnunet.phantom import paint_phantom, write_phantom, write_phantom_like
 
-    if sample not in ("header", "filled"):
-        raise typer.BadParameter(f"found {sample!r}; expected header or filled",
-                                 param_hint="--sample")  # fmt: skip
     if labels and not sizes:
-        raise typer.BadParameter("--labels needs --sizes", param_hint="--labels")
+        raise typer.BadParameter("needs --sizes", param_hint="--labels")
+    geometries = [_parse_size(text) for text in size] if size else None
     from gi2nnunet.nnunet.workspace import count_cores
 
     shared: dict[str, Any] = {
@@ -94,23 +106,36 @@ def phantom(
         "jobs": jobs or count_cores(),
     }
     with show_progress() as report:
+        shared["progress"] = lambda done, total, _scan: report(done, total, "painting scans")
         if labels and sizes:
-            made = paint_phantom(out, labels=labels, sizes=sizes, progress=report, **shared)
+            made = paint_phantom(out, labels=labels, sizes=sizes, **shared)
         elif sizes:
-            made = write_phantom_like(out, sizes=sizes, progress=report, **shared)
+            made = write_phantom_like(out, sizes=sizes, **shared)
         else:
             made = write_phantom(
                 out,
                 patients=patients,
                 days=days,
                 test_patients=test_patients,
-                geometries=[_parse_size(text) for text in size] if size else None,
+                geometries=geometries,
                 detail="easy" if easy else "full",
                 truth=truth,
-                progress=report,
                 **shared,
             )
-    print_result(f"{out}: {made}")
+    parts = [
+        f"{count(len(scans), f'{part} scan')} of "
+        f"{count(len(set(map(patient_of, scans))), 'patient')}"
+        for part, scans in (("training", made.train), ("test", made.test))
+        if scans
+    ]
+    print_result(
+        f"{made.path}: {', '.join(parts)}; {count(made.slices, 'slice')}, "
+        f"{count(made.masks, 'mask')}"
+    )
+    if made.truth:
+        print_result(f"{made.truth}: the truth of the test scans")
+    if made.train:
+        print_notice(f"Next: gi2nnunet convert {shlex.quote(str(out))}")
 
 
 def _parse_size(text: str) -> Geometry:
@@ -135,6 +160,7 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
+            metavar="SOURCE",
             help="The competition's folder or zip, or a folder of NIfTI volumes.",
             show_default=False,
         ),
@@ -145,20 +171,25 @@ def convert(
     ] = 501,
     name: Annotated[str, typer.Option(help="nnU-Net's dataset name.")] = "UWGI",
     labels: Annotated[
-        str,
+        SchemeName,
         typer.Option(
-            help="regions (bit-coded, overlaps survive) or exclusive (stomach before large before "
-            "small bowel)."
+            help="regions: bit-coded, overlaps survive. exclusive: stomach before large before "
+            "small bowel."
         ),
     ] = "regions",
     folds: Annotated[
         int | None,
-        typer.Option(help="Folds of the split, grouped by patient; default 5.", min=2),
+        typer.Option(
+            help="Folds of the split, grouped by patient; by default 5, or one a patient where "
+            "there are fewer.",
+            min=2,
+            show_default=False,
+        ),
     ] = None,
     holdout: Annotated[
         str | None,
         typer.Option(
-            help="Test set: a fraction of the patients (0 for none) or mle-bench. Default: a "
+            help="Test set: a fraction of the patients (0 for none) or mle-bench; by default a "
             "tenth, at least one, of five patients or more.",
             show_default=False,
         ),
@@ -166,16 +197,8 @@ def convert(
     keep_known_bad: Annotated[
         bool, typer.Option("--keep-known-bad", help="Train on scans known to be bad, too.")
     ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing", help="Pass over rows without image and images without rows."
-        ),
-    ] = False,
-    source_labels: Annotated[
-        str | None,
-        typer.Option(help="How given NIfTI labels are coded: regions or exclusive."),
-    ] = None,
+    allow_missing: AllowMissingOption = False,
+    source_labels: SourceLabelsOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
 ) -> None:
@@ -183,9 +206,10 @@ def convert(
 
     Example: gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip
     """
-    from gi2nnunet.cli.show import print_notice, print_result, print_warnings, show_progress
+    from gi2nnunet.cli.show import count, print_notice, print_result, print_warnings, show_progress
     from gi2nnunet.dataset import convert as convert_source
 
+    rule = _parse_holdout(holdout)
     space = open_workspace_of(workspace)
     print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     with show_progress() as report:
@@ -196,12 +220,12 @@ def convert(
             results=space.results,
             dataset_id=dataset_id,
             name=name,
-            labels=_scheme("--labels", labels),
+            labels=labels,
             folds=folds,
-            holdout=_parse_holdout(holdout),
+            holdout=rule,
             keep_known_bad=keep_known_bad,
             allow_missing=allow_missing,
-            source_labels=_scheme("--source-labels", source_labels) if source_labels else None,
+            source_labels=source_labels,
             seed=seed,
             jobs=jobs,
             progress=report,
@@ -211,13 +235,14 @@ def convert(
              ("train", "holdout", "test")}  # fmt: skip
     said = {"train": "training", "holdout": "held-out", "test": "unlabelled test"}
     counts = ", ".join(
-        f"{len(scans)} {said[part]} scans of {len({s.patient_id for s in scans})} patients"
+        f"{count(len(scans), f'{said[part]} scan')} of "
+        f"{count(len({s.patient_id for s in scans}), 'patient')}"
         for part, scans in parts.items()
         if scans
     )
-    print_result(f"{dataset.folder}: {counts}; {len(dataset.splits)} folds")
+    print_result(f"{dataset.folder}: {counts}; {count(len(dataset.splits), 'fold')}")
     if parts["train"]:
-        print_notice("Next: gi2nnunet train --fold all")
+        print_notice("Next: " + same_workspace("gi2nnunet train --fold all", workspace))
 
 
 def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:
@@ -235,11 +260,3 @@ def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:
             param_hint="--holdout",
         )
     return value
-
-
-def _scheme(option: str, text: str) -> LabelScheme:
-    if text == "regions":
-        return "regions"
-    if text == "exclusive":
-        return "exclusive"
-    raise typer.BadParameter(f"found {text!r}; expected regions or exclusive", param_hint=option)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from gi2nnunet.nnunet.hardware import Hardware
     from gi2nnunet.nnunet.workspace import Workspace
+
+# The values that Typer shows and completes; the library's own lists would import NumPy for --help.
+MetricName = Literal["per-class", "joined", "mle-bench", "slice-2d"]
+SchemeName = Literal["regions", "exclusive"]
+DeviceName = Literal["auto", "cuda", "cpu", "mps"]
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -31,26 +37,40 @@ IdOption = Annotated[
 ]  # fmt: skip
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", help="Worker processes; by default one a core.", min=1),
-]
+    typer.Option(
+        "--jobs", "-j", help="Workers; by default one a core.", min=1,
+        show_default=False,
+    ),
+]  # fmt: skip
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output.")
 ]
+MetricOption = Annotated[
+    MetricName,
+    typer.Option(
+        "--metric", help="Convention: how what the competition leaves open is taken."
+    ),
+]  # fmt: skip
+AllowMissingOption = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Pass over rows without image and images without rows."),
+]
+SourceLabelsOption = Annotated[
+    SchemeName | None,
+    typer.Option(
+        "--source-labels",
+        help="How given NIfTI labels are coded, where their values or a dataset.json do not tell.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto (a GPU where there is one), cuda, cpu or mps.")
+    DeviceName,
+    typer.Option("--device", help="What to compute on; auto: a GPU where there is one."),
 ]
 GpusOption = Annotated[
     int | None,
     typer.Option("--gpus", help="How many GPUs to use; by default one.", min=1),
-]
-ConfigOption = Annotated[
-    list[str] | None,
-    typer.Option("--config", "-c", help="nnU-Net configuration; may be repeated."),
-]
-TrainerOption = Annotated[
-    str | None,
-    typer.Option("--trainer", help="One of nnU-Net's trainer classes; default nnUNetTrainer."),
 ]
 
 
@@ -59,3 +79,20 @@ def open_workspace_of(folder: Path | None) -> Workspace:
     from gi2nnunet.nnunet.workspace import open_workspace
 
     return open_workspace(folder, environ=os.environ)
+
+
+def same_workspace(command: str, folder: Path | None) -> str:
+    """Return a command with the ``--workspace`` that this one was given."""
+    from shlex import quote
+
+    return command if folder is None else f"{command} --workspace {quote(str(folder))}"
+
+
+def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hardware:
+    """Choose what to compute on, and say it."""
+    from gi2nnunet.cli.show import print_notice
+    from gi2nnunet.nnunet.hardware import find_hardware
+
+    hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=os.environ)
+    print_notice(f"Computing on: {hardware.name}")
+    return hardware

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gi2nnunet.cli.options import JobsOption, JsonOption
+from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption
 
 if TYPE_CHECKING:
     from gi2nnunet.scoring import Score
     from gi2nnunet.submission import Size
 
-MetricOption = Annotated[
-    str,
-    typer.Option(help="per-class, joined, mle-bench or slice-2d (see the documentation)."),
-]
 ImagesOption = Annotated[
     Path | None,
     typer.Option(
@@ -45,37 +41,46 @@ def register(app: typer.Typer) -> None:
 
 def encode(
     labels: Annotated[
-        Path, typer.Argument(help="A folder of label volumes (NIfTI), or one of them.")
+        Path,
+        typer.Argument(metavar="LABELS", help="A folder of label volumes (NIfTI), or one of them."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The CSV to write.", dir_okay=False)],
     scheme: Annotated[
-        str,
+        Literal["auto", "regions", "exclusive"],
         typer.Option(
             "--labels",
-            help="How the volumes are coded: regions (bit-coded), exclusive (1, 2, 3), or auto "
-            "(what a manifest beside them says, else regions).",
+            help="How the volumes are coded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. "
+            "auto: as a manifest beside them says, else regions.",
         ),
     ] = "auto",
     sample: Annotated[
         Path | None,
-        typer.Option(help="sample_submission.csv whose rows and order to follow.", exists=True),
+        typer.Option(
+            help="sample_submission.csv whose rows and order to follow.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Turn label volumes into a submission CSV.
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.cli.show import print_result, print_warnings
+    from gi2nnunet.cli.show import count, print_result, print_warnings
     from gi2nnunet.encoding import encode_labels
 
     encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
-    print_result(f"{encoded.path}: {encoded.n_rows} rows of {encoded.n_scans} scans")
+    print_result(
+        f"{encoded.path}: {count(encoded.n_rows, 'row')} of {count(encoded.n_scans, 'scan')}"
+    )
 
 
 def score(
-    submission: Annotated[Path, typer.Argument(help="The submission CSV.")],
-    truth: Annotated[Path, typer.Argument(help="The truth: train.csv or a grader's answers.")],
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The submission CSV.")],
+    truth: Annotated[
+        Path, typer.Argument(metavar="TRUTH", help="The truth: train.csv or a grader's answers.")
+    ],
     metric: MetricOption = "per-class",
     images: ImagesOption = None,
     jobs: JobsOption = None,
@@ -86,12 +91,8 @@ def score(
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
     from gi2nnunet.cli.show import print_json, show_progress
-    from gi2nnunet.errors import InputError
-    from gi2nnunet.metric import CONVENTIONS
     from gi2nnunet.scoring import score_submission
 
-    if metric not in CONVENTIONS:
-        raise InputError(f"--metric: found {metric!r}; expected {', '.join(CONVENTIONS)}.")
     with show_progress() as report:
         result = score_submission(
             submission,

@@ -106,15 +106,21 @@ def show_progress() -> Iterator[ProgressCallback]:
 
 
 def _plain_progress(console: Console) -> ProgressCallback:
-    last: dict[str, float] = {}
+    last: dict[str, tuple[float, int]] = {}
 
     def update(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if what not in last or done == total or now - last[what] >= _PLAIN_EVERY_SECONDS:
-            last[what] = now
-            console.print(escape(f"{what}: {done} of {total}"))
+        told_at, told = last.get(what, (-_PLAIN_EVERY_SECONDS, -1))
+        if done != told and (done == total or now - told_at >= _PLAIN_EVERY_SECONDS):
+            last[what] = (now, done)
+            console.print(escape(what if total == 1 else f"{what}: {done} of {total}"))
 
     return update
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 scan``, ``2 scans``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_seconds(seconds: float) -> str:

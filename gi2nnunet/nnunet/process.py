@@ -45,7 +45,7 @@ class LogFile:
             with self.path.open("rb") as file:
                 file.seek(max(0, self.path.stat().st_size - 20_000))
                 text = file.read().decode("utf-8", "replace")
-            lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+            lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
             return "\n".join([line for line in lines if line][-_LAST_LINES:])
         return ""
 

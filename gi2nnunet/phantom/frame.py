@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from gi2nnunet.kaggle import SLICE_THICKNESS_MM
 
@@ -53,23 +54,34 @@ class Frame:
     z_mm: NDArray[np.float64]
     y_mm: NDArray[np.float64]
     x_mm: NDArray[np.float64]
+    _weights: dict[float, tuple[sparse.csr_array, sparse.csr_array]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def sample(self, field: SmoothField, index: int) -> NDArray[np.float32]:
-        """Return a field's values in one slice, ``(height, width)`` float32."""
-        count = field.coefficients.shape
-        along_z = _spline_weights(self.z_mm[index : index + 1], count[0], 0, field.spacing_mm)[0]
-        used = np.flatnonzero(along_z)
-        plane = np.tensordot(along_z[used], field.coefficients[used], axes=1)
-        rows = _spline_weights(self.y_mm, count[1], 1, field.spacing_mm)
-        columns = _spline_weights(self.x_mm, count[2], 2, field.spacing_mm)
-        values: NDArray[np.float32] = rows @ plane @ columns.T
-        return values
+    def sample(self, smooth: SmoothField, index: int) -> NDArray[np.float32]:
+        """Return a smooth field's values in one slice, ``(height, width)`` float32."""
+        coefficients, spacing_mm = smooth.coefficients, smooth.spacing_mm
+        along_z = _spline_weights(
+            self.z_mm[index : index + 1], coefficients.shape[0], 0, spacing_mm
+        )
+        plane = np.zeros(coefficients.shape[1:], np.float32)
+        for layer, weight in zip(along_z.indices.tolist(), along_z.data, strict=True):
+            plane += weight * coefficients[layer]
+        if spacing_mm not in self._weights:
+            self._weights[spacing_mm] = (
+                _spline_weights(self.y_mm, coefficients.shape[1], 1, spacing_mm),
+                _spline_weights(self.x_mm, coefficients.shape[2], 2, spacing_mm),
+            )
+        rows, columns = self._weights[spacing_mm]
+        # Sparse products run in one thread and in one order, so the bytes never differ.
+        values: NDArray[np.float32] = columns @ np.ascontiguousarray((rows @ plane).T)
+        return np.ascontiguousarray(values.T)
 
 
 def _spline_weights(
     position_mm: NDArray[np.float64], count: int, axis: int, spacing_mm: float
-) -> NDArray[np.float32]:
-    """Return the uniform cubic B-spline's weights, ``(positions, lattice points)``."""
+) -> sparse.csr_array:
+    """Return the uniform cubic B-spline's weights, ``(positions, lattice points)``, sparse."""
     at = np.clip((position_mm + _EXTENT_MM[axis]) / spacing_mm, 0, count - 4 - 1e-6)
     first = np.floor(at).astype(np.int64)
     u = at - first
@@ -79,11 +91,10 @@ def _spline_weights(
         (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
         u**3 / 6,
     )
-    weights = np.zeros((len(at), count), np.float32)
-    rows = np.arange(len(at))
-    for step, part in enumerate(parts):
-        weights[rows, first + step] = part
-    return weights
+    values = np.stack(parts, axis=1).astype(np.float32)
+    places = first[:, None] + np.arange(len(parts))
+    starts = np.arange(len(at) + 1) * len(parts)
+    return sparse.csr_array((values.reshape(-1), places.reshape(-1), starts), (len(at), count))
 
 
 def place_frame(

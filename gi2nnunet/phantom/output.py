@@ -6,7 +6,7 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gi2nnunet.errors import InputError, OutputError
@@ -62,4 +62,5 @@ def open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], N
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()

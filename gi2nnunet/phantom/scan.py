@@ -134,7 +134,7 @@ def draw_scan(
     first, last = anatomy.annotated_z_mm
     masks[:, (frame.z_mm < first) | (frame.z_mm > last)] = False
     for organ in range(len(ORGANS)):
-        _keep_longest(masks[organ])
+        _keep_longest(masks[organ], least_pixels=12 if detail == "easy" else 4)
     return PhantomScan(
         scan_id=scan_id,
         geometry=geometry,
@@ -155,8 +155,11 @@ def _offset(anatomy: Anatomy, geometry: Geometry) -> tuple[float, float, float]:
     return z, y + middle, x
 
 
-def _keep_longest(mask: NDArray[np.bool_], *, least_pixels: int = 4) -> None:
-    """Clear all slices of an organ but its longest unbroken stretch, in place."""
+def _keep_longest(mask: NDArray[np.bool_], *, least_pixels: int) -> None:
+    """Clear all slices of an organ but its longest unbroken stretch, in place.
+
+    A slice with fewer than ``least_pixels`` ends a stretch.
+    """
     filled = np.concatenate([[False], mask.sum(axis=(1, 2)) >= least_pixels, [False]])
     edges = np.flatnonzero(filled[1:] != filled[:-1])
     if not len(edges):

@@ -84,7 +84,7 @@ def draw_acquisition(
     easy = detail == "easy"
     contrast = patient.normal(1, 0.015 if easy else 0.05, len(Tissue))
     contrast = contrast * day.normal(1, 0.01 if easy else 0.02, len(Tissue))
-    gain = np.exp(day.uniform(np.log(350), np.log(6500)))
+    gain = np.exp(day.uniform(np.log(250), np.log(11000)))
     noise = day.uniform(0.006, 0.012) if easy else np.exp(day.uniform(np.log(0.008), np.log(0.026)))
     gas = day.normal((-0.1, -1.5, -0.5), 0.3)
     content = day.normal((0.24, 0.30, 0.33), 0.03)

@@ -1,0 +1,273 @@
+"""Commands that predict: predict, predict-and-score."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gi2nnunet.cli.options import (
+    AllowMissingOption,
+    DeviceOption,
+    GpusOption,
+    IdOption,
+    JsonOption,
+    MetricName,
+    MetricOption,
+    SchemeName,
+    SourceLabelsOption,
+    WorkspaceOption,
+    find_hardware_of,
+    open_workspace_of,
+)
+
+if TYPE_CHECKING:
+    from gi2nnunet.evaluation import Evaluation
+
+
+_MODELS = "Which models: by default the newest complete set"
+
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration to use; may be repeated.",
+        show_default=False,
+        rich_help_panel=_MODELS,
+    ),
+]
+FoldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fold",
+        "-f",
+        help="Fold to use: a number, cv for every fold of the split, or all; may be repeated.",
+        show_default=False,
+        rich_help_panel=_MODELS,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="The preset they were trained with, or nnU-Net's name of the plans.",
+        show_default=False,
+        rich_help_panel=_MODELS,
+    ),
+]
+TrainerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer",
+        help="The trainer class they were trained with.",
+        show_default=False,
+        rich_help_panel=_MODELS,
+    ),
+]
+MirroringOption = Annotated[
+    bool,
+    typer.Option(
+        "--mirroring/--no-mirroring", help="Average over mirrored images as nnU-Net does."
+    ),
+]
+StepSizeOption = Annotated[
+    float,
+    typer.Option(
+        "--step-size", help="Sliding-window step, as a part of the patch.", min=0.1, max=1
+    ),
+]
+NiftiOption = Annotated[
+    bool,
+    typer.Option("--nifti", help="Write label volumes too: bit-coded, and one an organ."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for the results; by default one in the workspace.",
+        file_okay=False,
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("predict-and-score")(predict_and_score)
+    app.command("predict")(predict)
+
+
+def predict_and_score(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A source (its test/ if there is one, else its train/), or NIfTI files; by "
+            "default the workspace's held-out scans.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: MetricOption = "per-class",
+    source_labels: SourceLabelsOption = None,
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    mirroring: MirroringOption = True,
+    step_size: StepSizeOption = 0.5,
+    nifti: NiftiOption = False,
+    out: OutOption = None,
+    allow_missing: AllowMissingOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict, write submission.csv, and score it where the truth is known.
+
+    Without a source: the held-out test scans; where there are none, every training scan by the
+    model that did not see its patient; else the training scans, the score marked in-sample.
+
+    Example: gi2nnunet predict-and-score --preset tiny
+    """
+    _predict(
+        source, metric=metric, source_labels=source_labels, config=config, fold=fold,
+        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
+        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus, workspace=workspace,
+        dataset_id=dataset_id, as_json=as_json, score=True,
+    )  # fmt: skip
+
+
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A source (its test/ if there is one, else its train/), or NIfTI files.",
+        ),
+    ],
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    mirroring: MirroringOption = True,
+    step_size: StepSizeOption = 0.5,
+    nifti: NiftiOption = False,
+    out: OutOption = None,
+    allow_missing: AllowMissingOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a source and write submission.csv; no truth is looked for.
+
+    Example: gi2nnunet predict uw-madison-gi-tract-image-segmentation.zip --out results --nifti
+    """
+    _predict(
+        source, metric="per-class", source_labels=None, config=config, fold=fold,
+        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
+        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus, workspace=workspace,
+        dataset_id=dataset_id, as_json=as_json, score=False,
+    )  # fmt: skip
+
+
+def _predict(
+    source: Path | None,
+    *,
+    metric: MetricName,
+    source_labels: SchemeName | None,
+    config: list[str] | None,
+    fold: list[str] | None,
+    preset: str | None,
+    trainer: str | None,
+    mirroring: bool,
+    step_size: float,
+    nifti: bool,
+    out: Path | None,
+    allow_missing: bool,
+    device: str,
+    gpus: int | None,
+    workspace: Path | None,
+    dataset_id: int | None,
+    as_json: bool,
+    score: bool,
+) -> None:
+    from gi2nnunet.cli.show import count, print_notice, print_warnings, show_progress
+    from gi2nnunet.evaluation import evaluate
+    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.selection import select_models, select_own_scans, select_source
+
+    space = open_workspace_of(workspace)
+    dataset, ensemble = select_models(
+        space,
+        dataset_id=dataset_id,
+        configurations=config or (),
+        folds=fold or (),
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    if source is None:
+        if dataset is None:
+            dataset = read_dataset(space.raw, dataset_id=dataset_id)
+        selection = select_own_scans(dataset, ensemble)
+    else:
+        selection = select_source(
+            source,
+            dataset=dataset,
+            ensemble=ensemble,
+            truth=score,
+            source_labels=source_labels,
+            allow_missing=allow_missing,
+        )
+    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    print_notice(f"Models: {ensemble.describe()}")
+    print_notice(f"Predicting {count(len(selection.scans), 'scan')}: {selection.described}")
+    with show_progress() as report:
+        report(0, len(selection.scans), "predicting scans")
+        made = evaluate(
+            selection,
+            ensemble,
+            out=out or space.predictions / selection.name / ensemble.name,
+            workspace=space,
+            environ=os.environ,
+            hardware=hardware,
+            metric=metric,
+            mirroring=mirroring,
+            step_size=step_size,
+            nifti=nifti,
+            score=score,
+            on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
+        )
+    print_warnings(made.warnings)
+    _print_evaluation(made, as_json=as_json, scored=score)
+
+
+def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
+    from gi2nnunet.cli.scores import print_score
+    from gi2nnunet.cli.show import print_json, print_notice, print_result
+
+    if as_json:
+        content: dict[str, Any] = {
+            "submission": str(done.submission),
+            "standing": done.standing,
+            "files": [str(file) for file in done.files],
+            "seconds_per_scan": done.seconds_per_scan,
+        }
+        if done.score is not None:
+            content |= done.score.to_json()
+        print_json(content)
+        return
+    if done.score is not None:
+        print_score(done.score, standing=done.standing)
+    elif scored:
+        print_notice("The truth of these scans is not known, so there is no score.")
+    print_notice(f"{done.seconds_per_scan:.1f} s a scan")
+    for file in done.files:
+        print_result(str(file))

@@ -1,0 +1,373 @@
+"""Commands that make models: plan, train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gi2nnunet.cli.options import (
+    DeviceOption,
+    GpusOption,
+    IdOption,
+    JobsOption,
+    WorkspaceOption,
+    find_hardware_of,
+    open_workspace_of,
+    same_workspace,
+)
+
+if TYPE_CHECKING:
+    from gi2nnunet.manifest import Dataset
+    from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.nnunet.plan import Plan
+    from gi2nnunet.nnunet.train import TrainingProgress
+    from gi2nnunet.nnunet.workspace import Workspace
+
+_TRAINING = "What to train"
+_SETTINGS = "Settings of a training"
+
+PresetChoice = Literal["auto", "default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
+FoldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fold",
+        "-f",
+        help="A fold's number, cv for every fold of the split, or all for one model on every "
+        "training scan; may be repeated. By default all.",
+        show_default=False,
+        rich_help_panel=_TRAINING,
+    ),
+]
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="nnU-Net configuration; may be repeated. By default 2d and 3d_fullres.",
+        show_default=False,
+        rich_help_panel=_TRAINING,
+    ),
+]
+PresetOption = Annotated[
+    PresetChoice,
+    typer.Option(
+        "--preset",
+        help="Which network: nnU-Net's default planner, its residual encoders, or a small one for "
+        "CPUs and smoke tests; auto chooses by GPU memory.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        help="In place of the plan's.",
+        min=1,
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+PatchSizeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--patch-size",
+        help="In place of the plan's, in voxels: 192x192 for 2d, 48x128x128 (slices first) for "
+        "3d_fullres; may be repeated.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("plan")(plan)
+    app.command("train")(train)
+
+
+def plan(
+    config: ConfigOption = None,
+    preset: PresetOption = "auto",
+    batch_size: BatchSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    jobs: JobsOption = None,
+) -> None:
+    """Plan and preprocess the dataset: the first half of train.
+
+    Example: gi2nnunet plan --preset resenc-m --config 2d
+    """
+    from gi2nnunet.manifest import read_dataset
+
+    patch_sizes = _parse_patch_sizes(patch_size or [])
+    space = open_workspace_of(workspace)
+    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    hardware = find_hardware_of(space, device=device, gpus=None)
+    made = _plan(
+        space, dataset, hardware, preset=preset, config=config,
+        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs,
+    )  # fmt: skip
+    _print_plan(made)
+
+
+def train(
+    fold: FoldOption = None,
+    config: ConfigOption = None,
+    preset: PresetOption = "auto",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="By default the preset's: 1000; tiny: 40.",
+            min=1,
+            show_default=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches an epoch; by default the preset's: 250; tiny: 50.",
+            min=1,
+            show_default=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Initial learning rate; by default the trainer's.",
+            min=1e-9,
+            show_default=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    batch_size: BatchSizeOption = None,
+    patch_size: PatchSizeOption = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
+            show_default=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    pretrained_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint whose weights to start from.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart",
+            help="Throw away what was trained of these before.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
+    nnunet_validation: Annotated[
+        bool,
+        typer.Option(
+            "--nnunet-validation",
+            help="Run nnU-Net's own final validation too (its find_best_configuration needs it).",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    jobs: JobsOption = None,
+) -> None:
+    """Train nnU-Net; plan and preprocess first where that has not been done.
+
+    An interrupted training goes on where it stopped; a finished one is left alone.
+
+    Example: gi2nnunet train --fold all --preset tiny
+    """
+    from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.nnunet.train import (
+        STOCK_TRAINER,
+        TrainingSettings,
+        expand_folds,
+        train_folds,
+    )
+
+    patch_sizes = _parse_patch_sizes(patch_size or [])
+    space = open_workspace_of(workspace)
+    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    planned = _plan(
+        space, dataset, hardware, preset=preset, config=config,
+        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs,
+    )  # fmt: skip
+    for line in _describe_folds(folds, dataset):
+        print_notice(line)
+    with _LiveTraining() as live:
+        results = train_folds(
+            dataset,
+            planned,
+            workspace=space,
+            environ=os.environ,
+            hardware=hardware,
+            folds=folds,
+            settings=TrainingSettings(
+                trainer=trainer or STOCK_TRAINER,
+                epochs=epochs,
+                iterations=iterations,
+                learning_rate=lr,
+                pretrained_weights=str(pretrained_weights.absolute())
+                if pretrained_weights
+                else None,
+            ),
+            jobs=jobs,
+            restart=restart,
+            nnunet_validation=nnunet_validation,
+            on_start=live.start,
+            on_epoch=live.update,
+        )
+    said = {"kept": "was finished before, left alone", "resumed": "resumed and finished"}
+    for result in results:
+        outcome = said.get(result.outcome, "trained")
+        print_result(f"{result.configuration}, fold {result.fold}: {outcome}: {result.folder}")
+    print_notice("Next: " + same_workspace("gi2nnunet predict-and-score", workspace))
+
+
+def _plan(
+    space: Workspace,
+    dataset: Dataset,
+    hardware: Hardware,
+    *,
+    preset: str,
+    config: list[str] | None,
+    batch_size: int | None,
+    patch_sizes: list[list[int]],
+    jobs: int | None,
+) -> Plan:
+    from gi2nnunet.cli.show import print_notice, show_progress
+    from gi2nnunet.nnunet.plan import plan_dataset
+    from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
+
+    chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
+    print_notice(f"Dataset: {dataset.folder}; preset: {chosen.name}")
+    with show_progress() as report:
+        return plan_dataset(
+            dataset,
+            workspace=space,
+            environ=os.environ,
+            preset=chosen,
+            configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
+            batch_size=batch_size,
+            patch_sizes=patch_sizes,
+            jobs=jobs,
+            progress=report,
+        )
+
+
+def _parse_patch_sizes(texts: Sequence[str]) -> list[list[int]]:
+    sizes = []
+    for text in texts:
+        parts = text.lower().split("x")
+        if len(parts) not in (2, 3) or not all(p.isdecimal() and int(p) > 0 for p in parts):
+            raise typer.BadParameter(
+                f"found {text!r}; expected a size such as 192x192 or 48x128x128",
+                param_hint="--patch-size",
+            )
+        sizes.append([int(part) for part in parts])
+    return sizes
+
+
+def _print_plan(made: Plan) -> None:
+    from gi2nnunet.cli.show import print_notice, print_result, print_table
+
+    print_table(
+        f"{made.preset.name}: {made.plans_name}",
+        ("configuration", "patch (voxels)", "batch", "spacing (mm)", "data"),
+        [
+            (
+                name,
+                " x ".join(map(str, planned.patch_size)),
+                planned.batch_size,
+                " x ".join(f"{value:.2f}" for value in planned.spacing_mm),
+                planned.data_folder.name,
+            )
+            for name, planned in made.configurations.items()
+        ],
+    )
+    print_result(str(made.plans_file))
+    print_notice(f"Log: {made.log}" if made.log else "Everything was there already.")
+
+
+def _describe_folds(folds: Sequence[int | str], dataset: Dataset) -> list[str]:
+    """Say in words what is going to be trained."""
+    scans = sum(scan.part == "train" for scan in dataset.scans)
+    lines = []
+    if "all" in folds:
+        lines.append(
+            f"Training one model on all {scans} training scans (fold all); nnU-Net's pseudo Dice "
+            "is then in-sample."
+        )
+    numbered = [fold for fold in folds if fold != "all"]
+    if numbered and len(numbered) == len(dataset.splits):
+        lines.append(f"Training every one of the split's {len(numbered)} folds (cv).")
+    elif numbered:
+        lines.append(
+            f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
+        )
+    return lines
+
+
+class _LiveTraining:
+    """The live line of each running training; plain lines off a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = Live("", console=self._console, auto_refresh=False)
+        self._lines: dict[tuple[str, int | str], str] = {}
+
+    def __enter__(self) -> _LiveTraining:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def start(self, configuration: str, fold: int | str, log: Path) -> None:
+        self._console.print(f"{configuration}, fold {fold}: log {log}", markup=False)
+
+    def update(self, progress: TrainingProgress) -> None:
+        from gi2nnunet.cli.show import format_seconds
+
+        dice = ", ".join(
+            f"{organ.replace('_', ' ')} {value:.2f}"
+            for organ, value in progress.pseudo_dice.items()
+        )
+        line = (
+            f"{progress.configuration}, fold {progress.fold}: epoch {progress.epoch} of "
+            f"{progress.epochs}, loss {progress.train_loss:.3f}, pseudo Dice {dice}, "
+            f"{format_seconds(progress.seconds_left)} left"
+        )
+        if not self._console.is_terminal:
+            self._console.print(line, markup=False)
+            return
+        key = (progress.configuration, progress.fold)
+        self._lines[key] = line
+        if progress.epoch == progress.epochs:
+            self._console.print(self._lines.pop(key), markup=False)
+        self._live.update("\n".join(self._lines.values()), refresh=True)

@@ -1,0 +1,397 @@
+"""What to predict and with which models, and what a score of it will mean.
+
+Whether a score is honest depends on what the models were trained on. Each selection therefore has a
+*standing*: ``held-out`` (no training scan of these patients), ``out-of-fold`` (each scan by the
+model that did not see its patient), ``seen-patient`` (other days of these patients were trained
+on), or ``in-sample`` (these very scans were trained on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gi2nnunet.encoding import find_dataset_of, scan_id_of
+from gi2nnunet.errors import InputError, raise_problems
+from gi2nnunet.kaggle import ORGANS, MaskTable, patient_of, read_mask_table
+from gi2nnunet.labels import ALL_BITS, LabelScheme
+from gi2nnunet.manifest import Dataset, read_dataset
+from gi2nnunet.nifti_source import (
+    NiftiIndex,
+    NiftiScan,
+    choose_scheme,
+    is_nifti_source,
+    read_labels,
+    read_nifti_index,
+    read_scan,
+)
+from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble
+from gi2nnunet.nnunet.predict import InputScan
+from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.slices import decode_label_map
+from gi2nnunet.source import Scan, read_index
+from gi2nnunet.submission import Row, Size, encode_scan
+
+Standing = Literal["held-out", "out-of-fold", "seen-patient", "in-sample", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What to predict, and what is known of it.
+
+    Attributes
+    ----------
+    name
+        Short, fit for a folder.
+    described
+        For the screen.
+    scans
+        The scans.
+    truth
+        Their true rows, where known, with image sizes.
+    sample
+        The sample submission whose rows and order to follow.
+    standing
+        What a score on them means.
+    folds
+        Folds to use by scan id, for out-of-fold prediction.
+    warnings
+        What was passed over.
+    """
+
+    name: str
+    described: str
+    scans: tuple[InputScan, ...]
+    truth: MaskTable | None
+    sample: MaskTable | None
+    standing: Standing
+    folds: Mapping[str, tuple[Fold, ...]] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def select_models(
+    workspace: Workspace,
+    *,
+    dataset_id: int | None = None,
+    configurations: Sequence[str] = (),
+    folds: Sequence[str] = (),
+    preset: str | None = None,
+    trainer: str | None = None,
+) -> tuple[Dataset | None, Ensemble]:
+    """Find the models to predict with, and the dataset they were trained on where it is at hand.
+
+    A workspace that holds models alone, as on a machine that only predicts, will do.
+
+    Raises
+    ------
+    InputError
+        Where there are no such models.
+    """
+    dataset = None
+    if workspace.raw.is_dir() or not workspace.results.is_dir():
+        dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
+        name = dataset.name
+    else:
+        name = _find_results(workspace, dataset_id)
+    return dataset, choose_ensemble(
+        workspace.results / name,
+        n_folds=len(dataset.splits) if dataset else 0,
+        configurations=configurations,
+        folds=[int(fold) if fold.isdecimal() else fold for fold in folds],
+        preset=preset,
+        trainer=trainer,
+    )
+
+
+def _find_results(workspace: Workspace, dataset_id: int | None) -> str:
+    pattern = f"Dataset{dataset_id:03d}_*" if dataset_id else "Dataset[0-9][0-9][0-9]_*"
+    names = sorted(folder.name for folder in workspace.results.glob(pattern))
+    if len(names) != 1:
+        raise InputError(
+            f"{workspace.results}: found {', '.join(names) or 'no model of a dataset'}; expected "
+            "one. " + ("Choose one with --id." if names else "Train it with gi2nnunet train.")
+        )
+    return names[0]
+
+
+def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
+    """Choose among a dataset's own scans.
+
+    The held-out scans where there are any; else, with models of single folds, every training scan
+    by the model of its own fold; else the training scans, in-sample.
+
+    Raises
+    ------
+    InputError
+        Where the dataset holds no scan with truth.
+    """
+    held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
+    if held_out:
+        train_patients = {s.patient_id for s in dataset.scans if s.part == "train"}
+        shared = {patient_of(scan_id) for scan_id in held_out} & train_patients
+        standing: Standing = "seen-patient" if shared else "held-out"
+        return _of_dataset(dataset, held_out, "held-out", "the held-out test scans", standing)
+    train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
+    if _are_of_split(ensemble.folds, dataset):
+        fold_of = {
+            scan_id: fold for fold in ensemble.folds for scan_id in dataset.splits[int(fold)]["val"]
+        }
+        described = "all training scans, each by the model that did not see its patient"
+        if len(fold_of) < len(train):
+            folds = ", ".join(map(str, ensemble.folds))
+            described = f"the validation scans of fold {folds}, by that fold's model"
+        # In the dataset's order: mle-bench pairs rows by their position.
+        own = [scan_id for scan_id in train if scan_id in fold_of]
+        chosen = _of_dataset(dataset, own, "out-of-fold", described, "out-of-fold")
+        return replace(chosen, folds={scan_id: (fold_of[scan_id],) for scan_id in own})
+    if not train:
+        raise InputError(
+            f"{dataset.folder}: holds no scan with truth. Name a source to predict instead."
+        )
+    return _of_dataset(dataset, train, "in-sample", "the training scans themselves", "in-sample")
+
+
+def _are_of_split(folds: Sequence[Fold], dataset: Dataset) -> bool:
+    """Return whether all folds are of the dataset's split, so that it tells what each trained on.
+
+    ``all`` trained on everything; a fold of another number on a split that nnU-Net drew itself.
+    """
+    return all(fold != "all" and int(fold) < len(dataset.splits) for fold in folds)
+
+
+def _of_dataset(
+    dataset: Dataset, scan_ids: Sequence[str], name: str, described: str, standing: Standing
+) -> Selection:
+    by_id = {scan.scan_id: scan for scan in dataset.scans}
+    scans = tuple(
+        InputScan(
+            scan_id=scan_id,
+            numbers=tuple(by_id[scan_id].numbers),
+            volume=dataset.image_path(scan_id),
+        )
+        for scan_id in scan_ids
+    )
+    return Selection(
+        name=name,
+        described=described,
+        scans=scans,
+        truth=_rows_of(read_mask_table(dataset.truth_path, any_scan=True), scan_ids),
+        sample=None,
+        standing=standing,
+    )
+
+
+def select_source(
+    path: Path,
+    *,
+    dataset: Dataset | None,
+    ensemble: Ensemble,
+    truth: bool = True,
+    source_labels: LabelScheme | None = None,
+    allow_missing: bool = False,
+) -> Selection:
+    """Take the scans of a competition source: its ``test/`` if it has one, else its ``train/``.
+
+    Parameters
+    ----------
+    path
+        The source, or a NIfTI file or folder of such.
+    dataset
+        What the models were trained on, to tell what a score means.
+    ensemble
+        The models.
+    truth
+        Whether to look for the truth.
+    source_labels
+        How label volumes are coded, where neither a dataset.json nor their values tell.
+    allow_missing
+        As in :func:`~gi2nnunet.source.read_index`.
+
+    Raises
+    ------
+    InputError
+        Where it is neither, or its truth cannot be used.
+    """
+    if path.name.endswith((".nii", ".nii.gz")) or is_nifti_source(path):
+        return _select_volumes(
+            path, dataset=dataset, ensemble=ensemble, truth=truth, source_labels=source_labels
+        )
+    index = read_index(path, allow_missing=allow_missing)
+    part = index.test or index.train
+    return Selection(
+        name=path.name.removesuffix(".zip"),
+        described=f"{path} ({'test' if index.test else 'train'}, {len(part)} scans)",
+        scans=tuple(
+            InputScan(scan_id=scan_id, numbers=scan.numbers, source=path.absolute(), scan=scan)
+            for scan_id, scan in part.items()
+        ),
+        truth=_truth_of_scans(f"{path}/train.csv", part.values()) if truth else None,
+        sample=index.sample if index.sample and len(index.sample) else None,
+        standing=find_standing(list(part), dataset=dataset, ensemble=ensemble),
+        warnings=index.warnings,
+    )
+
+
+def find_standing(
+    scan_ids: Sequence[str], *, dataset: Dataset | None, ensemble: Ensemble
+) -> Standing:
+    """Return what a score of these scans means, given what the models were trained on."""
+    if dataset is None:
+        return "unknown"
+    trained = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
+    if _are_of_split(ensemble.folds, dataset):
+        trained = {s for fold in ensemble.folds for s in dataset.splits[int(fold)]["train"]}
+    if trained & set(scan_ids):
+        return "in-sample"
+    if {patient_of(s) for s in trained} & {patient_of(s) for s in scan_ids}:
+        return "seen-patient"
+    return "held-out"
+
+
+def _rows_of(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
+    """Return a table's rows of some scans; ``None`` where it has none."""
+    wanted = set(scan_ids)
+    chosen = np.array([scan_id in wanted for scan_id in table.scan_ids], np.bool_)
+    keep = np.flatnonzero(chosen[table.scan]) if len(table) else np.zeros(0, np.int64)
+    if not len(keep):
+        return None
+    position = np.cumsum(chosen) - 1
+    return MaskTable(
+        name=table.name,
+        scan_ids=tuple(s for s in table.scan_ids if s in wanted),
+        scan=position[table.scan[keep]],
+        number=table.number[keep],
+        organ=table.organ[keep],
+        texts=tuple(table.texts[row] for row in keep.tolist()),
+        height=None if table.height is None else table.height[keep],
+        width=None if table.width is None else table.width[keep],
+    )
+
+
+def _truth_of_scans(name: str, scans: Iterable[Scan]) -> MaskTable | None:
+    """Return the true rows of the scans that have them, with their image sizes.
+
+    They are decoded once here, so that a row that cannot be scored is told before hours of
+    prediction.
+    """
+    labelled = [scan for scan in scans if scan.texts is not None]
+    raise_problems(
+        (problem for scan in labelled for problem in decode_label_map(scan)[1]),
+        remedy=f"Correct these rows of {name}.",
+    )
+    return _tabulate(
+        name,
+        (
+            (scan.scan_id, number, organ, text, scan.height, scan.width)
+            for scan in labelled
+            for number, texts in zip(scan.numbers, scan.texts or (), strict=True)
+            for organ, text in enumerate(texts)
+        ),
+    )
+
+
+def _tabulate(name: str, rows: Iterable[tuple[str, int, int, str, int, int]]) -> MaskTable | None:
+    """Make a table of ``(scan_id, number, organ, text, height, width)``; ``None`` of no rows."""
+    listed = list(rows)
+    if not listed:
+        return None
+    scan_ids, numbers, organs, texts, heights, widths = zip(*listed, strict=True)
+    distinct = {scan_id: index for index, scan_id in enumerate(dict.fromkeys(scan_ids))}
+    return MaskTable(
+        name=name,
+        scan_ids=tuple(distinct),
+        scan=np.array([distinct[scan_id] for scan_id in scan_ids], np.int64),
+        number=np.array(numbers, np.int64),
+        organ=np.array(organs, np.int64),
+        texts=tuple(texts),
+        height=np.array(heights, np.int64),
+        width=np.array(widths, np.int64),
+    )
+
+
+def tabulate_rows(
+    name: str, scan_rows: Mapping[str, Iterable[Row]], sizes: Mapping[str, Size] | None = None
+) -> MaskTable | None:
+    """Make a table of rows ``(slice_id, organ, RLE text)`` by scan id; ``None`` of no rows.
+
+    Without ``sizes``, image sizes ``(height, width)``, the table has none that can be used.
+    """
+    known = sizes or {}
+    return _tabulate(
+        name,
+        (
+            (
+                scan_id,
+                int(slice_id.rpartition("_")[2]),
+                ORGANS.index(organ),
+                text,
+                *known.get(scan_id, (1, 1)),
+            )
+            for scan_id, rows in scan_rows.items()
+            for slice_id, organ, text in rows
+        ),
+    )
+
+
+def _select_volumes(
+    path: Path,
+    *,
+    dataset: Dataset | None,
+    ensemble: Ensemble,
+    truth: bool,
+    source_labels: LabelScheme | None,
+) -> Selection:
+    """Take NIfTI files: one, or a folder of them with their labels where there are any."""
+    if path.is_dir():
+        index = read_nifti_index(path)
+    elif path.is_file():
+        scan_id = scan_id_of(path)
+        alone = NiftiScan(scan_id=scan_id, part="test", image=path, label=None)
+        index = NiftiIndex(path=path, scans={scan_id: alone}, declared_labels=None)
+    else:
+        raise InputError(f"{path}: no such file. Give a NIfTI volume or a folder of such.")
+    scheme: LabelScheme | None = None
+    if truth and any(scan.label for scan in index.scans.values()):
+        values = {
+            scan_id: np.bincount(read_labels(scan).array.reshape(-1), minlength=ALL_BITS + 1) > 0
+            for scan_id, scan in index.scans.items()
+            if scan.label
+        }
+        scheme = choose_scheme(index, values, asked=source_labels)
+    beside = find_dataset_of(path)
+    numbers_of = {scan.scan_id: scan.numbers for scan in beside.scans} if beside else {}
+    scans: list[InputScan] = []
+    rows: dict[str, list[Row]] = {}
+    sizes: dict[str, Size] = {}
+    for scan_id, scan in index.scans.items():
+        volume, label_map, problems = read_scan(
+            scan if scheme else replace(scan, label=None), scheme=scheme
+        )
+        raise_problems(problems, remedy=f"Correct these in {path}.")
+        depth, height, width = volume.array.shape
+        numbers = numbers_of.get(scan_id, ())
+        if len(numbers) != depth:
+            numbers = tuple(range(1, depth + 1))
+        if label_map is not None:
+            rows[scan_id] = encode_scan(scan_id, numbers, label_map)
+        sizes[scan_id] = (height, width)
+        scans.append(InputScan(scan_id=scan_id, numbers=numbers, volume=scan.image.absolute()))
+    warnings = []
+    if 0 < len(rows) < len(scans):
+        warnings.append(
+            f"{path}: {len(rows)} of {len(scans)} volumes have labels, so nothing is scored; give "
+            "a folder of labelled ones alone"
+        )
+    return Selection(
+        name=path.name.removesuffix(".gz").removesuffix(".nii"),
+        described=f"{path} ({len(scans)} NIfTI volumes)",
+        scans=tuple(scans),
+        truth=tabulate_rows(str(path), rows, sizes) if len(rows) == len(scans) else None,
+        sample=None,
+        standing=find_standing(list(index.scans), dataset=dataset, ensemble=ensemble),
+        warnings=tuple(warnings),
+    )

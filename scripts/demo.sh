@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The whole way on made-up data: a source, the three commands, a score. Minutes on two CPU cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-demo}
+began=$(date +%s)
+
+step() {
+  echo
+  echo "== $1"
+  shift
+  echo "\$ $*"
+  "$@"
+}
+
+rm -rf "$folder"
+mkdir -p "$folder"
+cd "$folder"
+step "A synthetic source in the competition's layout: 8 patients, small and easy volumes" \
+  gi2nnunet phantom source.zip --patients 8 --days 2 --size 96x96x40@3 --easy --seed 1
+step "To an nnU-Net raw dataset; one patient stays out as the test set" \
+  gi2nnunet convert source.zip
+step "Plan, preprocess and train 2d and 3d_fullres: a small network, a few minutes" \
+  gi2nnunet train --fold all --preset tiny --epochs 6 --iterations 50
+step "Predict the held-out patient and score" \
+  gi2nnunet predict-and-score --nifti
+echo
+echo "Done in $(($(date +%s) - began)) s. Everything is in $PWD/gi2nnunet-workspace."

@@ -1,0 +1,360 @@
+"""The real nnU-Net, end to end, on a phantom of a few small scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from gi2nnunet.kaggle import read_mask_table
+from gi2nnunet.manifest import read_dataset
+from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
+from gi2nnunet.phantom import Geometry, write_phantom
+from gi2nnunet.submission import decode_table
+from gi2nnunet.volumes import read_volume
+
+pytestmark = pytest.mark.engine
+
+SHORT = ("--preset", "tiny", "--epochs", "2", "--iterations", "4")
+TINY_MODEL = "nnUNetTrainer__gi2nnunetTinyPlans__{}"
+
+
+def run(*words: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
+    done = subprocess.run(
+        [sys.executable, "-m", "gi2nnunet", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, env=environ, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A folder with a source, and a workspace with a model on all training scans."""
+
+    folder: Path
+    said: str
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "gi2nnunet-workspace"
+
+    def results(self, configuration: str) -> Path:
+        model = TINY_MODEL.format(configuration)
+        return self.workspace / "results" / "Dataset501_UWGI" / model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("engine")
+    write_phantom(
+        folder / "source",
+        patients=5,
+        days=2,
+        geometries=[Geometry(width=56, height=48, slices=20, spacing_mm=(3.0, 3.0))],
+        detail="easy",
+        test_patients=1,
+        sample="filled",
+        seed=3,
+    )
+    run("convert", "source", cwd=folder)
+    done = run("train", "--fold", "all", *SHORT, cwd=folder)
+    return Trained(folder=folder, said=done.stdout + done.stderr)
+
+
+def test_training_tells_what_it_does(trained: Trained) -> None:
+    assert "Training one model on all" in trained.said
+    assert "2d, fold all: epoch 2 of 2, loss " in trained.said
+    assert "pseudo Dice large bowel " in trained.said
+    assert str(trained.results("3d_fullres") / "fold_all") in trained.said
+
+
+def test_presets_keep_to_their_own_data(trained: Trained) -> None:
+    folder = trained.workspace / "preprocessed" / "Dataset501_UWGI"
+    plans = json.loads((folder / "gi2nnunetTinyPlans.json").read_text())
+    identifiers = {
+        name: values["data_identifier"] for name, values in plans["configurations"].items()
+    }
+    assert identifiers["2d"] == "gi2nnunetTinyPlans_2d"
+    assert identifiers["3d_fullres"] == "gi2nnunetTinyPlans_3d_fullres"
+    assert (folder / "gi2nnunet_gi2nnunetTinyPlans_2d.complete.json").is_file()
+
+
+def test_the_same_command_again_leaves_it_alone(trained: Trained) -> None:
+    checkpoint = trained.results("2d") / "fold_all" / "checkpoint_final.pth"
+    before = checkpoint.stat().st_mtime_ns
+    done = run("train", "--fold", "all", *SHORT, cwd=trained.folder)
+    assert done.stdout.count("left alone") == 2
+    assert "preprocessing" not in done.stderr
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused(trained: Trained) -> None:
+    done = run("train", "--preset", "tiny", "--epochs", "3", cwd=trained.folder, code=3)
+    assert "epochs: found 2, now 3" in done.stderr
+    assert "--restart" in done.stderr
+
+
+def test_converting_again_otherwise_is_refused_after_training(trained: Trained) -> None:
+    done = run("convert", "source", "--labels", "exclusive", cwd=trained.folder, code=3)
+    assert "results" in done.stderr
+
+
+def test_a_half_preprocessed_folder_is_made_anew(trained: Trained) -> None:
+    data = trained.workspace / "preprocessed/Dataset501_UWGI/gi2nnunetTinyPlans_2d"
+    names = {path.name for path in data.iterdir()}
+    victim = next(data.glob("*.pkl"))
+    victim.unlink()
+    run("plan", "--preset", "tiny", "--config", "2d", cwd=trained.folder)
+    assert {path.name for path in data.iterdir()} == names
+
+
+@pytest.fixture(scope="module")
+def scored(trained: Trained) -> Path:
+    done = run("predict-and-score", "--nifti", "--out", "out", cwd=trained.folder)
+    assert "Standing: held-out" in done.stdout
+    assert "2d + 3d_fullres, fold all" in done.stderr
+    return trained.folder / "out"
+
+
+def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> None:
+    dataset = read_dataset(trained.workspace / "raw")
+    held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
+    written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
+    expected = ["score.csv", "score.json", "submission.csv"]
+    for scan_id in held_out:
+        expected.append(f"labels/{scan_id}.nii.gz")
+        expected += [
+            f"organs/{scan_id}_{organ}.nii.gz"
+            for organ in ("large_bowel", "small_bowel", "stomach")
+        ]
+    assert written == sorted(expected)
+    score = read_score(scored)
+    assert score["standing"] == "held-out"
+    assert set(score["per_organ"]) == {"large_bowel", "small_bowel", "stomach"}
+    rows = list(csv.DictReader((scored / "score.csv").open()))
+    assert [row["scan_id"] for row in rows] == held_out
+    by_hand = 0.4 * score["dice"] + 0.6 * (1 - score["hausdorff"])
+    assert score["score"] == pytest.approx(by_hand)
+
+
+def test_the_score_command_gives_the_same_score(trained: Trained, scored: Path) -> None:
+    dataset = read_dataset(trained.workspace / "raw")
+    held_out = {scan.scan_id for scan in dataset.scans if scan.part == "holdout"}
+    lines = dataset.truth_path.read_text().splitlines()
+    kept = [line for line in lines[1:] if line.split("_slice_")[0] in held_out]
+    (scored.parent / "truth.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    done = run("score", "out/submission.csv", "truth.csv", "--json", cwd=trained.folder)
+    assert json.loads(done.stdout)["score"] == read_score(scored)["score"]
+
+
+def read_score(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "score.json").read_text())
+    return content
+
+
+def test_label_volumes_lie_on_their_images_and_hold_the_submission(
+    trained: Trained, scored: Path
+) -> None:
+    dataset = read_dataset(trained.workspace / "raw")
+    sizes = {scan.scan_id: (scan.height, scan.width) for scan in dataset.scans}
+    for scan_id, _, bits in decode_table(read_mask_table(scored / "submission.csv"), sizes=sizes):
+        volume = read_volume(scored / "labels" / f"{scan_id}.nii.gz")
+        np.testing.assert_array_equal(volume.array, bits)
+        image = nibabel.load(dataset.image_path(scan_id))
+        labels = nibabel.load(scored / "labels" / f"{scan_id}.nii.gz")
+        np.testing.assert_allclose(labels.affine, image.affine)
+        stomach = read_volume(scored / "organs" / f"{scan_id}_stomach.nii.gz").array
+        np.testing.assert_array_equal(stomach != 0, (bits & 4) != 0)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_plain_nnunet_predicts_the_same_voxels(
+    trained: Trained, configuration: str, tmp_path: Path
+) -> None:
+    """nnUNetv2_predict loads our checkpoint; where organs do not overlap its voxels are ours."""
+    workspace = open_workspace(trained.workspace, environ={})
+    dataset = read_dataset(workspace.raw)
+    scan = next(scan for scan in dataset.scans if scan.part == "holdout")
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(dataset.image_path(scan.scan_id), images)
+    subprocess.run(
+        [Path(sys.executable).with_name("nnUNetv2_predict"), "-i", images,
+         "-o", tmp_path / "theirs", "-d", "501", "-c", configuration,
+         "-f", "all", "-p", "gi2nnunetTinyPlans",
+         "-device", "cpu", "-npp", "1", "-nps", "1"],
+        env=engine_environment(
+            workspace, environ=os.environ, processes=2, augmentation_processes=1, threads=2
+        ),
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    theirs = read_volume(tmp_path / "theirs" / f"{scan.scan_id}.nii.gz").array
+    run(
+        "predict-and-score", "--config", configuration, "--nifti", "--out", tmp_path / "ours",
+        cwd=trained.folder,
+    )  # fmt: skip
+    ours = read_volume(tmp_path / "ours" / "labels" / f"{scan.scan_id}.nii.gz").array
+    assert len(np.unique(ours)) > 1
+    single = np.isin(ours, (0, 1, 2, 4))
+    assert np.mean(ours[single] == theirs[single]) >= 0.9999
+
+
+def test_a_source_with_a_test_set_follows_its_sample(trained: Trained, tmp_path: Path) -> None:
+    run("predict", "source", "--out", tmp_path, cwd=trained.folder)
+    sample = (trained.folder / "source" / "sample_submission.csv").read_text().splitlines()
+    made = (tmp_path / "submission.csv").read_text().splitlines()
+    assert made[0] == "id,class,predicted"
+    assert len(sample) > 1
+    assert [line.rsplit(",", 1)[0] for line in made] == [line.rsplit(",", 1)[0] for line in sample]
+    assert not (tmp_path / "score.json").exists()
+
+
+def test_nifti_input_gives_nifti_output_in_its_own_geometry(
+    trained: Trained, scored: Path, tmp_path: Path
+) -> None:
+    """The same scan in another orientation gets the same labels, on its own axes."""
+    dataset = read_dataset(trained.workspace / "raw")
+    scan = next(scan for scan in dataset.scans if scan.part == "holdout")
+    image = nibabel.load(dataset.image_path(scan.scan_id))
+    turned = image.as_reoriented(
+        nibabel.orientations.ornt_transform(
+            nibabel.orientations.io_orientation(image.affine),
+            nibabel.orientations.axcodes2ornt(("S", "A", "R")),
+        )
+    )
+    nibabel.save(turned, tmp_path / f"{scan.scan_id}.nii.gz")
+    run("predict", tmp_path / f"{scan.scan_id}.nii.gz", "--nifti", "--out", tmp_path / "out",
+        cwd=trained.folder)  # fmt: skip
+    path = tmp_path / "out" / "labels" / f"{scan.scan_id}.nii.gz"
+    np.testing.assert_allclose(nibabel.load(path).affine, turned.affine)
+    expected = read_volume(scored / "labels" / f"{scan.scan_id}.nii.gz").array
+    np.testing.assert_array_equal(read_volume(path).array, expected)
+
+
+def test_a_checkpoint_that_could_run_code_is_refused(trained: Trained, tmp_path: Path) -> None:
+    import torch
+
+    copy = tmp_path / "w"
+    shutil.copytree(trained.workspace, copy, ignore=shutil.ignore_patterns("preprocessed"))
+    path = copy / "results/Dataset501_UWGI" / TINY_MODEL.format("2d") / "fold_all"
+    checkpoint = torch.load(path / "checkpoint_final.pth", weights_only=False)
+    torch.save({**checkpoint, "logging": Path("x")}, path / "checkpoint_final.pth")
+    done = run("predict-and-score", "--config", "2d", "-w", copy, cwd=tmp_path, code=3)
+    assert "refused" in done.stderr
+    assert "checkpoint_final.pth" in done.stderr
+    assert not list(copy.glob("predictions/**/submission.csv"))
+
+
+def test_sizes_can_be_set_and_do_not_touch_the_presets_own(trained: Trained) -> None:
+    words = ("plan", "--preset", "tiny", "--config", "2d")
+    done = run(*words, "--batch-size", "3", "--patch-size", "32x48", cwd=trained.folder)
+    assert "32 x 48" in done.stdout
+    folder = trained.workspace / "preprocessed" / "Dataset501_UWGI"
+    mine = json.loads((folder / "gi2nnunetTinyPlans_b3_p32x48.json").read_text())["configurations"]
+    assert (mine["2d"]["batch_size"], mine["2d"]["patch_size"]) == (3, [32, 48])
+    plain = json.loads((folder / "gi2nnunetTinyPlans.json").read_text())["configurations"]
+    assert plain["2d"]["batch_size"] == 8
+    assert plain["2d"]["data_identifier"] == mine["2d"]["data_identifier"]
+    done = run(*words, "--patch-size", "33x47", cwd=trained.folder, code=3)
+    assert "the nearest that fits" in done.stderr
+
+
+@pytest.fixture
+def two_folds(trained: Trained, tmp_path: Path) -> Path:
+    run("convert", trained.folder / "source", "--folds", "2", "--holdout", "0", cwd=tmp_path)
+    return tmp_path
+
+
+def test_out_of_fold_and_resume(two_folds: Path) -> None:
+    """A training killed outright goes on; with every fold trained the score is out-of-fold."""
+    words = ["train", "--fold", "cv", "--config", "2d", "--preset", "tiny",
+             "--epochs", "14", "--iterations", "1"]  # fmt: skip
+    started = subprocess.Popen(
+        [sys.executable, "-m", "gi2nnunet", *words],
+        cwd=two_folds, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert started.stderr is not None
+    children: list[int] = []
+    for line in started.stderr:
+        if "fold 0: epoch 12 of 14" in line:
+            children = children_of(started.pid)
+            os.kill(started.pid, signal.SIGKILL)
+            break
+    started.stderr.close()
+    started.wait()
+    assert children
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(is_running(pid) for pid in children)
+    results = two_folds / "gi2nnunet-workspace/results/Dataset501_UWGI" / TINY_MODEL.format("2d")
+    assert (results / "fold_0" / "checkpoint_latest.pth").is_file()
+    assert not (results / "fold_0" / "checkpoint_final.pth").exists()
+
+    done = run(*words, cwd=two_folds)
+    assert "2d, fold 0: epoch 11 of 14" in done.stderr  # ten epochs were safe
+    assert "2d, fold 0: epoch 10 of 14" not in done.stderr
+    assert "2d, fold 0: resumed" in done.stdout
+    assert "2d, fold 1: trained" in done.stdout
+
+    done = run("predict-and-score", "--json", cwd=two_folds)
+    content = json.loads(done.stdout)
+    assert content["standing"] == "out-of-fold"
+    dataset = read_dataset(two_folds / "gi2nnunet-workspace" / "raw")
+    assert [scan["scan_id"] for scan in content["per_scan"]] == [
+        scan.scan_id for scan in dataset.scans if scan.part == "train"
+    ]
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{pid}\n" in text:
+            child = int(status.parent.name)
+            found += [child, *children_of(child)]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("scheme", ["exclusive"])
+def test_exclusive_labels_train_and_predict(trained: Trained, tmp_path: Path, scheme: str) -> None:
+    run("convert", trained.folder / "source", "--labels", scheme, cwd=tmp_path)
+    run("train", "--config", "2d", *SHORT, cwd=tmp_path)
+    done = run("predict-and-score", "--json", cwd=tmp_path)
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert content["standing"] == "held-out"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_real_sample_goes_the_whole_way(real_data: Path, tmp_path: Path) -> None:
+    run("convert", real_data / "mini", cwd=tmp_path)
+    run("train", "--fold", "all", *SHORT, cwd=tmp_path)
+    done = run("predict-and-score", "--no-mirroring", cwd=tmp_path)
+    assert "IN-SAMPLE" in done.stdout

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.errors import InputError
+from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, list_models
+
+TINY, DEFAULT = "gi2nnunetTinyPlans", "nnUNetPlans"
+
+
+def add(
+    results: Path,
+    configuration: str,
+    *folds: Fold,
+    plans: str = TINY,
+    trainer: str = "nnUNetTrainer",
+    when: int = 1000,
+    name: str = "checkpoint_final.pth",
+) -> None:
+    for fold in folds:
+        file = results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (when, when))
+
+
+def chosen(ensemble: Ensemble) -> tuple[list[str], tuple[Fold, ...], str]:
+    return (
+        [model.configuration for model in ensemble.models],
+        ensemble.folds,
+        ensemble.models[0].plans_name,
+    )
+
+
+def test_only_finished_folds_count(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 10, "all")
+    add(tmp_path, "2d", 1, name="checkpoint_latest.pth")
+    (model,) = list_models(tmp_path)
+    assert model.folds == (0, 10, "all")
+    assert (model.trainer, model.plans_name, model.configuration) == ("nnUNetTrainer", TINY, "2d")
+
+
+def test_the_newest_complete_set_is_taken(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, when=1000)
+    add(tmp_path, "3d_fullres", 0, 1, when=1001)
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=2000)
+    ensemble = choose_ensemble(tmp_path, n_folds=2)
+    assert chosen(ensemble) == (["2d"], ("all",), DEFAULT)
+    assert ensemble.chosen_by == "the newest complete set"
+
+
+def test_every_configuration_that_has_the_folds_is_averaged(tmp_path: Path) -> None:
+    add(tmp_path, "3d_fullres", 0, 1, when=1000)
+    add(tmp_path, "2d", 0, 1, when=1001)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2)) == (["2d", "3d_fullres"], (0, 1), TINY)
+
+
+def test_a_newer_incomplete_set_does_not_hide_a_complete_one(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, 2, when=1000)
+    add(tmp_path, "2d", 0, plans=DEFAULT, when=5000)
+    assert chosen(choose_ensemble(tmp_path, n_folds=3)) == (["2d"], (0, 1, 2), TINY)
+
+
+def test_with_nothing_complete_the_common_folds_are_taken_and_said(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    add(tmp_path, "3d_fullres", 1)
+    ensemble = choose_ensemble(tmp_path, n_folds=5)
+    assert chosen(ensemble) == (["2d", "3d_fullres"], (1,), TINY)
+    assert "no set is complete" in ensemble.chosen_by
+
+
+def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, "all")
+    add(tmp_path, "3d_fullres", 0, 1, "all")
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=9000)
+    add(tmp_path, "2d", "all", plans=f"{TINY}_b4", when=9001)
+    pick = choose_ensemble(tmp_path, n_folds=2, folds=["cv"], configurations=["3d_fullres"])
+    assert chosen(pick) == (["3d_fullres"], (0, 1), TINY)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, folds=[1])) == (
+        ["2d", "3d_fullres"], (1,), TINY,
+    )  # fmt: skip
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
+    # A preset's plans with another batch size are that preset's, too.
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="tiny"))[2] == f"{TINY}_b4"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"folds": [7]},
+        {"configurations": ["3d_lowres"]},
+        {"configurations": ["2d", "3d_fullres"]},
+        {"preset": "resenc-l"},
+        {"trainer": "nnUNetTrainerDA5"},
+    ],
+)
+def test_what_is_not_trained_is_refused_with_what_is(
+    tmp_path: Path, asked: dict[str, list[str]]
+) -> None:
+    add(tmp_path, "2d", 0, 1)
+    with pytest.raises(InputError, match=r"Finished: 2d fold 0, 1 .*gi2nnunet train"):
+        choose_ensemble(tmp_path, n_folds=2, **asked)  # type: ignore[arg-type]
+
+
+def test_cv_without_a_split_is_refused(tmp_path: Path) -> None:
+    add(tmp_path, "2d", "all")
+    with pytest.raises(InputError, match="no split"):
+        choose_ensemble(tmp_path, n_folds=0, folds=["cv"])
+
+
+def test_no_model_at_all_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gi2nnunet train"):
+        choose_ensemble(tmp_path, n_folds=5)
+
+
+def test_the_name_is_fit_for_a_folder(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    name = choose_ensemble(tmp_path, n_folds=2).name
+    assert name == f"nnUNetTrainer__{TINY}__2d__fold_01"
+    assert "/" not in name

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.errors import EngineError, OutputError
+from gi2nnunet.nnunet.process import new_log, run_engine
+
+
+def test_a_failing_task_tells_its_log_and_last_lines(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "plan")
+    with pytest.raises(EngineError) as caught:
+        run_engine("no such task", {}, environment=dict(os.environ), log=log)
+    message = str(caught.value)
+    assert "ValueError: unknown task 'no such task'" in message
+    assert str(log.path) in message
+    assert "Traceback" in log.path.read_text()
+    assert caught.value.exit_code == 4
+
+
+def test_a_child_that_cannot_start_is_told(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "plan")
+    environment = {**os.environ, "PYTHONHOME": "/nowhere"}
+    with pytest.raises(EngineError, match="exit code"):
+        run_engine("devices", {}, environment=environment, log=log)
+
+
+def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """A child whose parent was killed must not live on, nor may its own children."""
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os, subprocess, sys, time\n"
+        "from gi2nnunet.nnunet.child import _end_with_parent\n"
+        "_end_with_parent()\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(os.getpid(), worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    pids = [int(pid) for pid in child.stdout.readline().split()]
+    assert all(is_running(pid) for pid in pids)
+    child.stdin.close()  # what the system does when a parent dies
+    assert child.wait(10) == -signal.SIGKILL
+    child.stdout.close()
+    deadline = time.monotonic() + 10
+    while is_running(pids[1]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pids[1])
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_logs_of_one_second_do_not_share_a_file(tmp_path: Path) -> None:
+    paths = {new_log(tmp_path / "logs", "train").path for _ in range(5)}
+    assert len(paths) == 5
+
+
+def test_a_folder_that_cannot_hold_logs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        new_log(tmp_path / "file" / "logs", "train")
+
+
+def test_last_lines_leave_out_the_steps_of_a_progress_bar(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "x")
+    log.path.write_bytes(b"one\n 1%\r 50%\r100% done\n\nlast\n")
+    assert log.last_lines() == "one\n100% done\nlast"

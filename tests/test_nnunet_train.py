@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from source_factory import write_source
+
+from gi2nnunet.dataset import convert
+from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.nnunet import train as train_module
+from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.models import TRAINING_RECORD
+from gi2nnunet.nnunet.plan import Plan, PlannedConfiguration
+from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.train import (
+    TrainingProgress,
+    TrainingResult,
+    TrainingSettings,
+    expand_folds,
+    train_folds,
+)
+from gi2nnunet.nnunet.workspace import open_workspace
+
+CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
+TWO_CARDS = Hardware(device="cuda", gpus=(0, 1), memory_gib=24.0, name="two cards")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["all"], ("all",)),
+        (["cv"], (0, 1, 2)),
+        (["2", "0"], (2, 0)),
+        (["1", "cv", "all"], (1, 0, 2, "all")),
+    ],
+)
+def test_folds_are_expanded(asked: list[str], expected: tuple[int | str, ...]) -> None:
+    assert expand_folds(asked, n_folds=3) == expected
+
+
+@pytest.mark.parametrize("asked", ["3", "-1", "x", "", "²"])
+def test_a_fold_outside_the_split_is_refused(asked: str) -> None:
+    with pytest.raises(InputError, match="folds 0 to 2"):
+        expand_folds([asked], n_folds=3)
+
+
+@pytest.mark.parametrize("asked", ["0", "cv"])
+def test_without_a_split_only_all_is_left(asked: str) -> None:
+    assert expand_folds(["all"], n_folds=0) == ("all",)
+    with pytest.raises(InputError, match="--fold all"):
+        expand_folds([asked], n_folds=0)
+
+
+class Engine:
+    """Stands in for the child process: writes the final checkpoint, records what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.cards: list[str | None] = []
+        self.failing: set[tuple[str, int | str]] = set()
+        self.together = threading.Barrier(1)
+
+    def __call__(
+        self,
+        task: str,
+        options: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str],
+        log: Any,
+        on_event: Any,
+    ) -> dict[str, Any]:
+        assert task == "train"
+        json.dumps(options)  # all of it must go through JSON
+        self.asked.append(dict(options))
+        self.cards.append(environment.get("CUDA_VISIBLE_DEVICES"))
+        self.together.wait(10)
+        if (options["configuration"], options["fold"]) in self.failing:
+            raise EngineError("out of luck")
+        folder = (
+            Path(environment["nnUNet_results"])
+            / Path(options["dataset_folder"]).name
+            / f"{options['trainer']}__{options['plans_name']}__{options['configuration']}"
+            / f"fold_{options['fold']}"
+        )
+        on_event({"event": "epoch", "epoch": 1, "epochs": 4, "train_loss": 0.5, "val_loss": 0.25,
+                  "dice": [0.1, 0.2, 0.3], "seconds": 2.0})  # fmt: skip
+        (folder / "checkpoint_final.pth").touch()
+        return {}
+
+
+class Bench:
+    """A converted tiny dataset with a made-up plan and a stand-in engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = open_workspace(folder / "w", environ={})
+        self.dataset = convert(
+            write_source(folder / "source"),
+            raw=self.workspace.raw,
+            preprocessed=self.workspace.preprocessed,
+            results=self.workspace.results,
+            folds=2,
+            holdout=0,
+            jobs=1,
+        )
+        self.engine = Engine()
+        plans_file = self.workspace.preprocessed / self.dataset.name / "gi2nnunetTinyPlans.json"
+        plans_file.write_text("{}")
+        self.plan = Plan(
+            preset=PRESETS["tiny"],
+            plans_name="gi2nnunetTinyPlans",
+            plans_file=plans_file,
+            configurations={
+                name: PlannedConfiguration(
+                    name=name,
+                    data_folder=folder,
+                    batch_size=2,
+                    patch_size=(8, 8),
+                    spacing_mm=(1, 1),
+                )
+                for name in ("2d", "3d_fullres")
+            },
+            log=None,
+        )
+
+    def train(self, **options: Any) -> tuple[TrainingResult, ...]:
+        values: dict[str, Any] = {
+            "workspace": self.workspace,
+            "environ": {},
+            "hardware": CPU,
+            "folds": (0, 1),
+            "settings": TrainingSettings(),
+        }
+        return train_folds(self.dataset, self.plan, **{**values, **options})
+
+    def folder(self, configuration: str, fold: int | str) -> Path:
+        model = f"nnUNetTrainer__gi2nnunetTinyPlans__{configuration}"
+        return self.workspace.results / self.dataset.name / model / f"fold_{fold}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    monkeypatch.setattr(train_module, "run_engine", made.engine)
+    return made
+
+
+def test_every_configuration_and_fold_is_trained_and_recorded(bench: Bench) -> None:
+    told: list[TrainingProgress] = []
+    results = bench.train(on_epoch=told.append)
+    assert [(r.configuration, r.fold, r.outcome) for r in results] == [
+        ("2d", 0, "trained"), ("2d", 1, "trained"),
+        ("3d_fullres", 0, "trained"), ("3d_fullres", 1, "trained"),
+    ]  # fmt: skip
+    record = json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())
+    assert record["settings"]["epochs"] == PRESETS["tiny"].epochs
+    assert record["settings"]["iterations"] == PRESETS["tiny"].iterations
+    assert record["label_scheme"] == "regions"
+    assert record["versions"]["nnunetv2"] == "2.8.1"
+    assert told[0].pseudo_dice == {"large_bowel": 0.1, "small_bowel": 0.2, "stomach": 0.3}
+    assert told[0].seconds_left == 6.0
+
+
+def test_finished_trainings_are_left_alone(bench: Bench) -> None:
+    bench.train(folds=(0,))
+    asked = len(bench.engine.asked)
+    results = bench.train()
+    assert [r.outcome for r in results] == ["kept", "trained", "kept", "trained"]
+    assert len(bench.engine.asked) == asked + 2
+
+
+def test_an_interrupted_training_goes_on_from_its_latest_checkpoint(bench: Bench) -> None:
+    bench.train(folds=(0,))
+    latest = bench.folder("2d", 0) / "checkpoint_latest.pth"
+    (bench.folder("2d", 0) / "checkpoint_final.pth").rename(latest)
+    (bench.folder("2d", 0) / "checkpoint_best.pth").touch()
+    results = bench.train(folds=(0,))
+    assert [r.outcome for r in results] == ["resumed", "kept"]
+    assert bench.engine.asked[-1]["resume_from"] == str(latest)
+
+
+@pytest.mark.parametrize("state", ["finished", "begun"])
+def test_other_settings_are_refused_until_restarted(bench: Bench, state: str) -> None:
+    bench.train(folds=(0,))
+    if state == "begun":
+        folder = bench.folder("2d", 0)
+        (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    other = TrainingSettings(epochs=7)
+    asked = len(bench.engine.asked)
+    with pytest.raises(InputError, match=rf"{state} with other settings \(epochs: found 40, now 7"):
+        bench.train(folds=(0,), settings=other)
+    assert len(bench.engine.asked) == asked
+    results = bench.train(folds=(0,), settings=other, restart=True)
+    assert [r.outcome for r in results] == ["trained", "trained"]
+    assert bench.engine.asked[-1]["resume_from"] is None
+    assert bench.engine.asked[-1]["epochs"] == 7
+
+
+def test_a_changed_plan_is_not_trained_on_with_old_checkpoints(bench: Bench) -> None:
+    bench.train(folds=(0,))
+    bench.plan.plans_file.write_text('{"other": 1}')
+    with pytest.raises(InputError, match="plans: found"):
+        bench.train(folds=(0,))
+
+
+def test_what_nnunet_itself_began_is_not_touched(bench: Bench) -> None:
+    folder = bench.folder("2d", 0)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint_latest.pth").touch()
+    with pytest.raises(InputError, match="nnUNetv2_train --c"):
+        bench.train(folds=(0,))
+    (folder / "checkpoint_final.pth").touch()
+    assert bench.train(folds=(0,))[0].outcome == "kept"
+
+
+def test_a_trainer_variant_keeps_its_own_length(bench: Bench) -> None:
+    bench.train(folds=(0,), settings=TrainingSettings(trainer="nnUNetTrainer_5epochs"))
+    assert bench.engine.asked[0]["epochs"] is None
+    assert bench.engine.asked[0]["iterations"] is None
+
+
+def test_cards_take_one_training_each_at_the_same_time(bench: Bench) -> None:
+    bench.engine.together = threading.Barrier(2)  # each waits for another one to run beside it
+    bench.train(hardware=TWO_CARDS)
+    assert sorted(str(card) for card in bench.engine.cards) == ["0", "0", "1", "1"]
+
+
+def test_one_failing_training_does_not_stop_the_others(bench: Bench) -> None:
+    bench.engine.failing = {("2d", 1)}
+    with pytest.raises(EngineError, match=r"1 of 4 trainings failed.*\n2d fold 1: out of luck"):
+        bench.train(hardware=TWO_CARDS)
+    bench.engine.failing = set()
+    outcomes = [r.outcome for r in bench.train(hardware=TWO_CARDS)]
+    assert outcomes == ["kept", "trained", "kept", "kept"]

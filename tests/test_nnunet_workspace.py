@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.nnunet.workspace import Workspace, engine_environment, open_workspace
+
+VARIABLES = {
+    "nnUNet_raw": "/data/raw",
+    "nnUNet_preprocessed": "/data/pre",
+    "nnUNet_results": "/data/res",
+}
+
+
+def test_the_option_counts_before_the_variables(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path, environ=VARIABLES)
+    assert workspace.raw == tmp_path / "raw"
+    assert workspace.preprocessed == tmp_path / "preprocessed"
+    assert workspace.results == tmp_path / "results"
+    assert workspace.logs == tmp_path / "logs"
+    assert workspace.chosen_by == "--workspace"
+
+
+def test_the_three_variables_count_together() -> None:
+    workspace = open_workspace(None, environ=VARIABLES)
+    assert (workspace.raw, workspace.preprocessed, workspace.results) == (
+        Path("/data/raw"), Path("/data/pre"), Path("/data/res"),
+    )  # fmt: skip
+    assert workspace.predictions.is_relative_to("/data/res")
+
+
+@pytest.mark.parametrize("missing", VARIABLES)
+def test_without_one_of_the_variables_the_default_is_used(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {name: value for name, value in VARIABLES.items() if name != missing}
+    workspace = open_workspace(None, environ=environ)
+    assert workspace.raw == tmp_path / "gi2nnunet-workspace" / "raw"
+    assert list(tmp_path.iterdir()) == []  # looking creates nothing
+
+
+def test_relative_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_workspace(Path("w"), environ={}).results == tmp_path / "w" / "results"
+
+
+def build(workspace: Workspace, **options: int | None) -> dict[str, str]:
+    values = {"processes": 3, "augmentation_processes": 2, "threads": 5, **options}
+    return engine_environment(
+        workspace, environ={"PATH": "/bin", "nnUNet_raw": "/elsewhere"}, **values
+    )
+
+
+def test_the_environment_names_the_workspace_and_the_limits(tmp_path: Path) -> None:
+    environment = build(open_workspace(tmp_path, environ={}))
+    assert environment["PATH"] == "/bin"
+    assert environment["nnUNet_raw"] == str(tmp_path / "raw")
+    assert environment["nnUNet_def_n_proc"] == "3"
+    assert environment["nnUNet_n_proc_DA"] == "2"
+    assert environment["OMP_NUM_THREADS"] == "5"
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_a_card_is_the_only_one_seen(tmp_path: Path) -> None:
+    assert build(open_workspace(tmp_path, environ={}), gpu=3)["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_plain_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    line = open_workspace(tmp_path, environ={}).plain_commands
+    assert line.startswith("export nnUNet_raw=")
+    assert f"nnUNet_results={tmp_path / 'results'}" in line
