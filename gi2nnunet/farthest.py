@@ -23,8 +23,8 @@ MARGIN = (1, 2, 2)  # background voxels around a field; how far voxels are shift
 _FIRST_SHIFTS = 6
 _CELL = (4, 8, 8)
 _MANY_POINTS = 2000  # from here on, whole cells of points are ruled out first
-_COARSE_TREE = 2000  # target voxels in the tree that gives the upper bounds
-_ROUNDS = 12
+_TREE_SIZES = (4000, 24000)  # target voxels in the trees that bound from above
+_ROUNDS = 24  # points measured one by one with each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,23 +113,47 @@ def find_farthest(field: VoxelField, source_bits: int, target_bits: int, step: F
         return distance
     surface = field.locate(_find_surface(field, field.found[in_target], target_bits)) * step
     columns = np.ascontiguousarray(surface.T)
-    coarse = cKDTree(surface[:: -(-len(surface) // _COARSE_TREE)])
+    coarse = _make_tree(surface, _TREE_SIZES[0])
     places = field.locate(points)
     if len(places) > _MANY_POINTS:
         places = _drop_near_cells(places, field.shape, columns, coarse, step)
-    at = places * step
-    above = coarse.query(at)[0]
-    below = 0.0
+    at, below = _raise_bound(places * step, 0.0, coarse, columns)
+    for size in _TREE_SIZES[1:]:
+        if len(at):
+            at, below = _raise_bound(at, below, _make_tree(surface, size), columns)
+    if len(at):
+        whole = cKDTree(surface, balanced_tree=False, compact_nodes=False)
+        below = max(below, float(whole.query(at)[0].max()))
+    return below
+
+
+def _make_tree(surface: FloatArray, size: int) -> cKDTree:
+    """Return a tree of about ``size`` of the surface's voxels, evenly taken."""
+    every = -(-len(surface) // size)
+    return cKDTree(surface[::every], balanced_tree=False, compact_nodes=False)
+
+
+def _raise_bound(
+    at: FloatArray, below: float, tree: cKDTree, columns: FloatArray
+) -> tuple[FloatArray, float]:
+    """Measure the points that promise most; drop those that cannot be farther off.
+
+    Returns
+    -------
+    tuple
+        The points that may be farther off than the farthest one measured, and its distance.
+    """
+    above = tree.query(at)[0]
     for _ in range(_ROUNDS):
-        top = int(above.argmax())
-        below = max(below, _measure(at[top], columns, float(above[top])))
-        above[top] = 0.0
         keep = above > below
         at, above = at[keep], above[keep]
         if len(at) == 0:
-            return below
-    whole = cKDTree(surface, balanced_tree=False, compact_nodes=False)
-    return max(below, float(whole.query(at)[0].max()))
+            break
+        top = int(above.argmax())
+        below = max(below, _measure(at[top], columns, float(above[top])))
+        above[top] = 0.0
+    keep = above > below
+    return at[keep], below
 
 
 def _measure(point: FloatArray, columns: FloatArray, above: float) -> float:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import distance_transform_edt
 
+from gi2nnunet import farthest
 from gi2nnunet import metric as m
 
 # --- answers by hand -------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_arrays_and_names_that_do_not_fit_are_refused():
 # --- brute force -----------------------------------------------------------------------------
 
 
-def farthest(sources, targets):
+def brute_farthest(sources, targets):
     """Compare all pairs, one by one."""
     return max(min(sqrt(((s - t) ** 2).sum()) for t in targets) for s in sources)
 
@@ -159,7 +160,7 @@ def brute_3d(pred, truth, shape, *, ten_times=False):
     if not pred or not truth or (ten_times and len(pred) > 10 * len(truth)):
         return 1.0
     a, b = (np.array(sorted(voxels)) / np.array(shape) for voxels in (pred, truth))
-    return max(farthest(a, b), farthest(b, a)) / sqrt(3)
+    return max(brute_farthest(a, b), brute_farthest(b, a)) / sqrt(3)
 
 
 def brute_edge(pixels):
@@ -174,7 +175,7 @@ def brute_2d(pred, truth, shape):
     if not pred or not truth:
         return 1.0
     a, b = (np.array(sorted(brute_edge(pixels)), float) for pixels in (pred, truth))
-    return farthest(a, b) / sqrt(shape[0] ** 2 + shape[1] ** 2)
+    return brute_farthest(a, b) / sqrt(shape[0] ** 2 + shape[1] ** 2)
 
 
 def brute_terms(pred, truth, convention):
@@ -259,9 +260,18 @@ def random_mask(rng, shape, kind):
 KINDS = ("blob", "shell", "speckle", "dots", "slab")
 
 
+@pytest.mark.parametrize("bounds", ["as they are", "coarse", "coarsest"])
 @pytest.mark.parametrize("source_kind", KINDS)
 @pytest.mark.parametrize("target_kind", KINDS)
-def test_every_way_through_the_search_equals_a_full_distance_transform(source_kind, target_kind):
+def test_every_way_through_the_search_equals_a_full_distance_transform(
+    source_kind, target_kind, bounds, monkeypatch
+):
+    """Coarse bounds leave points for the steps that masks of this size would not reach."""
+    if bounds != "as they are":
+        coarsest = bounds == "coarsest"
+        monkeypatch.setattr(farthest, "_TREE_SIZES", (1, 2) if coarsest else (20, 100))
+        monkeypatch.setattr(farthest, "_ROUNDS", 1 if coarsest else 3)
+        monkeypatch.setattr(farthest, "_MANY_POINTS", 10)
     for seed in range(3):
         rng = np.random.default_rng([seed, KINDS.index(source_kind), KINDS.index(target_kind)])
         shape = tuple(int(n) for n in rng.integers((8, 20, 20), (24, 40, 40)))

@@ -138,8 +138,8 @@ def predict_and_score(
     _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus, workspace=workspace,
-        dataset_id=dataset_id, as_json=as_json, score=True,
+        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus,
+        workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=True,
     )  # fmt: skip
 
 
@@ -173,8 +173,8 @@ def predict(
     _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus, workspace=workspace,
-        dataset_id=dataset_id, as_json=as_json, score=False,
+        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus,
+        workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=False,
     )  # fmt: skip
 
 

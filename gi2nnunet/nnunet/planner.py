@@ -21,7 +21,7 @@ from gi2nnunet.errors import InputError
 # The tiny network: patches that a small CPU passes through in well under a second.
 _TINY_FEATURES = 8
 _TINY_MOST_FEATURES = 64
-_TINY_CONVOLUTIONS = 1
+_TINY_CONVOLUTIONS = (1,) * 14  # one a stage, for as many stages as nnU-Net could plan
 _TINY_PATCH = {2: (192, 192), 3: (32, 80, 80)}
 _TINY_BATCH = {2: 8, 3: 2}
 
@@ -124,10 +124,8 @@ def _shape_planner(
             if tiny:
                 self.UNet_base_num_features = _TINY_FEATURES
                 self.UNet_max_features_2d = self.UNet_max_features_3d = _TINY_MOST_FEATURES
-                stages = len(self.UNet_blocks_per_stage_encoder)
-                self.UNet_blocks_per_stage_encoder = self.UNet_blocks_per_stage_decoder = (
-                    _TINY_CONVOLUTIONS,
-                ) * stages
+                self.UNet_blocks_per_stage_encoder = _TINY_CONVOLUTIONS
+                self.UNet_blocks_per_stage_decoder = _TINY_CONVOLUTIONS
 
         def generate_data_identifier(self, configuration_name: str) -> str:
             # nnU-Net's ResEnc planners share the default planner's folders; ours never do.

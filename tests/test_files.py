@@ -1,0 +1,101 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.errors import OutputError
+from gi2nnunet.files import part_file, read_json, replace_file, write_json
+
+
+def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path):
+    replace_file(tmp_path / "a" / "b" / "text", "ä\n")
+    replace_file(tmp_path / "bytes", b"\xff\x00\r\n")
+    assert (tmp_path / "a" / "b" / "text").read_bytes() == b"\xc3\xa4\n"
+    assert (tmp_path / "bytes").read_bytes() == b"\xff\x00\r\n"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "bytes", "text"]
+
+
+def test_a_reader_meets_the_old_content_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with part_file(path) as part:
+        part.write_text("ne")
+        assert part.parent == path.parent
+        assert part.name.startswith(".")
+        assert path.read_text() == "old"
+        part.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_writer_leaves_the_old_content_and_no_part(tmp_path, failure):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with part_file(path) as part:
+            part.write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+    write = Path.write_bytes
+
+    def fill(self, data):
+        write(self, data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OutputError, match=r"file: cannot be written \(No space left on device\)"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["under a file", "a folder in its place"])
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path, place):
+    path = tmp_path / "taken"
+    if place == "under a file":
+        path.write_text("a file")
+        path = path / "deeper"
+    else:
+        path.mkdir()
+    with pytest.raises(OutputError, match=r"taken.*cannot be written"):
+        replace_file(path, "text")
+    assert [p.name for p in tmp_path.rglob("*")] == ["taken"]
+
+
+def test_two_processes_do_not_share_a_part(tmp_path, monkeypatch):
+    with part_file(tmp_path / "file") as mine:
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        with part_file(tmp_path / "file") as theirs:
+            assert mine != theirs
+            theirs.write_text("theirs")
+        mine.write_text("mine")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_json_comes_back(tmp_path):
+    content = {"text": "ä", "list": [1, 2.5, None], "inner": {"yes": True}}
+    write_json(tmp_path / "file.json", content)
+    assert read_json(tmp_path / "file.json") == content
+    assert (tmp_path / "file.json").read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"cut": ', b"[1, 2]", b"3", b"\xff\xfe"])
+def test_a_missing_or_damaged_json_file_reads_as_an_empty_object(tmp_path, content):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) == {}
+    path.write_text(json.dumps({"whole": 1}))
+    assert read_json(path) == {"whole": 1}
