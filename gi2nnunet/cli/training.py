@@ -355,7 +355,7 @@ class _LiveTraining:
         from gi2nnunet.cli.show import format_seconds
 
         dice = ", ".join(
-            f"{organ.replace('_', ' ')} {value:.2f}"
+            f"{organ.replace('_', ' ')} {'-' if value != value else f'{value:.2f}'}"
             for organ, value in progress.pseudo_dice.items()
         )
         line = (

@@ -1,0 +1,973 @@
+import csv
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import imagecodecs
+import numpy as np
+import pytest
+from source_factory import ORGANS, MadeSource, encode_plain, make_scan, make_source, write_files
+
+import gi2nnunet.cli
+from gi2nnunet import evaluation, metric
+from gi2nnunet.cli import options, training
+from gi2nnunet.labels import LABEL_SCHEMES
+from gi2nnunet.nnunet import plan, presets, train
+from gi2nnunet.nnunet.predict import PredictedScan
+from gi2nnunet.submission import encode_scan
+from gi2nnunet.volumes import write_volume
+
+NAME = "Dataset501_UWGI"
+SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, without nnU-Net's variables."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here, monkeypatch, capsys):
+    """Runs the command line in this process; gives exit code, output and error text."""
+
+    def run_command(*args):
+        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            gi2nnunet.cli.main()
+        except SystemExit as done:
+            code = done.code or 0
+        out, err = capsys.readouterr()
+        return code, out, re.sub(r"[\s│╭╮╰╯─]+", " ", err)
+
+    return run_command
+
+
+def tree(folder):
+    """Every file and folder under a folder, files with their content's digest."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else None
+        for path in folder.rglob("*")
+    }
+
+
+def read_csv(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+# -- help
+
+
+def test_help_names_every_command_and_every_command_has_help_with_an_example(run):
+    code, out, _ = run("--help")
+    commands = (
+        "phantom", "convert", "plan", "train", "predict-and-score", "predict", "encode", "score",
+    )  # fmt: skip
+    assert code == 0
+    for command in commands:
+        assert f" {command} " in out
+        code, text, _ = run(command, "--help")
+        assert code == 0
+        assert f"Example: gi2nnunet {command} " in text
+    registered = {c.name for c in gi2nnunet.cli.app.registered_commands}
+    assert set(commands) <= registered
+
+
+def test_version_is_printed(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert re.fullmatch(r"gi2nnunet \S+ \(nnunetv2 \S+\)\n", out)
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "gi2nnunet", "no-such-command"], capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"no-such-command" in done.stderr
+
+
+def test_choices_are_those_of_the_library():
+    """They are written out in the command line, whose help must not import the library."""
+    assert get_args(options.MetricName) == metric.CONVENTIONS
+    assert get_args(options.SchemeName) == LABEL_SCHEMES
+    assert get_args(training.PresetChoice) == ("auto", *presets.PRESET_NAMES)
+
+
+# -- phantom, convert
+
+
+def test_phantom_then_convert_write_whole_trees(run, here):
+    code, out, err = run(
+        "phantom", "source", "--patients", 5, "--days", 1, "--size", "48x40x8@6", "--easy",
+        "--test-patients", 1, "--sample", "filled", "--truth", "truth.csv", "--jobs", 1,
+    )  # fmt: skip
+    assert code == 0
+    assert out.splitlines()[0].startswith(
+        "source: 5 training scans of 5 patients, 1 test scan of 1 patient; 48 slices, "
+    )
+    assert "painting scans: 6 of 6" in err
+    assert "gi2nnunet convert source" in err
+    files = set(tree(here)) - {"truth.csv"}
+    images = {name for name in files if name.endswith(".png")}
+    assert len(images) == 48
+    assert {Path(name).parts[1] for name in images} == {"train", "test"}
+    tables = {"source/train.csv", "source/sample_submission.csv"}
+    assert {n for n in files if (here / n).is_file()} == images | tables
+    assert len(read_csv(here / "truth.csv")) == 8 * 3
+
+    code, out, err = run("convert", "source", "--jobs", 1)
+    assert code == 0
+    workspace = here / "gi2nnunet-workspace"
+    assert out == (
+        f"{workspace}/raw/{NAME}: 4 training scans of 4 patients, 1 held-out scan of 1 patient, "
+        "1 unlabelled test scan of 1 patient; 4 folds\n"
+    )
+    assert "Warning: 4 folds instead of 5" in err
+    assert f"Workspace: {workspace} (the default)" in err
+    assert err.strip().endswith("Next: gi2nnunet train --fold all")
+    found = {name for name in tree(workspace) if (workspace / name).is_file()}
+    raw = f"raw/{NAME}"
+    assert len(found) == 6 + 5 + 6
+    assert {n for n in found if not n.endswith(".nii.gz")} == {
+        f"preprocessed/{NAME}/splits_final.json",
+        *(
+            f"{raw}/{name}"
+            for name in (
+                "dataset.json", "manifest.json", "sample_submission.csv", "splits_final.json",
+                "truth.csv",
+            )
+        ),
+    }  # fmt: skip
+    counts = {
+        folder: sum(n.startswith(f"{raw}/{folder}/") for n in found)
+        for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+    }
+    assert counts == {"imagesTr": 4, "labelsTr": 4, "imagesTs": 2, "labelsTs": 1}
+
+    before = tree(here)
+    assert run("convert", "source")[0] == 0
+    assert tree(here) == before
+
+
+def test_convert_takes_its_options(run, here):
+    write_files(here / "source", make_source().files())
+    code, out, err = run(
+        "convert", "source", "-w", "my space", "--id", 7, "--name", "Gut", "--labels", "exclusive",
+        "--folds", 2, "--holdout", 0, "--seed", 3,
+    )  # fmt: skip
+    assert code == 0
+    assert out == f"{here}/my space/raw/Dataset007_Gut: 4 training scans of 3 patients; 2 folds\n"
+    assert "Next: gi2nnunet train --fold all --workspace 'my space'" in err
+    manifest = json.loads((here / "my space/raw/Dataset007_Gut/manifest.json").read_text())
+    said = {"dataset_id": 7, "name": "Gut", "labels": "exclusive", "folds": 2, "holdout": 0,
+            "seed": 3}  # fmt: skip
+    assert said.items() <= manifest["options"].items()
+
+
+def test_nnunet_variables_name_the_workspace_where_all_are_set(run, here, monkeypatch):
+    write_files(here / "source", make_source().files())
+    for name in ("raw", "preprocessed"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(here / "mine" / name))
+    _, _, err = run("train")
+    assert "gi2nnunet-workspace" in err
+    monkeypatch.setenv("nnUNet_results", str(here / "mine" / "results"))
+    code, out, err = run("convert", "source")
+    assert code == 0
+    assert "nnU-Net's environment variables" in err
+    assert out.startswith(f"{here}/mine/raw/{NAME}")
+    assert (here / "mine" / "preprocessed" / NAME / "splits_final.json").is_file()
+    assert not (here / "gi2nnunet-workspace").exists()
+    _, out, _ = run("convert", "source", "--workspace", "other")
+    assert out.startswith(f"{here}/other/raw/{NAME}")
+
+
+def test_eight_bit_slices_are_a_warning(run, here):
+    files = make_source().files()
+    for name in [n for n in files if "case10_day0" in n]:
+        files[name] = imagecodecs.png_encode(
+            (imagecodecs.png_decode(files[name]) >> 8).astype("u1")
+        )
+    write_files(here / "source", files)
+    code, _, err = run("convert", "source")
+    assert code == 0
+    assert "Warning: 8-bit slices in case10_day0" in err
+
+
+def test_known_bad_scans_are_named_and_left_out(run, here):
+    write_files(here / "source", make_source((*SCANS, "case7_day0")).files())
+    code, out, err = run("convert", "source", "--holdout", 0)
+    assert code == 0
+    assert "4 training scans" in out
+    assert re.search(r"Warning: .*case7_day0.*wrong masks", err)
+    code, out, _ = run("convert", "source", "--holdout", 0, "--keep-known-bad", "-w", "other")
+    assert code == 0
+    assert "5 training scans" in out
+
+
+# -- bad sources
+
+
+def picture(files, scan_id, number):
+    return next(n for n in files if f"{scan_id}/scans/slice_{number:04d}_" in n)
+
+
+def edit_rows(change):
+    """Change train.csv's lines; the first row of a mask comes first."""
+
+    def edit(files):
+        header, *rows = files["train.csv"].decode().splitlines()
+        rows.sort(key=lambda row: (row.endswith(","), row))
+        files["train.csv"] = "\n".join(change([header, *rows])).encode() + b"\n"
+
+    return edit
+
+
+def with_rle(text):
+    return edit_rows(lambda rows: [rows[0], rows[1].rpartition(",")[0] + f",{text}", *rows[2:]])
+
+
+FIRST_ROW = "case10_day0_slice_0002, large_bowel"  # 16 - 2 rows of 12 + 1 columns
+
+
+def with_picture(change, name=None):
+    """Change the third slice of case2_day10, its bytes or its name."""
+
+    def edit(files):
+        old = picture(files, "case2_day10", 3)
+        content = change(files.pop(old))
+        if content is not None:
+            files[name(old) if name else old] = content
+
+    return edit
+
+
+def recode(change):
+    return with_picture(lambda data: imagecodecs.png_encode(change(imagecodecs.png_decode(data))))
+
+
+def drop_everything(files):
+    files.clear()
+    files["notes.txt"] = b"hello"
+
+
+THIRD = "case2_day10/scans/slice_0003_13_14_"
+BAD_SOURCES = {
+    "not a source": (drop_everything, ["source: is not a source", "expected the folder or zip"]),
+    "no train.csv": (
+        lambda files: files.pop("train.csv"),
+        ["source: has a train/ folder but no train.csv", "Put the competition's train.csv"],
+    ),
+    "wrong columns": (
+        edit_rows(lambda rows: ["id,organ,segmentation", *rows[1:]]),
+        [
+            "source/train.csv: found the columns ['id', 'organ', 'segmentation']",
+            "expected id, class and segmentation",
+            "Give a CSV of the competition's form",
+        ],
+    ),
+    "bad id": (
+        edit_rows(lambda rows: [rows[0], *rows[1:], "case2_slice_0001,stomach,"]),
+        [
+            "source/train.csv, line 62",
+            "found id 'case2_slice_0001'",
+            "expected an id such as case123_day20_slice_0065",
+            "Correct these rows",
+        ],
+    ),
+    "unknown organ": (
+        edit_rows(lambda rows: [rows[0], rows[1].replace("large_bowel", "liver"), *rows[2:]]),
+        [
+            "source/train.csv, line 2 (case10_day0_slice_0002)",
+            "found class 'liver'",
+            "expected large_bowel, small_bowel, stomach",
+            "Correct these rows",
+        ],
+    ),
+    "a row twice": (
+        edit_rows(lambda rows: [*rows, rows[1]]),
+        [
+            "source/train.csv, line 62: found a second row for case10_day0_slice_0002, large_bowel",
+            "expected one row a slice and organ",
+            "Correct these rows",
+        ],
+    ),
+    "a row without image": (
+        with_picture(lambda data: None),
+        [
+            "source/train.csv, case2_day10_slice_0003: found rows without an image",
+            "expected a PNG for every row",
+            "--allow-missing",
+        ],
+    ),
+    "an image without row": (
+        edit_rows(lambda rows: [row for row in rows if "case2_day10_slice_0003" not in row]),
+        [
+            f"train/case2/{THIRD}",
+            "found an image without rows",
+            "expected 3 rows in",
+            "--allow-missing",
+        ],
+    ),
+    "one row of three": (
+        edit_rows(lambda rows: [rows[0], *rows[2:]]),
+        ["source/train.csv, case10_day0_slice_0002: found 2 of 3 rows", "--allow-missing"],
+    ),
+    "a gap": (
+        lambda files: (
+            with_picture(lambda data: None)(files),
+            edit_rows(lambda rows: [r for r in rows if "case2_day10_slice_0003" not in r])(files),
+        ),
+        [
+            "source, train, case2_day10: found no slice 3",
+            "expected every slice from 1 to 5",
+            "Correct these in",
+        ],
+    ),
+    "a slice of another size": (
+        with_picture(lambda data: data, lambda name: name.replace("_13_14_", "_14_13_")),
+        [
+            "case2_day10/scans/slice_0003_14_13_",
+            "found 14 x 13 at",
+            "expected 13 x 14 at",
+            "Correct these in",
+        ],
+    ),
+    "a slice of another spacing": (
+        with_picture(lambda data: data, lambda name: name.replace("_1.63_", "_1.50_")),
+        [
+            "slice_0003_13_14_1.50_1.25.png: found 13 x 14 at (1.25, 1.5) mm",
+            "expected 13 x 14 at (1.25, 1.63) mm",
+            "Correct these in",
+        ],
+    ),
+    "a truncated PNG": (
+        with_picture(lambda data: data[:-30]),
+        [
+            f"source, train/case2/{THIRD}",
+            "found a truncated or damaged PNG",
+            "expected a greyscale PNG of 13 x 14 pixels",
+            "download them again",
+        ],
+    ),
+    "an empty PNG": (
+        with_picture(lambda data: b""),
+        [THIRD, "found an empty file", "download them again"],
+    ),
+    "a colour PNG": (
+        recode(lambda image: np.stack([image] * 3, axis=-1)),
+        [THIRD, "found 13 x 14 pixels, RGB, 16 bits", "expected a greyscale PNG of 13 x 14"],
+    ),
+    "a PNG of another size than its name says": (
+        recode(lambda image: image[:, :-1].copy()),
+        [THIRD, "found 12 x 14 pixels", "expected a greyscale PNG of 13 x 14 pixels"],
+    ),
+    "a transposed PNG": (
+        recode(lambda image: image.T.copy()),
+        [THIRD, "found 14 x 13 pixels", "expected a greyscale PNG of 13 x 14 pixels"],
+    ),
+    "RLE with odd count": (with_rle("1 2 3"), [FIRST_ROW, "found RLE", "1 2 3"]),
+    "RLE with zero": (with_rle("0 2"), [FIRST_ROW, "found RLE", "0"]),
+    "RLE of no length": (with_rle("3 0"), [FIRST_ROW, "found RLE", "0"]),
+    "RLE with a negative number": (with_rle("-4 2"), [FIRST_ROW, "found RLE", "-4"]),
+    "RLE with text": (with_rle("1 two"), [FIRST_ROW, "found RLE", "two"]),
+    "RLE unsorted": (with_rle("50 2 20 2"), [FIRST_ROW, "found RLE", "50"]),
+    "RLE overlapping": (with_rle("20 9 25 2"), [FIRST_ROW, "found RLE", "20"]),
+    "RLE past the end": (with_rle("190 4"), [FIRST_ROW, "found RLE", "192"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_a_bad_source_is_refused_and_nothing_is_written(run, here, case):
+    spoil, fragments = BAD_SOURCES[case]
+    files = make_source(SCANS).files()
+    spoil(files)
+    write_files(here / "source", files)
+    before = tree(here)
+    code, out, err = run("convert", "source")
+    assert (code, out) == (3, "")
+    for fragment in fragments:
+        assert fragment in err
+    if "RLE" in case:
+        assert "expected" in err
+        assert "Correct these" in err
+    assert "Error: " in err
+    assert "Traceback" not in err
+    # At most the workspace itself has been made, with nothing in it.
+    allowed = {"gi2nnunet-workspace": None, "gi2nnunet-workspace/raw": None}
+    assert tree(here) | allowed == before | allowed
+
+
+def test_all_that_is_wrong_is_told_together(run, here):
+    files = make_source(SCANS).files()
+    with_rle("1 2 3")(files)
+    for number in (2, 4):
+        files[picture(files, "case2_day10", number)] = b""
+    write_files(here / "source", files)
+    code, _, err = run("convert", "source")
+    assert code == 3
+    assert FIRST_ROW in err
+    assert "slice_0002" in err
+    assert "slice_0004" in err
+
+
+# -- other input
+
+
+@pytest.fixture
+def converted(run, here):
+    """A converted source, two held-out scans or more among its four."""
+    write_files(here / "source", make_source(SCANS).files())
+    assert run("convert", "source", "--holdout", 0.4)[0] == 0
+    return here
+
+
+TRUTH = "id,class,segmentation,image_height,image_width\n"
+ROW = "case1_day0_slice_0001"
+REFUSED = {
+    # What is asked; the exit code; what is said.
+    "no such source": ("convert nowhere", 3, ["nowhere: no such file or folder", "Give the"]),
+    "a text file as source": (
+        "convert truth.csv", 3, ["truth.csv: neither a folder nor a readable"],
+    ),
+    "too many folds": (
+        "convert source --folds 4 -w w", 3,
+        ["folds: found 4 for 3 training patients", "expected at most one fold a patient",
+         "Ask for fewer folds"],
+    ),
+    "too large a hold-out": ("convert source --holdout 0.9 -w w", 3, ["found 0.9 of 3 patients"]),
+    "another hold-out word": (
+        "convert source --holdout most", 2, ["--holdout", "'most'", "mle-bench"],
+    ),
+    "another label scheme": (
+        "convert source --labels both", 2, ["--labels", "'both'", "exclusive"],
+    ),
+    "an id out of range": ("convert source --id 1000", 2, ["--id", "999"]),
+    "a bad name": ("convert source --name ../up", 3, ["'../up'", "letters, digits"]),
+    "a file as workspace": ("convert source -w truth.csv", 2, ["truth.csv", "is a file"]),
+    "an occupied phantom": ("phantom source", 3, ["source: is not empty", "give another folder"]),
+    "a bad phantom size": ("phantom p --size 30x30", 2, ["--size", "'30x30'", "266x266x144"]),
+    "masks without sizes": ("phantom p --labels truth.csv", 2, ["--labels", "needs --sizes"]),
+    "train, no dataset": ("train -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"]),
+    "plan, no dataset": ("plan -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"]),
+    "predict-and-score, no dataset": (
+        "predict-and-score -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"],
+    ),
+    "predict, no dataset": (
+        "predict source -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"],
+    ),
+    "another dataset": ("train --id 9", 3, ["Dataset009", "gi2nnunet convert SOURCE"]),
+    "predict-and-score, no model": (
+        "predict-and-score", 3,
+        [f"results/{NAME}: holds no finished model", "gi2nnunet train --fold all"],
+    ),
+    "predict, no model": ("predict source", 3, ["holds no finished model", "gi2nnunet train"]),
+    "an unknown fold": (
+        "train --fold 2 --fold 7", 3,
+        ["--fold 2: the split has the folds 0 to 1", "all for one model on every scan"],
+    ),
+    "a fold that is none": (
+        "train --fold first", 3, ["--fold first: the split has the folds 0 to"],
+    ),
+    "an unknown preset": ("train --preset huge", 2, ["--preset", "'huge'", "resenc-xl"]),
+    "auto on a CPU": (
+        "train --device cpu", 3, ["--preset auto: found no GPU", "Use --preset tiny"],
+    ),
+    "a bad patch size": ("train --patch-size 12", 2, ["--patch-size", "'12'", "192x192"]),
+    "a patch size of zero": ("plan --patch-size 0x12", 2, ["--patch-size", "'0x12'", "192x192"]),
+    "no epochs": ("train --epochs 0", 2, ["--epochs", "1"]),
+    "an unknown device": ("train --device tpu", 2, ["--device", "'tpu'", "cuda"]),
+    "GPUs on a CPU": ("train --device cpu --gpus 2", 3, ["--gpus 2", "--device cpu"]),
+    "weights that are not there": ("train --pretrained-weights no.pth", 2, ["no.pth", "not exist"]),
+    "an unknown metric": (
+        "predict-and-score --metric dice", 2, ["--metric", "'dice'", "per-class"],
+    ),
+    "a file as output": ("predict-and-score --out truth.csv", 2, ["truth.csv", "is a file"]),
+    "encode without volumes": ("encode source --out o.csv", 3, ["source: holds no NIfTI image"]),
+    "encode of nothing": ("encode nowhere --out o.csv", 3, ["nowhere: no such file or folder"]),
+    "encode without output": ("encode source", 2, ["--out"]),
+    "an unknown scheme": ("encode source --out o.csv --labels x", 2, ["--labels", "'x'", "auto"]),
+    "score by an unknown metric": ("score truth.csv truth.csv --metric x", 2, ["--metric", "'x'"]),
+    "score of no file": (
+        "score none.csv truth.csv", 3, ["none.csv: no such file", "Give the path"],
+    ),
+    "score of a folder": ("score source truth.csv", 3, ["source: cannot be read"]),
+    "score against another truth": (
+        "score right.csv source/train.csv", 3,
+        ["right.csv: found no row for case", "... and ", "of the 60 rows of source/train.csv"],
+    ),
+    "score without sizes": (
+        "score source/train.csv source/train.csv", 3,
+        ["source/train.csv: the image size of", "expected the columns image_height and",
+         "--images SOURCE"],
+    ),
+    "a missing row": (
+        "score missing.csv truth.csv", 3,
+        [f"missing.csv: found no row for {ROW}, stomach", "expected one",
+         "Give one row for each of the 3 rows of truth.csv and no other"],
+    ),
+    "an extra row": (
+        "score extra.csv truth.csv", 3,
+        ["extra.csv, line 5 (case1_day0_slice_0002, stomach)", "found a row that the truth does",
+         "expected the rows of truth.csv", "Give one row for each"],
+    ),
+    "a doubled row": (
+        "score doubled.csv truth.csv", 3,
+        [f"doubled.csv, line 5: found a second row for {ROW}, large_bowel",
+         "expected one row a slice and organ", "Correct these rows of doubled.csv"],
+    ),
+    "a bad RLE": (
+        "score rle.csv truth.csv", 3,
+        [f"rle.csv, line 2 ({ROW}, large_bowel): found RLE", "expected", "Correct these rows"],
+    ),
+    "another order for mle-bench": (
+        "score order.csv truth.csv --metric mle-bench", 3,
+        ["order.csv, line 2", "another order", "Sort the submission like the truth"],
+    ),
+    "an unknown command": ("trian", 2, ["trian"]),
+    "an unknown option": ("train --epoch-count 3", 2, ["--epoch-count"]),
+}  # fmt: skip
+
+
+def write_tables(folder):
+    """The truth of one slice, and submissions that are wrong in one way each."""
+    rows = [f"{ROW},{organ},1 2" for organ in ORGANS]
+    (folder / "truth.csv").write_text(TRUTH + "".join(f"{row},4,5\n" for row in rows))
+    tables = {
+        "right": rows,
+        "missing": rows[:2],
+        "extra": [*rows, "case1_day0_slice_0002,stomach,"],
+        "doubled": [*rows, rows[0]],
+        "rle": [f"{ROW},large_bowel,20 2", *rows[1:]],
+        "order": rows[::-1],
+    }
+    for name, lines in tables.items():
+        text = "\n".join(["id,class,predicted", *lines, ""])
+        (folder / f"{name}.csv").write_text(text)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_done_is_refused_and_changes_nothing(run, converted, case):
+    line, wanted, fragments = REFUSED[case]
+    write_tables(converted)
+    before = tree(converted)
+    code, out, err = run(*line.split())
+    assert (code, out) == (wanted, "")
+    for fragment in fragments:
+        assert fragment in err
+    assert "Traceback" not in err
+    assert tree(converted) == before
+
+
+def test_a_gpu_that_is_not_there_is_refused(run, converted, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    before = {name for name in tree(converted) if (converted / name).is_file()}
+    code, out, err = run("train", "--device", "cuda", "--preset", "tiny")
+    assert (code, out) == (3, "")
+    assert "--device cuda: found 0 CUDA GPUs" in err
+    assert "use --device cpu" in err
+    assert {name for name in tree(converted) if (converted / name).is_file()} == before
+
+
+def test_another_split_after_training_is_refused(run, converted):
+    finish_model(converted)
+    before = tree(converted)
+    code, out, err = run("convert", "source", "--holdout", 0)
+    assert (code, out) == (3, "")
+    assert "a model was trained on" in err
+    assert "Convert into another workspace or under another number (--id, --name)" in err
+    assert tree(converted) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("convert source -w truth.csv/inner", "truth.csv/inner"),
+        ("phantom truth.csv/inner --size 32x32x4 --patients 1 --jobs 1", "truth.csv/inner"),
+        (f"encode gi2nnunet-workspace/raw/{NAME} --out truth.csv/o.csv", "truth.csv/o.csv"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_an_output_error(run, converted, line, said):
+    write_tables(converted)
+    before = tree(converted)
+    code, out, err = run(*line.split())
+    assert (code, out) == (5, "")
+    assert re.search(rf"Error: .*{said}\S*: cannot be (written|prepared)", err)
+    assert "Traceback" not in err
+    assert tree(converted) == before
+
+
+# -- score, encode
+
+
+def test_encode_then_score_of_the_truth_itself(run, converted):
+    dataset = converted / "gi2nnunet-workspace" / "raw" / NAME
+    code, out, err = run("encode", dataset, "--out", "sub/mine.csv")
+    assert (code, err) == (0, "")
+    assert out == "sub/mine.csv: 60 rows of 4 scans\n"
+    rows = {(r["id"], r["class"]): r["predicted"] for r in read_csv(converted / "sub/mine.csv")}
+    assert rows == {(a, b): c for a, b, c in make_source(SCANS).rows}
+
+    code, out, _ = run("score", "sub/mine.csv", dataset / "truth.csv")
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "Score 1.00000 = 0.4 x Dice 1.00000 + 0.6 x (1 - Hausdorff 0.00000); convention per-class"
+    )
+    for word in ("case10_day0", "large bowel", "small bowel", "stomach", "all"):
+        assert word in out
+    for arguments in (("--images", "source"), ("--images", "source", "--jobs", "1")):
+        code, out, _ = run("score", "sub/mine.csv", "source/train.csv", *arguments)
+        assert code == 0
+        assert "Score 1.00000" in out
+
+
+@pytest.mark.parametrize("convention", metric.CONVENTIONS)
+def test_json_is_one_object_on_standard_output(run, here, convention):
+    write_tables(here)
+    text = (here / "right.csv").read_text()
+    worse = text.replace("large_bowel,1 2", "large_bowel,1 1").replace("stomach,1 2", "stomach,")
+    (here / "worse.csv").write_text(worse)
+    code, out, _ = run("score", "worse.csv", "truth.csv", "--metric", convention, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert {"score", "dice", "hausdorff", "metric", "per_organ"} <= set(found)
+    assert found["metric"] == convention
+    assert tuple(found["per_organ"]) == ORGANS
+    assert found["per_organ"]["large_bowel"]["dice"] == pytest.approx(2 / 3)
+    assert found["dice"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert found["score"] == pytest.approx(0.4 * found["dice"] + 0.6 * (1 - found["hausdorff"]))
+    _, table, _ = run("score", "worse.csv", "truth.csv", "--metric", convention)
+    assert f"Score {found['score']:.5f} =" in table
+
+
+def test_json_without_anything_to_score_is_still_json(run, here):
+    rows = "".join(f"{ROW},{organ},,4,5\n" for organ in ORGANS)
+    (here / "truth.csv").write_text(TRUTH + rows)
+    code, out, _ = run("score", "truth.csv", "truth.csv", "--json")
+    assert code == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(out, parse_constant=refuse)
+    assert found["per_organ"]["stomach"]["dice"] is None
+
+
+def test_encode_warns_about_what_it_assumes(run, here):
+    write_volume(here / "in" / "case1_day0.nii.gz", make_scan("a").bits, spacing_mm=(3, 1, 1))
+    code, out, err = run("encode", "in", "--out", "o.csv")
+    assert (code, out) == (0, "o.csv: 15 rows of 1 scan\n")
+    assert err.count("Warning: ") == 2
+    assert run("encode", "in", "--out", "o.csv", "--labels", "exclusive")[0] == 3
+
+
+# -- plan, train: the engine's place is taken by records of what it was asked
+
+
+class Engine:
+    """Stands for planning and training; remembers what was asked."""
+
+    def __init__(self, monkeypatch):
+        self.planned, self.trained = [], []
+        monkeypatch.setattr(plan, "plan_dataset", self.plan)
+        monkeypatch.setattr(train, "train_folds", self.train)
+
+    def plan(self, dataset, **asked):
+        self.planned.append(asked)
+        asked["progress"](1, 1, "planning")
+        planned = {
+            name: plan.PlannedConfiguration(
+                name=name,
+                data_folder=Path(f"data_{name}"),
+                batch_size=3,
+                patch_size=(32, 40),
+                spacing_mm=(1.5, 1.63),
+            )
+            for name in asked["configurations"]
+        }
+        return plan.Plan(
+            preset=asked["preset"],
+            plans_name="somePlans",
+            plans_file=Path("somePlans.json"),
+            configurations=planned,
+            log=Path("plan.log"),
+        )
+
+    def train(self, dataset, planned, **asked):
+        self.trained.append(asked)
+        results = []
+        for name in planned.configurations:
+            for fold in asked["folds"]:
+                asked["on_start"](name, fold, Path(f"{name}.log"))
+                asked["on_epoch"](
+                    train.TrainingProgress(
+                        configuration=name,
+                        fold=fold,
+                        epoch=1,
+                        epochs=2,
+                        train_loss=-0.25,
+                        val_loss=-0.2,
+                        pseudo_dice=dict(zip(ORGANS, (0.5, 0.25, float("nan")), strict=True)),
+                        epoch_seconds=2.0,
+                        seconds_left=7200.0,
+                    )
+                )
+                results.append(
+                    train.TrainingResult(
+                        configuration=name,
+                        fold=fold,
+                        folder=Path(f"{name}_{fold}"),
+                        outcome="resumed" if name == "2d" else "kept",
+                        log=None,
+                    )
+                )
+        return tuple(results)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    return Engine(monkeypatch)
+
+
+def test_train_asks_for_what_its_options_say(run, converted, engine):
+    (converted / "w.pth").touch()
+    code, out, err = run(
+        "train", "--device", "cpu", "--preset", "tiny", "--fold", "cv", "--config", "2d",
+        "--epochs", 3, "--iterations", 4, "--lr", 0.5, "--batch-size", 5, "--patch-size", "32x48",
+        "--patch-size", "8X16X24", "--trainer", "nnUNetTrainerNoMirroring", "--restart",
+        "--nnunet-validation", "--pretrained-weights", "w.pth", "--jobs", 2,
+    )  # fmt: skip
+    assert code == 0
+    (planned,), (trained,) = engine.planned, engine.trained
+    assert planned["preset"].name == "tiny"
+    assert planned["configurations"] == ("2d",)
+    assert (planned["batch_size"], planned["jobs"]) == (5, 2)
+    assert planned["patch_sizes"] == [[32, 48], [8, 16, 24]]
+    assert trained["settings"] == train.TrainingSettings(
+        trainer="nnUNetTrainerNoMirroring",
+        epochs=3,
+        iterations=4,
+        learning_rate=0.5,
+        pretrained_weights=str(converted / "w.pth"),
+    )
+    assert trained["folds"] == (0, 1)
+    assert (trained["restart"], trained["nnunet_validation"], trained["jobs"]) == (True, True, 2)
+    assert trained["hardware"].device == "cpu"
+    assert "Training every one of the split's 2 folds (cv)." in err
+    assert "2d, fold 1: log 2d.log" in err
+    assert (
+        "2d, fold 0: epoch 1 of 2, loss -0.250, pseudo Dice large bowel 0.50, small bowel 0.25, "
+        "stomach -, 2 h 00 min left"
+    ) in err
+    assert out.splitlines() == [
+        "2d, fold 0: resumed and finished: 2d_0",
+        "2d, fold 1: resumed and finished: 2d_1",
+    ]
+    assert err.strip().endswith("Next: gi2nnunet predict-and-score")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folds", "said"),
+    [
+        ([], ("all",), "one model on all 3 training scans (fold all)"),
+        (["--fold", "all"], ("all",), "one model on all 3 training scans (fold all)"),
+        (["--fold", "1"], (1,), "Training fold 1 of the split's 2."),
+        (["-f", "1", "-f", "0"], (1, 0), "Training every one of the split's 2 folds (cv)."),
+    ],
+)
+def test_train_says_what_it_is_doing(run, converted, engine, arguments, folds, said):
+    code, out, err = run("train", "--device", "cpu", "--preset", "tiny", *arguments)
+    assert code == 0
+    assert engine.trained[0]["folds"] == folds
+    assert engine.planned[0]["configurations"] == ("2d", "3d_fullres")
+    assert said in err
+    assert "Computing on: CPU" in err
+    assert "preset: tiny" in err
+    assert f"3d_fullres, fold {folds[0]}: was finished before, left alone" in out
+
+
+def test_plan_prints_what_was_planned(run, converted, engine):
+    code, out, err = run("plan", "--device", "cpu", "--preset", "resenc-m", "-c", "2d")
+    assert code == 0
+    assert engine.planned[0]["preset"].name == "resenc-m"
+    assert "32 x 40" in out
+    assert "1.50 x 1.63" in out
+    assert out.splitlines()[-1] == "somePlans.json"
+    assert "Log: plan.log" in err
+    assert engine.trained == []
+
+
+# -- predict: the engine's place is taken by a network that knows the truth
+
+
+def finish_model(folder, *, folds=("all",), plans="gi2nnunetTinyPlans"):
+    for fold in folds:
+        place = folder / "gi2nnunet-workspace" / "results" / NAME
+        place = place / f"nnUNetTrainer__{plans}__2d" / f"fold_{fold}"
+        place.mkdir(parents=True)
+        (place / "checkpoint_final.pth").touch()
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    """Predicts what is true, but no stomach."""
+    truth = {**make_source(SCANS).truth, "case9_day9": make_scan("case9_day9")}
+
+    def predict(ensemble, scans, *, on_scan, **asked):
+        done = []
+        for scan in scans:
+            bits = truth[scan.scan_id].bits & np.uint8(3)
+            rows = tuple(encode_scan(scan.scan_id, scan.numbers, bits))
+            done.append(PredictedScan(scan_id=scan.scan_id, rows=rows, seconds=2.0))
+            on_scan(len(done), len(scans), done[-1])
+        oracle_asked.append(asked)
+        return tuple(done)
+
+    oracle_asked = []
+    monkeypatch.setattr(evaluation, "predict_scans", predict)
+    return oracle_asked
+
+
+def test_predict_and_score_of_held_out_scans(run, converted, oracle):
+    finish_model(converted)
+    before = tree(converted)
+    code, out, err = run("predict-and-score", "--device", "cpu")
+    assert code == 0
+    assert "Models: 2d, fold all, nnUNetTrainer, gi2nnunetTinyPlans" in err
+    assert "the held-out test scans" in err
+    assert "Standing: held-out" in out
+    made = sorted(set(tree(converted)) - set(before))
+    home = next(name for name in made if name.endswith("/submission.csv")).rpartition("/")[0]
+    assert home.startswith("gi2nnunet-workspace/predictions/held-out/")
+    files = {name for name in made if (converted / name).is_file()}
+    assert files == {f"{home}/{name}" for name in ("submission.csv", "score.json", "score.csv")}
+    assert [line for line in out.splitlines() if line.startswith("/")] == [
+        str(converted / home / name) for name in ("submission.csv", "score.json", "score.csv")
+    ]
+    kept = json.loads((converted / home / "score.json").read_text())
+    assert kept["standing"] == "held-out"
+    assert kept["per_organ"]["stomach"]["dice"] == 0
+    assert kept["per_organ"]["large_bowel"]["dice"] == 1
+    assert kept["dice"] == pytest.approx(2 / 3, abs=0.05)
+    per_scan = read_csv(converted / home / "score.csv")
+    rows = read_csv(converted / home / "submission.csv")
+    held = {row["id"].partition("_slice")[0] for row in rows}
+    assert {row["scan_id"] for row in per_scan} == held
+    assert all(float(row["stomach_hausdorff"]) == 1 for row in per_scan)
+    # What was written is what score says of it.
+    truth = converted / "gi2nnunet-workspace" / "raw" / NAME / "truth.csv"
+    only = [line for line in truth.read_text().splitlines() if line.partition("_slice")[0] in held]
+    (converted / "held.csv").write_text(TRUTH + "\n".join([*only, ""]))
+    _, again, _ = run("score", converted / home / "submission.csv", "held.csv", "--json")
+    assert json.loads(again)["score"] == kept["score"]
+
+
+def test_predict_and_score_out_of_fold_by_mle_bench(run, here, oracle):
+    """Its rows are paired by position, so scans must come in the order of the truth."""
+    write_files(here / "source", make_source(SCANS).files())
+    assert run("convert", "source", "--holdout", 0)[0] == 0
+    finish_model(here, folds=(0, 1, 2))
+    code, out, _ = run("predict-and-score", "--device", "cpu", "--metric", "mle-bench")
+    assert code == 0
+    assert "Standing: out-of-fold" in out
+    assert "convention mle-bench" in out
+    assert set(oracle[0]["folds"]) == set(SCANS)
+
+
+def test_predict_and_score_in_sample_is_marked(run, here, oracle):
+    write_files(here / "source", make_source(SCANS).files())
+    assert run("convert", "source", "--holdout", 0)[0] == 0
+    finish_model(here)
+    code, out, _ = run("predict-and-score", "--device", "cpu")
+    assert code == 0
+    assert "Standing: IN-SAMPLE: these scans were trained on" in out
+
+
+def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
+    finish_model(converted)
+    code, out, _ = run(
+        "predict-and-score", "source", "--device", "cpu", "--out", "mine", "--json",
+        "--no-mirroring", "--step-size", 0.25,
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(out)
+    keys = {"score", "dice", "hausdorff", "metric", "per_organ", "standing", "submission"}
+    assert keys <= set(found)
+    assert found["standing"] == "in-sample"
+    assert Path(found["submission"]) == Path("mine/submission.csv")
+    assert {p.name for p in (converted / "mine").iterdir()} == {
+        "submission.csv", "score.json", "score.csv",
+    }  # fmt: skip
+    assert (oracle[0]["mirroring"], oracle[0]["step_size"]) == (False, 0.25)
+
+
+def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracle):
+    finish_model(converted)
+    scan = make_scan("case9_day9")
+    made = MadeSource(train=(), test=(scan,))
+    files = made.files()
+    keys = [(scan.slice_id(z), organ) for organ in reversed(ORGANS) for z in range(4)]
+    files["sample_submission.csv"] = "\n".join(
+        ["id,class,predicted", *(f"{a},{b}," for a, b in keys), ""]
+    ).encode()
+    write_files(converted / "hidden", files)
+    code, out, err = run("predict", "hidden", "--device", "cpu", "--out", "mine")
+    assert code == 0
+    assert out == "mine/submission.csv\n"
+    assert {p.name for p in (converted / "mine").iterdir()} == {"submission.csv"}
+    rows = read_csv(converted / "mine" / "submission.csv")
+    assert [(row["id"], row["class"]) for row in rows] == keys
+    index = {organ: i for i, organ in enumerate(ORGANS)}
+    for row in rows:
+        mask = scan.masks[index[row["class"]], int(row["id"][-4:]) - 1]
+        stomach = row["class"] == "stomach"
+        assert row["predicted"] == ("" if stomach else encode_plain(mask))
+    assert "3 predicted rows are not in" in err
+    code, out, err = run("predict-and-score", "hidden", "--device", "cpu", "--out", "mine")
+    assert code == 0
+    assert "The truth of these scans is not known, so there is no score." in err
+
+
+def test_predict_on_a_machine_that_has_models_alone(run, converted, oracle):
+    finish_model(converted)
+    (converted / "gi2nnunet-workspace" / "raw").rename(converted / "elsewhere")
+    code, out, _ = run("predict", "source", "--device", "cpu", "--out", "mine")
+    assert (code, out) == (0, "mine/submission.csv\n")
+    code, out, err = run("predict-and-score", "--device", "cpu", "--out", "mine")
+    assert (code, out) == (3, "")
+    assert "gi2nnunet convert SOURCE" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fold", "0"], "--fold 0"),
+        (["--config", "3d_fullres"], "--config 3d_fullres"),
+        (["--preset", "resenc-l"], "--preset resenc-l"),
+        (["--trainer", "Mine"], "holds no finished model|no finished model for what was asked"),
+    ],
+)
+def test_models_that_are_not_there_are_named_with_those_that_are(
+    run, converted, oracle, arguments, said
+):
+    finish_model(converted)
+    before = tree(converted)
+    code, out, err = run("predict-and-score", "--device", "cpu", *arguments)
+    assert (code, out) == (3, "")
+    assert re.search(said, err)
+    assert "Finished: 2d fold all (nnUNetTrainer, gi2nnunetTinyPlans)" in err
+    assert "gi2nnunet train" in err
+    assert tree(converted) == before
