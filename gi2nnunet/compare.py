@@ -236,7 +236,7 @@ def compare_submissions(
     InputError
         As :func:`~gi2nnunet.scoring.score_submission`.
     """
-    table = truth if isinstance(truth, MaskTable) else read_mask_table(truth)
+    table = truth if isinstance(truth, MaskTable) else read_mask_table(truth, any_scan=True)
     scores = []
     for index, submission in enumerate((a, b)):
         scores.append(

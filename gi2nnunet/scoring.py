@@ -99,8 +99,12 @@ def score_submission(
     """
     if metric not in CONVENTIONS:
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    pred_table = submission if isinstance(submission, MaskTable) else read_mask_table(submission)
-    true_table = truth if isinstance(truth, MaskTable) else read_mask_table(truth)
+    pred_table = (
+        submission
+        if isinstance(submission, MaskTable)
+        else read_mask_table(submission, any_scan=True)
+    )
+    true_table = truth if isinstance(truth, MaskTable) else read_mask_table(truth, any_scan=True)
     _check_same_rows(pred_table, true_table, in_order=metric == "mle-bench")
     pairs = list(_pair_scans(pred_table, true_table, metric=metric, sizes=sizes))
     if medical:

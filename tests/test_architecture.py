@@ -69,6 +69,7 @@ ORDER = (
     "cli.options",
     "cli.data",
     "cli.scores",
+    "cli.comparison",
     "cli.training",
     "cli.prediction",
     "cli",
@@ -123,7 +124,7 @@ def find_violations(root, order):
         f"{module}, line {line}: imports {imported}"
         for module, path in modules.items()
         for imported, line in find_imports(parse(path), module=module, known=modules)
-        if imported != module and rank[imported] >= rank[module]
+        if imported != module and rank.get(imported, len(rank)) >= rank.get(module, len(rank))
     ]
 
 

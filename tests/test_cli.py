@@ -16,6 +16,7 @@ from source_factory import ORGANS, MadeSource, encode_plain, make_scan, make_sou
 import gi2nnunet.cli
 from gi2nnunet import evaluation, metric
 from gi2nnunet.cli import options, training
+from gi2nnunet.errors import EngineError, InputError, OutputError
 from gi2nnunet.labels import LABEL_SCHEMES
 from gi2nnunet.nnunet import plan, presets, train
 from gi2nnunet.nnunet.predict import PredictedScan
@@ -610,6 +611,30 @@ def test_a_place_that_cannot_be_written_is_an_output_error(run, converted, line,
     assert tree(converted) == before
 
 
+def test_an_interrupted_command_says_so_without_a_traceback(run, converted, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "plan_dataset", interrupt)
+    code, out, err = run("plan", "--device", "cpu", "--preset", "tiny")
+    assert (code, out) == (130, "")
+    assert "Error: interrupted." in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("kind", "code"), [(EngineError, 4), (OutputError, 5), (InputError, 3)])
+def test_each_failure_has_its_exit_code_and_is_told_as_it_is(
+    run, converted, monkeypatch, kind, code
+):
+    def fail(*_, **__):
+        raise kind("[bold]the[/] first line\nthe log's last line [3/7]")
+
+    monkeypatch.setattr(plan, "plan_dataset", fail)
+    found, out, err = run("plan", "--device", "cpu", "--preset", "tiny")
+    assert (found, out) == (code, "")
+    assert "Error: [bold]the[/] first line the log's last line [3/7]" in err
+
+
 # -- score, encode
 
 
@@ -939,6 +964,32 @@ def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracl
     code, out, err = run("predict-and-score", "hidden", "--device", "cpu", "--out", "mine")
     assert code == 0
     assert "The truth of these scans is not known, so there is no score." in err
+
+
+def test_labels_of_volumes_matter_only_where_they_are_scored(run, converted, oracle):
+    finish_model(converted)
+    scan = make_source(SCANS).truth["case2_day1"]
+    labels = np.where(scan.bits == 4, 3, scan.bits & 1).astype(np.uint8)  # 3 may be two things
+    spacing = (3, 1.5, 1.5)
+    write_volume(converted / "v/images/case2_day1.nii.gz", scan.image, spacing_mm=spacing)
+    write_volume(converted / "v/labels/case2_day1.nii.gz", labels, spacing_mm=spacing)
+    code, out, _ = run("predict", "v", "--device", "cpu", "--out", "mine")
+    assert (code, out) == (0, "mine/submission.csv\n")
+    code, out, err = run("predict-and-score", "v", "--device", "cpu", "--out", "other")
+    assert (code, out) == (3, "")
+    assert "found the label 3 and none above it" in err
+    assert "--source-labels" in err
+    assert not (converted / "other").exists()
+    coded = {}
+    for scheme in LABEL_SCHEMES:
+        code, out, _ = run(
+            "predict-and-score", "v", "--device", "cpu", "--out", scheme, "--json",
+            "--source-labels", scheme,
+        )  # fmt: skip
+        assert code == 0
+        coded[scheme] = json.loads(out)["per_organ"]
+    assert coded["exclusive"]["stomach"]["n_rows"] > 0
+    assert coded["regions"]["stomach"]["n_rows"] == 0
 
 
 def test_predict_on_a_machine_that_has_models_alone(run, converted, oracle):

@@ -146,7 +146,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     score = read_score(scored)
     assert score["standing"] == "held-out"
     assert set(score["per_organ"]) == {"large_bowel", "small_bowel", "stomach"}
-    rows = list(csv.DictReader((scored / "score.csv").open()))
+    rows = list(csv.DictReader((scored / "score.csv").read_text().splitlines()))
     assert [row["scan_id"] for row in rows] == held_out
     by_hand = 0.4 * score["dice"] + 0.6 * (1 - score["hausdorff"])
     assert score["score"] == pytest.approx(by_hand)

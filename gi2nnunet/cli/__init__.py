@@ -1,6 +1,6 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 1 interrupted, 2 wrong usage, 3 input, 4 engine, 5 output.
+Exit codes: 0 done, 2 wrong usage, 3 input, 4 engine, 5 output, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import data, prediction, scores, training
+from gi2nnunet.cli import comparison, data, prediction, scores, training
 from gi2nnunet.errors import GiError
+
+_INTERRUPTED = 130  # Typer's, after Ctrl-C
 
 app = typer.Typer(
     name="gi2nnunet",
@@ -47,6 +49,7 @@ data.register(app)
 training.register(app)
 prediction.register(app)
 scores.register(app)
+comparison.register(app)
 
 
 def main() -> None:
@@ -58,3 +61,9 @@ def main() -> None:
 
         print_error(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            from gi2nnunet.cli.show import print_error
+
+            print_error("interrupted. convert, plan and train go on where they stopped.")
+        raise

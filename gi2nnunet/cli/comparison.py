@@ -72,7 +72,7 @@ def _print_comparison(result: Comparison) -> None:
                 cell(d.a),
                 cell(d.b),
                 cell(d.difference, sign=True),
-                f"{cell(d.low, sign=True)} to {cell(d.high, sign=True)}",
+                f"{cell(d.low, sign=True)} to {cell(d.high, sign=True)}" if d.low == d.low else "-",
             )
             for name, d in result.differences.items()
         ],
@@ -87,5 +87,5 @@ def _print_comparison(result: Comparison) -> None:
     )
     print_result(
         f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
-        f"seed {result.seed}"
+        f"seed {result.seed}" + ("; one patient has none" if result.n_patients == 1 else "")
     )

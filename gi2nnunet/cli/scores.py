@@ -11,6 +11,7 @@ import typer
 from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption
 
 if TYPE_CHECKING:
+    from gi2nnunet.compare import Interval
     from gi2nnunet.scoring import Score
     from gi2nnunet.submission import Size
 
@@ -83,6 +84,21 @@ def score(
     ],
     metric: MetricOption = "per-class",
     images: ImagesOption = None,
+    intervals: Annotated[
+        bool,
+        typer.Option("--intervals", help="Add 95 % intervals: a seeded bootstrap over patients."),
+    ] = False,
+    medical: Annotated[
+        bool,
+        typer.Option(
+            "--medical",
+            help="Add surface Dice, HD95 in mm and volume error in ml (needs --images for the "
+            "spacing, and MONAI: pip install 'gi2nnunet[medical]').",
+        ),
+    ] = False,
+    tolerance_mm: Annotated[
+        float, typer.Option("--tolerance-mm", help="Of the surface Dice.", min=0)
+    ] = 3.0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,22 +109,41 @@ def score(
     from gi2nnunet.cli.show import print_json, show_progress
     from gi2nnunet.scoring import score_submission
 
+    if medical and images is None:
+        raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
         result = score_submission(
             submission,
             truth,
             metric=metric,
-            sizes=_read_sizes(images) if images else None,
+            sizes=read_sizes(images) if images else None,
+            medical=medical,
+            spacing_mm=_read_spacing(images) if images and medical else None,
+            tolerance_mm=tolerance_mm,
             jobs=jobs,
             progress=lambda done, total, what: report(done, total, "scoring scans"),
         )
+    content = result.to_json()
+    if intervals:
+        from gi2nnunet.compare import estimate_intervals
+
+        found = estimate_intervals(result)
+        content["intervals"] = {
+            name: [_plain(bound) for bound in (interval.value, interval.low, interval.high)]
+            for name, interval in found.items()
+        }
     if as_json:
-        print_json(result.to_json())
-    else:
-        print_score(result)
+        print_json(content)
+        return
+    print_score(result)
+    if medical:
+        _print_medical(result)
+    if intervals:
+        _print_intervals(found)
 
 
-def _read_sizes(images: Path) -> Mapping[str, Size]:
+def read_sizes(images: Path) -> Mapping[str, Size]:
+    """Return the image size of each scan of a source."""
     from gi2nnunet.source import read_index
 
     index = read_index(images, allow_missing=True)
@@ -116,19 +151,69 @@ def _read_sizes(images: Path) -> Mapping[str, Size]:
     return {scan_id: (scan.height, scan.width) for scan_id, scan in scans.items()}
 
 
+def _read_spacing(images: Path) -> Mapping[str, tuple[float, float, float]]:
+    from gi2nnunet.source import read_index
+
+    index = read_index(images, allow_missing=True)
+    return {scan_id: scan.spacing_mm for scan_id, scan in {**index.train, **index.test}.items()}
+
+
+def _plain(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _cell(value: float, *, digits: int = 4) -> str:
+    return "-" if value != value else f"{value:.{digits}f}"
+
+
+def _print_medical(result: Score) -> None:
+    from gi2nnunet.cli.show import print_table
+
+    print_table(
+        f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
+        ("organ", "surface Dice", "HD95 (mm)", "volume error (ml)", "its size (ml)", "scans"),
+        [
+            (
+                organ.replace("_", " "),
+                _cell(terms.surface_dice),
+                _cell(terms.hd95_mm, digits=1),
+                _cell(terms.volume_error_ml, digits=1),
+                _cell(terms.volume_error_abs_ml, digits=1),
+                terms.n_scans,
+            )
+            for organ, terms in (result.medical or {}).items()
+        ],
+    )
+
+
+def _print_intervals(found: Mapping[str, Interval]) -> None:
+    from gi2nnunet.cli.show import print_table
+
+    print_table(
+        "95 % intervals over patients",
+        ("", "value", "from", "to"),
+        [
+            (
+                name.replace("_", " ").replace(".", ", "),
+                _cell(interval.value),
+                _cell(interval.low),
+                _cell(interval.high),
+            )
+            for name, interval in found.items()
+        ],
+    )
+
+
 def print_score(result: Score, *, standing: str | None = None) -> None:
     """Print a score: a table of the organs, a table of the scans, and the total last."""
     from gi2nnunet.cli.show import print_result, print_table
-
-    def cell(value: float) -> str:
-        return "-" if value != value else f"{value:.4f}"
 
     if len(result.per_scan) > 1:
         print_table(
             "Scans",
             ("scan", "score", "Dice", "Hausdorff"),
             [
-                (scan.scan_id, cell(scan.score), cell(scan.dice), cell(scan.hausdorff))
+                (scan.scan_id, _cell(scan.score), _cell(scan.dice), _cell(scan.hausdorff))
                 for scan in result.per_scan
             ],
         )
@@ -138,15 +223,15 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
         [
             (
                 organ.replace("_", " "),
-                cell(terms.score),
-                cell(terms.dice),
-                cell(terms.hausdorff),
+                _cell(terms.score),
+                _cell(terms.dice),
+                _cell(terms.hausdorff),
                 terms.n_rows,
                 terms.n_units,
             )
             for organ, terms in result.per_organ.items()
         ]
-        + [("all", cell(result.score), cell(result.dice), cell(result.hausdorff), "", "")],
+        + [("all", _cell(result.score), _cell(result.dice), _cell(result.hausdorff), "", "")],
     )
     print_result(
         f"Score {result.score:.5f} = 0.4 x Dice {result.dice:.5f} + "

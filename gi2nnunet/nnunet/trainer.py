@@ -92,10 +92,12 @@ def run_training(
     run.save_every = SAVE_EVERY_EPOCHS
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
+    # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
     if resume_from is not None:
-        run.load_checkpoint(load_checkpoint(Path(resume_from)))
+        load_checkpoint(Path(resume_from))
+        run.load_checkpoint(resume_from)
     elif pretrained_weights is not None:
-        load_checkpoint(Path(pretrained_weights))  # refuses a file that could run code
+        load_checkpoint(Path(pretrained_weights))
         run.initialize()
         load_pretrained_weights(run.network, pretrained_weights, verbose=True)
     emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
