@@ -174,7 +174,8 @@ def read_dataset(
                 f"{folders[0]}: found no {MANIFEST}; expected a whole dataset made by this tool. "
                 f"{remedy}"
             )
-        raise InputError(f"{raw}: holds no dataset {pattern}. {remedy}")
+        asked = "" if pattern == "Dataset???_*" else f" {pattern}"
+        raise InputError(f"{raw}: holds no dataset{asked}. {remedy}")
     if len(whole) > 1:
         raise InputError(
             f"{raw}: holds several datasets ({', '.join(p.name for p in whole)}). "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from gi2nnunet.errors import InputError
@@ -69,16 +71,13 @@ def find_hardware(
         if gpus:
             raise InputError(f"--gpus {gpus} asks for GPUs, --device cpu for none. Give one.")
         return _cpu()
-    log = new_log(workspace.logs, "devices")
-    found = run_engine(
-        "devices",
-        {},
-        environment=engine_environment(
-            workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
-        ),
-        log=log,
+    environment = engine_environment(
+        workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
     )
-    log.path.unlink(missing_ok=True)
+    # Not in the workspace: a refusal leaves nothing behind.
+    with tempfile.TemporaryDirectory() as folder:
+        log = new_log(Path(folder), "devices")
+        found = run_engine("devices", {}, environment=environment, log=log)
     cards, wanted = found["cuda"], gpus or 1
     if len(cards) < wanted and (device == "cuda" or gpus):
         raise InputError(
