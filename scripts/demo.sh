@@ -20,10 +20,10 @@ step "A synthetic source in the competition's layout: 8 patients, small and easy
   gi2nnunet phantom source.zip --patients 8 --days 2 --size 96x96x40@3 --easy --seed 1
 step "To an nnU-Net raw dataset; one patient stays out as the test set" \
   gi2nnunet convert source.zip
-# nnU-Net's own Adam trainer learns this easy task in 200 batches; its SGD would need thousands.
+# nnU-Net's own Adam trainer learns this easy task in 320 batches; its SGD would need thousands.
 step "Plan, preprocess and train 2d and 3d_fullres: a small network, a few minutes" \
   gi2nnunet train --fold all --preset tiny \
-  --trainer nnUNetTrainerAdam --lr 0.006 --epochs 5 --iterations 40
+  --trainer nnUNetTrainerAdam --lr 0.006 --epochs 8 --iterations 40
 step "Predict the held-out patient and score" \
   gi2nnunet predict-and-score --nifti
 echo

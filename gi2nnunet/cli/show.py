@@ -111,6 +111,8 @@ def _plain_progress(console: Console) -> ProgressCallback:
     def update(done: int, total: int, what: str) -> None:
         now = time.monotonic()
         told_at, told = last.get(what, (-_PLAIN_EVERY_SECONDS, -1))
+        if total == 1 and what in last:
+            return  # a single step is told when it begins
         if done != told and (done == total or now - told_at >= _PLAIN_EVERY_SECONDS):
             last[what] = (now, done)
             console.print(escape(what if total == 1 else f"{what}: {done} of {total}"))
