@@ -43,7 +43,14 @@ KNOWN_BAD_SCANS: Mapping[str, str] = {
     "case13_day0": "on the organisers' list of bad scans",
 }
 
-_SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})", re.ASCII)
+# Scan id, number.
+SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})", re.ASCII)
+# Patient id, day, number, width, height, spacing x, spacing y.
+IMAGE_PATH = re.compile(
+    r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
+    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
+    re.ASCII,
+)
 _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 _SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})", re.ASCII)
 
@@ -174,7 +181,7 @@ def read_mask_table(
     problems: list[Problem] = []
     ids = frame["id"]
     unique_ids, first_seen = pd.factorize(ids)[::-1]
-    pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else _SLICE_ID
+    pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
     parsed = [pattern.fullmatch(text) for text in unique_ids]
     bad_ids = np.array([match is None for match in parsed], np.bool_)
     scan_names = pd.Series([m[1] if m else "" for m in parsed], dtype=object)

@@ -5,7 +5,6 @@ Reads names and ``train.csv``; opens no pixel.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ import numpy as np
 from gi2nnunet.archive import Source
 from gi2nnunet.errors import InputError, Problem, raise_problems
 from gi2nnunet.kaggle import (
+    IMAGE_PATH,
     ORGANS,
     SLICE_THICKNESS_MM,
     MaskTable,
@@ -29,12 +29,6 @@ from gi2nnunet.kaggle import (
 __all__ = ["Scan", "ScanIndex", "Source", "read_index"]
 
 Part = Literal["train", "test"]
-
-_IMAGE_PATH = re.compile(
-    r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
-    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +212,7 @@ def _group_images(
     for name in names:
         if not name.startswith(prefix) or PurePosixPath(name).suffix.lower() != ".png":
             continue
-        match = _IMAGE_PATH.fullmatch(name)
+        match = IMAGE_PATH.fullmatch(name)
         if match is None:
             problems.append(
                 Problem(

@@ -3,7 +3,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -750,13 +749,8 @@ def test_nifti_ids_of_any_form(tmp_path, ws):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(
-    "GI2NNUNET_REAL_DATA" not in os.environ, reason="GI2NNUNET_REAL_DATA names no folder"
-)
-def test_real_scans_keep_their_rows_byte_for_byte(ws):
-    real = Path(os.environ["GI2NNUNET_REAL_DATA"]) / "mini"
-    if not real.is_dir():
-        pytest.skip(f"{real} is not there")
+def test_real_scans_keep_their_rows_byte_for_byte(ws, real_data):
+    real = real_data / "mini"
     dataset = convert(real, **ws)
     rows = list(csv.reader((real / "train.csv").read_text().splitlines()))[1:]
     from gi2nnunet.labels import split_organs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -520,17 +519,14 @@ def test_rows_that_cannot_be_painted_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_real_masks_are_painted_and_their_rows_kept(tmp_path: Path) -> None:
-    folder = os.environ.get("GI2NNUNET_REAL_DATA")
-    if not folder:
-        pytest.skip("GI2NNUNET_REAL_DATA is not set: needs real rows")
-    with gzip.open(Path(folder) / "train_rows.csv.gz", "rt", newline="") as file:
+def test_real_masks_are_painted_and_their_rows_kept(tmp_path: Path, real_data: Path) -> None:
+    with gzip.open(real_data / "train_rows.csv.gz", "rt", newline="") as file:
         lines = file.readlines()
     name = lines[1].partition("_slice_")[0] + "_"
     chosen = [lines[0], *(line for line in lines[1:] if line.startswith(name))]
     labels = tmp_path / "labels.csv"
     labels.write_text("".join(chosen), newline="")
-    paint_phantom(tmp_path / "out", labels=labels, sizes=Path(folder) / "slices.csv.gz")
+    paint_phantom(tmp_path / "out", labels=labels, sizes=real_data / "slices.csv.gz")
     assert (tmp_path / "out/train.csv").read_bytes() == "".join(chosen).encode()
     index = read_index(tmp_path / "out")
     assert index.warnings == ()

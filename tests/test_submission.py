@@ -226,18 +226,15 @@ def test_a_failed_write_leaves_the_former_file_and_no_other(tmp_path, monkeypatc
 
 
 @pytest.mark.real
-def test_real_rows_come_back_byte_for_byte():
-    folder = os.environ.get("GI2NNUNET_REAL_DATA")
-    if not folder:
-        pytest.skip("GI2NNUNET_REAL_DATA is not set: no real rows at hand")
-    with gzip.open(Path(folder) / "slices.csv.gz", "rt") as file:
+def test_real_rows_come_back_byte_for_byte(real_data):
+    with gzip.open(real_data / "slices.csv.gz", "rt") as file:
         sizes = {
             row["id"].partition("_slice_")[0]: (int(row["height"]), int(row["width"]))
             for row in csv.DictReader(file)
         }
-    with gzip.open(Path(folder) / "train_rows.csv.gz", "rt", newline="") as file:
+    with gzip.open(real_data / "train_rows.csv.gz", "rt", newline="") as file:
         wanted = {(row["id"], row["class"]): row["segmentation"] for row in csv.DictReader(file)}
-    table = read_mask_table(Path(folder) / "train_rows.csv.gz")
+    table = read_mask_table(real_data / "train_rows.csv.gz")
     found = {}
     for scan_id, numbers, bit_map in decode_table(table, sizes=sizes):
         found |= {(a, b): c for a, b, c in encode_scan(scan_id, numbers, bit_map)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,15 +10,9 @@ import numpy as np
 import pandas as pd
 
 from gi2nnunet.errors import InputError, Problem, raise_problems
-from gi2nnunet.kaggle import ORGANS, MaskTable, scan_order, slice_id
+from gi2nnunet.kaggle import IMAGE_PATH, ORGANS, SLICE_ID, MaskTable, scan_order, slice_id
 from gi2nnunet.phantom.frame import Geometry
 from gi2nnunet.source import Part, Source
-
-_SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})")
-_IMAGE = re.compile(
-    r"(?:.*/)?(case\d{1,9}_day\d{1,9})/scans/"
-    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +105,7 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
     columns = [frame["id"], places, *numbers.values()]
     for row, (name, where, width, height, px_w, px_h) in enumerate(zip(*columns, strict=True)):
         label = f"{path}, line {row + 2}"
-        match = _SLICE_ID.fullmatch(name)
+        match = SLICE_ID.fullmatch(name)
         if match is None:
             problems.append(
                 Problem(
@@ -143,12 +136,12 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
 
 def _read_names(path: Path) -> Iterator[_ListedSlice]:
     for name in Source(path).names():
-        match = _IMAGE.fullmatch(name)
+        match = IMAGE_PATH.fullmatch(name)
         if match is None:
             continue
-        scan_id, number, width, height, spacing_x, spacing_y = match.groups()
+        patient, day, number, width, height, spacing_x, spacing_y = match.groups()
         yield _ListedSlice(
-            where=f"{path}, {name}", scan_id=scan_id, number=int(number),
+            where=f"{path}, {name}", scan_id=f"{patient}_day{day}", number=int(number),
             part="test" if "test" in PurePosixPath(name).parts else "train",
             size=(int(width), int(height), float(spacing_y), float(spacing_x)),
         )  # fmt: skip
