@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from gi2nnunet.files import replace_file, write_json
-from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.scoring import Score, score_submission
-from gi2nnunet.selection import Selection, Standing, tabulate_rows
+from gi2nnunet.selection import Selection, Standing
 from gi2nnunet.submission import write_submission
+
+_SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,9 @@ def evaluate(
     ensemble
         With which models.
     out
-        Folder for ``submission.csv``, ``score.json``, ``score.csv`` (one row a scan) and, with
-        ``nifti``, ``labels/`` and ``organs/``.
+        Folder for ``submission.csv``, where scored ``score.json``, ``score.csv`` (one row a scan)
+        and ``truth.csv`` (the rows it was held to), and, with ``nifti``, ``labels/`` and
+        ``organs/``.
     workspace, environ, hardware
         Where and on what.
     metric
@@ -107,16 +110,19 @@ def evaluate(
     warnings += write_submission(submission, rows, sample=selection.sample)
     files = [submission]
     result = None
+    for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
+        (out / name).unlink(missing_ok=True)
     if score and selection.truth is not None:
-        predictions = tabulate_rows(str(submission), {s.scan_id: s.rows for s in predicted})
+        # The file itself is scored, as anyone else would.
         result = score_submission(
-            predictions or submission,
+            submission,
             selection.truth,
             metric=metric,  # type: ignore[arg-type]
         )
         files += write_score(
             result,
             out,
+            truth=selection.truth,
             about={
                 "standing": selection.standing,
                 "scans": selection.described,
@@ -135,8 +141,25 @@ def evaluate(
     )
 
 
-def write_score(score: Score, out: Path, *, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``score.json`` and ``score.csv`` (a row a scan) into a folder; return their paths."""
+def format_truth(table: MaskTable) -> str:
+    """Return a table of the truth as CSV text, so that its score can be taken again."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "class", "segmentation", "image_height", "image_width"])
+    if table.height is None or table.width is None:
+        raise ValueError(f"{table.name}: the truth has no image sizes")
+    for row, rle in enumerate(table.texts):
+        name = slice_id(table.scan_ids[int(table.scan[row])], int(table.number[row]))
+        size = (int(table.height[row]), int(table.width[row]))
+        writer.writerow([name, ORGANS[int(table.organ[row])], rle, *size])
+    return text.getvalue()
+
+
+def write_score(
+    score: Score, out: Path, *, truth: MaskTable, about: Mapping[str, Any]
+) -> list[Path]:
+    """Write ``score.json``, ``score.csv`` (a row a scan) and ``truth.csv``; return their paths."""
+    replace_file(out / "truth.csv", format_truth(truth))
     write_json(out / "score.json", {**score.to_json(), **about})
     text = io.StringIO()
     fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
@@ -150,4 +173,4 @@ def write_score(score: Score, out: Path, *, about: Mapping[str, Any]) -> list[Pa
         # An empty cell says that nothing was counted.
         writer.writerow({name: "" if value != value else value for name, value in row.items()})
     replace_file(out / "score.csv", text.getvalue())
-    return [out / "score.json", out / "score.csv"]
+    return [out / name for name in _SCORE_FILES]

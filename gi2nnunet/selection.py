@@ -29,7 +29,7 @@ from gi2nnunet.nifti_source import (
     read_nifti_index,
     read_scan,
 )
-from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble
+from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds
 from gi2nnunet.nnunet.predict import InputScan
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.slices import decode_label_map
@@ -92,14 +92,15 @@ def select_models(
         Where there are no such models.
     """
     dataset = None
-    if workspace.raw.is_dir() or not workspace.results.is_dir():
+    if any(workspace.raw.glob("Dataset*")) or not workspace.results.is_dir():
         dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
-        name = dataset.name
+        name, n_folds = dataset.name, len(dataset.splits)
     else:
         name = _find_results(workspace, dataset_id)
+        n_folds = count_folds(workspace.results / name)
     return dataset, choose_ensemble(
         workspace.results / name,
-        n_folds=len(dataset.splits) if dataset else 0,
+        n_folds=n_folds,
         configurations=configurations,
         folds=[int(fold) if fold.isdecimal() else fold for fold in folds],
         preset=preset,
@@ -223,14 +224,15 @@ def select_source(
     index = read_index(path, allow_missing=allow_missing)
     part = index.test or index.train
     return Selection(
-        name=path.name.removesuffix(".zip"),
+        name=path.resolve().name.removesuffix(".zip"),
         described=f"{path} ({'test' if index.test else 'train'}, {len(part)} scans)",
         scans=tuple(
             InputScan(scan_id=scan_id, numbers=scan.numbers, source=path.absolute(), scan=scan)
             for scan_id, scan in part.items()
         ),
         truth=_truth_of_scans(f"{path}/train.csv", part.values()) if truth else None,
-        sample=index.sample if index.sample and len(index.sample) else None,
+        # Its rows are the test scans'; a source without these is predicted as it is.
+        sample=index.sample if index.test and index.sample and len(index.sample) else None,
         standing=find_standing(list(part), dataset=dataset, ensemble=ensemble),
         warnings=index.warnings,
     )
@@ -387,7 +389,7 @@ def _select_volumes(
             "a folder of labelled ones alone"
         )
     return Selection(
-        name=path.name.removesuffix(".gz").removesuffix(".nii"),
+        name=path.resolve().name.removesuffix(".gz").removesuffix(".nii"),
         described=f"{path} ({len(scans)} NIfTI volumes)",
         scans=tuple(scans),
         truth=tabulate_rows(str(path), rows, sizes) if len(rows) == len(scans) else None,

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-demo}
+unset nnUNet_raw nnUNet_preprocessed nnUNet_results # the demo keeps to its own folder
 began=$(date +%s)
 
 step() {
@@ -26,5 +27,13 @@ step "Plan, preprocess and train 2d and 3d_fullres: a small network, a few minut
   --trainer nnUNetTrainerAdam --lr 0.006 --epochs 8 --iterations 40
 step "Predict the held-out patient and score" \
   gi2nnunet predict-and-score --nifti
+
+# A demo that does not learn has failed.
+python - gi2nnunet-workspace/predictions/*/*/score.json <<'END'
+import json, sys
+dice = json.load(open(sys.argv[1]))["dice"]
+if not dice >= 0.8:
+    sys.exit(f"the demo reached a mean Dice of {dice:.3f}; expected at least 0.80")
+END
 echo
 echo "Done in $(($(date +%s) - began)) s. Everything is in $PWD/gi2nnunet-workspace."

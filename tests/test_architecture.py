@@ -59,6 +59,7 @@ ORDER = (
     "nnunet.planner",
     "nnunet.plan",
     "nnunet.trainer",
+    "nnunet.training",
     "nnunet.train",
     "nnunet.inference",
     "nnunet.predict",

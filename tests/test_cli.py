@@ -20,6 +20,7 @@ from gi2nnunet.errors import EngineError, InputError, OutputError
 from gi2nnunet.labels import LABEL_SCHEMES
 from gi2nnunet.nnunet import plan, presets, train
 from gi2nnunet.nnunet.predict import PredictedScan
+from gi2nnunet.nnunet.training import TrainingResult, TrainingSettings
 from gi2nnunet.submission import encode_scan
 from gi2nnunet.volumes import write_volume
 
@@ -751,7 +752,7 @@ class Engine:
                     )
                 )
                 results.append(
-                    train.TrainingResult(
+                    TrainingResult(
                         configuration=name,
                         fold=fold,
                         folder=Path(f"{name}_{fold}"),
@@ -781,7 +782,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
     assert planned["configurations"] == ("2d",)
     assert (planned["batch_size"], planned["jobs"]) == (5, 2)
     assert planned["patch_sizes"] == [[32, 48], [8, 16, 24]]
-    assert trained["settings"] == train.TrainingSettings(
+    assert trained["settings"] == TrainingSettings(
         trainer="nnUNetTrainerNoMirroring",
         epochs=3,
         iterations=4,
@@ -878,9 +879,10 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     home = next(name for name in made if name.endswith("/submission.csv")).rpartition("/")[0]
     assert home.startswith("gi2nnunet-workspace/predictions/held-out/")
     files = {name for name in made if (converted / name).is_file()}
-    assert files == {f"{home}/{name}" for name in ("submission.csv", "score.json", "score.csv")}
+    names = ("submission.csv", "score.json", "score.csv", "truth.csv")
+    assert files == {f"{home}/{name}" for name in names}
     assert [line for line in out.splitlines() if line.startswith("/")] == [
-        str(converted / home / name) for name in ("submission.csv", "score.json", "score.csv")
+        str(converted / home / name) for name in names
     ]
     kept = json.loads((converted / home / "score.json").read_text())
     assert kept["standing"] == "held-out"
@@ -934,8 +936,11 @@ def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
     assert found["standing"] == "in-sample"
     assert Path(found["submission"]) == Path("mine/submission.csv")
     assert {p.name for p in (converted / "mine").iterdir()} == {
-        "submission.csv", "score.json", "score.csv",
+        "submission.csv", "score.json", "score.csv", "truth.csv",
     }  # fmt: skip
+    # Predicting again without the truth leaves no score of another submission behind.
+    assert run("predict", "source", "--device", "cpu", "--out", "mine")[0] == 0
+    assert {p.name for p in (converted / "mine").iterdir()} == {"submission.csv"}
     assert (oracle[0]["mirroring"], oracle[0]["step_size"]) == (False, 0.25)
 
 

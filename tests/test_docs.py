@@ -27,7 +27,12 @@ def test_every_command_stands_in_the_readme_and_has_an_example(command: str) -> 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
     group = typer.main.get_command(app)
-    for line in re.findall(r"^ {4}gi2nnunet (.+)$", page.read_text(), re.MULTILINE):
+    text = page.read_text()
+    shown = re.findall(r"^ {4}gi2nnunet (.+)$", text, re.MULTILINE)
+    shown += re.findall(r"`gi2nnunet ([a-z][^`.]*)`", text.replace("\n", " "))
+    for script in re.findall(r"\bscripts/\w+\.\w+", text):
+        assert (ROOT / script).is_file(), script
+    for line in shown:
         name, *words = line.split("#")[0].split()
         command = group.commands[name]  # type: ignore[attr-defined]
         known = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}

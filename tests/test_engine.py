@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,7 +136,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     dataset = read_dataset(trained.workspace / "raw")
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
-    expected = ["score.csv", "score.json", "submission.csv"]
+    expected = ["score.csv", "score.json", "submission.csv", "truth.csv"]
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
         expected += [
@@ -152,13 +153,8 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     assert score["score"] == pytest.approx(by_hand)
 
 
-def test_the_score_command_gives_the_same_score(trained: Trained, scored: Path) -> None:
-    dataset = read_dataset(trained.workspace / "raw")
-    held_out = {scan.scan_id for scan in dataset.scans if scan.part == "holdout"}
-    lines = dataset.truth_path.read_text().splitlines()
-    kept = [line for line in lines[1:] if line.split("_slice_")[0] in held_out]
-    (scored.parent / "truth.csv").write_text("\n".join([lines[0], *kept]) + "\n")
-    done = run("score", "out/submission.csv", "truth.csv", "--json", cwd=trained.folder)
+def test_the_score_command_gives_the_same_score(scored: Path) -> None:
+    done = run("score", "submission.csv", "truth.csv", "--json", cwd=scored)
     assert json.loads(done.stdout)["score"] == read_score(scored)["score"]
 
 
@@ -307,8 +303,8 @@ def test_out_of_fold_and_resume(two_folds: Path) -> None:
     assert not (results / "fold_0" / "checkpoint_final.pth").exists()
 
     done = run(*words, cwd=two_folds)
-    assert "2d, fold 0: epoch 11 of 14" in done.stderr  # ten epochs were safe
-    assert "2d, fold 0: epoch 10 of 14" not in done.stderr
+    first = int(re.findall(r"2d, fold 0: epoch (\d+) of 14", done.stderr)[0])
+    assert 11 <= first <= 13  # ten epochs were safe, or more where a later one was the best
     assert "2d, fold 0: resumed" in done.stdout
     assert "2d, fold 1: trained" in done.stdout
 

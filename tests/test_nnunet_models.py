@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.errors import InputError
-from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, list_models
+from gi2nnunet.nnunet.models import (
+    TRAINING_RECORD,
+    Ensemble,
+    Fold,
+    choose_ensemble,
+    count_folds,
+    list_models,
+)
 
 TINY, DEFAULT = "gi2nnunetTinyPlans", "nnUNetPlans"
 
@@ -85,6 +92,26 @@ def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
     assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
     # A preset's plans with another batch size are that preset's, too.
     assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="tiny"))[2] == f"{TINY}_b4"
+
+
+def test_configurations_with_sizes_of_their_own_come_together_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    add(tmp_path, "2d", "all", plans=f"{TINY}_b4", when=1000)
+    add(tmp_path, "3d_fullres", "all", plans=f"{TINY}_b2", when=1001)
+    ensemble = choose_ensemble(tmp_path, n_folds=2, configurations=["2d", "3d_fullres"])
+    assert [model.plans_name for model in ensemble.models] == [f"{TINY}_b4", f"{TINY}_b2"]
+    assert f"{TINY}_b4" in ensemble.describe()
+    assert f"{TINY}_b2" in ensemble.describe()
+    assert "/" not in ensemble.name
+
+
+def test_the_records_tell_how_many_folds_there_were(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    assert count_folds(tmp_path) == 0
+    record = tmp_path / f"nnUNetTrainer__{TINY}__2d" / "fold_0" / TRAINING_RECORD
+    record.write_text('{"folds": 2}')
+    assert count_folds(tmp_path) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +19,10 @@ from gi2nnunet.nnunet.plan import Plan, PlannedConfiguration
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.train import (
     TrainingProgress,
-    TrainingResult,
-    TrainingSettings,
     expand_folds,
     train_folds,
 )
+from gi2nnunet.nnunet.training import TrainingResult, TrainingSettings
 from gi2nnunet.nnunet.workspace import open_workspace
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
@@ -78,6 +78,9 @@ class Engine:
         self.asked.append(dict(options))
         self.cards.append(environment.get("CUDA_VISIBLE_DEVICES"))
         self.together.wait(10)
+        if options["trainer"] == "Typo":
+            raise InputError("no such trainer")
+        on_event({"event": "start", "epoch": 0, "epochs": 4})
         if (options["configuration"], options["fold"]) in self.failing:
             raise EngineError("out of luck")
         folder = (
@@ -88,6 +91,7 @@ class Engine:
         )
         on_event({"event": "epoch", "epoch": 1, "epochs": 4, "train_loss": 0.5, "val_loss": 0.25,
                   "dice": [0.1, 0.2, 0.3], "seconds": 2.0})  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint_final.pth").touch()
         return {}
 
@@ -159,6 +163,7 @@ def test_every_configuration_and_fold_is_trained_and_recorded(bench: Bench) -> N
     assert record["settings"]["epochs"] == PRESETS["tiny"].epochs
     assert record["settings"]["iterations"] == PRESETS["tiny"].iterations
     assert record["label_scheme"] == "regions"
+    assert (record["batch_size"], record["patch_size"], record["folds"]) == (2, [8, 8], 2)
     assert record["versions"]["nnunetv2"] == "2.8.1"
     assert told[0].pseudo_dice == {"large_bowel": 0.1, "small_bowel": 0.2, "stomach": 0.3}
     assert told[0].seconds_left == 6.0
@@ -176,10 +181,41 @@ def test_an_interrupted_training_goes_on_from_its_latest_checkpoint(bench: Bench
     bench.train(folds=(0,))
     latest = bench.folder("2d", 0) / "checkpoint_latest.pth"
     (bench.folder("2d", 0) / "checkpoint_final.pth").rename(latest)
-    (bench.folder("2d", 0) / "checkpoint_best.pth").touch()
     results = bench.train(folds=(0,))
     assert [r.outcome for r in results] == ["resumed", "kept"]
     assert bench.engine.asked[-1]["resume_from"] == str(latest)
+
+
+@pytest.mark.parametrize("newer", ["checkpoint_latest.pth", "checkpoint_best.pth"])
+def test_it_goes_on_from_whichever_checkpoint_is_newer(bench: Bench, newer: str) -> None:
+    bench.train(folds=(0,))
+    folder = bench.folder("2d", 0)
+    (folder / "checkpoint_final.pth").unlink()
+    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
+        (folder / name).touch()
+        os.utime(folder / name, (2000, 2000) if name == newer else (1000, 1000))
+    bench.train(folds=(0,))
+    assert bench.engine.asked[-1]["resume_from"] == str(folder / newer)
+
+
+def test_a_start_that_the_engine_refuses_leaves_no_trace_of_a_training(bench: Bench) -> None:
+    with pytest.raises(InputError, match="no such trainer"):
+        bench.train(folds=(0,), settings=TrainingSettings(trainer="Typo"))
+    assert not list(bench.workspace.results.rglob("*"))
+
+
+@pytest.mark.parametrize("content", [None, "", '[{"train": ["case2_day1"], "val": []}]'])
+def test_another_split_than_the_datasets_is_not_trained_on(
+    bench: Bench, content: str | None
+) -> None:
+    path = bench.workspace.preprocessed / bench.dataset.name / "splits_final.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"splits_final\.json: (missing|found another)"):
+        bench.train(folds=(0,))
+    assert not bench.engine.asked
+    assert bench.train(folds=("all",))[0].outcome == "trained"
 
 
 @pytest.mark.parametrize("state", ["finished", "begun"])
@@ -216,10 +252,15 @@ def test_what_nnunet_itself_began_is_not_touched(bench: Bench) -> None:
     assert bench.train(folds=(0,))[0].outcome == "kept"
 
 
-def test_a_trainer_variant_keeps_its_own_length(bench: Bench) -> None:
+def test_a_trainer_named_by_its_epochs_keeps_its_own_length(bench: Bench) -> None:
     bench.train(folds=(0,), settings=TrainingSettings(trainer="nnUNetTrainer_5epochs"))
     assert bench.engine.asked[0]["epochs"] is None
     assert bench.engine.asked[0]["iterations"] is None
+
+
+def test_any_other_variant_gets_the_presets_length(bench: Bench) -> None:
+    bench.train(folds=(0,), settings=TrainingSettings(trainer="nnUNetTrainerDA5"))
+    assert bench.engine.asked[0]["epochs"] == PRESETS["tiny"].epochs
 
 
 def test_cards_take_one_training_each_at_the_same_time(bench: Bench) -> None:

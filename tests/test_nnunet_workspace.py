@@ -67,6 +67,21 @@ def test_a_card_is_the_only_one_seen(tmp_path: Path) -> None:
     assert build(open_workspace(tmp_path, environ={}), gpu=3)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpu", "expected"),
+    [("3", 0, "3"), ("5,2", 1, "2"), ("MIG-a, MIG-b", 1, "MIG-b"), ("", 1, "1")],
+)
+def test_a_card_is_counted_among_those_the_user_lets_us_see(
+    tmp_path: Path, visible: str, gpu: int, expected: str
+) -> None:
+    environment = engine_environment(
+        open_workspace(tmp_path, environ={}),
+        environ={"CUDA_VISIBLE_DEVICES": visible},
+        processes=1, augmentation_processes=1, threads=1, gpu=gpu,
+    )  # fmt: skip
+    assert environment["CUDA_VISIBLE_DEVICES"] == expected
+
+
 def test_plain_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     line = open_workspace(tmp_path, environ={}).plain_commands
     assert line.startswith("export nnUNet_raw=")

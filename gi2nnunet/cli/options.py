@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -78,7 +80,12 @@ def open_workspace_of(folder: Path | None) -> Workspace:
     """Open the workspace that ``--workspace`` or the environment names."""
     from gi2nnunet.nnunet.workspace import open_workspace
 
-    return open_workspace(folder, environ=os.environ)
+    workspace = open_workspace(folder, environ=os.environ)
+    home = next(path for path in (workspace.logs, *workspace.logs.parents) if path.exists())
+    if os.access(home, os.W_OK):
+        return workspace
+    # A workspace that is only read, such as a data set attached to a notebook.
+    return replace(workspace, logs=Path(tempfile.gettempdir()) / "gi2nnunet-logs")
 
 
 def same_workspace(command: str, folder: Path | None) -> str:

@@ -145,12 +145,14 @@ def predict_and_score(
 
 def predict(
     source: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A source (its test/ if there is one, else its train/), or NIfTI files.",
+            help="A source (its test/ if there is one, else its train/), or NIfTI files; by "
+            "default the workspace's own scans, as predict-and-score takes them.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     config: ConfigOption = None,
     fold: FoldOption = None,
     preset: PresetOption = None,

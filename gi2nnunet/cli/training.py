@@ -197,12 +197,8 @@ def train(
     """
     from gi2nnunet.cli.show import print_notice, print_result
     from gi2nnunet.manifest import read_dataset
-    from gi2nnunet.nnunet.train import (
-        STOCK_TRAINER,
-        TrainingSettings,
-        expand_folds,
-        train_folds,
-    )
+    from gi2nnunet.nnunet.train import expand_folds, train_folds
+    from gi2nnunet.nnunet.training import STOCK_TRAINER, TrainingSettings
 
     patch_sizes = _parse_patch_sizes(patch_size or [])
     space = open_workspace_of(workspace)

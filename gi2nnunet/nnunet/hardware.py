@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from gi2nnunet.errors import InputError
@@ -74,10 +73,11 @@ def find_hardware(
     environment = engine_environment(
         workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
     )
-    # Not in the workspace: a refusal leaves nothing behind.
-    with tempfile.TemporaryDirectory() as folder:
-        log = new_log(Path(folder), "devices")
-        found = run_engine("devices", {}, environment=environment, log=log)
+    log = new_log(workspace.logs, "devices")
+    found = run_engine("devices", {}, environment=environment, log=log)
+    log.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing behind
     cards, wanted = found["cuda"], gpus or 1
     if len(cards) < wanted and (device == "cuda" or gpus):
         raise InputError(

@@ -42,7 +42,7 @@ class TrainedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Models whose probabilities are averaged; they share trainer, plans and folds.
+    """Models whose probabilities are averaged; they share their folds.
 
     Attributes
     ----------
@@ -61,20 +61,27 @@ class Ensemble:
     @property
     def name(self) -> str:
         """Return a name fit for a folder."""
-        first = self.models[0]
-        configurations = "+".join(model.configuration for model in self.models)
         folds = "".join(map(str, self.folds))
-        return f"{first.trainer}__{first.plans_name}__{configurations}__fold_{folds}"
+        parts = [
+            f"{trainer}__{plans_name}__{'+'.join(configurations)}"
+            for (trainer, plans_name), configurations in self._by_plan().items()
+        ]
+        return f"{'+'.join(parts)}__fold_{folds}"
 
     def describe(self) -> str:
         """Return what is used, for the screen."""
-        first = self.models[0]
-        configurations = " + ".join(model.configuration for model in self.models)
         folds = ", ".join(map(str, self.folds))
-        return (
-            f"{configurations}, fold {folds}, {first.trainer}, {first.plans_name} "
-            f"({self.chosen_by})"
-        )
+        parts = [
+            f"{' + '.join(configurations)}, fold {folds}, {trainer}, {plans_name}"
+            for (trainer, plans_name), configurations in self._by_plan().items()
+        ]
+        return f"{' + '.join(parts)} ({self.chosen_by})"
+
+    def _by_plan(self) -> dict[tuple[str, str], list[str]]:
+        grouped: dict[tuple[str, str], list[str]] = {}
+        for model in self.models:
+            grouped.setdefault((model.trainer, model.plans_name), []).append(model.configuration)
+        return grouped
 
 
 def fold_folder(model_folder: Path, fold: Fold) -> Path:
@@ -150,11 +157,7 @@ def choose_ensemble(
     candidates: list[tuple[bool, float, Ensemble]] = []
     split = tuple(range(n_folds))
     asked = _expand(folds, split)
-    for key in dict.fromkeys((model.trainer, model.plans_name) for model in fitting):
-        group = sorted(
-            (model for model in fitting if (model.trainer, model.plans_name) == key),
-            key=lambda model: _order(model.configuration),
-        )
+    for group in _group(fitting, across=len(set(configurations)) > 1):
         choices: list[tuple[Fold, ...]] = (
             [asked] if asked else [("all",), *([split] if split else [])]
         )
@@ -192,6 +195,26 @@ def choose_ensemble(
     return max(candidates, key=lambda candidate: candidate[:2])[2]
 
 
+def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[TrainedModel]]:
+    """Return the models of each trainer and plan, in order of configuration.
+
+    With ``across``, last the newest of each configuration, whatever its trainer and plan: that is
+    how 2d and 3d_fullres with batch sizes of their own come together.
+    """
+    keys = dict.fromkeys((model.trainer, model.plans_name) for model in models)
+    groups = [[m for m in models if (m.trainer, m.plans_name) == key] for key in keys]
+    if across:
+        newest = {m.configuration: m for m in sorted(models, key=lambda model: model.newest)}
+        groups += [list(newest.values())] if list(newest.values()) not in groups else []
+    return [sorted(group, key=lambda model: _order(model.configuration)) for group in groups]
+
+
+def count_folds(results: Path) -> int:
+    """Return how many folds the split had that a dataset's models were trained on; 0 if untold."""
+    records = results.glob(f"*__*__*/fold_*/{TRAINING_RECORD}")
+    return max((int(read_json(path).get("folds", 0)) for path in records), default=0)
+
+
 def _expand(folds: Sequence[Fold | str], split: tuple[int, ...]) -> tuple[Fold, ...]:
     chosen: list[Fold] = []
     for fold in folds:
@@ -219,8 +242,3 @@ def _order(configuration: str) -> int:
 
 def _finished(model: TrainedModel, fold: Fold) -> float:
     return (fold_folder(model.folder, fold) / FINAL_CHECKPOINT).stat().st_mtime
-
-
-def read_training_record(model: TrainedModel, fold: Fold) -> dict[str, object]:
-    """Return what was recorded beside a fold: settings, dataset digest, versions."""
-    return read_json(fold_folder(model.folder, fold) / TRAINING_RECORD)

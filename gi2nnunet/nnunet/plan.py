@@ -8,6 +8,7 @@ whole (nnU-Net trains on a half-filled one without a word).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from gi2nnunet.errors import InputError
+from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
-from gi2nnunet.manifest import Dataset
+from gi2nnunet.manifest import Dataset, list_files
 from gi2nnunet.nnunet.presets import Preset
 from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
@@ -123,12 +124,7 @@ def plan_dataset(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
-    by_axes = {len(size): [int(value) for value in size] for size in patch_sizes}
-    sizes = {
-        name: by_axes[axes]
-        for name in configurations
-        if (axes := 2 if name == "2d" else 3) in by_axes
-    }
+    sizes = _assign_sizes(patch_sizes, configurations)
     plans_name = preset.plans_name + _suffix(batch_size, sizes)
     folder = workspace.preprocessed / dataset.name
     processes = min(8, jobs or count_cores())
@@ -212,7 +208,14 @@ def plan_dataset(
             total=dataset_size(dataset),
             report=partial(_report_as, report, f"preprocessing {name}"),
         )
-        write_json(_completion_mark(configuration), {**source, "scans": dataset_size(dataset)})
+        found = _count_scans(configuration.data_folder)
+        if found != dataset_size(dataset):
+            raise EngineError(
+                f"{configuration.data_folder}: found {found} preprocessed scans; expected "
+                f"{dataset_size(dataset)}. Run the same command again; if another run works on "
+                "this workspace, let it end first."
+            )
+        write_json(_completion_mark(configuration), {**source, "scans": found})
     return Plan(
         preset=preset,
         plans_name=plans_name,
@@ -236,9 +239,36 @@ def dataset_size(dataset: Dataset) -> int:
 
 
 def digest_dataset(dataset: Dataset) -> str:
-    """Return a short digest of what the dataset was made from and holds."""
-    text = (dataset.folder / "manifest.json").read_bytes()
-    return hashlib.sha256(text).hexdigest()[:16]
+    """Return a short digest of the dataset's files and splits.
+
+    Where it was made from, when and by which version does not count.
+    """
+    content = {
+        "files": list_files(dataset.manifest),
+        "labels": dataset.label_scheme,
+        "parts": {scan.scan_id: scan.part for scan in dataset.scans},
+        "splits": dataset.splits,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _assign_sizes(
+    patch_sizes: Sequence[Sequence[int]], configurations: Sequence[str]
+) -> dict[str, list[int]]:
+    """Give each patch size to the configurations of as many axes."""
+    axes_of = {name: 2 if name == "2d" else 3 for name in configurations}
+    by_axes: dict[int, list[int]] = {}
+    for size in patch_sizes:
+        shown = "x".join(map(str, size))
+        if len(size) not in axes_of.values():
+            raise InputError(
+                f"--patch-size {shown}: none of the configurations {', '.join(configurations)} "
+                f"has {len(size)} axes. 2d takes two numbers, the 3D configurations three."
+            )
+        if len(size) in by_axes:
+            raise InputError(f"--patch-size {shown}: a second one of {len(size)} axes. Give one.")
+        by_axes[len(size)] = [int(value) for value in size]
+    return {name: by_axes[axes] for name, axes in axes_of.items() if axes in by_axes}
 
 
 def _suffix(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:

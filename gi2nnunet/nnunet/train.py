@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
 from gi2nnunet.errors import EngineError, InputError
-from gi2nnunet.files import read_json, write_json
+from gi2nnunet.files import write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold, fold_folder
-from gi2nnunet.nnunet.plan import Plan, digest_dataset
+from gi2nnunet.nnunet.plan import Plan
 from gi2nnunet.nnunet.process import Event, new_log, run_engine
+from gi2nnunet.nnunet.training import (
+    Training,
+    TrainingResult,
+    TrainingSettings,
+    check_split,
+    fill_in,
+    find_state,
+    make_record,
+    remove_fold,
+)
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
 
-STOCK_TRAINER = "nnUNetTrainer"
 _MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What a training is made with; recorded beside each fold, and the same when it resumes.
-
-    Attributes
-    ----------
-    trainer
-        nnU-Net's trainer class.
-    epochs, iterations
-        Length of the training; ``None`` leaves the trainer's own.
-    learning_rate
-        Initial learning rate; ``None`` leaves the trainer's own.
-    pretrained_weights
-        Checkpoint whose weights to start from.
-    """
-
-    trainer: str = STOCK_TRAINER
-    epochs: int | None = None
-    iterations: int | None = None
-    learning_rate: float | None = None
-    pretrained_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +59,6 @@ class TrainingProgress:
     pseudo_dice: Mapping[str, float]
     epoch_seconds: float
     seconds_left: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """How one training ended.
-
-    Attributes
-    ----------
-    configuration, fold
-        Which training.
-    folder
-        Where its checkpoints lie.
-    outcome
-        ``trained``, ``resumed`` (and finished), or ``kept``: it was finished before.
-    log
-        nnU-Net's output; ``None`` where nothing ran.
-    """
-
-    configuration: str
-    fold: Fold
-    folder: Path
-    outcome: Literal["trained", "resumed", "kept"]
-    log: Path | None
 
 
 def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
@@ -186,12 +145,14 @@ def train_folds(
     EngineError
         Where trainings failed, after all others were done.
     """
-    settings = _fill_in(settings, plan)
-    todo: list[_Training] = []
+    settings = fill_in(settings, plan)
+    if any(fold != "all" for fold in folds):
+        check_split(dataset, workspace)
+    todo: list[Training] = []
     results: list[TrainingResult] = []
     for configuration in plan.configurations:
         for fold in folds:
-            training = _Training(
+            training = Training(
                 configuration=configuration,
                 fold=fold,
                 folder=fold_folder(
@@ -200,22 +161,21 @@ def train_folds(
                     / f"{settings.trainer}__{plan.plans_name}__{configuration}",
                     fold,
                 ),
-                record=_make_record(dataset, plan, settings),
+                record=make_record(dataset, plan, settings, configuration),
             )
-            state = _find_state(training, restart=restart)
+            state = find_state(training, restart=restart)
             if state == "finished" and not nnunet_validation:
                 results.append(training.result("kept", None))
             else:
                 todo.append(training)
 
-    def run(training: _Training, gpu: int | None) -> TrainingResult:
+    def run(training: Training, gpu: int | None) -> TrainingResult:
         log = new_log(workspace.logs, f"train_{training.configuration}_fold_{training.fold}")
         if on_start:
             on_start(training.configuration, training.fold, log.path)
         if restart and training.folder.exists():
-            _remove(training.folder)
+            remove_fold(training.folder)
         resume_from = training.last_checkpoint()
-        write_json(training.folder / TRAINING_RECORD, training.record)
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
         environment = engine_environment(
@@ -241,7 +201,7 @@ def train_folds(
             },
             environment=environment,
             log=log,
-            on_event=lambda event: _pass_on(event, training, on_epoch),
+            on_event=lambda event: _take(event, training, on_epoch),
         )
         return training.result("resumed" if resume_from else "trained", log.path)
 
@@ -250,93 +210,12 @@ def train_folds(
     return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Training:
-    configuration: str
-    fold: Fold
-    folder: Path
-    record: Mapping[str, Any]
-
-    def last_checkpoint(self) -> Path | None:
-        for name in (FINAL_CHECKPOINT, "checkpoint_latest.pth", "checkpoint_best.pth"):
-            if (self.folder / name).is_file():
-                return self.folder / name
-        return None
-
-    def result(
-        self, outcome: Literal["trained", "resumed", "kept"], log: Path | None
-    ) -> TrainingResult:
-        return TrainingResult(
-            configuration=self.configuration,
-            fold=self.fold,
-            folder=self.folder,
-            outcome=outcome,
-            log=log,
-        )
-
-
-def _fill_in(settings: TrainingSettings, plan: Plan) -> TrainingSettings:
-    """Give a preset's length to a training by the stock trainer; a variant keeps its own."""
-    if settings.trainer != STOCK_TRAINER:
-        return settings
-    values = asdict(settings)
-    values["epochs"] = settings.epochs or plan.preset.epochs
-    values["iterations"] = settings.iterations or plan.preset.iterations
-    return TrainingSettings(**values)
-
-
-def _make_record(dataset: Dataset, plan: Plan, settings: TrainingSettings) -> dict[str, Any]:
-    return {
-        "settings": asdict(settings),
-        "preset": plan.preset.name,
-        "plans": hashlib.sha256(plan.plans_file.read_bytes()).hexdigest()[:16],
-        "dataset": digest_dataset(dataset),
-        "label_scheme": dataset.label_scheme,
-        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
-    }
-
-
-def _find_state(training: _Training, *, restart: bool) -> Literal["new", "begun", "finished"]:
-    """Return how far a training is; refuse to go on with one of other settings."""
-    if restart or training.last_checkpoint() is None:
-        return "new"
-    finished = (training.folder / FINAL_CHECKPOINT).is_file()
-    before = read_json(training.folder / TRAINING_RECORD)
-    if not before:
-        if finished:
-            return "finished"
-        raise InputError(
-            f"{training.folder}: holds a training that nnU-Net itself began. "
-            "Finish it with nnUNetv2_train --c, or start anew with --restart."
-        )
-    changed = [
-        f"{key}: found {found!r}, now {value!r}"
-        for key, value in _settings_of(training.record).items()
-        if (found := _settings_of(before).get(key)) != value
-    ]
-    if changed:
-        state = "finished" if finished else "begun"
-        raise InputError(
-            f"{training.folder}: this training was {state} with other settings "
-            f"({'; '.join(changed)}). Give the settings it has, or start anew with --restart."
-        )
-    return "finished" if finished else "begun"
-
-
-def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must not change between the runs of one training."""
-    return {**record["settings"], "plans": record["plans"], "dataset": record["dataset"]}
-
-
-def _remove(folder: Path) -> None:
-    """Delete a fold; its final checkpoint goes first, so that no half of it looks finished."""
-    (folder / FINAL_CHECKPOINT).unlink(missing_ok=True)
-    shutil.rmtree(folder)
-
-
-def _pass_on(
-    event: Event, training: _Training, on_epoch: Callable[[TrainingProgress], None] | None
+def _take(
+    event: Event, training: Training, on_epoch: Callable[[TrainingProgress], None] | None
 ) -> None:
+    if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
+        # Not before the engine begins: a refused start is no training.
+        write_json(training.folder / TRAINING_RECORD, training.record)
     if event["event"] != "epoch" or on_epoch is None:
         return
     on_epoch(
@@ -355,17 +234,17 @@ def _pass_on(
 
 
 def _run_all(
-    todo: Sequence[_Training],
+    todo: Sequence[Training],
     slots: Sequence[int | None],
-    run: Callable[[_Training, int | None], TrainingResult],
+    run: Callable[[Training, int | None], TrainingResult],
 ) -> list[TrainingResult]:
     """Run the trainings, as many at a time as there are slots."""
     if len(slots) == 1 or len(todo) <= 1:
         return [run(training, slots[0]) for training in todo]
-    waiting: queue.SimpleQueue[_Training] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Training] = queue.SimpleQueue()
     for training in todo:
         waiting.put(training)
-    ended: queue.SimpleQueue[tuple[_Training, TrainingResult | Exception]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[Training, TrainingResult | Exception]] = queue.SimpleQueue()
 
     def work(gpu: int | None) -> None:
         while True:
@@ -388,7 +267,9 @@ def _run_all(
         if isinstance(outcome, Exception)
     ]
     if failures:
-        raise EngineError(
+        errors = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
+        kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
+        raise kind(
             f"{len(failures)} of {len(todo)} trainings failed; the others are done. "
             "Run the same command again to go on.\n" + "\n".join(failures)
         )

@@ -119,7 +119,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
     """
     try:
         found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # none of that name, or no trainer
         raise InputError(
             f"--trainer: nnU-Net has no trainer {name!r}. Expected one of its classes, such as "
             "nnUNetTrainer, nnUNetTrainer_250epochs, nnUNetTrainerNoMirroring, nnUNetTrainerDA5."

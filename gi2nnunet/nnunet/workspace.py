@@ -99,7 +99,8 @@ def engine_environment(
     threads
         Threads of the numerical libraries.
     gpu
-        The one card the process may see; ``None`` leaves them all.
+        The one card the process may see, counted among those that ``environ`` lets us see;
+        ``None`` leaves them all.
     """
     built = dict(environ)
     built.update(
@@ -115,11 +116,15 @@ def engine_environment(
             # one busy neighbour on two cores an iteration took forty times as long.
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
+            # A torch.py in the user's current folder is not PyTorch.
+            "PYTHONSAFEPATH": "1",
             "MPLBACKEND": "Agg",
         }
     )
     if gpu is not None:
-        built["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        # Cards are counted among those the user lets us see, which may be ids of another form.
+        visible = [card for card in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+        built["CUDA_VISIBLE_DEVICES"] = visible[gpu].strip() if visible else str(gpu)
     return built
 
 
