@@ -61,6 +61,36 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert not is_running(pids[1])
 
 
+def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) -> None:
+    """Forked workers hold the event pipe; the death of the child alone must be enough."""
+    package = tmp_path / "gi2nnunet" / "nnunet"
+    package.mkdir(parents=True)
+    (tmp_path / "gi2nnunet" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "child.py").write_text(
+        "import os, signal, sys, time\n"
+        "sys.stdin.readline()\n"
+        "worker = os.fork()\n"
+        "if worker == 0:\n"
+        "    time.sleep(60)\n"
+        'print(\'{"event": "worker", "pid": %d}\' % worker, flush=True)\n'
+        "time.sleep(0.5)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    pids: list[int] = []
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    started = time.monotonic()
+    with pytest.raises(EngineError, match="killed, most likely for lack of memory") as caught:
+        run_engine(
+            "train", {}, environment=environment, log=new_log(tmp_path, "x"),
+            on_event=lambda event: pids.append(event["pid"]),
+        )  # fmt: skip
+    assert time.monotonic() - started < 20
+    assert "fewer --jobs" in str(caught.value)
+    assert pids
+    assert not is_running(pids[0])
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def run_engine(
         )
         if child.stdin is None or child.stdout is None:
             raise ValueError("the child was started without pipes")
+        threading.Thread(target=_follow, args=(child,), daemon=True).start()
         try:
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(json.dumps({"task": task, **options}).encode() + b"\n")
@@ -144,6 +146,17 @@ def run_engine(
     if failure is not None and failure["kind"] == "OutputError":
         raise OutputError(failure["message"])
     raise EngineError(_describe(task, child.returncode, failure, log))
+
+
+def _follow(child: subprocess.Popen[bytes]) -> None:
+    """End the group as soon as the child itself is gone.
+
+    Its workers hold the event pipe open: where the system killed the child for memory, waiting for
+    the pipe's end would mean waiting for them, for ever.
+    """
+    child.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
