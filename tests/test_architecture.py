@@ -54,15 +54,21 @@ ORDER = (
     "nnunet.presets",
     "nnunet.devices",
     "nnunet.hardware",
+    "nnunet.shipped",
+    "nnunet.trust",
     "nnunet.checkpoints",
     "nnunet.models",
+    "nnunet.bundle",
     "nnunet.planner",
     "nnunet.plan",
     "nnunet.trainer",
     "nnunet.train",
     "nnunet.inference",
     "nnunet.predict",
+    "nnunet.weights",
+    "nnunet.exchange",
     "nnunet.child",
+    "standing",
     "selection",
     "evaluation",
     "cli.show",
@@ -72,6 +78,7 @@ ORDER = (
     "cli.comparison",
     "cli.training",
     "cli.prediction",
+    "cli.models",
     "cli",
     "__main__",
 )
@@ -189,6 +196,7 @@ ENGINE_PACKAGES = {
     "batchgeneratorsv2",
     "dynamic_network_architectures",
     "acvl_utils",
+    "safetensors",
 }
 
 # MONAI's measures take tensors; both are imported only when they are asked for.
@@ -237,7 +245,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_library_does_not_load_the_engine():
-    child_only = {f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference")}
+    child_only = {
+        f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference", "weights")
+    }
     library = [
         m for m in ORDER if m.partition(".")[0] not in ("cli", "__main__") and m not in child_only
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
@@ -14,6 +15,7 @@ Fold = int | str  # a fold's number, or "all"
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 TRAINING_RECORD = "gi2nnunet_training.json"
+IMPORT_RECORD = "gi2nnunet_imported.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,3 +226,18 @@ def _finished(model: TrainedModel, fold: Fold) -> float:
 def read_training_record(model: TrainedModel, fold: Fold) -> dict[str, object]:
     """Return what was recorded beside a fold: settings, dataset digest, versions."""
     return read_json(fold_folder(model.folder, fold) / TRAINING_RECORD)
+
+
+def read_import_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
+    """Return what an imported fold tells of itself; empty for one that was trained here.
+
+    ``trained_on`` holds scan ids, or ``None`` where they are not known; ``n_folds`` is the number
+    of folds of their split.
+    """
+    return read_json(fold_folder(model.folder, fold) / IMPORT_RECORD)
+
+
+def count_imported_folds(results: Path) -> int:
+    """Return the folds of the split that imported models are of; 0 where there are none."""
+    records = [read_import_record(m, fold) for m in list_models(results) for fold in m.folds]
+    return max((record["n_folds"] for record in records if record), default=0)

@@ -11,6 +11,7 @@ https://docs.python.org/3/library/pickle.html#restricting-globals
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gi2nnunet.errors import Problem, raise_problems
+from gi2nnunet.errors import InputError, Problem, raise_problems
 from gi2nnunet.nnunet.shipped import (
     LABEL_MANAGERS,
     LAYERS,
@@ -112,23 +113,30 @@ def check_dataset_json(content: Mapping[str, Any], *, where: str) -> None:
     raise_problems(_compare(key, name, {"None", *READERS}), remedy=_REMEDY)
 
 
-def check_split(splits: Sequence[Mapping[str, Any]], *, where: str) -> None:
+def check_split(path: Path) -> None:
     """Refuse a split whose identifiers lead out of the folder of preprocessed scans.
+
+    A missing one is none.
 
     Raises
     ------
     InputError
         Naming every such entry.
     """
-    raise_problems(
-        (
-            problem
-            for number, fold in enumerate(splits)
+    remedy = "nnU-Net reads scans by it. Convert the dataset again, it makes another."
+    if not path.is_file():
+        return
+    try:
+        named = [
+            (f"{path}, fold {number}, {part}", identifier)
+            for number, fold in enumerate(json.loads(path.read_text(encoding="utf-8")))
             for part in ("train", "val")
             for identifier in fold[part]
-            for problem in _find_paths(f"{where}, fold {number}, {part}", identifier)
-        ),
-        remedy="nnU-Net would read files from there. Convert the dataset again.",
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is damaged ({error!r}). {remedy}") from error
+    raise_problems(
+        (problem for where, name in named for problem in _find_paths(where, name)), remedy=remedy
     )
 
 
