@@ -273,6 +273,13 @@ def _find_in_pickle(path: Path, functions: Collection[tuple[str, str]]) -> Probl
     return None
 
 
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Stand for what pickles of the older protocols make bytes with, in its one harmless use."""
+    if encoding != "latin1":
+        raise _RefusedError(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
 class _RefusedError(Exception):
     """A pickle asked for something that is not data."""
 
@@ -287,6 +294,8 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._functions:
             return _PLACEHOLDER
+        if (module, name) == ("_codecs", "encode"):
+            return _encode_latin1
         if (module, name) not in _NUMPY:
             raise _RefusedError(f"{module}.{name}, which it would run")
         if name in ("ndarray", "dtype"):

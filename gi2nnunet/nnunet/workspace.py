@@ -115,6 +115,8 @@ def engine_environment(
             # one busy neighbour on two cores an iteration took forty times as long.
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
+            # A torch.py in the folder where a command runs is not PyTorch (Python 3.11 and later).
+            "PYTHONSAFEPATH": "1",
             "MPLBACKEND": "Agg",
         }
     )
