@@ -21,7 +21,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +275,7 @@ def _are_notes(notes: Mapping[str, Any]) -> bool:
 
 
 def _all_of(values: Any, kind: type) -> bool:
-    return isinstance(values, Sequence) and all(type(value) is kind for value in values)
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 @contextmanager
