@@ -180,6 +180,11 @@ def test_the_same_again_is_left_alone_and_what_is_missing_is_written(
     third = take_in(file, theirs)
     assert (third.written, third.kept) == (first.written[1:], first.written[:1])
     assert {path.parent for path in theirs.rglob("*.pth")} == {path.parent for path in before}
+    (first.written[0] / "fold_0" / "checkpoint_final.pth").unlink()
+    with pytest.raises(InputError, match="--replace"):
+        take_in(file, theirs)
+    assert take_in(file, theirs, replace=True).written == first.written[:1]
+    assert set(theirs.rglob("*.pth")) == set(before)
 
 
 def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_path: Path) -> None:
@@ -196,6 +201,28 @@ def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_pa
         weights_of(theirs, fold=1)["encoder.stages.0.0.convs.0.conv.weight"],
         weights_of(ours, fold=1)["encoder.stages.0.0.convs.0.conv.weight"],
     )
+    assert not list((theirs / "results").glob(".*"))
+
+
+def test_a_replacement_that_fails_leaves_the_former_model(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    folder = write_model(theirs / "results", folds=("all",))
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    move = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == folder and ".old" not in self.name:
+            raise OSError("no right")
+        return move(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(OutputError, match="no right"):
+            take_in(file, theirs, replace=True)
+    after = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
     assert not list((theirs / "results").glob(".*"))
 
 
@@ -478,6 +505,14 @@ def test_a_planted_plan_is_not_exported(tmp_path: Path) -> None:
     plans["label_manager"] = "planted"
     (folder / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(InputError, match=r"plans\.json, label_manager"):
+        export(tmp_path / "ours", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_model_whose_name_could_not_be_imported_is_not_exported(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "ours" / "results")
+    folder.rename(folder.with_name("nnUNetTrainer__my plans__2d"))
+    with pytest.raises(InputError, match="name 'my plans'"):
         export(tmp_path / "ours", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -35,7 +35,7 @@ from gi2nnunet.nnunet.trust import check_dataset_json, check_plans, check_traine
 FORMAT = 1
 MANIFEST, DATASET_JSON = "manifest.json", "dataset.json"
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")  # "__" parts nnU-Net's folder names
+_NAME = re.compile(r"_?[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")  # "__" parts nnU-Net's folder names
 _DATASET = re.compile(r"Dataset(\d{3})_[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _MOST_JSON = 64 * 2**20
 _DAMAGED = "Get the file again from where it was made."
@@ -121,8 +121,9 @@ def plans_part(configuration: str) -> str:
 class BundleWriter:
     """Takes the parts of a model file one after another; see :func:`write_bundle`."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive = archive
+        self._path = path
         self._parts: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, content: bytes | Mapping[str, Any]) -> None:
@@ -132,8 +133,15 @@ class BundleWriter:
         self._parts[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Add the manifest, which goes last."""
+        """Add the manifest, which goes last; names that cannot be imported are an InputError."""
         manifest = {"format": FORMAT, **about, "parts": self._parts}
+        try:
+            _describe(self._path, manifest, "")
+        except ValueError as error:
+            raise InputError(
+                f"{self._path}: cannot hold a model of such a {error}. Expected letters, digits "
+                "and . + - _ in the names of dataset, trainer, plans and configurations."
+            ) from error
         self._archive.writestr(zipfile.ZipInfo(MANIFEST, _SAME_TIME), _dump(manifest))
 
 
@@ -147,7 +155,7 @@ def write_bundle(path: Path) -> Iterator[BundleWriter]:
         Where it cannot be written.
     """
     with part_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-        yield BundleWriter(archive)
+        yield BundleWriter(archive, path)
 
 
 def open_bundle(path: Path, *, trust: bool = False) -> Bundle:

@@ -13,6 +13,7 @@ from gi2nnunet.files import read_json, replace_file, write_json
 from gi2nnunet.manifest import find_datasets
 from gi2nnunet.nnunet.bundle import DATASET_JSON, Bundle, notes_part, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
     IMPORT_RECORD,
     TRAINING_RECORD,
     Ensemble,
@@ -220,7 +221,9 @@ def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
     """Return whether a model folder holds just what a file holds of it."""
     folds = {path.name for path in folder.glob("fold_*")}
     return folds == {f"fold_{fold}" for fold in bundle.folds[configuration]} and all(
-        read_json(folder / name / IMPORT_RECORD).get("model") == bundle.digest for name in folds
+        read_json(folder / name / IMPORT_RECORD).get("model") == bundle.digest
+        and (folder / name / FINAL_CHECKPOINT).is_file()
+        for name in folds
     )
 
 
@@ -261,7 +264,12 @@ def _swap(new: Path, place: Path, *, old: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists():
             place.replace(old)
-        new.replace(place)
+        try:
+            new.replace(place)
+        except BaseException:
+            if old.exists():
+                old.replace(place)
+            raise
     except OSError as error:
         raise OutputError(
             f"{place}: cannot be written ({error.strerror or error}). "
