@@ -18,7 +18,8 @@ from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.scoring import Score, score_submission
-from gi2nnunet.selection import Selection, Standing
+from gi2nnunet.selection import Selection
+from gi2nnunet.standing import Standing
 from gi2nnunet.submission import write_submission
 
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
@@ -65,6 +66,7 @@ def evaluate(
     step_size: float = 0.5,
     nifti: bool = False,
     score: bool = True,
+    trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
     """Predict, write ``submission.csv`` and, where truth is known, the score.
@@ -89,6 +91,8 @@ def evaluate(
         Write label volumes too: the bit-coded map and a binary mask an organ.
     score
         Score where truth is known.
+    trust
+        Load checkpoints and plans that could run code.
     on_scan
         Called with ``(done, total, scan)``.
     """
@@ -102,6 +106,7 @@ def evaluate(
         mirroring=mirroring,
         step_size=step_size,
         nifti_folder=out if nifti else None,
+        trust=trust,
         on_scan=on_scan,
     )
     submission = out / "submission.csv"

@@ -1,9 +1,7 @@
 """What to predict and with which models, and what a score of it will mean.
 
 Whether a score is honest depends on what the models were trained on. Each selection therefore has a
-*standing*: ``held-out`` (no training scan of these patients), ``out-of-fold`` (each scan by the
-model that did not see its patient), ``seen-patient`` (other days of these patients were trained
-on), or ``in-sample`` (these very scans were trained on).
+:mod:`~gi2nnunet.standing`.
 """
 
 from __future__ import annotations
@@ -11,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from gi2nnunet.encoding import find_dataset_of, scan_id_of
 from gi2nnunet.errors import InputError, raise_problems
-from gi2nnunet.kaggle import ORGANS, MaskTable, patient_of, read_mask_table
+from gi2nnunet.kaggle import ORGANS, MaskTable, read_mask_table
 from gi2nnunet.labels import ALL_BITS, LabelScheme
-from gi2nnunet.manifest import Dataset, read_dataset
+from gi2nnunet.manifest import Dataset, find_datasets, read_dataset
 from gi2nnunet.nifti_source import (
     NiftiIndex,
     NiftiScan,
@@ -34,9 +31,8 @@ from gi2nnunet.nnunet.predict import InputScan
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.slices import decode_label_map
 from gi2nnunet.source import Scan, read_index
+from gi2nnunet.standing import Standing, find_standing, find_trained_on, find_unseen_folds
 from gi2nnunet.submission import Row, Size, encode_scan
-
-Standing = Literal["held-out", "out-of-fold", "seen-patient", "in-sample", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +88,7 @@ def select_models(
         Where there are no such models.
     """
     dataset = None
-    if any(workspace.raw.glob("Dataset*")) or not workspace.results.is_dir():
+    if _holds_dataset(workspace, dataset_id) or not workspace.results.is_dir():
         dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
         name, n_folds = dataset.name, len(dataset.splits)
     else:
@@ -106,6 +102,19 @@ def select_models(
         preset=preset,
         trainer=trainer,
     )
+
+
+def _holds_dataset(workspace: Workspace, dataset_id: int | None) -> bool:
+    """Return whether the dataset is to be looked for in the raw folder.
+
+    One whose number stands in the results alone was imported.
+    """
+    imported = (
+        dataset_id is not None
+        and not find_datasets(workspace.raw, dataset_id)
+        and find_datasets(workspace.results, dataset_id)
+    )
+    return any(workspace.raw.glob("Dataset*")) and not imported
 
 
 def _find_results(workspace: Workspace, dataset_id: int | None) -> str:
@@ -132,36 +141,28 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
     """
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     if held_out:
-        train_patients = {s.patient_id for s in dataset.scans if s.part == "train"}
-        shared = {patient_of(scan_id) for scan_id in held_out} & train_patients
-        standing: Standing = "seen-patient" if shared else "held-out"
+        standing = find_standing(held_out, dataset=dataset, ensemble=ensemble)
         return _of_dataset(dataset, held_out, "held-out", "the held-out test scans", standing)
     train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
-    if _are_of_split(ensemble.folds, dataset):
-        fold_of = {
-            scan_id: fold for fold in ensemble.folds for scan_id in dataset.splits[int(fold)]["val"]
-        }
-        described = "all training scans, each by the model that did not see its patient"
-        if len(fold_of) < len(train):
-            folds = ", ".join(map(str, ensemble.folds))
-            described = f"the validation scans of fold {folds}, by that fold's model"
-        # In the dataset's order: mle-bench pairs rows by their position.
-        own = [scan_id for scan_id in train if scan_id in fold_of]
-        chosen = _of_dataset(dataset, own, "out-of-fold", described, "out-of-fold")
-        return replace(chosen, folds={scan_id: (fold_of[scan_id],) for scan_id in own})
     if not train:
         raise InputError(
             f"{dataset.folder}: holds no scan with truth. Name a source to predict instead."
         )
-    return _of_dataset(dataset, train, "in-sample", "the training scans themselves", "in-sample")
-
-
-def _are_of_split(folds: Sequence[Fold], dataset: Dataset) -> bool:
-    """Return whether all folds are of the dataset's split, so that it tells what each trained on.
-
-    ``all`` trained on everything; a fold of another number on a split that nnU-Net drew itself.
-    """
-    return all(fold != "all" and int(fold) < len(dataset.splits) for fold in folds)
+    trained_on = find_trained_on(ensemble, dataset=dataset)
+    if trained_on is None:
+        described = "the dataset's training scans; what the models trained on is not known"
+        return _of_dataset(dataset, train, "training-scans", described, "unknown")
+    # In the dataset's order: mle-bench pairs rows by their position.
+    folds = find_unseen_folds(train, trained_on)
+    if set(ensemble.folds) - {fold for unseen in folds.values() for fold in unseen}:
+        described = "the training scans themselves"
+        return _of_dataset(dataset, train, "in-sample", described, "in-sample")
+    described = "all training scans, each by the model that did not see its patient"
+    if len(folds) < len(train):
+        numbers = ", ".join(map(str, ensemble.folds))
+        described = f"the validation scans of fold {numbers}, by that fold's model"
+    chosen = _of_dataset(dataset, list(folds), "out-of-fold", described, "out-of-fold")
+    return replace(chosen, folds=folds)
 
 
 def _of_dataset(
@@ -236,22 +237,6 @@ def select_source(
         standing=find_standing(list(part), dataset=dataset, ensemble=ensemble),
         warnings=index.warnings,
     )
-
-
-def find_standing(
-    scan_ids: Sequence[str], *, dataset: Dataset | None, ensemble: Ensemble
-) -> Standing:
-    """Return what a score of these scans means, given what the models were trained on."""
-    if dataset is None:
-        return "unknown"
-    trained = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
-    if _are_of_split(ensemble.folds, dataset):
-        trained = {s for fold in ensemble.folds for s in dataset.splits[int(fold)]["train"]}
-    if trained & set(scan_ids):
-        return "in-sample"
-    if {patient_of(s) for s in trained} & {patient_of(s) for s in scan_ids}:
-        return "seen-patient"
-    return "held-out"
 
 
 def _rows_of(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:

@@ -54,8 +54,11 @@ ORDER = (
     "nnunet.presets",
     "nnunet.devices",
     "nnunet.hardware",
+    "nnunet.shipped",
+    "nnunet.trust",
     "nnunet.checkpoints",
     "nnunet.models",
+    "nnunet.bundle",
     "nnunet.planner",
     "nnunet.plan",
     "nnunet.trainer",
@@ -63,7 +66,10 @@ ORDER = (
     "nnunet.train",
     "nnunet.inference",
     "nnunet.predict",
+    "nnunet.weights",
+    "nnunet.exchange",
     "nnunet.child",
+    "standing",
     "selection",
     "evaluation",
     "cli.show",
@@ -73,6 +79,7 @@ ORDER = (
     "cli.comparison",
     "cli.training",
     "cli.prediction",
+    "cli.models",
     "cli",
     "__main__",
 )
@@ -190,6 +197,7 @@ ENGINE_PACKAGES = {
     "batchgeneratorsv2",
     "dynamic_network_architectures",
     "acvl_utils",
+    "safetensors",
 }
 
 # MONAI's measures take tensors; both are imported only when they are asked for.
@@ -238,7 +246,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_library_does_not_load_the_engine():
-    child_only = {f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference")}
+    child_only = {
+        f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference", "weights")
+    }
     library = [
         m for m in ORDER if m.partition(".")[0] not in ("cli", "__main__") and m not in child_only
     ]

@@ -55,10 +55,7 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     child.stdin.close()  # what the system does when a parent dies
     assert child.wait(10) == -signal.SIGKILL
     child.stdout.close()
-    deadline = time.monotonic() + 10
-    while is_running(pids[1]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(pids[1])
+    assert has_ended(pids[1])
 
 
 def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) -> None:
@@ -87,8 +84,14 @@ def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) 
         )  # fmt: skip
     assert time.monotonic() - started < 20
     assert "fewer --jobs" in str(caught.value)
-    assert pids
-    assert not is_running(pids[0])
+    assert has_ended(pids[0])
+
+
+def has_ended(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
 
 
 def is_running(pid: int) -> bool:

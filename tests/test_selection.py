@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,12 @@ def make_dataset(folder, made=None, **options):
 
 def make_ensemble(*folds):
     model = TrainedModel(
-        folder=None, trainer="t", plans_name="p", configuration="2d", folds=folds, newest=0.0
+        folder=Path("nowhere"),
+        trainer="t",
+        plans_name="p",
+        configuration="2d",
+        folds=folds,
+        newest=0.0,
     )
     return Ensemble(models=(model,), folds=folds, chosen_by="the test")
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import comparison, data, prediction, scores, training
+from gi2nnunet.cli import comparison, data, models, prediction, scores, training
 from gi2nnunet.errors import GiError
 
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
@@ -48,6 +48,7 @@ def _common(
 data.register(app)
 training.register(app)
 prediction.register(app)
+models.register(app)
 scores.register(app)
 comparison.register(app)
 

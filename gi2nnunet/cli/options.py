@@ -70,6 +70,12 @@ DeviceOption = Annotated[
     DeviceName,
     typer.Option("--device", help="What to compute on; auto: a GPU where there is one."),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Load checkpoints and plans as they are: they can run any code."
+    ),
+]  # fmt: skip
 GpusOption = Annotated[
     int | None,
     typer.Option("--gpus", help="How many GPUs to use; by default one.", min=1),

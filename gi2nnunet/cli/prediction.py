@@ -18,6 +18,7 @@ from gi2nnunet.cli.options import (
     MetricOption,
     SchemeName,
     SourceLabelsOption,
+    TrustOption,
     WorkspaceOption,
     find_hardware_of,
     open_workspace_of,
@@ -122,6 +123,7 @@ def predict_and_score(
     nifti: NiftiOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
+    trust: TrustOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     workspace: WorkspaceOption = None,
@@ -138,7 +140,7 @@ def predict_and_score(
     _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus,
+        nifti=nifti, out=out, allow_missing=allow_missing, trust=trust, device=device, gpus=gpus,
         workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=True,
     )  # fmt: skip
 
@@ -162,6 +164,7 @@ def predict(
     nifti: NiftiOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
+    trust: TrustOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     workspace: WorkspaceOption = None,
@@ -175,7 +178,7 @@ def predict(
     _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, device=device, gpus=gpus,
+        nifti=nifti, out=out, allow_missing=allow_missing, trust=trust, device=device, gpus=gpus,
         workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=False,
     )  # fmt: skip
 
@@ -194,6 +197,7 @@ def _predict(
     nifti: bool,
     out: Path | None,
     allow_missing: bool,
+    trust: bool,
     device: str,
     gpus: int | None,
     workspace: Path | None,
@@ -245,6 +249,7 @@ def _predict(
             step_size=step_size,
             nifti=nifti,
             score=score,
+            trust=trust,
             on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
         )
     print_warnings(made.warnings)

@@ -14,6 +14,7 @@ from gi2nnunet.cli.options import (
     GpusOption,
     IdOption,
     JobsOption,
+    TrustOption,
     WorkspaceOption,
     find_hardware_of,
     open_workspace_of,
@@ -183,6 +184,7 @@ def train(
             rich_help_panel=_TRAINING,
         ),
     ] = False,
+    trust: TrustOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     workspace: WorkspaceOption = None,
@@ -231,6 +233,7 @@ def train(
             jobs=jobs,
             restart=restart,
             nnunet_validation=nnunet_validation,
+            trust=trust,
             on_start=live.start,
             on_epoch=live.update,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,15 @@ _ALLOWED: tuple[Any, ...] = (
 _KEYS = ("network_weights", "trainer_name", "init_args")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """Load a checkpoint of nnU-Net onto the CPU.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    trust
+        Load it by the plain unpickler, which runs whatever the file says.
 
     Raises
     ------
@@ -43,13 +51,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with torch.serialization.safe_globals(list(_ALLOWED)):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such checkpoint. Train it with gi2nnunet train.") from error
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: it is no plain checkpoint of weights ({_first_line(error)}). "
-            "Such a file can run code when it is loaded; get it from a source you trust."
+            "Such a file can run code when it is loaded; add --trust if you trust where it is from."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -61,6 +69,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: is no checkpoint of nnU-Net. Expected the entries {', '.join(_KEYS)}."
         )
     return checkpoint
+
+
+def check_weights(
+    weights: Mapping[str, torch.Tensor], network: torch.nn.Module, *, where: str
+) -> None:
+    """Refuse weights that are not those of a network.
+
+    Raises
+    ------
+    InputError
+        Where tensors are missing, too many, or of other shapes.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    different = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if different:
+        raise InputError(
+            f"{where}: its weights are not of the network that the plan beside it describes "
+            f"({len(different)} tensors, the first {different[0]}: found "
+            f"{found.get(different[0], 'none')}, expected {expected.get(different[0], 'none')}). "
+            "Restore both from where they were made."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -79,6 +79,10 @@ def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
         from gi2nnunet.nnunet import planner
 
         return getattr(planner, f"run_{task}")(**options)  # type: ignore[no-any-return]
+    if task in ("export", "import"):
+        from gi2nnunet.nnunet import weights
+
+        return getattr(weights, f"run_{task}")(**options)  # type: ignore[no-any-return]
     if task == "train":
         from gi2nnunet.nnunet.trainer import run_training
 

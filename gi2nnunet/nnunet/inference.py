@@ -27,9 +27,15 @@ from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
-from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.checkpoints import check_weights, load_checkpoint
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.trainer import find_trainer
+from gi2nnunet.nnunet.trust import (
+    check_dataset_json,
+    check_plans,
+    check_postprocessing,
+    check_trainer,
+)
 from gi2nnunet.slices import read_image
 from gi2nnunet.source import Scan, Source
 from gi2nnunet.submission import encode_scan
@@ -48,6 +54,7 @@ def run_prediction(
     step_size: float,
     threads: int,
     nifti_folder: str | None,
+    trust: bool,
 ) -> dict[str, Any]:
     """Predict scans one after another, telling each as soon as it is done.
 
@@ -71,10 +78,12 @@ def run_prediction(
     nifti_folder
         Where to write label volumes as well (``labels/`` bit-coded, ``organs/`` one mask an
         organ); ``None`` writes none.
+    trust
+        Load checkpoints and plans that could run code.
     """
     torch.set_num_threads(threads)
     networks = [
-        _Network(Path(folder), device=device, mirroring=mirroring, step_size=step_size)
+        _Network(Path(folder), device=device, mirroring=mirroring, step_size=step_size, trust=trust)
         for folder in models
     ]
     for scan in scans:
@@ -103,8 +112,11 @@ def run_prediction(
 class _Network:
     """One configuration: its plans, its network and its folds' weights."""
 
-    def __init__(self, folder: Path, *, device: str, mirroring: bool, step_size: float) -> None:
+    def __init__(
+        self, folder: Path, *, device: str, mirroring: bool, step_size: float, trust: bool
+    ) -> None:
         self.folder = folder
+        self._trust = trust
         self._weights: dict[Fold, dict[str, torch.Tensor]] = {}
         self._predictor: Any = None
         self._device = torch.device(device)
@@ -159,26 +171,34 @@ class _Network:
         return self._predictor
 
     def _load_fold(self, fold: Fold) -> dict[str, torch.Tensor]:
-        checkpoint = load_checkpoint(fold_folder(self.folder, fold) / FINAL_CHECKPOINT)
+        path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT
+        checkpoint = load_checkpoint(path, trust=self._trust)
         if self._predictor is None:
-            self._predictor = self._build(checkpoint)
+            self._predictor = self._build(checkpoint, where=str(path))
         weights: dict[str, torch.Tensor] = checkpoint["network_weights"]
+        check_weights(weights, self._predictor.network, where=str(path))
         return weights
 
-    def _build(self, checkpoint: Mapping[str, Any]) -> Any:
+    def _build(self, checkpoint: Mapping[str, Any], *, where: str) -> Any:
         """Build the predictor as nnU-Net's own does from a model folder, but from safe weights."""
         plans, dataset_json = (
             read_json(self.folder / name) for name in ("plans.json", "dataset.json")
         )
         configuration = checkpoint["init_args"]["configuration"]
-        if "configurations" not in plans or "labels" not in dataset_json:
+        if configuration not in plans.get("configurations", {}) or "labels" not in dataset_json:
             raise InputError(
-                f"{self.folder}: its plans.json or dataset.json is missing or damaged. "
-                "Restore them, or train again with --restart."
+                f"{self.folder}: its plans.json or dataset.json is missing, damaged, or of another "
+                "model. Restore them, or train again with --restart."
             )
+        if not self._trust:
+            check_trainer(checkpoint["trainer_name"], where=where)
+            check_plans(plans, where=str(self.folder / "plans.json"))
+            check_dataset_json(dataset_json, where=str(self.folder / "dataset.json"))
+            check_postprocessing(self.folder)
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(configuration)
-        network = find_trainer(checkpoint["trainer_name"]).build_network_architecture(
+        trainer = find_trainer(checkpoint["trainer_name"], trust=self._trust)
+        network = trainer.build_network_architecture(
             plans_manager,
             configuration_manager,
             determine_num_input_channels(plans_manager, configuration_manager, dataset_json),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
@@ -14,6 +15,7 @@ Fold = int | str  # a fold's number, or "all"
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 TRAINING_RECORD = "gi2nnunet_training.json"
+IMPORT_RECORD = "gi2nnunet_imported.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +213,15 @@ def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[Trained
 
 def count_folds(results: Path) -> int:
     """Return how many folds the split had that a dataset's models were trained on; 0 if untold."""
-    records = results.glob(f"*__*__*/fold_*/{TRAINING_RECORD}")
-    return max((int(read_json(path).get("folds", 0)) for path in records), default=0)
+    keys = {TRAINING_RECORD: "folds", IMPORT_RECORD: "n_folds"}
+    return max(
+        (
+            int(read_json(path).get(key) or 0)
+            for name, key in keys.items()
+            for path in results.glob(f"*__*__*/fold_*/{name}")
+        ),
+        default=0,
+    )
 
 
 def _expand(folds: Sequence[Fold | str], split: tuple[int, ...]) -> tuple[Fold, ...]:
@@ -242,3 +251,17 @@ def _order(configuration: str) -> int:
 
 def _finished(model: TrainedModel, fold: Fold) -> float:
     return (fold_folder(model.folder, fold) / FINAL_CHECKPOINT).stat().st_mtime
+
+
+def read_training_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
+    """Return what was recorded beside a fold: settings, dataset digest, versions."""
+    return read_json(fold_folder(model.folder, fold) / TRAINING_RECORD)
+
+
+def read_import_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
+    """Return what an imported fold tells of itself; empty for one that was trained here.
+
+    ``trained_on`` holds scan ids, or ``None`` where they are not known; ``n_folds`` is the number
+    of folds of their split.
+    """
+    return read_json(fold_folder(model.folder, fold) / IMPORT_RECORD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprints,
     preprocess_dataset,
 )
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from numpy.typing import NDArray
 
 from gi2nnunet.errors import InputError
+from gi2nnunet.files import read_json
+from gi2nnunet.manifest import DATASET_JSON
+from gi2nnunet.nnunet.trust import check_dataset_json, check_plans
 
 # The tiny network: patches that a small CPU passes through in well under a second.
 _TINY_FEATURES = 8
@@ -30,6 +36,7 @@ _NO_LIMIT_GB = 1e6
 
 def run_fingerprint(*, dataset_id: int, processes: int) -> dict[str, Any]:
     """Extract nnU-Net's dataset fingerprint and check the dataset's integrity."""
+    _check_reader(dataset_id)
     extract_fingerprints(
         [dataset_id],
         num_processes=processes,
@@ -71,6 +78,7 @@ def run_plan(
     patch_sizes
         In place of the planner's, by configuration, in voxels, slowest axis first.
     """
+    _check_reader(dataset_id)
     base = recursive_find_python_class(
         _planning_folder(), planner, current_module="nnunetv2.experiment_planning"
     )
@@ -96,10 +104,18 @@ def run_preprocess(
     *, dataset_id: int, plans_name: str, configuration: str, processes: int
 ) -> dict[str, Any]:
     """Preprocess one configuration; nnU-Net deletes its data folder first."""
+    name = convert_id_to_dataset_name(dataset_id)
+    plans_file = Path(nnUNet_preprocessed.get()) / name / f"{plans_name}.json"
+    check_plans(read_json(plans_file), where=str(plans_file))
     preprocess_dataset(
         dataset_id, plans_name, (configuration,), [processes], show_progress_bar=False
     )
     return {}
+
+
+def _check_reader(dataset_id: int) -> None:
+    path = Path(nnUNet_raw.get()) / convert_id_to_dataset_name(dataset_id) / DATASET_JSON
+    check_dataset_json(read_json(path), where=str(path))
 
 
 def _planning_folder() -> str:

@@ -70,6 +70,7 @@ def predict_scans(
     mirroring: bool = True,
     step_size: float = 0.5,
     nifti_folder: Path | None = None,
+    trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> tuple[PredictedScan, ...]:
     """Predict scans; with several GPUs they are dealt out among these.
@@ -88,6 +89,8 @@ def predict_scans(
         nnU-Net's test-time mirroring and sliding-window step.
     nifti_folder
         Where to write label volumes as well.
+    trust
+        Load checkpoints and plans that could run code.
     on_scan
         Called with ``(done, total, scan)``.
 
@@ -135,6 +138,7 @@ def predict_scans(
                 "step_size": step_size,
                 "threads": threads,
                 "nifti_folder": str(nifti_folder) if nifti_folder else None,
+                "trust": trust,
             },
             environment=engine_environment(
                 workspace,

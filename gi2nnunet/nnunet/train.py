@@ -109,6 +109,7 @@ def train_folds(
     jobs: int | None = None,
     restart: bool = False,
     nnunet_validation: bool = False,
+    trust: bool = False,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
@@ -133,6 +134,8 @@ def train_folds(
         Throw away what was trained of these before.
     nnunet_validation
         Run nnU-Net's own final validation too.
+    trust
+        Load checkpoints, plans and trainers that could run any code.
     on_start
         Called with configuration, fold and log path when a training starts.
     on_epoch
@@ -197,6 +200,7 @@ def train_folds(
                 **asdict(settings),
                 "resume_from": str(resume_from) if resume_from else None,
                 "nnunet_validation": nnunet_validation,
+                "trust": trust,
                 "threads": count_cores() if hardware.device == "cpu" else 1,
             },
             environment=environment,

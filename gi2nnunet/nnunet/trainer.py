@@ -19,8 +19,16 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import part_file, read_json
+from gi2nnunet.manifest import SPLITS
 from gi2nnunet.nnunet.checkpoints import load_checkpoint
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
+from gi2nnunet.nnunet.trust import (
+    check_data_folder,
+    check_dataset_json,
+    check_plans,
+    check_split,
+    check_trainer,
+)
 
 SAVE_EVERY_EPOCHS = 10
 SAVE_EVERY_SECONDS = 600.0
@@ -44,6 +52,7 @@ def run_training(
     resume_from: str | None,
     nnunet_validation: bool,
     threads: int,
+    trust: bool,
 ) -> dict[str, Any]:
     """Train to the end, from the start or from a checkpoint.
 
@@ -68,19 +77,28 @@ def run_training(
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
     threads
         Threads of the network's operations.
+    trust
+        Load checkpoints, plans and preprocessed scans that could run code.
     """
     folder = Path(dataset_folder)
     plans = read_json(folder / f"{plans_name}.json")
+    dataset_json = read_json(folder / "dataset.json")
+    if not trust:
+        check_plans(plans, where=str(folder / f"{plans_name}.json"))
+        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
+        check_split(folder / SPLITS)
     plans["continue_training"] = resume_from is not None
     torch.set_num_threads(threads)
-    trainer_class = _make_trainer(find_trainer(trainer), emit)
+    trainer_class = _make_trainer(find_trainer(trainer, trust=trust), emit)
     run = trainer_class(
         plans=plans,
         configuration=configuration,
         fold=fold,
-        dataset_json=read_json(folder / "dataset.json"),
+        dataset_json=dataset_json,
         device=torch.device(device),
     )
+    if not trust:
+        check_data_folder(Path(run.preprocessed_dataset_folder))
     if epochs is not None:
         run.num_epochs = epochs
     if iterations is not None:
@@ -94,10 +112,10 @@ def run_training(
         torch.backends.cudnn.benchmark = True
     # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
     if resume_from is not None:
-        load_checkpoint(Path(resume_from))
+        load_checkpoint(Path(resume_from), trust=trust)
         run.load_checkpoint(resume_from)
     elif pretrained_weights is not None:
-        load_checkpoint(Path(pretrained_weights))
+        load_checkpoint(Path(pretrained_weights), trust=trust)
         run.initialize()
         load_pretrained_weights(run.network, pretrained_weights, verbose=True)
     emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
@@ -109,14 +127,23 @@ def run_training(
     return {"epochs": run.num_epochs, "folder": str(run.output_folder)}
 
 
-def find_trainer(name: str) -> type[nnUNetTrainer]:
+def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:
     """Return one of nnU-Net's trainer classes by its name.
+
+    Parameters
+    ----------
+    name
+        The class.
+    trust
+        Take one that nnU-Net does not ship, too (from ``nnUNet_extTrainer``).
 
     Raises
     ------
     InputError
         Where nnU-Net has none of that name.
     """
+    if not trust:
+        check_trainer(name, where="--trainer")
     try:
         found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
     except (RuntimeError, AssertionError) as error:  # none of that name, or no trainer

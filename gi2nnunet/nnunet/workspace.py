@@ -116,7 +116,7 @@ def engine_environment(
             # one busy neighbour on two cores an iteration took forty times as long.
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
-            # A torch.py in the user's current folder is not PyTorch.
+            # A torch.py in the folder where a command runs is not PyTorch (Python 3.11 and later).
             "PYTHONSAFEPATH": "1",
             "MPLBACKEND": "Agg",
         }
