@@ -101,9 +101,11 @@ def convert(
     folds
         How many; ``None`` for 5, or fewer where there are fewer patients.
     holdout
-        What stays out of training: see :func:`~gi2nnunet.splits.hold_out`.
+        What stays out of training: see :func:`~gi2nnunet.splits.hold_out`. Labelled test scans of
+        a NIfTI source are held out anyway; ``None`` then holds out no others.
     keep_known_bad
-        Keep training scans that the organisers list as bad. ``"mle-bench"`` always does.
+        Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
+        its test set.
     allow_missing
         Pass over rows without image and images without rows.
     source_labels
@@ -167,8 +169,10 @@ def convert(
     keep = _prepare_hidden(target, writer, recipe)
     records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
     if wrong:
-        if not keep:
-            shutil.rmtree(target.hidden, ignore_errors=True)
+        if target.same_recipe:
+            target.move_back(notes=_NOTES)
+        elif not keep:
+            target.discard()
         shown = [*wrong[:20], *([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
         raise InputError("\n".join([*shown, f"Correct these in {path}, or download them again."]))
     options = {
@@ -203,14 +207,29 @@ def _plan_parts(
             f"{opened.path}: holdout mle-bench needs the order of patients in train.csv, which a "
             "folder of volumes does not have. Give the competition's folder or zip."
         )
-    for_training = {s: scan for s, scan in opened.scans.items() if scan.part == "train"}
-    left_out = {}
-    if not keep_known_bad and holdout != "mle-bench":
-        left_out = {s: KNOWN_BAD_SCANS[s] for s in for_training if s in KNOWN_BAD_SCANS}
-        warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
-    kept = {s: scan.stratum for s, scan in for_training.items() if s not in left_out}
-    held = set(hold_out(kept, rule=holdout, patient_order=opened.patient_order, seed=seed))
-    training = {s: stratum for s, stratum in kept.items() if s not in held}
+    for_training = {s: scan.stratum for s, scan in opened.scans.items() if scan.part == "train"}
+    given = {s for s, scan in opened.scans.items() if scan.part == "test" and scan.labelled}
+    known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
+    if keep_known_bad:
+        known_bad = {}
+    held = set(
+        hold_out(
+            # The benchmark's test set is drawn from all scans and holds known bad ones.
+            [s for s in for_training if holdout == "mle-bench" or s not in known_bad],
+            rule=0 if given and holdout is None else holdout,
+            patient_order=opened.patient_order,
+            seed=seed,
+        )
+    )
+    left_out = {s: why for s, why in known_bad.items() if s not in held}
+    warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
+    warnings += [
+        f"{s} stays in the held-out test set, as the benchmark has it ({why})"
+        for s, why in known_bad.items()
+        if s in held
+    ]
+    training = {s: x for s, x in for_training.items() if s not in held and s not in left_out}
+    held |= given
     patients = {patient_of(s) for s in training}
     count, warning = check_folds_asked(folds, patients=len(patients))
     warnings += [warning] if warning else []
@@ -219,10 +238,12 @@ def _plan_parts(
         raise ValueError("; ".join(leaks))
     parts: dict[str, DatasetPart] = {}
     for scan_id, scan in opened.scans.items():
-        if scan.part == "test":
+        if scan_id in held:
+            parts[scan_id] = "holdout"
+        elif scan.part == "test":
             parts[scan_id] = "test"
-        elif scan_id in kept:
-            parts[scan_id] = "holdout" if scan_id in held else "train"
+        elif scan_id in training:
+            parts[scan_id] = "train"
     if not parts:
         raise InputError(
             f"{opened.path}: every scan is on the list of known bad ones "
@@ -232,13 +253,13 @@ def _plan_parts(
     if shared:
         warnings.append(
             f"{len(shared)} patients are in training and in the held-out test set, as the "
-            f"benchmark has it: {', '.join(shared)}"
+            f"{'benchmark' if holdout == 'mle-bench' else 'source'} has it: {', '.join(shared)}"
         )
     return _Plan(
         parts=parts,
         splits=splits,
         left_out=left_out,
-        held_out_patients=tuple(dict.fromkeys(patient_of(s) for s in kept if s in held)),
+        held_out_patients=tuple(dict.fromkeys(patient_of(s) for s in opened.scans if s in held)),
         shared_patients=shared,
         warnings=tuple(warnings),
     )

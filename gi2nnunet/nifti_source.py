@@ -142,7 +142,7 @@ def read_nifti_index(path: Path) -> NiftiIndex:
     return NiftiIndex(
         path=path,
         scans={scan_id: scans[scan_id] for scan_id in sorted(scans, key=scan_order)},
-        declared_labels=_declared_labels(path / "dataset.json"),
+        declared_labels=read_declared_labels(path / "dataset.json"),
     )
 
 
@@ -153,7 +153,14 @@ def _find_layout(path: Path) -> list[tuple[Path, Path | None, Part]]:
     return [(path, None, "test")]
 
 
-def _declared_labels(dataset_json: Path) -> LabelScheme | None:
+def read_declared_labels(dataset_json: Path) -> LabelScheme | None:
+    """Return how an nnU-Net dataset.json says that labels are coded; ``None`` without the file.
+
+    Raises
+    ------
+    InputError
+        Where it declares other labels than the two ways that are known.
+    """
     if not dataset_json.is_file():
         return None
     declared = read_json(dataset_json).get("labels")
@@ -191,7 +198,11 @@ def read_labels(scan: NiftiScan) -> Volume:
 
 
 def choose_scheme(
-    index: NiftiIndex, values: Mapping[str, NDArray[np.bool_]], *, asked: LabelScheme | None
+    index: NiftiIndex,
+    values: Mapping[str, NDArray[np.bool_]],
+    *,
+    asked: LabelScheme | None,
+    option: str = "source_labels (--source-labels)",
 ) -> LabelScheme:
     """Decide how a source's labels are coded.
 
@@ -203,6 +214,8 @@ def choose_scheme(
         For each labelled scan, which of the values 0 to 7 occur: ``(8,)`` bool.
     asked
         What the user said; else what dataset.json says; else what the values tell.
+    option
+        How a message names the way to say it.
 
     Raises
     ------
@@ -221,8 +234,8 @@ def choose_scheme(
         if found[above - 1]:
             raise InputError(
                 f"{index.path}: found the label 3 and none above it; that is stomach in exclusive "
-                "labels, large with small bowel in bit-coded ones. Say which: source_labels "
-                "(--source-labels) exclusive or regions."
+                f"labels, large with small bowel in bit-coded ones. Say which: {option} exclusive "
+                "or regions."
             )
         return "exclusive"  # only 1 and 2, which mean the same in both
     if scheme == "exclusive":

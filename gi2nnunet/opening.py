@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.errors import InputError, Problem
-from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
+from gi2nnunet.kaggle import ORGANS, MaskTable, patient_of, slice_id
 from gi2nnunet.labels import ALL_BITS, LabelMap, LabelScheme
 from gi2nnunet.nifti_source import (
     choose_scheme,
@@ -65,7 +65,7 @@ class SourceScan:
     part
         Where the source puts it.
     labelled
-        Whether truth is known.
+        Whether truth is known; a labelled test scan is held out.
     stratum
         What is to be spread evenly over the folds.
     """
@@ -253,9 +253,22 @@ def open_nifti(path: Path, *, source_labels: LabelScheme | None, workers: int) -
         },
         patient_order=None,
         sample=None,
-        warnings=(),
+        warnings=_warn_of_unknown_patients(index.scans),
         load=load,
         rows=lambda scan_id: None,
+    )
+
+
+def _warn_of_unknown_patients(scan_ids: Collection[str]) -> tuple[str, ...]:
+    """Warn of ids that do not tell the patient: two scans of one could part in a split."""
+    alone = [scan_id for scan_id in scan_ids if patient_of(scan_id) == scan_id]
+    if not alone:
+        return ()
+    return (
+        f"{len(alone)} of {len(scan_ids)} scan ids do not have the form <patient>_day<N> "
+        f"({', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}): each counts as a patient of "
+        "its own, so scans of one patient may be trained on and validated or held out. Rename to "
+        "<patient>_day<N> where patients have several scans",
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.errors import InputError, OutputError
-from gi2nnunet.files import read_json, replace_file
+from gi2nnunet.files import read_json, replace_file, write_json
 from gi2nnunet.labels import nnunet_labels
 from gi2nnunet.manifest import DATASET_JSON, FORMAT, MANIFEST, SPLITS, find_datasets
 from gi2nnunet.splits import Fold
@@ -43,6 +44,8 @@ class Target:
         Whether it was made from the same files in the same way.
     keep_preprocessed
         Whether what nnU-Net has preprocessed may stay.
+    missing
+        The folders around ``hidden`` that were not there yet, innermost first.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class Target:
     manifest: Mapping[str, Any]
     same_recipe: bool
     keep_preprocessed: bool
+    missing: tuple[Path, ...]
 
     def write_split(self, splits: Sequence[Fold]) -> None:
         """Put the split where nnU-Net's training reads it; it goes where there is none."""
@@ -83,6 +87,22 @@ class Target:
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
         return warnings
+
+    def move_back(self, *, notes: str) -> None:
+        """Show the dataset that was being mended again as it was found, its manifest last."""
+        try:
+            shutil.rmtree(self.hidden / notes, ignore_errors=True)
+            self.hidden.replace(self.folder)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        write_json(self.folder / MANIFEST, self.manifest)
+
+    def discard(self) -> None:
+        """Delete the hidden folder and, where they are empty, the folders made for it."""
+        shutil.rmtree(self.hidden, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self.missing:
+                folder.rmdir()
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
@@ -171,12 +191,13 @@ def inspect_target(
         manifest=manifest,
         same_recipe=bool(manifest) and not differences,
         keep_preprocessed=not differences and bool(manifest or trained),
+        missing=tuple(path for path in (raw, *raw.parents) if not path.exists()),
     )
 
 
 def _find_trained(results: Path) -> Path | None:
-    """Return a trace of training in nnU-Net's results folder of a dataset."""
-    for pattern in ("**/checkpoint*.pth", "*/fold_*"):
+    """Return a checkpoint in nnU-Net's results folder of a dataset; a folder alone is no model."""
+    for pattern in ("**/checkpoint*.pth", "**/checkpoint*.safetensors"):
         for found in sorted(results.glob(pattern)):
             return found
     return None

@@ -281,6 +281,44 @@ def test_everything_wrong_with_a_source_is_told_together_and_nothing_is_left(tmp
     assert no_trace(tmp_path / "ws")
 
 
+def test_a_refused_source_leaves_no_folder_behind_but_those_that_were_there(tmp_path):
+    made = make_source()
+    bad = write_files(tmp_path / "s", {**made.files(), made.train[0].image_path(0): b"x"})
+    with pytest.raises(InputError):
+        convert(bad, **folders(tmp_path / "deep" / "ws"))
+    assert {p.name for p in tmp_path.iterdir()} == {"s"}
+    (tmp_path / "ws").mkdir()
+    with pytest.raises(InputError):
+        convert(bad, **folders(tmp_path / "ws"))
+    assert not list((tmp_path / "ws").iterdir())
+    (tmp_path / "ws" / "raw" / "Dataset007_Mine").mkdir(parents=True)
+    with pytest.raises(InputError):
+        convert(bad, **folders(tmp_path / "ws"))
+    assert [p.name for p in (tmp_path / "ws").rglob("*")] == ["raw", "Dataset007_Mine"]
+
+
+def test_a_bad_source_leaves_the_dataset_that_was_to_be_mended(tmp_path, ws):
+    """Same names, sizes and rows, so the same recipe; but a picture can no longer be read."""
+    made = make_source()
+    files = made.files()
+    source = write_files(tmp_path / "s", files)
+    dataset = convert(source, **ws)
+    for scan_id in ("case2_day1", "case10_day0"):
+        dataset.image_path(scan_id).unlink()
+    manifest = (dataset.folder / "manifest.json").read_bytes()
+    before = tree(tmp_path / "ws")
+    name = made.truth["case10_day0"].image_path(1)
+    (source / name).write_bytes(bytes(len(files[name])))
+    with pytest.raises(InputError, match="case10_day0"):
+        convert(source, **ws)
+    assert read_dataset(ws["raw"]).scans == dataset.scans
+    assert (dataset.folder / "manifest.json").read_bytes() == manifest
+    assert {p.name for p in ws["raw"].iterdir()} == {NAME}
+    assert before.items() <= tree(tmp_path / "ws").items()
+    (source / name).write_bytes(files[name])
+    assert convert(source, **ws).image_path("case10_day0").is_file()
+
+
 def test_a_bad_source_leaves_the_former_dataset(tmp_path, source, ws):
     convert(source, **ws)
     before = tree(tmp_path / "ws")
@@ -334,6 +372,17 @@ def test_what_was_trained_on_is_not_changed(tmp_path, ws, options, difference):
     assert tree(tmp_path / "ws") == before
     convert(source, **ws)  # the same is fine
     assert convert(source, **ws, **options, dataset_id=502).dataset_id == 502
+
+
+def test_an_empty_fold_folder_is_no_trained_model(tmp_path, source, ws):
+    convert(source, **ws)
+    fold = ws["results"] / NAME / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    assert convert(source, **ws, labels="exclusive").label_scheme == "exclusive"
+    (fold / "weights").mkdir()
+    (fold / "weights" / "checkpoint_final.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"checkpoint_final\.safetensors: a model was trained"):
+        convert(source, **ws)
 
 
 def test_another_source_after_training_is_refused(tmp_path, source, ws):
@@ -450,16 +499,34 @@ def test_a_source_of_known_bad_scans_alone(tmp_path, ws):
 
 
 def test_mle_bench_holdout(tmp_path, ws):
-    ids = [f"case{i}_day{d}" for i in range(1, 13) for d in range(6 if i == 7 else 1)]
+    """Its test set is drawn from all scans and keeps known bad ones; training goes without."""
+    days = {7: range(6), 9: (0, 3, 5, 8, 27)}
+    ids = [f"case{i}_day{d}" for i in range(1, 13) for d in days.get(i, (0,))]
     made = make_source(ids, shape=(3, 6, 6))
-    dataset = convert(write_source(tmp_path / "s", made), **ws, holdout="mle-bench")
-    order = list(dict.fromkeys(row[0].split("_")[0] for row in made.rows))
-    held = hold_out(ids, rule="mle-bench", patient_order=order)
-    assert {s.scan_id for s in dataset.scans if s.part == "holdout"} == set(held)
-    assert "case7_day0" in {s.scan_id for s in dataset.scans}  # known bad, yet it stays
-    if not {"case7_day0"} & set(held):
-        assert dataset.manifest["shared_patients"] == ["case7"]
-        assert any("case7" in w for w in dataset.warnings)
+    made = MadeSource(
+        train=made.train, rows=sorted(made.rows, key=lambda r: int(r[0][4:6].strip("_")))
+    )
+    source = write_source(tmp_path / "s", made)
+    assert {"case7_day0", "case9_day27"} <= KNOWN_BAD_SCANS.keys()
+    held = {"case7_day4", "case7_day5", "case9_day27", "case10_day0", "case11_day0"}
+    order = [f"case{i}" for i in range(1, 13)]
+    assert set(hold_out(ids, rule="mle-bench", patient_order=order)) == held
+    dataset = convert(source, **ws, holdout="mle-bench")
+    parts = {s.scan_id: s.part for s in dataset.scans}
+    assert {s for s, part in parts.items() if part == "holdout"} == held
+    assert {s for s, part in parts.items() if part == "train"} == {*ids} - held - {"case7_day0"}
+    assert dataset.manifest["left_out"] == {"case7_day0": "wrong masks"}
+    assert dataset.manifest["shared_patients"] == ["case7", "case9"]
+    assert dataset.manifest["held_out_patients"] == ["case7", "case9", "case10", "case11"]
+    told = "\n".join(dataset.warnings)
+    assert "case7_day0 is left out (wrong masks)" in told
+    assert "case9_day27 stays in the held-out test set" in told
+    assert "2 patients are in training and in the held-out test set, as the benchmark has" in told
+    kept = convert(source, **folders(tmp_path / "kept"), holdout="mle-bench", keep_known_bad=True)
+    parts = {s.scan_id: s.part for s in kept.scans}
+    assert {s for s, part in parts.items() if part == "holdout"} == held
+    assert parts["case7_day0"] == "train"
+    assert kept.manifest["left_out"] == {}
 
 
 def test_missing_rows_and_images(tmp_path, ws):
@@ -627,6 +694,59 @@ def test_nifti_scans_without_labels_are_test_scans(tmp_path, ws):
     assert dataset.scan("case2_day10").part == "train"
 
 
+def write_visits(folder, names, *, images="images", labels="labels"):
+    for name in names:
+        scan = make_scan(name)
+        write_volume(folder / images / f"{name}.nii.gz", scan.image, spacing_mm=(3, 1, 1))
+        if labels:
+            write_volume(folder / labels / f"{name}.nii.gz", scan.bits, spacing_mm=(3, 1, 1))
+
+
+def test_nifti_ids_that_do_not_tell_the_patient_are_a_warning(tmp_path, ws):
+    write_visits(tmp_path / "n", ["pat1_visit2", "pat1_visit3", "pat2_day0", "pat2_day7"])
+    dataset = convert(tmp_path / "n", **ws)
+    (told,) = (w for w in dataset.warnings if "<patient>_day<N>" in w)
+    assert "2 of 4 scan ids" in told
+    assert "pat1_visit2, pat1_visit3)" in told
+    assert "each counts as a patient of its own" in told
+    assert "Rename to <patient>_day<N>" in told
+    assert told in dataset.manifest["warnings"]
+    write_visits(tmp_path / "good", ["pat1_day2", "pat1_day3", "pat2_day0"])
+    good = convert(tmp_path / "good", **folders(tmp_path / "other"))
+    assert not any("<patient>" in w for w in good.warnings)
+
+
+def test_labelled_nifti_test_scans_are_held_out_and_no_others(tmp_path, ws):
+    train = [f"case{i}_day{d}" for i in range(1, 7) for d in (0, 1)]
+    write_visits(tmp_path / "n", train, images="imagesTr", labels="labelsTr")
+    write_visits(tmp_path / "n", ["case9_day0"], images="imagesTs", labels="labelsTs")
+    write_visits(tmp_path / "n", ["case8_day0"], images="imagesTs", labels=None)
+    dataset = convert(tmp_path / "n", **ws)
+    parts = {s.scan_id: s.part for s in dataset.scans}
+    assert parts == {**dict.fromkeys(train, "train"), "case9_day0": "holdout", "case8_day0": "test"}
+    assert dataset.manifest["held_out_patients"] == ["case9"]
+    assert dataset.label_path("case9_day0").is_file()
+    assert {row[0][:10] for row in truth_rows(dataset)} == {s[:10] for s in (*train, "case9_day0")}
+    assert not any("in training and in" in w for w in dataset.warnings)
+    more = convert(tmp_path / "n", **folders(tmp_path / "more"), holdout=0.3)
+    held = {s.patient_id for s in more.scans if s.part == "holdout"}
+    assert len(held) == 3
+    assert "case9" in held
+    assert more.scan("case8_day0").part == "test"
+
+
+def test_a_patient_in_training_and_among_given_test_scans_is_a_warning(tmp_path, ws):
+    train = ["case1_day0", "case2_day0"]
+    write_visits(tmp_path / "n", train, images="imagesTr", labels="labelsTr")
+    write_visits(tmp_path / "n", ["case2_day5"], images="imagesTs", labels="labelsTs")
+    dataset = convert(tmp_path / "n", **ws)
+    assert dataset.manifest["shared_patients"] == ["case2"]
+    assert any(
+        "1 patients are in training and in the held-out test set, as the source has it: case2" in w
+        for w in dataset.warnings
+    )
+
+
 def test_exclusive_nifti_labels_need_to_be_said_where_they_could_be_bits(tmp_path, ws):
     made = write_nifti(tmp_path / "n", scheme="exclusive")
     with pytest.raises(InputError, match="the label 3 and none above"):
@@ -656,7 +776,7 @@ def test_bit_coded_nifti_labels_said_to_be_exclusive_are_refused(tmp_path, ws):
 def test_a_converted_dataset_is_a_source_itself(tmp_path, ws):
     first = convert(write_source(tmp_path / "s", make_source(SIX)), **ws)
     second = convert(first.folder, **ws, dataset_id=2, name="Again", holdout=0)
-    assert {s.scan_id for s in second.scans if s.labelled} == set(SIX)
+    assert {s.scan_id: s.part for s in second.scans} == {s.scan_id: s.part for s in first.scans}
     for scan in first.scans:
         np.testing.assert_array_equal(
             read_volume(second.label_path(scan.scan_id)).array,

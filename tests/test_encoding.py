@@ -1,5 +1,7 @@
 import csv
 import gzip
+import json
+import re
 
 import numpy as np
 import pytest
@@ -187,6 +189,89 @@ def test_a_sample_gives_rows_and_order(tmp_path):
     sample.write_text("id,class,predicted\n")
     encode_labels(tmp_path / "labels", tmp_path / "out.csv", sample=sample)
     assert len(read_rows(tmp_path / "out.csv")) == 15
+
+
+def write_exclusive(folder):
+    """Two volumes: one with labels 1 and 2 alone, one with 3 too."""
+    folder.mkdir(parents=True)
+    for name, most in (("case1_day1", 2), ("case2_day1", 3)):
+        array = np.zeros((3, 4, 5), np.uint8)
+        array[1, 0, : most + 1] = range(most + 1)
+        write_volume(folder / f"{name}.nii.gz", array, spacing_mm=(3, 1.5, 1.5))
+
+
+def test_labels_that_could_be_coded_either_way_have_to_be_said(tmp_path):
+    labels, out = tmp_path / "x" / "labels", tmp_path / "out.csv"
+    write_exclusive(labels)
+    with pytest.raises(
+        InputError, match=r"label 3 and none above.*--labels\) exclusive or regions"
+    ):
+        encode_labels(labels, out)
+    assert not out.exists()
+    rows = {}
+    for scheme in ("exclusive", "regions"):
+        encode_labels(labels, out, scheme=scheme)
+        rows[scheme] = {(a, b): c for a, b, c in read_rows(out)}
+    assert rows["exclusive"]["case2_day1_slice_0002", "stomach"] == "4 1"
+    assert rows["regions"]["case2_day1_slice_0002", "stomach"] == ""
+    table = {"background": 0, "large_bowel": 1, "small_bowel": 2, "stomach": 3}
+    for folder in (labels, labels.parent):  # nnU-Net's description in it, or one folder up
+        (folder / "dataset.json").write_text(json.dumps({"labels": table}))
+        encoded = encode_labels(labels, out)
+        assert {(a, b): c for a, b, c in read_rows(out)} == rows["exclusive"]
+        assert len(encoded.warnings) == 1  # the first slice's number
+        (folder / "dataset.json").unlink()
+    # Where one volume of the folder settles it, it is settled for all.
+    write_bits(labels, make_scan("case3_day1"))
+    encode_labels(labels, out)
+    found = {(a, b): c for a, b, c in read_rows(out)}
+    assert rows["regions"].items() <= found.items()
+    (labels / "case2_day1.nii.gz").unlink()
+    (labels / "case3_day1.nii.gz").unlink()
+    encode_labels(labels, out)  # 1 and 2 mean the same either way
+    assert {c for _, _, c in read_rows(out)} == {"", "2 1", "3 1"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", '{"name": "an extension", "version": "1.0"}', "[1, 2]", "no JSON", '{"format": "tar"}'],
+)
+def test_a_manifest_of_another_program_is_passed_over(tmp_path, content):
+    write_bits(tmp_path / "labels", make_scan("case2_day1"))
+    encode_labels(tmp_path / "labels", tmp_path / "wanted.csv")
+    for folder in (tmp_path, tmp_path / "labels"):
+        (folder / "manifest.json").write_text(content)
+    encode_labels(tmp_path / "labels", tmp_path / "out.csv")
+    assert read_rows(tmp_path / "out.csv") == read_rows(tmp_path / "wanted.csv")
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "newer", "without scans"])
+def test_a_damaged_manifest_of_its_own_is_refused(tmp_path, damage):
+    dataset = convert_into(tmp_path, make_source())
+    path = dataset.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(
+        {
+            "cut": path.read_text()[:300],
+            "emptied": "",
+            "newer": json.dumps({**content, "format": 2}),
+            "without scans": json.dumps({k: v for k, v in content.items() if k != "scans"}),
+        }[damage]
+    )
+    with pytest.raises(InputError, match=r"manifest\.json: .*gi2nnunet convert"):
+        encode_labels(dataset.folder / "labelsTr", tmp_path / "out.csv")
+
+
+def test_volumes_of_another_depth_than_the_manifest_says_are_refused_together(tmp_path):
+    dataset = convert_into(tmp_path, make_source())
+    for scan_id, depth in (("case2_day1", 4), ("case2_day10", 6), ("case10_day0", 5)):
+        write_bits(dataset.folder / "mine", make_scan(scan_id, shape=(depth, 12, 16)))
+    with pytest.raises(InputError) as error:
+        encode_labels(dataset.folder / "mine", tmp_path / "out.csv")
+    first, second, _ = str(error.value).splitlines()
+    assert re.search(r"case2_day1\.nii\.gz: found 4 slices; expected 5, as .*manifest", first)
+    assert re.search(r"case2_day10\.nii\.gz: found 6 slices; expected 5", second)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def array_with(value, dtype=np.int16):

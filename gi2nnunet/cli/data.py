@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def phantom(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Argument(
             metavar="OUT", help="Folder (or, ending in .zip, zip) to write; must not exist yet."
@@ -96,6 +97,8 @@ def phantom(
 
     if labels and not sizes:
         raise typer.BadParameter("needs --sizes", param_hint="--labels")
+    if sizes:
+        _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
     geometries = [_parse_size(text) for text in size] if size else None
     from gi2nnunet.nnunet.workspace import count_cores
 
@@ -136,6 +139,19 @@ def phantom(
         print_result(f"{made.truth}: the truth of the test scans")
     if made.train:
         print_notice(f"Next: gi2nnunet convert {shlex.quote(str(out))}")
+
+
+def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("patients", "days", "test_patients", "size", "easy", "truth")
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(
+            f"do not apply together with {beside}, which says what scans there are; leave them out",
+            param_hint=", ".join(given),
+        )
 
 
 def _parse_size(text: str) -> Geometry:
@@ -190,7 +206,8 @@ def convert(
         str | None,
         typer.Option(
             help="Test set: a fraction of the patients (0 for none) or mle-bench; by default a "
-            "tenth, at least one, of five patients or more.",
+            "tenth, at least one, of five patients or more, and none where a NIfTI source has "
+            "labelled test scans, which are held out anyway.",
             show_default=False,
         ),
     ] = None,
