@@ -360,9 +360,12 @@ def _select_volumes(
         )
         raise_problems(problems, remedy=f"Correct these in {path}.")
         depth, height, width = volume.array.shape
-        numbers = numbers_of.get(scan_id, ())
+        numbers = numbers_of.get(scan_id, tuple(range(1, depth + 1)))
         if len(numbers) != depth:
-            numbers = tuple(range(1, depth + 1))
+            raise InputError(
+                f"{scan.image}: found {depth} slices; expected {len(numbers)}, as the manifest "
+                "beside it says. Take the volume away from that manifest, or restore it."
+            )
         if label_map is not None:
             rows[scan_id] = encode_scan(scan_id, numbers, label_map)
         sizes[scan_id] = (height, width)

@@ -391,6 +391,15 @@ def test_one_volume_is_taken_under_its_scan_id(tmp_path, ending):
     assert chosen.truth is None
 
 
+def test_a_volume_of_another_depth_than_the_manifest_tells_is_refused(tmp_path):
+    folders = {name: tmp_path / "ws" / name for name in ("raw", "preprocessed", "results")}
+    dataset = convert(write_source(tmp_path / "source"), holdout=0, **folders)
+    image = dataset.image_path("case10_day0")
+    write_volume(image, make_scan("x", shape=(3, 12, 16)).image, spacing_mm=(3, 1.5, 1.5))
+    with pytest.raises(InputError, match="found 3 slices; expected 5, as the manifest"):
+        select_source(image, dataset=dataset, ensemble=ALL)
+
+
 def test_a_training_image_of_the_dataset_itself_is_in_sample_and_keeps_its_numbers(tmp_path):
     scan = make_scan("case7_day3", first_number=61)
     made = MadeSource(train=(scan,), rows=tuple(row[:3] for row in true_rows([scan])))
