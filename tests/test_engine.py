@@ -135,7 +135,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     dataset = read_dataset(trained.workspace / "raw")
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
-    expected = ["score.csv", "score.json", "submission.csv"]
+    expected = ["prediction.json", "score.csv", "score.json", "submission.csv"]
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
         expected += [

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import comparison, data, prediction, scores, training
+from gi2nnunet.cli import checks, comparison, data, prediction, scores, training
 from gi2nnunet.errors import GiError
 
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
@@ -50,6 +50,7 @@ training.register(app)
 prediction.register(app)
 scores.register(app)
 comparison.register(app)
+checks.register(app)
 
 
 def main() -> None:

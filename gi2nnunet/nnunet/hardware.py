@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.nnunet.process import new_log, run_engine
@@ -71,13 +71,31 @@ def find_hardware(
         if gpus:
             raise InputError(f"--gpus {gpus} asks for GPUs, --device cpu for none. Give one.")
         return _cpu()
+    found = probe_devices("devices", workspace=workspace, environ=environ)
+    return choose_hardware(found, device=device, gpus=gpus)
+
+
+def probe_devices(
+    task: Literal["devices", "installation"], *, workspace: Workspace, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Ask a child process for its devices, or also what its packages say when imported.
+
+    Raises
+    ------
+    EngineError
+        Where PyTorch cannot be imported, or takes the process down.
+    """
     environment = engine_environment(
         workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
     )
     # Not in the workspace: a refusal leaves nothing behind.
     with tempfile.TemporaryDirectory() as folder:
-        log = new_log(Path(folder), "devices")
-        found = run_engine("devices", {}, environment=environment, log=log)
+        log = new_log(Path(folder), task)
+        return run_engine(task, {}, environment=environment, log=log)
+
+
+def choose_hardware(found: Mapping[str, Any], *, device: str, gpus: int | None) -> Hardware:
+    """Choose among the devices that :func:`probe_devices` found; see :func:`find_hardware`."""
     cards, wanted = found["cuda"], gpus or 1
     if len(cards) < wanted and (device == "cuda" or gpus):
         raise InputError(

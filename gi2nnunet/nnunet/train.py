@@ -20,7 +20,7 @@ from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold, fold_folder
 from gi2nnunet.nnunet.plan import Plan, digest_dataset
 from gi2nnunet.nnunet.process import Event, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads, count_cores, engine_environment
 
 STOCK_TRAINER = "nnUNetTrainer"
 _MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
@@ -148,6 +148,7 @@ def train_folds(
     folds: Sequence[Fold],
     settings: TrainingSettings,
     jobs: int | None = None,
+    threads: int | None = None,
     restart: bool = False,
     nnunet_validation: bool = False,
     on_start: Callable[[str, Fold, Path], None] | None = None,
@@ -170,6 +171,9 @@ def train_folds(
         How to train.
     jobs
         Worker processes.
+    threads
+        Threads of each training process; by default as
+        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     restart
         Throw away what was trained of these before.
     nnunet_validation
@@ -187,6 +191,7 @@ def train_folds(
         Where trainings failed, after all others were done.
     """
     settings = _fill_in(settings, plan)
+    n_threads = choose_threads(threads, device=hardware.device, training=True)
     todo: list[_Training] = []
     results: list[TrainingResult] = []
     for configuration in plan.configurations:
@@ -215,7 +220,11 @@ def train_folds(
         if restart and training.folder.exists():
             _remove(training.folder)
         resume_from = training.last_checkpoint()
-        write_json(training.folder / TRAINING_RECORD, training.record)
+        runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
+        this_run = {"device": hardware.device, "threads": n_threads}
+        write_json(
+            training.folder / TRAINING_RECORD, {**training.record, "runs": [*runs, this_run]}
+        )
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
         environment = engine_environment(
@@ -223,7 +232,7 @@ def train_folds(
             environ=environ,
             processes=min(8, jobs or count_cores()),
             augmentation_processes=min(helpers, _MOST_AUGMENTATION_PROCESSES),
-            threads=count_cores() if hardware.device == "cpu" else 1,
+            threads=n_threads,
             gpu=gpu,
         )
         run_engine(
@@ -237,7 +246,7 @@ def train_folds(
                 **asdict(settings),
                 "resume_from": str(resume_from) if resume_from else None,
                 "nnunet_validation": nnunet_validation,
-                "threads": count_cores() if hardware.device == "cpu" else 1,
+                "threads": n_threads,
             },
             environment=environment,
             log=log,
