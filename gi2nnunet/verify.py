@@ -121,7 +121,7 @@ def verify_workspace(
         datasets=tuple(names),
         checks=len(checks),
         quick=quick,
-        findings=tuple(findings),
+        findings=tuple(dict.fromkeys(findings)),  # a model's folds share files
         notes=tuple(notes),
     )
 
