@@ -109,6 +109,25 @@ def test_other_settings_are_refused(trained: Trained) -> None:
     assert "--restart" in done.stderr
 
 
+def test_a_trained_workspace_is_sound_and_this_machine_fits(trained: Trained) -> None:
+    done = run("verify", cwd=trained.folder)
+    assert "all is well" in done.stdout
+    done = run("doctor", "--preset", "tiny", "--json", cwd=trained.folder)
+    content = json.loads(done.stdout)
+    assert content["fit"]
+    assert {"name": "imports", "level": "ok"}.items() <= content["checks"][4].items()
+    record = trained.results("2d") / "fold_all" / "gi2nnunet_training.json"
+    (only,) = json.loads(record.read_text())["runs"]
+    assert only["threads"] >= 1
+    changed = record.read_text().replace('"dataset": "', '"dataset": "0')
+    whole = record.read_text()
+    record.write_text(changed)
+    done = run("verify", "--quick", "--json", cwd=trained.folder, code=3)
+    record.write_text(whole)
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["file"] == str(record.parent)
+
+
 def test_converting_again_otherwise_is_refused_after_training(trained: Trained) -> None:
     done = run("convert", "source", "--labels", "exclusive", cwd=trained.folder, code=3)
     assert "results" in done.stderr
