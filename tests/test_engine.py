@@ -171,6 +171,18 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     assert score["score"] == pytest.approx(by_hand)
 
 
+def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        words = ("predict-and-score", "--config", "2d", "--threads", "1", "--nifti")
+        run(*words, "--out", tmp_path / name, cwd=trained.folder)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        made.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
+    assert len(made[0]) >= 8
+    assert made[0] == made[1]
+    assert json.loads(made[0][Path("prediction.json")])["computing"]["threads"] == 1
+
+
 def test_the_score_command_gives_the_same_score(trained: Trained, scored: Path) -> None:
     dataset = read_dataset(trained.workspace / "raw")
     held_out = {scan.scan_id for scan in dataset.scans if scan.part == "holdout"}
