@@ -16,7 +16,7 @@ from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
-from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads
 from gi2nnunet.scoring import Score, score_submission
 from gi2nnunet.selection import Selection
 from gi2nnunet.standing import Standing
@@ -38,11 +38,14 @@ class Evaluation:
     score
         ``None`` where no truth is known.
     files
-        Everything written, the submission first.
+        The results, the submission first; how they were made stands beside them in
+        ``prediction.json``.
     warnings
         What was passed over, one sentence each.
     seconds_per_scan
         Mean wall-clock time of a scan.
+    computing
+        Device, threads, mirroring and step, as recorded.
     """
 
     submission: Path
@@ -51,6 +54,7 @@ class Evaluation:
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     seconds_per_scan: float
+    computing: Mapping[str, Any]
 
 
 def evaluate(
@@ -64,6 +68,7 @@ def evaluate(
     metric: str = "per-class",
     mirroring: bool = True,
     step_size: float = 0.5,
+    threads: int | None = None,
     nifti: bool = False,
     score: bool = True,
     trust: bool = False,
@@ -78,15 +83,18 @@ def evaluate(
     ensemble
         With which models.
     out
-        Folder for ``submission.csv``, where scored ``score.json``, ``score.csv`` (one row a scan)
-        and ``truth.csv`` (the rows it was held to), and, with ``nifti``, ``labels/`` and
-        ``organs/``.
+        Folder for ``submission.csv``, ``prediction.json`` (how it was made), where scored
+        ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
+        to), and, with ``nifti``, ``labels/`` and ``organs/``.
     workspace, environ, hardware
         Where and on what.
     metric
         Convention of :mod:`gi2nnunet.metric`.
     mirroring, step_size
         As nnU-Net has them.
+    threads
+        Of the network's operations; they change the last bits of its output. By default as
+        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it; recorded either way.
     nifti
         Write label volumes too: the bit-coded map and a binary mask an organ.
     score
@@ -96,6 +104,7 @@ def evaluate(
     on_scan
         Called with ``(done, total, scan)``.
     """
+    n_threads = choose_threads(threads, device=hardware.device, training=False)
     predicted = predict_scans(
         ensemble,
         selection.scans,
@@ -105,6 +114,7 @@ def evaluate(
         folds=selection.folds,
         mirroring=mirroring,
         step_size=step_size,
+        threads=n_threads,
         nifti_folder=out if nifti else None,
         trust=trust,
         on_scan=on_scan,
@@ -113,6 +123,19 @@ def evaluate(
     rows = [row for scan in predicted for row in scan.rows]
     warnings = [*selection.warnings]
     warnings += write_submission(submission, rows, sample=selection.sample)
+    computing = {
+        "device": hardware.device,
+        "threads": n_threads,
+        "mirroring": mirroring,
+        "step_size": step_size,
+    }
+    about = {
+        "standing": selection.standing,
+        "scans": selection.described,
+        "models": ensemble.describe(),
+        "computing": computing,
+    }
+    write_json(out / "prediction.json", about)
     files = [submission]
     result = None
     for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
@@ -124,16 +147,7 @@ def evaluate(
             selection.truth,
             metric=metric,  # type: ignore[arg-type]
         )
-        files += write_score(
-            result,
-            out,
-            truth=selection.truth,
-            about={
-                "standing": selection.standing,
-                "scans": selection.described,
-                "models": ensemble.describe(),
-            },
-        )
+        files += write_score(result, out, truth=selection.truth, about=about)
     if nifti:
         files += [out / "labels", out / "organs"]
     return Evaluation(
@@ -143,6 +157,7 @@ def evaluate(
         files=tuple(files),
         warnings=tuple(warnings),
         seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
+        computing=computing,
     )
 
 

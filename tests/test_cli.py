@@ -25,6 +25,7 @@ from gi2nnunet.submission import encode_scan
 from gi2nnunet.volumes import write_volume
 
 NAME = "Dataset501_UWGI"
+OUTPUTS = ("submission.csv", "score.json", "score.csv", "truth.csv")
 SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
 
 
@@ -903,10 +904,9 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     home = next(name for name in made if name.endswith("/submission.csv")).rpartition("/")[0]
     assert home.startswith("gi2nnunet-workspace/predictions/held-out/")
     files = {name for name in made if (converted / name).is_file()}
-    names = ("submission.csv", "score.json", "score.csv", "truth.csv")
-    assert files == {f"{home}/{name}" for name in names}
+    assert files == {f"{home}/{name}" for name in (*OUTPUTS, "prediction.json")}
     assert [line for line in out.splitlines() if line.startswith("/")] == [
-        str(converted / home / name) for name in names
+        str(converted / home / name) for name in OUTPUTS
     ]
     kept = json.loads((converted / home / "score.json").read_text())
     assert kept["standing"] == "held-out"
@@ -960,11 +960,12 @@ def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
     assert found["standing"] == "in-sample"
     assert Path(found["submission"]) == Path("mine/submission.csv")
     assert {p.name for p in (converted / "mine").iterdir()} == {
-        "submission.csv", "score.json", "score.csv", "truth.csv",
+        *OUTPUTS, "prediction.json",
     }  # fmt: skip
     # Predicting again without the truth leaves no score of another submission behind.
     assert run("predict", "source", "--device", "cpu", "--out", "mine")[0] == 0
-    assert {p.name for p in (converted / "mine").iterdir()} == {"submission.csv"}
+    left = {p.name for p in (converted / "mine").iterdir()}
+    assert left == {"submission.csv", "prediction.json"}
     assert (oracle[0]["mirroring"], oracle[0]["step_size"]) == (False, 0.25)
 
 
@@ -981,7 +982,9 @@ def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracl
     code, out, err = run("predict", "hidden", "--device", "cpu", "--out", "mine")
     assert code == 0
     assert out == "mine/submission.csv\n"
-    assert {p.name for p in (converted / "mine").iterdir()} == {"submission.csv"}
+    assert {p.name for p in (converted / "mine").iterdir()} == {
+        "submission.csv", "prediction.json",
+    }  # fmt: skip
     rows = read_csv(converted / "mine" / "submission.csv")
     assert [(row["id"], row["class"]) for row in rows] == keys
     index = {organ: i for i, organ in enumerate(ORGANS)}

@@ -110,6 +110,25 @@ def test_other_settings_are_refused(trained: Trained) -> None:
     assert "--restart" in done.stderr
 
 
+def test_a_trained_workspace_is_sound_and_this_machine_fits(trained: Trained) -> None:
+    done = run("verify", cwd=trained.folder)
+    assert "all is well" in done.stdout
+    done = run("doctor", "--preset", "tiny", "--json", cwd=trained.folder)
+    content = json.loads(done.stdout)
+    assert content["fit"]
+    assert {"name": "imports", "level": "ok"}.items() <= content["checks"][4].items()
+    record = trained.results("2d") / "fold_all" / "gi2nnunet_training.json"
+    (only,) = json.loads(record.read_text())["runs"]
+    assert only["threads"] >= 1
+    changed = record.read_text().replace('"dataset": "', '"dataset": "0')
+    whole = record.read_text()
+    record.write_text(changed)
+    done = run("verify", "--quick", "--json", cwd=trained.folder, code=3)
+    record.write_text(whole)
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["file"] == str(record.parent)
+
+
 def test_converting_again_otherwise_is_refused_after_training(trained: Trained) -> None:
     done = run("convert", "source", "--labels", "exclusive", cwd=trained.folder, code=3)
     assert "results" in done.stderr
@@ -136,7 +155,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     dataset = read_dataset(trained.workspace / "raw")
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
-    expected = ["score.csv", "score.json", "submission.csv", "truth.csv"]
+    expected = ["prediction.json", "score.csv", "score.json", "submission.csv", "truth.csv"]
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
         expected += [
@@ -151,6 +170,18 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     assert [row["scan_id"] for row in rows] == held_out
     by_hand = 0.4 * score["dice"] + 0.6 * (1 - score["hausdorff"])
     assert score["score"] == pytest.approx(by_hand)
+
+
+def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        words = ("predict-and-score", "--config", "2d", "--threads", "1", "--nifti")
+        run(*words, "--out", tmp_path / name, cwd=trained.folder)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        made.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
+    assert len(made[0]) >= 8
+    assert made[0] == made[1]
+    assert json.loads(made[0][Path("prediction.json")])["computing"]["threads"] == 1
 
 
 def test_the_score_command_gives_the_same_score(scored: Path) -> None:

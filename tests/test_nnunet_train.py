@@ -23,7 +23,7 @@ from gi2nnunet.nnunet.train import (
     train_folds,
 )
 from gi2nnunet.nnunet.training import TrainingResult, TrainingSettings
-from gi2nnunet.nnunet.workspace import open_workspace
+from gi2nnunet.nnunet.workspace import count_cores, open_workspace
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 TWO_CARDS = Hardware(device="cuda", gpus=(0, 1), memory_gib=24.0, name="two cards")
@@ -276,3 +276,26 @@ def test_one_failing_training_does_not_stop_the_others(bench: Bench) -> None:
     bench.engine.failing = set()
     outcomes = [r.outcome for r in bench.train(hardware=TWO_CARDS)]
     assert outcomes == ["kept", "trained", "kept", "kept"]
+
+
+def runs_of(bench: Bench) -> object:
+    return json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())["runs"]
+
+
+def test_the_threads_of_each_run_are_given_and_recorded(bench: Bench) -> None:
+    bench.train(folds=(0,), threads=3)
+    assert runs_of(bench) == [{"device": "cpu", "threads": 3}]
+    assert bench.engine.asked[0]["threads"] == 3
+    folder = bench.folder("2d", 0)
+    (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    bench.train(folds=(0,))  # another number is no other setting, but it is told
+    expected = [{"device": "cpu", "threads": 3}, {"device": "cpu", "threads": count_cores()}]
+    assert runs_of(bench) == expected
+    bench.train(folds=(0,), hardware=TWO_CARDS, restart=True)
+    assert runs_of(bench) == [{"device": "cuda", "threads": 1}]
+
+
+def test_no_thread_at_all_is_refused(bench: Bench) -> None:
+    with pytest.raises(InputError, match="--threads: found 0"):
+        bench.train(threads=0)
+    assert bench.engine.asked == []

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import comparison, data, models, prediction, scores, training
+from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
 from gi2nnunet.errors import GiError
 
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
@@ -51,6 +51,7 @@ prediction.register(app)
 models.register(app)
 scores.register(app)
 comparison.register(app)
+checks.register(app)
 
 
 def main() -> None:

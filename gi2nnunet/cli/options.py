@@ -81,6 +81,17 @@ GpusOption = Annotated[
     typer.Option("--gpus", help="How many GPUs to use; by default one.", min=1),
 ]
 
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="Threads of the network's operations: recorded, as they change the last bits of its "
+        "output. By default one a core on a CPU; on a GPU, half as many to predict, one to train.",
+        min=1,
+        show_default=False,
+    ),
+]
+
 
 def open_workspace_of(folder: Path | None) -> Workspace:
     """Open the workspace that ``--workspace`` or the environment names."""

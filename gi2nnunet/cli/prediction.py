@@ -18,6 +18,7 @@ from gi2nnunet.cli.options import (
     MetricOption,
     SchemeName,
     SourceLabelsOption,
+    ThreadsOption,
     TrustOption,
     WorkspaceOption,
     find_hardware_of,
@@ -120,6 +121,7 @@ def predict_and_score(
     trainer: TrainerOption = None,
     mirroring: MirroringOption = True,
     step_size: StepSizeOption = 0.5,
+    threads: ThreadsOption = None,
     nifti: NiftiOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
@@ -140,8 +142,9 @@ def predict_and_score(
     _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, trust=trust, device=device, gpus=gpus,
-        workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=True,
+        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
+        as_json=as_json, score=True,
     )  # fmt: skip
 
 
@@ -161,6 +164,7 @@ def predict(
     trainer: TrainerOption = None,
     mirroring: MirroringOption = True,
     step_size: StepSizeOption = 0.5,
+    threads: ThreadsOption = None,
     nifti: NiftiOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
@@ -178,8 +182,9 @@ def predict(
     _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        nifti=nifti, out=out, allow_missing=allow_missing, trust=trust, device=device, gpus=gpus,
-        workspace=workspace, dataset_id=dataset_id, as_json=as_json, score=False,
+        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
+        as_json=as_json, score=False,
     )  # fmt: skip
 
 
@@ -194,6 +199,7 @@ def _predict(
     trainer: str | None,
     mirroring: bool,
     step_size: float,
+    threads: int | None,
     nifti: bool,
     out: Path | None,
     allow_missing: bool,
@@ -247,6 +253,7 @@ def _predict(
             metric=metric,
             mirroring=mirroring,
             step_size=step_size,
+            threads=threads,
             nifti=nifti,
             score=score,
             trust=trust,
@@ -266,6 +273,7 @@ def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
             "standing": done.standing,
             "files": [str(file) for file in done.files],
             "seconds_per_scan": done.seconds_per_scan,
+            "computing": dict(done.computing),
         }
         if done.score is not None:
             content |= done.score.to_json()

@@ -14,12 +14,14 @@ from gi2nnunet.cli.options import (
     GpusOption,
     IdOption,
     JobsOption,
+    ThreadsOption,
     TrustOption,
     WorkspaceOption,
     find_hardware_of,
     open_workspace_of,
     same_workspace,
 )
+from gi2nnunet.cli.starting import ChecksOption, check_machine, check_versions
 
 if TYPE_CHECKING:
     from gi2nnunet.manifest import Dataset
@@ -99,6 +101,7 @@ def plan(
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
     jobs: JobsOption = None,
+    checks: ChecksOption = True,
 ) -> None:
     """Plan and preprocess the dataset: the first half of train.
 
@@ -109,10 +112,11 @@ def plan(
     patch_sizes = _parse_patch_sizes(patch_size or [])
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=None)
     made = _plan(
         space, dataset, hardware, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs,
+        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs, checks=checks,
     )  # fmt: skip
     _print_plan(made)
 
@@ -190,6 +194,8 @@ def train(
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
     jobs: JobsOption = None,
+    threads: ThreadsOption = None,
+    checks: ChecksOption = True,
 ) -> None:
     """Train nnU-Net; plan and preprocess first where that has not been done.
 
@@ -206,10 +212,12 @@ def train(
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
     folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     planned = _plan(
         space, dataset, hardware, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs,
+        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs, checks=checks,
+        folds=folds, trainer=trainer or STOCK_TRAINER,
     )  # fmt: skip
     for line in _describe_folds(folds, dataset):
         print_notice(line)
@@ -231,6 +239,7 @@ def train(
                 else None,
             ),
             jobs=jobs,
+            threads=threads,
             restart=restart,
             nnunet_validation=nnunet_validation,
             trust=trust,
@@ -254,6 +263,9 @@ def _plan(
     batch_size: int | None,
     patch_sizes: list[list[int]],
     jobs: int | None,
+    checks: bool,
+    folds: Sequence[int | str] = (),
+    trainer: str = "",
 ) -> Plan:
     from gi2nnunet.cli.show import print_notice, show_progress
     from gi2nnunet.nnunet.plan import plan_dataset
@@ -261,13 +273,18 @@ def _plan(
 
     chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
     print_notice(f"Dataset: {dataset.folder}; preset: {chosen.name}")
+    configurations = tuple(dict.fromkeys(config or CONFIGURATIONS))
+    check_machine(
+        checks, space, dataset, hardware, chosen, configurations=configurations, folds=folds,
+        trainer=trainer, jobs=jobs, resized=batch_size is not None or bool(patch_sizes),
+    )  # fmt: skip
     with show_progress() as report:
         return plan_dataset(
             dataset,
             workspace=space,
             environ=os.environ,
             preset=chosen,
-            configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
+            configurations=configurations,
             batch_size=batch_size,
             patch_sizes=patch_sizes,
             jobs=jobs,

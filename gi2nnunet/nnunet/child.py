@@ -75,6 +75,10 @@ def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
         from gi2nnunet.nnunet.devices import describe_devices
 
         return describe_devices()
+    if task == "installation":
+        from gi2nnunet.nnunet.devices import describe_installation
+
+        return describe_installation()
     if task in ("fingerprint", "plan", "preprocess"):
         from gi2nnunet.nnunet import planner
 

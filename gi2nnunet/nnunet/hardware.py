@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.nnunet.process import new_log, run_engine
@@ -70,14 +70,33 @@ def find_hardware(
         if gpus:
             raise InputError(f"--gpus {gpus} asks for GPUs, --device cpu for none. Give one.")
         return _cpu()
+    found = probe_devices("devices", workspace=workspace, environ=environ)
+    return choose_hardware(found, device=device, gpus=gpus)
+
+
+def probe_devices(
+    task: Literal["devices", "installation"], *, workspace: Workspace, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Ask a child process for its devices, or also what its packages say when imported.
+
+    Raises
+    ------
+    EngineError
+        Where PyTorch cannot be imported, or takes the process down.
+    """
     environment = engine_environment(
         workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
     )
-    log = new_log(workspace.logs, "devices")
-    found = run_engine("devices", {}, environment=environment, log=log)
+    log = new_log(workspace.logs, task)
+    found = run_engine(task, {}, environment=environment, log=log)
     log.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing behind
+    return found
+
+
+def choose_hardware(found: Mapping[str, Any], *, device: str, gpus: int | None) -> Hardware:
+    """Choose among the devices that :func:`probe_devices` found; see :func:`find_hardware`."""
     cards, wanted = found["cuda"], gpus or 1
     if len(cards) < wanted and (device == "cuda" or gpus):
         raise InputError(

@@ -26,6 +26,16 @@ from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environmen
 
 Progress = Callable[[int, int, str], None]
 
+FINGERPRINT_MARK = "gi2nnunet_fingerprint.json"
+_PREPROCESSING_OF_PLANS = (
+    "image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel",
+)  # fmt: skip
+_PREPROCESSING_OF_CONFIGURATION = (
+    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm",
+    "resampling_fn_data", "resampling_fn_data_kwargs",
+    "resampling_fn_seg", "resampling_fn_seg_kwargs",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedConfiguration:
@@ -141,7 +151,7 @@ def plan_dataset(
     report = progress or (lambda done, total, what: None)
 
     source = {"dataset": digest_dataset(dataset)}
-    fingerprint_mark = folder / "gi2nnunet_fingerprint.json"
+    fingerprint_mark = folder / FINGERPRINT_MARK
     if read_json(fingerprint_mark) != source or not (folder / "dataset_fingerprint.json").is_file():
         report(0, 1, "extracting the dataset's fingerprint")
         engine.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
@@ -156,7 +166,7 @@ def plan_dataset(
         "patch_sizes": sizes,
     }
     mark = read_json(plan_mark)
-    if mark.get("recipe") != recipe or mark.get("plans") != _digest_file(plans_file):
+    if mark.get("recipe") != recipe or mark.get("plans") != digest_file(plans_file):
         report(0, 1, f"planning ({preset.name})")
         plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
         planned = engine.run(
@@ -173,30 +183,25 @@ def plan_dataset(
         )
         mark = {
             "recipe": recipe,
-            "plans": _digest_file(plans_file),
+            "plans": digest_file(plans_file),
             "configurations": planned["configurations"],
         }
         write_json(plan_mark, mark)
 
+    planned_now = read_planned(folder, plans_name)
     chosen: dict[str, PlannedConfiguration] = {}
     for name in configurations:
-        values = mark["configurations"].get(name)
-        if values is None:
+        if name not in planned_now:
             raise InputError(
                 f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "
                 "for this dataset. Choose one of these."
             )
-        chosen[name] = PlannedConfiguration(
-            name=name,
-            data_folder=folder / values["data_identifier"],
-            batch_size=values["batch_size"],
-            patch_size=tuple(values["patch_size"]),
-            spacing_mm=tuple(values["spacing"]),
-        )
+        chosen[name] = planned_now[name]
     for name, configuration in chosen.items():
-        if is_preprocessed(configuration, dataset):
+        preprocessing = digest_preprocessing(plans_file, name)
+        if is_preprocessed(configuration, dataset, preprocessing=preprocessing):
             continue
-        _completion_mark(configuration).unlink(missing_ok=True)
+        completion_mark(configuration.data_folder).unlink(missing_ok=True)
         engine.run_watched(
             {
                 "dataset_id": dataset.dataset_id,
@@ -215,7 +220,10 @@ def plan_dataset(
                 f"{dataset_size(dataset)}. Run the same command again; if another run works on "
                 "this workspace, let it end first."
             )
-        write_json(_completion_mark(configuration), {**source, "scans": found})
+        write_json(
+            completion_mark(configuration.data_folder),
+            {**source, "preprocessing": preprocessing, "scans": found},
+        )
     return Plan(
         preset=preset,
         plans_name=plans_name,
@@ -225,12 +233,48 @@ def plan_dataset(
     )
 
 
-def is_preprocessed(configuration: PlannedConfiguration, dataset: Dataset) -> bool:
-    """Return whether a data folder holds every training scan of this very dataset."""
-    mark = read_json(_completion_mark(configuration))
-    return mark.get("dataset") == digest_dataset(dataset) and _count_scans(
-        configuration.data_folder
-    ) == dataset_size(dataset)
+def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguration]:
+    """Return what was planned under a name in a preprocessed folder; empty where nothing was."""
+    mark = read_json(folder / f"gi2nnunet_{plans_name}.json")
+    return {
+        name: PlannedConfiguration(
+            name=name,
+            data_folder=folder / values["data_identifier"],
+            batch_size=values["batch_size"],
+            patch_size=tuple(values["patch_size"]),
+            spacing_mm=tuple(values["spacing"]),
+        )
+        for name, values in mark.get("configurations", {}).items()
+    }
+
+
+def is_preprocessed(
+    configuration: PlannedConfiguration, dataset: Dataset, *, preprocessing: str
+) -> bool:
+    """Return whether a data folder holds every training scan of this very dataset.
+
+    ``preprocessing`` is what :func:`digest_preprocessing` gives for the plan to train by.
+    """
+    mark = read_json(completion_mark(configuration.data_folder))
+    return (
+        mark.get("dataset") == digest_dataset(dataset)
+        and mark.get("preprocessing") == preprocessing
+        and _count_scans(configuration.data_folder) == dataset_size(dataset)
+    )
+
+
+def digest_preprocessing(plans_file: Path, configuration: str) -> str:
+    """Return a short digest of all in a plan that preprocessed scans depend on.
+
+    Network, batch and patch size are left out: plans that differ in these share a data folder.
+    """
+    plans = read_json(plans_file)
+    configured = plans.get("configurations", {}).get(configuration, {})
+    values = [
+        *(plans.get(key) for key in _PREPROCESSING_OF_PLANS),
+        *(configured.get(key) for key in _PREPROCESSING_OF_CONFIGURATION),
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def dataset_size(dataset: Dataset) -> int:
@@ -277,9 +321,9 @@ def _suffix(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
     return "".join(parts)
 
 
-def _completion_mark(configuration: PlannedConfiguration) -> Path:
+def completion_mark(folder: Path) -> Path:
+    """Return the file that says that a data folder is whole."""
     # Beside the data folder: nnU-Net takes every file inside for a scan.
-    folder = configuration.data_folder
     return folder.with_name(f"gi2nnunet_{folder.name}.complete.json")
 
 
@@ -290,7 +334,8 @@ def _count_scans(folder: Path) -> int:
         return 0
 
 
-def _digest_file(path: Path) -> str | None:
+def digest_file(path: Path) -> str | None:
+    """Return a short digest of a file; ``None`` where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:

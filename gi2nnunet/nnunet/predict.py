@@ -12,7 +12,7 @@ from gi2nnunet.errors import GiError
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
 from gi2nnunet.source import Scan
 from gi2nnunet.submission import Row
 
@@ -69,6 +69,7 @@ def predict_scans(
     folds: Mapping[str, Sequence[Fold]] | None = None,
     mirroring: bool = True,
     step_size: float = 0.5,
+    threads: int | None = None,
     nifti_folder: Path | None = None,
     trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
@@ -87,6 +88,9 @@ def predict_scans(
         Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
     mirroring, step_size
         nnU-Net's test-time mirroring and sliding-window step.
+    threads
+        Threads of each process; by default as
+        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     nifti_folder
         Where to write label volumes as well.
     trust
@@ -125,7 +129,7 @@ def predict_scans(
     chosen = folds or {}
     tasks = [_task(scan, chosen.get(scan.scan_id, ensemble.folds)) for scan in scans]
     tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
-    threads = count_cores() if hardware.device == "cpu" else max(1, count_cores() // 2)
+    n_threads = choose_threads(threads, device=hardware.device, training=False)
 
     def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
         run_engine(
@@ -136,16 +140,16 @@ def predict_scans(
                 "device": hardware.device,
                 "mirroring": mirroring,
                 "step_size": step_size,
-                "threads": threads,
+                "threads": n_threads,
                 "nifti_folder": str(nifti_folder) if nifti_folder else None,
                 "trust": trust,
             },
             environment=engine_environment(
                 workspace,
                 environ=environ,
-                processes=threads,
+                processes=n_threads,
                 augmentation_processes=0,
-                threads=threads,
+                threads=n_threads,
                 gpu=gpu,
             ),
             log=log,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gi2nnunet.errors import EngineError, InputError
-from gi2nnunet.files import write_json
+from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.hardware import Hardware
@@ -26,7 +26,7 @@ from gi2nnunet.nnunet.training import (
     make_record,
     remove_fold,
 )
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads, count_cores, engine_environment
 
 _MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
 
@@ -107,6 +107,7 @@ def train_folds(
     folds: Sequence[Fold],
     settings: TrainingSettings,
     jobs: int | None = None,
+    threads: int | None = None,
     restart: bool = False,
     nnunet_validation: bool = False,
     trust: bool = False,
@@ -130,6 +131,9 @@ def train_folds(
         How to train.
     jobs
         Worker processes.
+    threads
+        Threads of each training process; by default as
+        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     restart
         Throw away what was trained of these before.
     nnunet_validation
@@ -149,6 +153,7 @@ def train_folds(
         Where trainings failed, after all others were done.
     """
     settings = fill_in(settings, plan)
+    n_threads = choose_threads(threads, device=hardware.device, training=True)
     if any(fold != "all" for fold in folds):
         check_split(dataset, workspace)
     todo: list[Training] = []
@@ -179,6 +184,9 @@ def train_folds(
         if restart and training.folder.exists():
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
+        runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
+        this_run = {"device": hardware.device, "threads": n_threads}
+        training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
         environment = engine_environment(
@@ -186,7 +194,7 @@ def train_folds(
             environ=environ,
             processes=min(8, jobs or count_cores()),
             augmentation_processes=min(helpers, _MOST_AUGMENTATION_PROCESSES),
-            threads=count_cores() if hardware.device == "cpu" else 1,
+            threads=n_threads,
             gpu=gpu,
         )
         run_engine(
@@ -201,7 +209,7 @@ def train_folds(
                 "resume_from": str(resume_from) if resume_from else None,
                 "nnunet_validation": nnunet_validation,
                 "trust": trust,
-                "threads": count_cores() if hardware.device == "cpu" else 1,
+                "threads": n_threads,
             },
             environment=environment,
             log=log,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gi2nnunet.errors import InputError
+
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -126,6 +128,39 @@ def engine_environment(
         visible = [card for card in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
         built["CUDA_VISIBLE_DEVICES"] = visible[gpu].strip() if visible else str(gpu)
     return built
+
+
+def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
+    """Return how many threads the network's operations get; they change its output's last bits.
+
+    Parameters
+    ----------
+    threads
+        What the user asked for.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    training
+        Whether it is to train, or else to predict.
+
+    Returns
+    -------
+    int
+        ``threads``; where that is ``None``: on a CPU every core, else one for training (whose
+        augmentation runs beside it) and half of the cores for prediction (whose resampling is on
+        the CPU).
+
+    Raises
+    ------
+    InputError
+        For a number below 1.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads: found {threads}; expected at least 1. Leave it out.")
+        return threads
+    if device == "cpu":
+        return count_cores()
+    return 1 if training else max(1, count_cores() // 2)
 
 
 def count_cores() -> int:

@@ -1,0 +1,279 @@
+"""The same source, options and seed give the same bytes, whatever works on them in what order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from source_factory import ORGANS, make_source, write_files, write_source
+
+from gi2nnunet import evaluation
+from gi2nnunet.dataset import convert
+from gi2nnunet.evaluation import evaluate, write_score
+from gi2nnunet.kaggle import read_mask_table
+from gi2nnunet.manifest import Dataset
+from gi2nnunet.metric import CONVENTIONS
+from gi2nnunet.nnunet import predict as predict_module
+from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.models import Ensemble, TrainedModel
+from gi2nnunet.nnunet.predict import predict_scans
+from gi2nnunet.nnunet.workspace import Workspace, count_cores, open_workspace
+from gi2nnunet.scoring import score_submission
+from gi2nnunet.selection import Selection, select_own_scans
+from gi2nnunet.submission import encode_scan, write_submission
+from gi2nnunet.volumes import read_volume
+
+SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "case5_day1")
+CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
+CARDS = Hardware(device="cuda", gpus=(0, 1), memory_gib=24.0, name="two cards")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def convert_into(folder: Path, source: Path, *, jobs: int = 1) -> Dataset:
+    return convert(
+        source, raw=folder / "raw", preprocessed=folder / "pre", results=folder / "res", jobs=jobs
+    )
+
+
+def disorder(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Let every listing of a folder or zip come in another order."""
+    draw = random.Random(seed)
+    walk, iterdir, scandir = os.walk, Path.iterdir, os.scandir
+    namelist = zipfile.ZipFile.namelist
+
+    def shuffled(values: Any) -> list[Any]:
+        listed = list(values)
+        draw.shuffle(listed)
+        return listed
+
+    def walk_anyhow(*args: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, folders, files in walk(*args, **options):
+            draw.shuffle(folders)
+            yield folder, folders, shuffled(files)
+
+    class Listing:
+        def __init__(self, path: Any = ".") -> None:
+            with scandir(path) as entries:
+                self.entries = iter(shuffled(entries))
+
+        def __iter__(self) -> Any:
+            return self.entries
+
+        def __next__(self) -> Any:
+            return next(self.entries)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "walk", walk_anyhow)
+    monkeypatch.setattr(os, "scandir", Listing)
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(shuffled(iterdir(path))))
+    monkeypatch.setattr(zipfile.ZipFile, "namelist", lambda z: shuffled(namelist(z)))
+
+
+def as_folder(root: Path) -> Path:
+    return write_source(root / "source", make_source(SCANS, test_ids=["case9_day9"]))
+
+
+def as_zip(root: Path) -> Path:
+    files = make_source(SCANS, test_ids=["case9_day9"]).files()
+    path = root / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in random.Random(5).sample(sorted(files), len(files)):
+            archive.writestr(name, files[name])
+    return path
+
+
+def as_volumes(root: Path) -> Path:
+    dataset = convert_into(root / "first", as_folder(root))
+    keep = {"imagesTr", "labelsTr", "imagesTs", "labelsTs", "dataset.json"}
+    for path in dataset.folder.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    return dataset.folder
+
+
+@pytest.mark.parametrize("make", [as_folder, as_zip, as_volumes])
+def test_a_dataset_with_its_manifest_is_the_same_in_any_order_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]
+) -> None:
+    source = make(tmp_path)
+    convert_into(tmp_path / "a", source)
+    wanted = digests(tmp_path / "a")
+    assert any(name.endswith("manifest.json") for name in wanted)
+    for seed, jobs in ((1, 4), (2, 2)):
+        with monkeypatch.context() as patched:
+            disorder(patched, seed)
+            convert_into(tmp_path / f"b{seed}", source, jobs=jobs)
+        assert digests(tmp_path / f"b{seed}") == wanted
+
+
+def test_the_disorder_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, {f"{index:02}": b"" for index in range(20)})
+    disorder(monkeypatch, 1)
+    by_walk = [name for _, _, files in os.walk(tmp_path) for name in files]
+    by_scan = [entry.name for entry in os.scandir(tmp_path)]
+    by_iter = [path.name for path in tmp_path.iterdir()]
+    for names in (by_walk, by_scan, by_iter):
+        assert sorted(names) == [f"{index:02}" for index in range(20)]
+        assert names != sorted(names)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return convert_into(tmp_path / "w", as_folder(tmp_path))
+
+
+def predicted_rows(dataset: Dataset) -> list[tuple[str, str, str]]:
+    """The truth with every mask moved by a pixel, so that there is something to score."""
+    rows: list[tuple[str, str, str]] = []
+    for scan in dataset.scans:
+        if scan.labelled:
+            bits = read_volume(dataset.label_path(scan.scan_id)).array
+            moved = bits.copy()
+            moved[:, 1:] = bits[:, :-1]
+            rows += encode_scan(scan.scan_id, scan.numbers, moved)
+    return rows
+
+
+def test_a_submission_is_the_same_in_any_order_of_rows(tmp_path: Path, dataset: Dataset) -> None:
+    rows = predicted_rows(dataset)
+    write_submission(tmp_path / "a.csv", rows)
+    random.Random(3).shuffle(rows)
+    write_submission(tmp_path / "b.csv", rows)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize("metric", [m for m in CONVENTIONS if m != "mle-bench"])
+def test_a_score_is_the_same_whatever_the_jobs_and_the_order_of_rows(
+    tmp_path: Path, dataset: Dataset, metric: Any
+) -> None:
+    write_submission(tmp_path / "a.csv", predicted_rows(dataset))
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    shuffled = [lines[0], *random.Random(4).sample(lines[1:], len(lines) - 1)]
+    (tmp_path / "b.csv").write_text("\n".join([*shuffled, ""]))
+    written = []
+    for index, (name, jobs) in enumerate((("a.csv", 1), ("a.csv", 4), ("b.csv", 3))):
+        score = score_submission(tmp_path / name, dataset.truth_path, metric=metric, jobs=jobs)
+        truth = read_mask_table(dataset.truth_path)
+        write_score(score, tmp_path / str(index), truth=truth, about={})
+        written.append(digests(tmp_path / str(index)))
+    assert 0 < score.score < 1
+    assert set(written[0]) == {"score.json", "score.csv", "truth.csv"}
+    assert written[0] == written[1] == written[2]
+
+
+class Engine:
+    """Stands in for the child processes: answers in another order than it was asked."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.asked: list[dict[str, Any]] = []
+        self.environments: list[dict[str, str]] = []
+
+    def __call__(
+        self, task: str, options: Any, *, environment: Any, log: Any, on_event: Any
+    ) -> Any:
+        self.asked.append(dict(options))
+        self.environments.append(dict(environment))
+        for scan in reversed(options["scans"]):
+            rows = [
+                row for row in predicted_rows(self.dataset) if row[0].startswith(scan["scan_id"])
+            ]
+            on_event({"event": "scan", "scan_id": scan["scan_id"], "rows": rows, "seconds": 1.0})
+        return {}
+
+
+class Bench:
+    def __init__(self, root: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.engine = Engine(dataset)
+        monkeypatch.setattr(predict_module, "run_engine", self.engine)
+        self.workspace: Workspace = open_workspace(root / "w", environ={})
+        model = TrainedModel(
+            folder=root / "model", trainer="nnUNetTrainer", plans_name="p", configuration="2d",
+            folds=(0, 1, 2, 3), newest=0.0,
+        )  # fmt: skip
+        self.ensemble = Ensemble(models=(model,), folds=(0, 1, 2, 3), chosen_by="a test")
+        self.selection: Selection = select_own_scans(dataset, self.ensemble)
+
+    def evaluate(self, name: str, **options: Any) -> dict[str, Any]:
+        done = evaluate(
+            self.selection, self.ensemble, out=self.root / name, workspace=self.workspace,
+            environ={}, **options,
+        )  # fmt: skip
+        record = json.loads((self.root / name / "prediction.json").read_text())
+        score = json.loads((self.root / name / "score.json").read_text())
+        assert record["computing"] == score["computing"] == done.computing
+        assert {record[key] for key in ("standing", "models")} <= {
+            score[key] for key in ("standing", "models")
+        }
+        computing: dict[str, Any] = record["computing"]
+        return computing
+
+
+@pytest.fixture
+def bench(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, dataset, monkeypatch)
+
+
+def test_predictions_are_the_same_on_one_device_and_dealt_out(bench: Bench) -> None:
+    bench.evaluate("a", hardware=CPU, threads=2)
+    bench.evaluate("b", hardware=CPU, threads=2)
+    bench.evaluate("c", hardware=CARDS, threads=2)
+    first = digests(bench.root / "a")
+    assert set(first) == {
+        "submission.csv", "prediction.json", "score.json", "score.csv", "truth.csv",
+    }  # fmt: skip
+    assert digests(bench.root / "b") == first
+    third = digests(bench.root / "c")
+    assert (third["submission.csv"], third["score.csv"]) == (
+        first["submission.csv"], first["score.csv"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hardware", "threads", "expected"),
+    [
+        (CPU, 3, 3),
+        (CARDS, 3, 3),
+        (CPU, None, count_cores()),
+        (CARDS, None, max(1, count_cores() // 2)),
+    ],
+)
+def test_the_threads_of_a_prediction_are_given_and_recorded(
+    bench: Bench, hardware: Hardware, threads: int | None, expected: int
+) -> None:
+    computing = bench.evaluate("out", hardware=hardware, threads=threads, mirroring=False)
+    assert computing == {
+        "device": hardware.device, "threads": expected, "mirroring": False, "step_size": 0.5,
+    }  # fmt: skip
+    assert {asked["threads"] for asked in bench.engine.asked} == {expected}
+    for environment in bench.engine.environments:
+        assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == str(expected)
+
+
+def test_scans_come_back_in_the_order_they_were_given(bench: Bench) -> None:
+    done = predict_scans(
+        bench.ensemble, bench.selection.scans, workspace=bench.workspace, environ={}, hardware=CARDS
+    )
+    assert [scan.scan_id for scan in done] == [scan.scan_id for scan in bench.selection.scans]
+    assert len({organ for scan in done for _, organ, _ in scan.rows}) == len(ORGANS)
+    assert evaluation.ORGANS == ORGANS
