@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gi2nnunet.files import replace_file, write_json
+from gi2nnunet.files import check_place, replace_file, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
@@ -89,6 +89,7 @@ def evaluate(
     on_scan
         Called with ``(done, total, scan)``.
     """
+    check_place(out / "submission.csv")
     predicted = predict_scans(
         ensemble,
         selection.scans,

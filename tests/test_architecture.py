@@ -15,6 +15,7 @@ MOST_LINES = 420
 # modules where it gathers them.
 ORDER = (
     "errors",
+    "limits",
     "files",
     "rle",
     "kaggle",
@@ -56,6 +57,7 @@ ORDER = (
     "nnunet.hardware",
     "nnunet.checkpoints",
     "nnunet.models",
+    "nnunet.checking",
     "nnunet.planner",
     "nnunet.plan",
     "nnunet.trainer",
@@ -72,6 +74,7 @@ ORDER = (
     "cli.comparison",
     "cli.training",
     "cli.prediction",
+    "cli.last_resort",
     "cli",
     "__main__",
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _ALLOWED: tuple[Any, ...] = (
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
 )
+_RESTORE = "Restore it, or train again with --restart."
 _KEYS = ("network_weights", "trainer_name", "init_args")
 
 
@@ -61,6 +63,49 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: is no checkpoint of nnU-Net. Expected the entries {', '.join(_KEYS)}."
         )
     return checkpoint
+
+
+def check_entries(checkpoint: Mapping[str, Any], path: Path, *, configuration: str) -> None:
+    """Refuse a checkpoint of another configuration than the model folder's, or of other types.
+
+    Raises
+    ------
+    InputError
+        Naming the file.
+    """
+    arguments = checkpoint["init_args"]
+    if not isinstance(arguments, Mapping) or not isinstance(checkpoint["trainer_name"], str):
+        raise InputError(f"{path}: is damaged: its entries have other types. {_RESTORE}")
+    if arguments.get("configuration") != configuration:
+        raise InputError(
+            f"{path}: found a checkpoint of {arguments.get('configuration')}; expected one of "
+            f"{configuration}, as its folder says. {_RESTORE}"
+        )
+
+
+def check_weights(
+    weights: Mapping[str, torch.Tensor], path: Path, *, expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse weights that do not fit the network that the model's plans describe.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the first layer that differs.
+    """
+
+    def shape_of(layers: Mapping[str, torch.Tensor], name: str) -> str:
+        return str(tuple(layers[name].shape)) if name in layers else "none"
+
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{path}: is damaged: it holds no table of weights. {_RESTORE}")
+    for name in (*expected, *weights):
+        if shape_of(weights, name) != shape_of(expected, name):
+            raise InputError(
+                f"{path}: found weights of another network ({name}: {shape_of(weights, name)} in "
+                f"place of {shape_of(expected, name)}); expected those of the model's plans.json. "
+                f"{_RESTORE}"
+            )
 
 
 def _first_line(error: Exception) -> str:

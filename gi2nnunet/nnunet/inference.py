@@ -27,7 +27,7 @@ from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
-from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.checkpoints import check_entries, check_weights, load_checkpoint
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.trainer import find_trainer
 from gi2nnunet.slices import read_image
@@ -159,10 +159,15 @@ class _Network:
         return self._predictor
 
     def _load_fold(self, fold: Fold) -> dict[str, torch.Tensor]:
-        checkpoint = load_checkpoint(fold_folder(self.folder, fold) / FINAL_CHECKPOINT)
+        path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT
+        checkpoint = load_checkpoint(path)
+        check_entries(checkpoint, path, configuration=self.folder.name.rpartition("__")[2])
         if self._predictor is None:
             self._predictor = self._build(checkpoint)
         weights: dict[str, torch.Tensor] = checkpoint["network_weights"]
+        network = self._predictor.network
+        plain = getattr(network, "_orig_mod", network)  # where torch.compile has wrapped it
+        check_weights(weights, path, expected=plain.state_dict())
         return weights
 
     def _build(self, checkpoint: Mapping[str, Any]) -> Any:

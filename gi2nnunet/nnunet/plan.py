@@ -18,7 +18,8 @@ from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json, write_json
-from gi2nnunet.manifest import Dataset
+from gi2nnunet.manifest import SPLITS, Dataset
+from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.presets import Preset
 from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
@@ -115,7 +116,8 @@ def plan_dataset(
     Raises
     ------
     InputError
-        For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use.
+        For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use;
+        for a dataset of which a file is missing or cut off, or a split that is not its own.
     EngineError
         Where nnU-Net fails.
     """
@@ -123,6 +125,10 @@ def plan_dataset(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
+    check_configurations(configurations)
+    check_dataset(dataset)
+    if (workspace.preprocessed / dataset.name / SPLITS).exists():
+        check_split(dataset, workspace.preprocessed / dataset.name)
     by_axes = {len(size): [int(value) for value in size] for size in patch_sizes}
     sizes = {
         name: by_axes[axes]

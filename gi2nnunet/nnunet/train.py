@@ -16,8 +16,15 @@ from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.manifest import Dataset
+from gi2nnunet.nnunet.checking import check_split, check_trainer
 from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold, fold_folder
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    TRAINING_RECORD,
+    Fold,
+    fold_folder,
+    is_fold_number,
+)
 from gi2nnunet.nnunet.plan import Plan, digest_dataset
 from gi2nnunet.nnunet.process import Event, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
@@ -123,7 +130,7 @@ def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
             chosen.append("all")
         elif fold == "cv" and n_folds:
             chosen += range(n_folds)
-        elif fold.isdecimal() and int(fold) < n_folds:
+        elif is_fold_number(fold) and int(fold) < n_folds:
             chosen.append(int(fold))
         elif n_folds:
             raise InputError(
@@ -182,10 +189,14 @@ def train_folds(
     Raises
     ------
     InputError
-        Where a training was begun with other settings and ``restart`` is off.
+        Where a training was begun with other settings and ``restart`` is off; where nnU-Net would
+        read another split than the dataset's.
     EngineError
         Where trainings failed, after all others were done.
     """
+    check_trainer(settings.trainer)
+    if any(fold != "all" for fold in folds):
+        check_split(dataset, workspace.preprocessed / dataset.name)
     settings = _fill_in(settings, plan)
     todo: list[_Training] = []
     results: list[TrainingResult] = []
@@ -302,7 +313,7 @@ def _find_state(training: _Training, *, restart: bool) -> Literal["new", "begun"
         return "new"
     finished = (training.folder / FINAL_CHECKPOINT).is_file()
     before = read_json(training.folder / TRAINING_RECORD)
-    if not before:
+    if not isinstance(before.get("settings"), dict):  # none, or a damaged one
         if finished:
             return "finished"
         raise InputError(
@@ -325,7 +336,7 @@ def _find_state(training: _Training, *, restart: bool) -> Literal["new", "begun"
 
 def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change between the runs of one training."""
-    return {**record["settings"], "plans": record["plans"], "dataset": record["dataset"]}
+    return {**record["settings"], "plans": record.get("plans"), "dataset": record.get("dataset")}
 
 
 def _remove(folder: Path) -> None:
