@@ -25,7 +25,7 @@ _LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (
     (("images", "labels", "train"),),
 )
 _CLOSE_MM = 0.01
-_SCAN_ID = re.compile(r"\w[\w.+=@-]{0,199}")
+_SCAN_ID = re.compile(r"\w(?:[\w.+=@ -]{0,198}[\w.+=@-])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,12 @@ def read_nifti_index(path: Path) -> NiftiIndex:
             if not (scan_id and len(channel) == 4 and channel.isdecimal()):
                 scan_id, channel = stem, "0000"
             if not _SCAN_ID.fullmatch(scan_id):
+                label_of.pop(scan_id, None)
                 problems.append(
                     Problem(
                         where=repr(str(file)),
                         found=f"the scan id {scan_id!r}",
-                        expected="letters, digits and any of . _ + = @ -, as a CSV's rows hold it",
+                        expected="letters, digits, blanks and . _ + = @ -, which a CSV's rows can hold",
                     )
                 )
                 continue

@@ -229,6 +229,6 @@ ARGUMENTS = (
         make=write_tables,
         exit_code=5,
         command="predict-and-score --device cpu --out truth.csv/inner",
-        message=("truth.csv/inner: cannot be written", "truth.csv is a file"),
+        message=("truth.csv/inner/submission.csv: cannot be written", "truth.csv is a file"),
     ),
 )
