@@ -15,6 +15,7 @@ from gi2nnunet.splits import Fold
 DatasetPart = Literal["train", "holdout", "test"]
 
 FORMAT = 1
+_LARGEST_NUMBER = 2**53
 MANIFEST, DATASET_JSON, SPLITS, TRUTH, SAMPLE = (
     "manifest.json", "dataset.json", "splits_final.json", "truth.csv", "sample_submission.csv",
 )  # fmt: skip
@@ -231,7 +232,7 @@ def open_dataset(folder: Path) -> Dataset:
             manifest=manifest,
             warnings=tuple(manifest["warnings"]),
         )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: is damaged ({shorten(repr(error))}). "
             "Make the dataset again with: gi2nnunet convert SOURCE"
@@ -245,7 +246,7 @@ def is_of_newer_format(manifest: Mapping[str, Any]) -> bool:
 
 
 def _check_types(manifest: Mapping[str, Any]) -> None:
-    """Raise :class:`TypeError` or :class:`KeyError` where a manifest is not of its own shape."""
+    """Raise a :class:`TypeError` or its like where a manifest is not of its own shape."""
     recipe = manifest["recipe"]
     lists = [manifest["warnings"], manifest["scans"], recipe["splits"]]
     lists += [fold[part] for fold in recipe["splits"] for part in ("train", "val")]
@@ -261,6 +262,9 @@ def _check_types(manifest: Mapping[str, Any]) -> None:
         for value in values:
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r} is no {kind.__name__}")
+    spacings = [float(value) for scan in manifest["scans"] for value in scan["spacing_mm"]]
+    if min([*numbers, *spacings], default=0) < 0 or max(numbers) > _LARGEST_NUMBER:
+        raise ValueError("a number out of range")
 
 
 def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -127,7 +127,7 @@ def read_nifti_index(path: Path) -> NiftiIndex:
                     Problem(
                         where=repr(str(file)),
                         found=f"the scan id {scan_id!r}",
-                        expected="letters, digits, blanks and . _ + = @ -, which a CSV's rows can hold",
+                        expected="letters, digits, blanks and . _ + = @ -, fit for a CSV",
                     )
                 )
                 continue

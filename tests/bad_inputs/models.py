@@ -228,13 +228,6 @@ MODELS = (
         engine=True,
     ),
     model(
-        "a checkpoint of something else",
-        checkpoint([1, 2]),
-        "checkpoint_final.pth: is no checkpoint of nnU-Net",
-        remedy="Expected the entries",
-        engine=True,
-    ),
-    model(
         "a checkpoint of another configuration",
         checkpoint({**ONE, "init_args": {"configuration": "3d_fullres"}}),
         "checkpoint_final.pth: found a checkpoint of 3d_fullres; expected one of 2d",

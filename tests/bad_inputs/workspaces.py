@@ -120,6 +120,16 @@ WORKSPACES = (
         edit_json(MANIFEST, lambda m: m["scans"][0].update(shape=["a", "b", "c"])),
         "manifest.json: is damaged (TypeError(\"'a' is no int\"))",
     ),
+    damaged(
+        "a manifest whose sizes are beyond 64 bits",
+        edit_json(MANIFEST, lambda m: m["scans"][0].update(shape=[2**64, 1, 1])),
+        "manifest.json: is damaged (ValueError('a number out of range'))",
+    ),
+    damaged(
+        "a manifest with a list for its files",
+        edit_json(MANIFEST, lambda m: m["scans"][0].update(files=["x"])),
+        "manifest.json: is damaged (ValueError(",
+    ),
     BadInput(
         name="a workspace: convert onto a later version's dataset",
         start="converted",
