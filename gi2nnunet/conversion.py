@@ -53,10 +53,13 @@ class ScanWriter:
         record = read_json(self.notes / f"{scan_id}.json")
         if record.get("part") != part:
             return None
-        for name, described in record["files"].items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != described["bytes"]:
-                return None
+        try:
+            for name, described in record["files"].items():
+                path = self.folder / name
+                if not path.is_file() or path.stat().st_size != described["bytes"]:
+                    return None
+        except (KeyError, TypeError, AttributeError):  # a damaged note: the scan is made anew
+            return None
         return record
 
     def write(self, scan_id: str, part: DatasetPart) -> dict[str, Any] | tuple[Problem, ...]:

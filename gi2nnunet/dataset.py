@@ -29,7 +29,7 @@ from gi2nnunet.conversion import (
     write_scans,
 )
 from gi2nnunet.errors import InputError, OutputError
-from gi2nnunet.files import PART_SUFFIX, read_json, replace_file, write_json
+from gi2nnunet.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
 from gi2nnunet.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
 from gi2nnunet.manifest import (
@@ -166,6 +166,8 @@ def convert(
     writer = ScanWriter(
         source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
     )
+    if not target.hidden.exists():  # else part of it is written already
+        check_room(raw, needed=int(opened.fingerprint.get("bytes", 0)))
     keep = _prepare_hidden(target, writer, recipe)
     records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
     if wrong:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.errors import InputError, Problem, raise_problems
-from gi2nnunet.files import read_json
+from gi2nnunet.files import check_place, find_kind, read_json
 from gi2nnunet.kaggle import ORGANS, read_mask_table
 from gi2nnunet.labels import ALL_BITS, LABEL_SCHEMES, LabelMap, LabelScheme, to_bits
 from gi2nnunet.manifest import DATASET_JSON, MANIFEST, Dataset, open_dataset
@@ -76,6 +76,7 @@ def encode_labels(
         raise InputError(
             f"--labels: found {scheme!r}; expected auto, {' or '.join(LABEL_SCHEMES)}."
         )
+    check_place(out)
     files = _find_volumes(labels)
     dataset = find_dataset_of(labels)
     warnings: list[str] = []
@@ -128,9 +129,10 @@ def encode_labels(
 
 
 def _find_volumes(labels: Path) -> dict[str, Path]:
-    if labels.is_file():
+    kind = find_kind(labels)
+    if kind == "file":
         return {scan_id_of(labels): labels}
-    if not labels.is_dir():
+    if kind != "folder":
         raise InputError(f"{labels}: no such file or folder. Give a folder of label volumes.")
     scans = read_nifti_index(labels).scans
     # A folder that holds images too, as a whole dataset does, keeps its labels apart from them.

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _MOST_PROBLEMS_SHOWN = 20
+_MOST_CHARACTERS = 400
 
 
 class GiError(Exception):
@@ -45,8 +46,16 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        """Return the problem as one line."""
-        return f"{self.where}: found {self.found}; expected {self.expected}"
+        """Return the problem as one line, without the middle of what is very long."""
+        where, found, expected = map(shorten, (self.where, self.found, self.expected))
+        return f"{where}: found {found}; expected {expected}"
+
+
+def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return a text without its middle where that would fill the screen."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
 
 
 def raise_problems(problems: Iterable[Problem], *, remedy: str) -> None:

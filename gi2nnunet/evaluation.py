@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gi2nnunet.files import replace_file, write_json
+from gi2nnunet.files import check_place, replace_file, write_json
 from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
@@ -104,6 +104,7 @@ def evaluate(
     on_scan
         Called with ``(done, total, scan)``.
     """
+    check_place(out / "submission.csv")
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     predicted = predict_scans(
         ensemble,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from gi2nnunet.errors import OutputError
+from gi2nnunet.errors import InputError, OutputError, shorten
 
 PART_SUFFIX = ".part"
 
@@ -56,6 +58,96 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's object; an empty one where it is missing, damaged or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Return a JSON file's object.
+
+    Raises
+    ------
+    InputError
+        Where it is missing, cannot be read, is no JSON, or no object; ``remedy`` is one sentence.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected one. {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: is damaged: found no JSON ({error}); expected a JSON object. {remedy}"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: is damaged: found a JSON {type(content).__name__}; expected a JSON object. "
+            f"{remedy}"
+        )
+    return content
+
+
+def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:
+    """Return what stands at a path, links followed; ``None`` for nothing.
+
+    Raises
+    ------
+    InputError
+        Where that cannot be told: no right, a loop of links, a name that is too long.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{shorten(str(path))}: cannot be read ({reason}). Check its name and its rights."
+        ) from error
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "pipe"
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file's place where it cannot be written, before any work is done for it.
+
+    Raises
+    ------
+    OutputError
+        Where the nearest folder above that exists is none, or takes no files.
+    """
+    try:
+        there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return
+        reason = "no right to write" if there.is_dir() else f"{there} is a file"
+        if there == path and not there.is_dir() and os.access(path.parent, os.W_OK | os.X_OK):
+            return  # a file to be replaced
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise OutputError(
+        f"{shorten(str(path))}: cannot be written ({reason}). "
+        "Give another place, or check its rights."
+    )
+
+
+def check_room(folder: Path, *, needed: int) -> None:
+    """Refuse a disk that has fewer than ``needed`` bytes free.
+
+    Raises
+    ------
+    OutputError
+        Naming both numbers.
+    """
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: found {free} bytes free; expected {needed} or more, for so large are the "
+            "source's images. Free some space, or choose another --workspace."
+        )

@@ -23,7 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gi2nnunet.errors import InputError, Problem, raise_problems
+from gi2nnunet.errors import InputError, Problem, raise_problems, shorten
+from gi2nnunet.files import find_kind
+from gi2nnunet.limits import MOST_SIDE, MOST_TABLE_BYTES
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 SLICE_THICKNESS_MM = 3.0
@@ -51,6 +53,12 @@ IMAGE_PATH = re.compile(
     r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
     re.ASCII,
 )
+_NO_TABLES = {
+    b"PK\x03\x04": "a zip (or an Excel workbook)",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"\x89PNG": "a PNG",
+}
 _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 _SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})", re.ASCII)
 
@@ -169,13 +177,13 @@ def read_mask_table(
         parse, an unknown organ, the same row twice, or an image size that is no whole number.
     """
     name = str(path)
-    frame = _read_csv(path, data)
+    frame = read_csv(path, data)
     columns = list(frame.columns)
     wanted = [mask_column] if mask_column else ["segmentation", "predicted"]
     mask_columns = [column for column in wanted if column in columns]
     if not {"id", "class"} <= set(columns) or len(mask_columns) != 1:
         raise InputError(
-            f"{name}: found the columns {columns}; expected id, class and "
+            f"{name}: found the columns {shorten(str(columns))}; expected id, class and "
             f"{' or '.join(wanted)}. Give a CSV of the competition's form."
         )
     problems: list[Problem] = []
@@ -221,12 +229,12 @@ def read_mask_table(
     if {"image_height", "image_width"} <= set(columns):
         for axis in ("height", "width"):
             values = pd.to_numeric(frame[f"image_{axis}"], errors="coerce").to_numpy(np.float64)
-            bad = ~((values >= 1) & (values <= 2**20) & (values == np.floor(values)))
+            bad = ~((values >= 1) & (values <= MOST_SIDE) & (values == np.floor(values)))
             problems += [
                 Problem(
                     where=f"{name}, line {row + 2} ({ids.iloc[row]})",
                     found=f"image_{axis} {frame[f'image_{axis}'].iloc[row]!r}",
-                    expected="a whole number of pixels",
+                    expected=f"a whole number of pixels from 1 to {MOST_SIDE}",
                 )
                 for row in np.flatnonzero(bad)
             ]
@@ -244,11 +252,46 @@ def read_mask_table(
     )
 
 
-def _read_csv(path: Path | str, data: bytes | None) -> pd.DataFrame:
+def read_csv(path: Path | str, data: bytes | None = None) -> pd.DataFrame:
+    """Read a CSV, gzipped or not, with every field as text.
+
+    Parameters
+    ----------
+    path
+        The file, or what to call it where ``data`` is given.
+    data
+        The file's content.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be read, is larger than any real one, is no UTF-8 CSV, names a column
+        twice, or has rows of another number of fields than its header.
+    """
     try:
-        content = Path(path).read_bytes() if data is None else data
+        content = _read_at_most(Path(path)) if data is None else data
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                content = packed.read(MOST_TABLE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{shorten(str(path))}: cannot be read ({reason}).") from error
+    if len(content) > MOST_TABLE_BYTES:
+        raise InputError(
+            f"{path}: found more than {MOST_TABLE_BYTES} bytes; expected a table of fewer. "
+            "Give a CSV of the competition's form."
+        )
+    kind = next((kind for start, kind in _NO_TABLES.items() if content.startswith(start)), None)
+    if b"\0" in content:
+        kind = kind or "NUL bytes"
+    if kind:
+        raise InputError(
+            f"{path}: is no UTF-8 CSV file: found {kind}; expected text. "
+            "Unpack it, or save it as CSV in UTF-8."
+        )
+    try:
         with warnings.catch_warnings():
             # Rows longer than the header would lose their end with no more than a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -259,18 +302,17 @@ def _read_csv(path: Path | str, data: bytes | None) -> pd.DataFrame:
                 encoding="utf-8-sig",
                 index_col=False,
             )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}).") from error
     except (
         UnicodeDecodeError,
         pd.errors.ParserError,
         pd.errors.ParserWarning,
         pd.errors.EmptyDataError,
     ) as error:
-        raise InputError(f"{path}: is no UTF-8 CSV file ({error}).") from error
+        raise InputError(
+            f"{path}: is no UTF-8 CSV file ({shorten(str(error))}). Save it as CSV in UTF-8, one "
+            "row a line, or download it again."
+        ) from error
+    _check_header(path, content, frame)
     commas = len(frame.columns) - 1
     if b'"' not in content and content.count(b",") != commas * (len(frame) + 1):
         # pandas takes a row that ends early, as in a file cut off, for one with empty fields.
@@ -287,3 +329,22 @@ def _read_csv(path: Path | str, data: bytes | None) -> pd.DataFrame:
             remedy=f"Correct these rows of {path}, or download it again.",
         )
     return frame
+
+
+def _read_at_most(path: Path) -> bytes:
+    if find_kind(path) == "device":
+        raise OSError("a device, not a file")
+    with path.open("rb") as file:
+        return file.read(MOST_TABLE_BYTES + 1)
+
+
+def _check_header(path: Path | str, content: bytes, frame: pd.DataFrame) -> None:
+    """Refuse a header that names a column twice, of which pandas would take the first."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[:1]
+    named = [field.strip() for field in b"".join(lines).decode("utf-8").split(",")]
+    twice = [field for field in dict.fromkeys(named) if named.count(field) > 1 and field]
+    if twice and '"' not in "".join(named):
+        raise InputError(
+            f"{path}, line 1: found the column {shorten(twice[0])!r} twice; expected every column "
+            "once. Remove one of the two."
+        )

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gi2nnunet.errors import InputError
-from gi2nnunet.files import read_json
+from gi2nnunet.errors import InputError, shorten
+from gi2nnunet.files import read_json_object
 from gi2nnunet.labels import LabelScheme
 from gi2nnunet.splits import Fold
 
 DatasetPart = Literal["train", "holdout", "test"]
 
 FORMAT = 1
+_LARGEST_NUMBER = 2**53
 MANIFEST, DATASET_JSON, SPLITS, TRUTH, SAMPLE = (
     "manifest.json", "dataset.json", "splits_final.json", "truth.csv", "sample_submission.csv",
 )  # fmt: skip
@@ -193,13 +194,18 @@ def open_dataset(folder: Path) -> Dataset:
         Where there is none, or it is of another format than this version's.
     """
     path = folder / MANIFEST
-    manifest = read_json(path)
+    manifest = read_json_object(
+        path, remedy="Make the dataset again with: gi2nnunet convert SOURCE"
+    )
     if manifest.get("format") != FORMAT:
+        newer = is_of_newer_format(manifest)
         raise InputError(
-            f"{path}: found format {manifest.get('format')}; expected {FORMAT}. "
-            "Make the dataset again with: gi2nnunet convert SOURCE"
+            f"{path}: found format {manifest.get('format')!r}; expected {FORMAT}. "
+            + ("A newer version wrote it: update gi2nnunet, or make" if newer else "Make")
+            + " the dataset again with: gi2nnunet convert SOURCE"
         )
     try:
+        _check_types(manifest)
         scans = tuple(
             DatasetScan(
                 scan_id=scan["scan_id"],
@@ -226,10 +232,39 @@ def open_dataset(folder: Path) -> Dataset:
             manifest=manifest,
             warnings=tuple(manifest["warnings"]),
         )
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path}: is damaged ({error!r}). Make the dataset again with: gi2nnunet convert SOURCE"
+            f"{path}: is damaged ({shorten(repr(error))}). "
+            "Make the dataset again with: gi2nnunet convert SOURCE"
         ) from error
+
+
+def is_of_newer_format(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a later version than this one wrote a manifest."""
+    found = manifest.get("format")
+    return isinstance(found, int) and found > FORMAT
+
+
+def _check_types(manifest: Mapping[str, Any]) -> None:
+    """Raise a :class:`TypeError` or its like where a manifest is not of its own shape."""
+    recipe = manifest["recipe"]
+    lists = [manifest["warnings"], manifest["scans"], recipe["splits"]]
+    lists += [fold[part] for fold in recipe["splits"] for part in ("train", "val")]
+    tables = [manifest["files"], manifest["source"], recipe["source"], recipe["parts"]]
+    tables += [scan["files"] for scan in manifest["scans"]]
+    texts = [manifest["source"]["path"], recipe["labels"]]
+    texts += [scan[key] for scan in manifest["scans"] for key in ("scan_id", "patient_id", "part")]
+    numbers = [manifest["dataset_id"]]
+    for scan in manifest["scans"]:
+        numbers += [scan["first_number"], *scan["shape"]]
+    numbers += [file["bytes"] for file in list_files(manifest).values()]
+    for kind, values in ((list, lists), (dict, tables), (str, texts), (int, numbers)):
+        for value in values:
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r} is no {kind.__name__}")
+    spacings = [float(value) for scan in manifest["scans"] for value in scan["spacing_mm"]]
+    if min([*numbers, *spacings], default=0) < 0 or max(numbers) > _LARGEST_NUMBER:
+        raise ValueError("a number out of range")
 
 
 def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.errors import InputError, Problem, raise_problems
-from gi2nnunet.files import read_json
+from gi2nnunet.errors import InputError, Problem, raise_problems, shorten
+from gi2nnunet.files import find_kind, read_json_object
 from gi2nnunet.kaggle import ORGANS, patient_of, scan_order
 from gi2nnunet.labels import ALL_BITS, LABEL_SCHEMES, LabelMap, LabelScheme, nnunet_labels, to_bits
 from gi2nnunet.source import Part
@@ -24,6 +25,7 @@ _LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (
     (("images", "labels", "train"),),
 )
 _CLOSE_MM = 0.01
+_SCAN_ID = re.compile(r"\w(?:[\w.+=@ -]{0,198}[\w.+=@-])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class NiftiIndex:
 
 def is_nifti_source(path: Path) -> bool:
     """Return whether a path is a folder of NIfTI volumes in one of the known layouts."""
-    if not path.is_dir():
+    if find_kind(path) != "folder":
         return False
     folders = [path, *(path / images for layout in _LAYOUTS for images, _, _ in layout)]
     return any(_volumes_of(folder) for folder in folders)
@@ -84,7 +86,9 @@ def _volumes_of(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.name.endswith(_ENDINGS) and not file.name.startswith(".") and file.is_file()
+        if file.name.endswith(_ENDINGS)
+        and not file.name.startswith(".")
+        and (file.is_file() or file.is_symlink())  # a link that leads nowhere is told when read
     )
 
 
@@ -117,6 +121,16 @@ def read_nifti_index(path: Path) -> NiftiIndex:
             scan_id, _, channel = stem.rpartition("_")
             if not (scan_id and len(channel) == 4 and channel.isdecimal()):
                 scan_id, channel = stem, "0000"
+            if not _SCAN_ID.fullmatch(scan_id):
+                label_of.pop(scan_id, None)
+                problems.append(
+                    Problem(
+                        where=repr(str(file)),
+                        found=f"the scan id {scan_id!r}",
+                        expected="letters, digits, blanks and . _ + = @ -, fit for a CSV",
+                    )
+                )
+                continue
             if channel != "0000" or scan_id in scans:
                 found = (
                     f"a second image of {scan_id}" if channel == "0000" else f"channel {channel}"
@@ -163,12 +177,13 @@ def read_declared_labels(dataset_json: Path) -> LabelScheme | None:
     """
     if not dataset_json.is_file():
         return None
-    declared = read_json(dataset_json).get("labels")
+    remedy = "Restore it, or remove it and say how the labels are coded."
+    declared = read_json_object(dataset_json, remedy=remedy).get("labels")
     for scheme in LABEL_SCHEMES:
         if declared == nnunet_labels(scheme)[0]:
             return scheme
     raise InputError(
-        f"{dataset_json}: found the labels {declared}; expected "
+        f"{dataset_json}: found the labels {shorten(str(declared))}; expected "
         f"{' or '.join(str(nnunet_labels(scheme)[0]) for scheme in LABEL_SCHEMES)}. "
         "Convert the labels, or remove the file and say how they are coded."
     )

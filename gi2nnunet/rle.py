@@ -21,10 +21,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.limits import most_rle_characters
+
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _MOST_DIGITS = 18  # every number of 18 digits fits in int64
+_LONG_TEXT = 10_000  # no shorter one is looked at for its length
 _CHUNK_CHARACTERS = 2_000_000  # bounds the working memory of a parse to some 100 MB
 _SPACE, _NEWLINE, _ZERO, _NINE = 32, 10, 48, 57
 
@@ -83,13 +86,19 @@ def decode_rows(
     tuple
         The runs, with no runs for a refused row, and the refused rows in order. A row is refused
         for characters other than ASCII digits and spaces, a number of more than 18 digits, an odd
-        count of numbers, a zero, runs out of order or overlapping, or a run past ``pixels``.
+        count of numbers, a zero, runs out of order or overlapping, a run past ``pixels``, or more
+        characters than so many pixels can need.
 
     References
     ----------
     https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/overview/evaluation
     """
     limits = None if pixels is None else np.broadcast_to(np.asarray(pixels, np.int64), len(texts))
+    too_long = [] if limits is None else _find_too_long(texts, limits)
+    if too_long:
+        texts = list(texts)
+        for problem in too_long:
+            texts[problem.row] = ""
     counts: list[IntArray] = []
     starts: list[IntArray] = []
     lengths: list[IntArray] = []
@@ -112,7 +121,21 @@ def decode_rows(
         starts=np.concatenate([empty, *starts]),
         lengths=np.concatenate([empty, *lengths]),
     )
-    return runs, problems
+    return runs, sorted([*problems, *too_long], key=lambda problem: problem.row)
+
+
+def _find_too_long(texts: Sequence[str], limits: IntArray) -> list[RleProblem]:
+    """Return the texts that are longer than any mask's, which are not worth their memory."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    return [
+        RleProblem(
+            row=row,
+            found=f"{_excerpt(texts[row])} of {len(texts[row])} characters",
+            expected=f"at most {most_rle_characters(pixels)} for {pixels} pixels",
+        )
+        for row in np.flatnonzero(lengths > _LONG_TEXT).tolist()
+        if len(texts[row]) > most_rle_characters(pixels := int(limits[row]))
+    ]
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:

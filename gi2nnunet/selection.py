@@ -14,6 +14,7 @@ import numpy as np
 
 from gi2nnunet.encoding import find_dataset_of, scan_id_of
 from gi2nnunet.errors import InputError, raise_problems
+from gi2nnunet.files import find_kind
 from gi2nnunet.kaggle import ORGANS, MaskTable, read_mask_table
 from gi2nnunet.labels import ALL_BITS, LabelScheme
 from gi2nnunet.manifest import Dataset, find_datasets, read_dataset
@@ -26,7 +27,13 @@ from gi2nnunet.nifti_source import (
     read_nifti_index,
     read_scan,
 )
-from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds
+from gi2nnunet.nnunet.models import (
+    Ensemble,
+    Fold,
+    choose_ensemble,
+    count_folds,
+    is_fold_number,
+)
 from gi2nnunet.nnunet.predict import InputScan
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.slices import decode_label_map
@@ -98,7 +105,7 @@ def select_models(
         workspace.results / name,
         n_folds=n_folds,
         configurations=configurations,
-        folds=[int(fold) if fold.isdecimal() else fold for fold in folds],
+        folds=[int(fold) if is_fold_number(fold) else fold for fold in folds],
         preset=preset,
         trainer=trainer,
     )
@@ -333,9 +340,10 @@ def _select_volumes(
     source_labels: LabelScheme | None,
 ) -> Selection:
     """Take NIfTI files: one, or a folder of them with their labels where there are any."""
-    if path.is_dir():
+    kind = find_kind(path)
+    if kind == "folder":
         index = read_nifti_index(path)
-    elif path.is_file():
+    elif kind == "file":
         scan_id = scan_id_of(path)
         alone = NiftiScan(scan_id=scan_id, part="test", image=path, label=None)
         index = NiftiIndex(path=path, scans={scan_id: alone}, declared_labels=None)

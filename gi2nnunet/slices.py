@@ -16,10 +16,20 @@ from numpy.typing import NDArray
 from gi2nnunet.errors import InputError, Problem, raise_problems
 from gi2nnunet.kaggle import ORGANS, slice_id
 from gi2nnunet.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.limits import most_png_bytes
 from gi2nnunet.rle import decode_rows, run_pixels
 from gi2nnunet.source import Scan, Source
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_OTHER_STARTS = {
+    b"\xff\xd8\xff": "a JPEG file",
+    b"GIF8": "a GIF file",
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"<": "a web page or other text",
+    b"PK\x03\x04": "a zip",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+}
 _GREYSCALE = 0
 _COLOUR_TYPES = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 
@@ -47,18 +57,27 @@ def decode_image(source: Source, scan: Scan) -> Decoded:
     """Decode every PNG of a scan, checking each; see :func:`read_image`."""
     problems: list[Problem] = []
     eight_bit = 0
+    most = most_png_bytes(width=scan.width, height=scan.height)
     # Laid out in memory as in the file, last slice first, so that writing needs no copy.
     image = np.zeros(scan.shape, np.uint16)[::-1]
     for target, name in zip(image, scan.paths, strict=True):
         where = f"{source.path}, {name}"
         try:
-            data = source.read_bytes(name)
+            data = source.read_bytes(name, limit=most + 1)
         except InputError as error:
-            problems.append(Problem(where=where, found=str(error), expected="a readable file"))
+            problems.append(
+                Problem(where=where, found=str(error).rstrip("."), expected="a readable file")
+            )
             continue
         expected = f"a greyscale PNG of {scan.width} x {scan.height} pixels, 16 bits each"
+        if len(data) > most:
+            found = f"more than {most} bytes, which is more than so many pixels can need"
+            problems.append(Problem(where=where, found=found, expected=expected))
+            continue
         if not data.startswith(_PNG_START) or len(data) < 33:
-            found = "an empty file" if not data else "no PNG, or only its first bytes"
+            other = next((kind for start, kind in _OTHER_STARTS.items() if data.startswith(start)),
+                         "no PNG, or only its first bytes")  # fmt: skip
+            found = other if data else "an empty file"
             problems.append(Problem(where=where, found=found, expected=expected))
             continue
         width, height, bits, colour = struct.unpack(">IIBB", data[16:26])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -25,6 +26,7 @@ from gi2nnunet.kaggle import (
     scan_order,
     slice_id,
 )
+from gi2nnunet.limits import MOST_SIDE, MOST_VOXELS
 
 __all__ = ["Scan", "ScanIndex", "Source", "read_index"]
 
@@ -140,7 +142,7 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
     if tables["train"] in present:
         table = read_mask_table(
             f"{source.path}/{tables['train']}",
-            data=source.read_bytes(tables["train"]),
+            data=source.read_table(tables["train"]),
             mask_column="segmentation",
         )
     elif train_images:
@@ -151,10 +153,10 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
     sample = None
     if tables["sample"] in present:
         sample = read_mask_table(
-            f"{source.path}/{tables['sample']}", data=source.read_bytes(tables["sample"])
+            f"{source.path}/{tables['sample']}", data=source.read_table(tables["sample"])
         )
-    texts = _texts_by_scan(table) if table else {}
-    if table:
+    texts = _texts_by_scan(table) if table is not None else {}
+    if table is not None:
         _match_rows(
             table, train_images, texts, allow_missing=allow_missing,
             problems=problems, warnings=warnings,
@@ -167,7 +169,7 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
             f"{source.path}: holds no slice image. Expected files such as "
             "train/case123/case123_day20/scans/slice_0065_266_266_1.50_1.50.png."
         )
-    order = table.scan_ids if table else tuple(train)
+    order = table.scan_ids if table is not None else tuple(train)
     patients = tuple(dict.fromkeys(patient_of(scan) for scan in order if scan in train))
     return ScanIndex(
         source=source, train=train, test=test, patient_order=patients,
@@ -190,9 +192,14 @@ def _find_root(source: Source, names: Sequence[str]) -> str:
             raise InputError(
                 f"{source.path}: holds several sources ({', '.join(sorted(roots))}). Give one."
             )
+    zips = [name for name in names if name.lower().endswith(".zip")]
+    remedy = ""
+    if zips:
+        within = "Unpack it and give that." if source.is_zip else "Give that zip itself."
+        remedy = f" It holds the zip {zips[0]}. {within}"
     raise InputError(
         f"{source.path}: is not a source of the competition. Found no train.csv, train/ or test/; "
-        "expected the folder or zip of uw-madison-gi-tract-image-segmentation."
+        f"expected the folder or zip of uw-madison-gi-tract-image-segmentation.{remedy}"
     )
 
 
@@ -316,13 +323,15 @@ def _build_scans(
         slices = images[scan_id]
         numbers = sorted(slices)
         first = slices[numbers[0]]
-        missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-        if missing:
+        count = numbers[-1] - numbers[0] + 1 - len(numbers)
+        if count:  # a number may be a thousand million off
+            gaps = (range(one + 1, two) for one, two in pairwise(numbers))
+            missing = islice(chain.from_iterable(gaps), 10)
             problems.append(
                 Problem(
                     where=f"{source.path}, {part}, {scan_id}",
-                    found=f"no slice {', '.join(map(str, missing[:10]))}"
-                    + (f" and {len(missing) - 10} more" if len(missing) > 10 else ""),
+                    found=f"no slice {', '.join(map(str, missing))}"
+                    + (f" and {count - 10} more" if count > 10 else ""),
                     expected=f"every slice from {numbers[0]} to {numbers[-1]}",
                 )
             )
@@ -345,6 +354,18 @@ def _build_scans(
                     where=f"{source.path}, {first.path}",
                     found="a size or spacing of zero",
                     expected="positive numbers",
+                )
+            )
+            continue
+        if (
+            max(first.height, first.width, len(numbers)) > MOST_SIDE
+            or first.height * first.width * len(numbers) > MOST_VOXELS
+        ):
+            problems.append(
+                Problem(
+                    where=f"{source.path}, {first.path}",
+                    found=f"{len(numbers)} slices of {first.width} x {first.height} pixels",
+                    expected=f"at most {MOST_SIDE} each way and {MOST_VOXELS} voxels in all",
                 )
             )
             continue

@@ -16,7 +16,15 @@ from typing import Any
 from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import read_json, replace_file, write_json
 from gi2nnunet.labels import nnunet_labels
-from gi2nnunet.manifest import DATASET_JSON, FORMAT, MANIFEST, SPLITS, find_datasets
+from gi2nnunet.manifest import (
+    DATASET_JSON,
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    find_datasets,
+    is_of_newer_format,
+    open_dataset,
+)
 from gi2nnunet.splits import Fold
 
 _PREPROCESSED_ENDINGS = {".b2nd", ".npz", ".npy", ".pkl"}
@@ -167,9 +175,7 @@ def inspect_target(
                     "Take another number or that name (--id, --name), or remove it."
                 )
     folder = raw / folder_name
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        manifest = {}
+    manifest = _read_manifest(folder)
     if not manifest and folder.exists():
         made_here = read_json(folder / DATASET_JSON).get("converted_by") == "gi2nnunet"
         if not made_here and (not folder.is_dir() or any(folder.iterdir())):
@@ -193,6 +199,20 @@ def inspect_target(
         keep_preprocessed=not differences and bool(manifest or trained),
         missing=tuple(path for path in (raw, *raw.parents) if not path.exists()),
     )
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest that stands in a folder; an empty one where it is missing or damaged."""
+    manifest = read_json(folder / MANIFEST)
+    if is_of_newer_format(manifest):
+        raise InputError(
+            f"{folder / MANIFEST}: found format {manifest['format']}; expected at most {FORMAT}. "
+            "A newer version wrote it: update gi2nnunet, or convert into another workspace."
+        )
+    try:
+        return open_dataset(folder).manifest
+    except InputError:
+        return {}
 
 
 def _find_trained(results: Path) -> Path | None:

@@ -18,6 +18,8 @@ https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
 
 from __future__ import annotations
 
+import io
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import replace_file
+from gi2nnunet.limits import MOST_VOXELS
 from gi2nnunet.slices import read_image, read_label_map
 
 __all__ = [
@@ -50,6 +53,8 @@ _COMPRESSION_LEVEL = 1
 _GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
 _NIFTI_VOXELS_AT = 352
 _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
+_MOST_BYTES = 8 * MOST_VOXELS
+_EXTRA_BYTES = 2**16  # what may stand after the voxels
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
@@ -157,6 +162,9 @@ def read_volume(path: Path) -> Volume:
     """
     data = _read_nifti_bytes(path)
     kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
+    claimed = _size_claimed(data[:_NIFTI_VOXELS_AT])
+    if claimed is not None and claimed > len(data):
+        _refuse(path, f"{len(data)} bytes where its header tells {claimed}")
     try:
         nifti = kind.from_bytes(data)
         header, affine = nifti.header, np.asarray(nifti.affine, np.float64)
@@ -165,21 +173,29 @@ def read_volume(path: Path) -> Volume:
             for form, code in (header.get_sform(coded=True), header.get_qform(coded=True))
             if code
         ]
+        units = header.get_xyzt_units()[0]
+        # As it stands in the file: nibabel puts 1 mm in the place of 0.
+        raw = kind.header_class(data[: kind.header_class.sizeof_hdr], check=False)
+        unsized = not header["sform_code"] and not (raw["pixdim"][1:4] > 0).all()
         scaled = (nifti.dataobj.slope, nifti.dataobj.inter) != (1.0, 0.0)
         array = nifti.dataobj[...] if scaled else nifti.dataobj.get_unscaled()
     except Exception as error:  # nibabel tells a bad file by many kinds of exception
         _refuse(path, f"no readable NIfTI volume ({error})")
-    array = np.asarray(array, np.float32 if scaled else None)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
+        array = np.asarray(array, np.float32 if scaled else None)
     if array.ndim > 3 and set(array.shape[3:]) == {1}:
         array = array.reshape(array.shape[:3])
-    if array.ndim != 3 or 0 in array.shape or array.dtype.names is not None:
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "iuf":
         _refuse(path, f"values of shape {array.shape}, {array.dtype}", "one volume of numbers")
+    if units not in ("mm", "unknown"):
+        _refuse(path, f"lengths in {units}", "millimetres")
     if not forms:
         _refuse(
             path, "neither qform nor sform, so the orientation is unknown", "one of the two set"
         )
     if (
-        not np.isfinite(affine).all()
+        unsized
+        or not np.isfinite(affine).all()
         or (spacing := np.linalg.norm(affine[:3, :3], axis=0)).min() <= 0
     ):
         _refuse(path, "a voxel size that is no positive number", "spacing in mm")
@@ -212,10 +228,49 @@ def _read_nifti_bytes(path: Path) -> bytes:
     if data[:2] != b"\x1f\x8b":
         return data
     try:
-        unpacked: bytes = igzip.decompress(data)
+        return _unpack(data)
+    except ValueError as error:
+        _refuse(path, str(error))
     except Exception as error:  # isal_zlib.error, EOFError, BadGzipFile
         _refuse(path, f"a truncated or damaged gzip file ({error})")
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return what a gzip file holds, once its header's size, and no more than that, is fair."""
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    start = unpacker.decompress(data, _NIFTI_VOXELS_AT)
+    if len(start) < _NIFTI_VOXELS_AT and not unpacker.eof:
+        raise EOFError("it ends before its end")
+    if (claimed := _size_claimed(start)) is None:
+        raise ValueError("a gzip file of something else than a NIfTI volume")
+    if claimed > _MOST_BYTES:
+        raise ValueError(f"a header that claims {claimed} bytes; at most {_MOST_BYTES} are read")
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    unpacked: bytes = unpacker.decompress(data, claimed + _EXTRA_BYTES)
+    if unpacker.eof and not unpacker.unused_data:
+        return unpacked
+    # Several gzip members, a file cut off, or a bomb.
+    with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked = packed.read(claimed + _EXTRA_BYTES + 1)
+    if len(unpacked) > claimed + _EXTRA_BYTES:
+        raise ValueError(f"far more than the {claimed} bytes that its header tells")
     return unpacked
+
+
+def _size_claimed(start: bytes) -> int | None:
+    """Return the bytes of a NIfTI file as its first 352 tell; ``None`` where it is none."""
+    for size, order, field, dim_at, bits_at, offset_at, offset in (
+        (348, "<", "h", 40, 72, 108, "f"), (348, ">", "h", 40, 72, 108, "f"),
+        (540, "<", "q", 16, 14, 168, "q"), (540, ">", "q", 16, 14, 168, "q"),
+    ):  # fmt: skip
+        if len(start) >= 348 and struct.unpack_from(f"{order}i", start)[0] == size:
+            dims = struct.unpack_from(f"{order}8{field}", start, dim_at)
+            (bits,) = struct.unpack_from(f"{order}h", start, bits_at)
+            (voxels_at,) = struct.unpack_from(f"{order}{offset}", start, offset_at)
+            used = dims[1 : 1 + min(max(dims[0], 0), 7)]
+            at = int(voxels_at) if 0 <= voxels_at < _MOST_BYTES else 0
+            return at + math.prod(max(int(dim), 1) for dim in used) * max(int(bits), 0) // 8
+    return None
 
 
 def _refuse(path: Path, found: str, expected: str = "a whole .nii or .nii.gz file") -> NoReturn:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from command_line import run_in_process
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,23 @@ def real_data():
     if not path.is_dir():
         pytest.fail(f"GI2NNUNET_REAL_DATA: {path} is no folder")
     return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, without nnU-Net's variables."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here, monkeypatch, capsys):
+    """Runs the command line in this process; gives exit code, output and error text."""
+
+    def run_command(*args):
+        return run_in_process(args, monkeypatch=monkeypatch, capsys=capsys)
+
+    return run_command

@@ -15,6 +15,7 @@ MOST_LINES = 420
 # modules where it gathers them.
 ORDER = (
     "errors",
+    "limits",
     "files",
     "rle",
     "kaggle",
@@ -60,6 +61,7 @@ ORDER = (
     "nnunet.trust",
     "nnunet.checkpoints",
     "nnunet.models",
+    "nnunet.checking",
     "nnunet.bundle",
     "nnunet.planner",
     "nnunet.plan",
@@ -90,6 +92,7 @@ ORDER = (
     "cli.prediction",
     "cli.models",
     "cli.checks",
+    "cli.last_resort",
     "cli",
     "__main__",
 )

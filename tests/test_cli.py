@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import json
 import re
@@ -11,6 +10,19 @@ from typing import get_args
 import imagecodecs
 import numpy as np
 import pytest
+from bad_inputs.making import (
+    FIRST_ROW,
+    NAME,
+    ROW,
+    SCANS,
+    TRUTH,
+    finish_model,
+    picture,
+    with_rle,
+    write_tables,
+)
+from bad_inputs.models import zip_of
+from command_line import tree
 from source_factory import ORGANS, MadeSource, encode_plain, make_scan, make_source, write_files
 
 import gi2nnunet.cli
@@ -24,47 +36,7 @@ from gi2nnunet.nnunet.training import TrainingResult, TrainingSettings
 from gi2nnunet.submission import encode_scan
 from gi2nnunet.volumes import write_volume
 
-NAME = "Dataset501_UWGI"
 OUTPUTS = ("submission.csv", "score.json", "score.csv", "truth.csv")
-SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder to work in, without nnU-Net's variables."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(here, monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, output and error text."""
-
-    def run_command(*args):
-        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            gi2nnunet.cli.main()
-        except SystemExit as done:
-            code = done.code or 0
-        out, err = capsys.readouterr()
-        return code, out, re.sub(r"[\s│╭╮╰╯─]+", " ", err)
-
-    return run_command
-
-
-def tree(folder):
-    """Every file and folder under a folder, files with their content's digest."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.is_file()
-        else None
-        for path in folder.rglob("*")
-    }
 
 
 def read_csv(path):
@@ -238,195 +210,7 @@ def test_known_bad_scans_are_named_and_left_out(run, here):
     assert "5 training scans" in out
 
 
-# -- bad sources
-
-
-def picture(files, scan_id, number):
-    return next(n for n in files if f"{scan_id}/scans/slice_{number:04d}_" in n)
-
-
-def edit_rows(change):
-    """Change train.csv's lines; the first row of a mask comes first."""
-
-    def edit(files):
-        header, *rows = files["train.csv"].decode().splitlines()
-        rows.sort(key=lambda row: (row.endswith(","), row))
-        files["train.csv"] = "\n".join(change([header, *rows])).encode() + b"\n"
-
-    return edit
-
-
-def with_rle(text):
-    return edit_rows(lambda rows: [rows[0], rows[1].rpartition(",")[0] + f",{text}", *rows[2:]])
-
-
-FIRST_ROW = "case10_day0_slice_0002, large_bowel"  # 16 - 2 rows of 12 + 1 columns
-
-
-def with_picture(change, name=None):
-    """Change the third slice of case2_day10, its bytes or its name."""
-
-    def edit(files):
-        old = picture(files, "case2_day10", 3)
-        content = change(files.pop(old))
-        if content is not None:
-            files[name(old) if name else old] = content
-
-    return edit
-
-
-def recode(change):
-    return with_picture(lambda data: imagecodecs.png_encode(change(imagecodecs.png_decode(data))))
-
-
-def drop_everything(files):
-    files.clear()
-    files["notes.txt"] = b"hello"
-
-
-THIRD = "case2_day10/scans/slice_0003_13_14_"
-BAD_SOURCES = {
-    "not a source": (drop_everything, ["source: is not a source", "expected the folder or zip"]),
-    "no train.csv": (
-        lambda files: files.pop("train.csv"),
-        ["source: has a train/ folder but no train.csv", "Put the competition's train.csv"],
-    ),
-    "wrong columns": (
-        edit_rows(lambda rows: ["id,organ,segmentation", *rows[1:]]),
-        [
-            "source/train.csv: found the columns ['id', 'organ', 'segmentation']",
-            "expected id, class and segmentation",
-            "Give a CSV of the competition's form",
-        ],
-    ),
-    "bad id": (
-        edit_rows(lambda rows: [rows[0], *rows[1:], "case2_slice_0001,stomach,"]),
-        [
-            "source/train.csv, line 62",
-            "found id 'case2_slice_0001'",
-            "expected an id such as case123_day20_slice_0065",
-            "Correct these rows",
-        ],
-    ),
-    "unknown organ": (
-        edit_rows(lambda rows: [rows[0], rows[1].replace("large_bowel", "liver"), *rows[2:]]),
-        [
-            "source/train.csv, line 2 (case10_day0_slice_0002)",
-            "found class 'liver'",
-            "expected large_bowel, small_bowel, stomach",
-            "Correct these rows",
-        ],
-    ),
-    "a row twice": (
-        edit_rows(lambda rows: [*rows, rows[1]]),
-        [
-            "source/train.csv, line 62: found a second row for case10_day0_slice_0002, large_bowel",
-            "expected one row a slice and organ",
-            "Correct these rows",
-        ],
-    ),
-    "a row without image": (
-        with_picture(lambda data: None),
-        [
-            "source/train.csv, case2_day10_slice_0003: found rows without an image",
-            "expected a PNG for every row",
-            "--allow-missing",
-        ],
-    ),
-    "an image without row": (
-        edit_rows(lambda rows: [row for row in rows if "case2_day10_slice_0003" not in row]),
-        [
-            f"train/case2/{THIRD}",
-            "found an image without rows",
-            "expected 3 rows in",
-            "--allow-missing",
-        ],
-    ),
-    "one row of three": (
-        edit_rows(lambda rows: [rows[0], *rows[2:]]),
-        ["source/train.csv, case10_day0_slice_0002: found 2 of 3 rows", "--allow-missing"],
-    ),
-    "a gap": (
-        lambda files: (
-            with_picture(lambda data: None)(files),
-            edit_rows(lambda rows: [r for r in rows if "case2_day10_slice_0003" not in r])(files),
-        ),
-        [
-            "source, train, case2_day10: found no slice 3",
-            "expected every slice from 1 to 5",
-            "Correct these in",
-        ],
-    ),
-    "a slice of another size": (
-        with_picture(lambda data: data, lambda name: name.replace("_13_14_", "_14_13_")),
-        [
-            "case2_day10/scans/slice_0003_14_13_",
-            "found 14 x 13 at",
-            "expected 13 x 14 at",
-            "Correct these in",
-        ],
-    ),
-    "a slice of another spacing": (
-        with_picture(lambda data: data, lambda name: name.replace("_1.63_", "_1.50_")),
-        [
-            "slice_0003_13_14_1.50_1.25.png: found 13 x 14 at (1.25, 1.5) mm",
-            "expected 13 x 14 at (1.25, 1.63) mm",
-            "Correct these in",
-        ],
-    ),
-    "a truncated PNG": (
-        with_picture(lambda data: data[:-30]),
-        [
-            f"source, train/case2/{THIRD}",
-            "found a truncated or damaged PNG",
-            "expected a greyscale PNG of 13 x 14 pixels",
-            "download them again",
-        ],
-    ),
-    "an empty PNG": (
-        with_picture(lambda data: b""),
-        [THIRD, "found an empty file", "download them again"],
-    ),
-    "a colour PNG": (
-        recode(lambda image: np.stack([image] * 3, axis=-1)),
-        [THIRD, "found 13 x 14 pixels, RGB, 16 bits", "expected a greyscale PNG of 13 x 14"],
-    ),
-    "a PNG of another size than its name says": (
-        recode(lambda image: image[:, :-1].copy()),
-        [THIRD, "found 12 x 14 pixels", "expected a greyscale PNG of 13 x 14 pixels"],
-    ),
-    "a transposed PNG": (
-        recode(lambda image: image.T.copy()),
-        [THIRD, "found 14 x 13 pixels", "expected a greyscale PNG of 13 x 14 pixels"],
-    ),
-    "RLE with odd count": (with_rle("1 2 3"), [FIRST_ROW, "found RLE", "1 2 3"]),
-    "RLE with zero": (with_rle("0 2"), [FIRST_ROW, "found RLE", "0"]),
-    "RLE of no length": (with_rle("3 0"), [FIRST_ROW, "found RLE", "0"]),
-    "RLE with a negative number": (with_rle("-4 2"), [FIRST_ROW, "found RLE", "-4"]),
-    "RLE with text": (with_rle("1 two"), [FIRST_ROW, "found RLE", "two"]),
-    "RLE unsorted": (with_rle("50 2 20 2"), [FIRST_ROW, "found RLE", "50"]),
-    "RLE overlapping": (with_rle("20 9 25 2"), [FIRST_ROW, "found RLE", "20"]),
-    "RLE past the end": (with_rle("190 4"), [FIRST_ROW, "found RLE", "192"]),
-}
-
-
-@pytest.mark.parametrize("case", BAD_SOURCES)
-def test_a_bad_source_is_refused_and_nothing_is_written(run, here, case):
-    spoil, fragments = BAD_SOURCES[case]
-    files = make_source(SCANS).files()
-    spoil(files)
-    write_files(here / "source", files)
-    before = tree(here)
-    code, out, err = run("convert", "source")
-    assert (code, out) == (3, "")
-    for fragment in fragments:
-        assert fragment in err
-    if "RLE" in case:
-        assert "expected" in err
-        assert "Correct these" in err
-    assert "Error: " in err
-    assert "Traceback" not in err
-    assert tree(here) == before
+# -- bad input: see bad_inputs/
 
 
 def test_all_that_is_wrong_is_told_together(run, here):
@@ -451,152 +235,6 @@ def converted(run, here):
     write_files(here / "source", make_source(SCANS).files())
     assert run("convert", "source", "--holdout", 0.4)[0] == 0
     return here
-
-
-TRUTH = "id,class,segmentation,image_height,image_width\n"
-ROW = "case1_day0_slice_0001"
-REFUSED = {
-    # What is asked; the exit code; what is said.
-    "no such source": ("convert nowhere", 3, ["nowhere: no such file or folder", "Give the"]),
-    "a text file as source": (
-        "convert truth.csv", 3, ["truth.csv: neither a folder nor a readable"],
-    ),
-    "too many folds": (
-        "convert source --folds 4 -w w", 3,
-        ["folds: found 4 for 3 training patients", "expected at most one fold a patient",
-         "Ask for fewer folds"],
-    ),
-    "too large a hold-out": ("convert source --holdout 0.9 -w w", 3, ["found 0.9 of 3 patients"]),
-    "another hold-out word": (
-        "convert source --holdout most", 2, ["--holdout", "'most'", "mle-bench"],
-    ),
-    "another label scheme": (
-        "convert source --labels both", 2, ["--labels", "'both'", "exclusive"],
-    ),
-    "an id out of range": ("convert source --id 1000", 2, ["--id", "999"]),
-    "a bad name": ("convert source --name ../up", 3, ["'../up'", "letters, digits"]),
-    "a file as workspace": ("convert source -w truth.csv", 2, ["truth.csv", "is a file"]),
-    "an occupied phantom": ("phantom source", 3, ["source: is not empty", "give another folder"]),
-    "a bad phantom size": ("phantom p --size 30x30", 2, ["--size", "'30x30'", "266x266x144"]),
-    "anatomy beside sizes": (
-        "phantom p --sizes truth.csv --patients 6 --easy", 2,
-        ["--patients, --easy", "do not apply together with --sizes"],
-    ),
-    "anatomy beside masks": (
-        "phantom p --labels truth.csv --sizes truth.csv --days 2 --test-patients 0 "
-        "--size 32x32x4 --truth t.csv", 2,
-        ["--days, --test-patients, --size, --truth", "do not apply together with --labels"],
-    ),
-    "masks without sizes": ("phantom p --labels truth.csv", 2, ["--labels", "needs --sizes"]),
-    "train, no dataset": ("train -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"]),
-    "plan, no dataset": ("plan -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"]),
-    "predict-and-score, no dataset": (
-        "predict-and-score -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"],
-    ),
-    "predict, no dataset": (
-        "predict source -w empty", 3, ["empty/raw", "gi2nnunet convert SOURCE"],
-    ),
-    "another dataset": ("train --id 9", 3, ["Dataset009", "gi2nnunet convert SOURCE"]),
-    "predict-and-score, no model": (
-        "predict-and-score", 3,
-        [f"results/{NAME}: holds no finished model", "gi2nnunet train --fold all"],
-    ),
-    "predict, no model": ("predict source", 3, ["holds no finished model", "gi2nnunet train"]),
-    "an unknown fold": (
-        "train --fold 2 --fold 7", 3,
-        ["--fold 2: the split has the folds 0 to 1", "all for one model on every scan"],
-    ),
-    "a fold that is none": (
-        "train --fold first", 3, ["--fold first: the split has the folds 0 to"],
-    ),
-    "an unknown preset": ("train --preset huge", 2, ["--preset", "'huge'", "resenc-xl"]),
-    "auto on a CPU": (
-        "train --device cpu", 3, ["--preset auto: found no GPU", "Use --preset tiny"],
-    ),
-    "a bad patch size": ("train --patch-size 12", 2, ["--patch-size", "'12'", "192x192"]),
-    "a patch size of zero": ("plan --patch-size 0x12", 2, ["--patch-size", "'0x12'", "192x192"]),
-    "no epochs": ("train --epochs 0", 2, ["--epochs", "1"]),
-    "an unknown device": ("train --device tpu", 2, ["--device", "'tpu'", "cuda"]),
-    "GPUs on a CPU": ("train --device cpu --gpus 2", 3, ["--gpus 2", "--device cpu"]),
-    "weights that are not there": ("train --pretrained-weights no.pth", 2, ["no.pth", "not exist"]),
-    "an unknown metric": (
-        "predict-and-score --metric dice", 2, ["--metric", "'dice'", "per-class"],
-    ),
-    "a file as output": ("predict-and-score --out truth.csv", 2, ["truth.csv", "is a file"]),
-    "encode without volumes": ("encode source --out o.csv", 3, ["source: holds no NIfTI image"]),
-    "encode of nothing": ("encode nowhere --out o.csv", 3, ["nowhere: no such file or folder"]),
-    "encode without output": ("encode source", 2, ["--out"]),
-    "an unknown scheme": ("encode source --out o.csv --labels x", 2, ["--labels", "'x'", "auto"]),
-    "score by an unknown metric": ("score truth.csv truth.csv --metric x", 2, ["--metric", "'x'"]),
-    "score of no file": (
-        "score none.csv truth.csv", 3, ["none.csv: no such file", "Give the path"],
-    ),
-    "score of a folder": ("score source truth.csv", 3, ["source: cannot be read"]),
-    "score against another truth": (
-        "score right.csv source/train.csv", 3,
-        ["right.csv: found no row for case", "... and ", "of the 60 rows of source/train.csv"],
-    ),
-    "score without sizes": (
-        "score source/train.csv source/train.csv", 3,
-        ["source/train.csv: the image size of", "expected the columns image_height and",
-         "--images SOURCE"],
-    ),
-    "a missing row": (
-        "score missing.csv truth.csv", 3,
-        [f"missing.csv: found no row for {ROW}, stomach", "expected one",
-         "Give one row for each of the 3 rows of truth.csv and no other"],
-    ),
-    "an extra row": (
-        "score extra.csv truth.csv", 3,
-        ["extra.csv, line 5 (case1_day0_slice_0002, stomach)", "found a row that the truth does",
-         "expected the rows of truth.csv", "Give one row for each"],
-    ),
-    "a doubled row": (
-        "score doubled.csv truth.csv", 3,
-        [f"doubled.csv, line 5: found a second row for {ROW}, large_bowel",
-         "expected one row a slice and organ", "Correct these rows of doubled.csv"],
-    ),
-    "a bad RLE": (
-        "score rle.csv truth.csv", 3,
-        [f"rle.csv, line 2 ({ROW}, large_bowel): found RLE", "expected", "Correct these rows"],
-    ),
-    "another order for mle-bench": (
-        "score order.csv truth.csv --metric mle-bench", 3,
-        ["order.csv, line 2", "another order", "Sort the submission like the truth"],
-    ),
-    "an unknown command": ("trian", 2, ["trian"]),
-    "an unknown option": ("train --epoch-count 3", 2, ["--epoch-count"]),
-}  # fmt: skip
-
-
-def write_tables(folder):
-    """The truth of one slice, and submissions that are wrong in one way each."""
-    rows = [f"{ROW},{organ},1 2" for organ in ORGANS]
-    (folder / "truth.csv").write_text(TRUTH + "".join(f"{row},4,5\n" for row in rows))
-    tables = {
-        "right": rows,
-        "missing": rows[:2],
-        "extra": [*rows, "case1_day0_slice_0002,stomach,"],
-        "doubled": [*rows, rows[0]],
-        "rle": [f"{ROW},large_bowel,20 2", *rows[1:]],
-        "order": rows[::-1],
-    }
-    for name, lines in tables.items():
-        text = "\n".join(["id,class,predicted", *lines, ""])
-        (folder / f"{name}.csv").write_text(text)
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_done_is_refused_and_changes_nothing(run, converted, case):
-    line, wanted, fragments = REFUSED[case]
-    write_tables(converted)
-    before = tree(converted)
-    code, out, err = run(*line.split())
-    assert (code, out) == (wanted, "")
-    for fragment in fragments:
-        assert fragment in err
-    assert "Traceback" not in err
-    assert tree(converted) == before
 
 
 def test_a_gpu_that_is_not_there_is_refused(run, converted, monkeypatch):
@@ -794,7 +432,7 @@ def engine(monkeypatch):
 
 
 def test_train_asks_for_what_its_options_say(run, converted, engine):
-    (converted / "w.pth").touch()
+    (converted / "w.pth").write_bytes(zip_of("archive/data.pkl"))
     code, out, err = run(
         "train", "--device", "cpu", "--preset", "tiny", "--fold", "cv", "--config", "2d",
         "--epochs", 3, "--iterations", 4, "--lr", 0.5, "--batch-size", 5, "--patch-size", "32x48",
@@ -862,14 +500,6 @@ def test_plan_prints_what_was_planned(run, converted, engine):
 
 
 # -- predict: the engine's place is taken by a network that knows the truth
-
-
-def finish_model(folder, *, folds=("all",), plans="gi2nnunetTinyPlans"):
-    for fold in folds:
-        place = folder / "gi2nnunet-workspace" / "results" / NAME
-        place = place / f"nnUNetTrainer__{plans}__2d" / f"fold_{fold}"
-        place.mkdir(parents=True)
-        (place / "checkpoint_final.pth").touch()
 
 
 @pytest.fixture

@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.errors import OutputError
-from gi2nnunet.files import part_file, read_json, replace_file, write_json
+from gi2nnunet.errors import InputError, OutputError
+from gi2nnunet.files import (
+    check_place,
+    check_room,
+    find_kind,
+    part_file,
+    read_json,
+    replace_file,
+    write_json,
+)
 
 
 def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path):
@@ -99,3 +107,34 @@ def test_a_missing_or_damaged_json_file_reads_as_an_empty_object(tmp_path, conte
     assert read_json(path) == {}
     path.write_text(json.dumps({"whole": 1}))
     assert read_json(path) == {"whole": 1}
+
+
+def test_the_kind_of_what_stands_at_a_path_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "nowhere").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")
+    kinds = {name: find_kind(tmp_path / name) for name in ("file", "link", "nowhere", "pipe", "no")}
+    assert kinds == {"file": "file", "link": "file", "nowhere": None, "pipe": "pipe", "no": None}
+    assert find_kind(tmp_path) == "folder"
+    assert find_kind(tmp_path / "file" / "inside") is None
+    assert find_kind(Path("/dev/null")) == "device"
+    for bad in ("x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="cannot be read"):
+            find_kind(tmp_path / bad)
+
+
+def test_a_place_is_checked_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    check_place(tmp_path / "new" / "deep" / "out.csv")
+    check_place(tmp_path / "file")  # to be replaced
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(OutputError, match="file is a file"):
+        check_place(tmp_path / "file" / "out.csv")
+
+
+def test_too_small_a_disk_is_told_with_both_numbers(tmp_path):
+    check_room(tmp_path / "new", needed=1)
+    with pytest.raises(OutputError, match=rf"found \d+ bytes free; expected {2**80} or more"):
+        check_room(tmp_path / "new", needed=2**80)
+    assert not (tmp_path / "new").exists()

@@ -1,8 +1,11 @@
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gi2nnunet import kaggle
 from gi2nnunet.errors import InputError
 from gi2nnunet.kaggle import (
     KNOWN_BAD_SCANS,
@@ -194,3 +197,12 @@ def test_rows_that_are_too_short_or_too_long_do_not_pass_silently():
     refuse(HEAD + "case1_day0_slice_0001,stomach,1 1,2\n")
     refuse(HEAD + 'case1_day0_slice_0001,stomach,"1 1",2\n')
     assert read(HEAD + 'case1_day0_slice_0001,stomach,"1 1"\n').texts == ("1 1",)
+
+
+def test_a_table_is_unpacked_no_further_than_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle, "MOST_TABLE_BYTES", 10_000)
+    path = tmp_path / "bomb.csv"
+    for content in (gzip.compress(bytes(1_000_000)), b"," * 10_001):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="found more than 10000 bytes"):
+            read_mask_table(path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gi2nnunet.errors import InputError
-from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.checkpoints import check_entries, check_weights, load_checkpoint
 
 GOOD: dict[str, Any] = {
     "network_weights": {"w": torch.arange(3.0)},
@@ -69,8 +69,9 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
         load_checkpoint(tmp_path / "c.pth")
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}}, tmp_path / "c.pth")
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], 3])
+def test_other_weights_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "c.pth")
     with pytest.raises(InputError, match="no checkpoint of nnU-Net"):
         load_checkpoint(tmp_path / "c.pth")
 
@@ -78,3 +79,26 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_a_missing_one_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gi2nnunet train"):
         load_checkpoint(tmp_path / "c.pth")
+
+
+def test_entries_of_other_types_are_refused() -> None:
+    good = {"init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainer"}
+    check_entries(good, Path("c.pth"), configuration="2d")
+    for changed in ({"init_args": [1]}, {"trainer_name": 3}, {"init_args": {}}):
+        with pytest.raises(InputError, match=r"c\.pth"):
+            check_entries({**good, **changed}, Path("c.pth"), configuration="2d")
+
+
+def test_weights_of_other_shapes_are_named_by_layer() -> None:
+    network = torch.nn.Linear(2, 3)
+    good = network.state_dict()
+    check_weights(good, network, where="c.pth")
+    for weights, said in (
+        ({"weight": torch.zeros(3, 2)}, r"bias: found none, expected \(3,\)"),
+        ({**good, "b": torch.zeros(1)}, r"b: found \(1,\), expected none"),
+        ({**good, "weight": torch.zeros(2, 3)}, r"found \(2, 3\), expected \(3, 2\)"),
+        ([], "no table of weights"),
+        ({**good, "bias": 3}, "no table of weights"),
+    ):
+        with pytest.raises(InputError, match=rf"c\.pth: .*{said}"):
+            check_weights(weights, network, where="c.pth")

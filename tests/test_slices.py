@@ -102,7 +102,7 @@ def test_eight_bit_slices_are_taken_with_one_warning_a_scan(tmp_path):
     ("content", "found"),
     [
         (b"", "an empty file"),
-        (b"GIF89a" + bytes(50), "no PNG"),
+        (b"GIF89a" + bytes(50), "a GIF file"),
         (png(GREY)[:20], "no PNG, or only its first bytes"),
         (png(GREY)[:60], "a truncated or damaged PNG"),
         (png(GREY)[:-14], "a truncated or damaged PNG"),

@@ -1,6 +1,7 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 2 wrong usage, 3 input, 4 engine, 5 output, 130 interrupted.
+Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import sys
 import typer
 
 from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
-from gi2nnunet.errors import GiError
+from gi2nnunet.errors import EngineError, GiError
 
+_BUG = 1
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
 
 app = typer.Typer(
@@ -69,3 +71,14 @@ def main() -> None:
 
             print_error("interrupted. convert, plan and train go on where they stopped.")
         raise
+    except MemoryError:
+        from gi2nnunet.cli.show import print_error
+
+        print_error("the memory does not suffice. Use fewer --jobs, or give smaller files.")
+        sys.exit(EngineError.exit_code)
+    except Exception as error:  # no traceback reaches the user's screen
+        from gi2nnunet.cli.last_resort import describe_bug
+        from gi2nnunet.cli.show import print_error
+
+        print_error(describe_bug(error, sys.argv))
+        sys.exit(_BUG)

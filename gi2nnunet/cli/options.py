@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import replace
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 MetricName = Literal["per-class", "joined", "mle-bench", "slice-2d"]
 SchemeName = Literal["regions", "exclusive"]
 DeviceName = Literal["auto", "cuda", "cpu", "mps"]
+
+MOST_JOBS = 1024
+
+
+def require_number(value: float | None) -> float | None:
+    """Refuse what passes every bound without being a number; a callback of options."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"found {value}; expected a finite number")
+    return value
+
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -40,11 +51,13 @@ IdOption = Annotated[
 JobsOption = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", help="Workers; by default one a core.", min=1,
+        "--jobs", "-j", help="Workers; by default one a core.", min=1, max=MOST_JOBS,
         show_default=False,
     ),
 ]  # fmt: skip
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Seed of everything random.", min=0, max=2**32 - 1)
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output.")
 ]

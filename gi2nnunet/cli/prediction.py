@@ -23,6 +23,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     find_hardware_of,
     open_workspace_of,
+    require_number,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ MirroringOption = Annotated[
 StepSizeOption = Annotated[
     float,
     typer.Option(
-        "--step-size", help="Sliding-window step, as a part of the patch.", min=0.1, max=1
+        "--step-size",
+        help="Sliding-window step, as a part of the patch.",
+        min=0.1,
+        max=1,
+        callback=require_number,
     ),
 ]
 NiftiOption = Annotated[

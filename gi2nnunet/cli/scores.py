@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption
+from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, require_number
 
 if TYPE_CHECKING:
     from gi2nnunet.compare import Interval
@@ -97,7 +97,8 @@ def score(
         ),
     ] = False,
     tolerance_mm: Annotated[
-        float, typer.Option("--tolerance-mm", help="Of the surface Dice.", min=0)
+        float,
+        typer.Option("--tolerance-mm", help="Of the surface Dice.", min=0, callback=require_number),
     ] = 3.0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,

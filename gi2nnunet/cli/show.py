@@ -50,12 +50,20 @@ def print_notice(text: str) -> None:
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings, one a line."""
     for warning in warnings:
-        _err().print(f"[yellow]Warning:[/] {escape(warning)}")
+        _err().print(f"[yellow]Warning:[/] {escape(_printable(warning))}")
 
 
 def print_error(text: str) -> None:
     """Print what went wrong."""
-    _err().print(f"[bold red]Error:[/] {escape(text)}")
+    _err().print(f"[bold red]Error:[/] {escape(_printable(text))}")
+
+
+def _printable(text: str) -> str:
+    """Return a text whose control characters, as a file's name may hold, show and do nothing."""
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in shown
+    )
 
 
 def print_json(content: Mapping[str, Any]) -> None:

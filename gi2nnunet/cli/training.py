@@ -19,6 +19,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     find_hardware_of,
     open_workspace_of,
+    require_number,
     same_workspace,
 )
 from gi2nnunet.cli.starting import ChecksOption, check_machine, check_versions
@@ -148,6 +149,7 @@ def train(
         typer.Option(
             help="Initial learning rate; by default the trainer's.",
             min=1e-9,
+            callback=require_number,
             show_default=False,
             rich_help_panel=_SETTINGS,
         ),
@@ -205,6 +207,7 @@ def train(
     """
     from gi2nnunet.cli.show import print_notice, print_result
     from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.nnunet.checking import check_checkpoint_file, check_trainer
     from gi2nnunet.nnunet.train import expand_folds, train_folds
     from gi2nnunet.nnunet.training import STOCK_TRAINER, TrainingSettings
 
@@ -212,6 +215,9 @@ def train(
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
     folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    check_trainer(trainer or STOCK_TRAINER)  # before planning, which takes minutes
+    if pretrained_weights:
+        check_checkpoint_file(pretrained_weights)
     check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     planned = _plan(
@@ -296,13 +302,17 @@ def _parse_patch_sizes(texts: Sequence[str]) -> list[list[int]]:
     sizes = []
     for text in texts:
         parts = text.lower().split("x")
-        if len(parts) not in (2, 3) or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        if len(parts) not in (2, 3) or not all(_is_size(p) for p in parts):
             raise typer.BadParameter(
                 f"found {text!r}; expected a size such as 192x192 or 48x128x128",
                 param_hint="--patch-size",
             )
         sizes.append([int(part) for part in parts])
     return sizes
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) > 0
 
 
 def _print_plan(made: Plan) -> None:

@@ -30,6 +30,7 @@ _ALLOWED: tuple[Any, ...] = (
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
 )
+_RESTORE = "Restore it, or train again with --restart."
 _KEYS = ("network_weights", "trainer_name", "init_args")
 
 
@@ -71,6 +72,24 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
+def check_entries(checkpoint: Mapping[str, Any], path: Path, *, configuration: str) -> None:
+    """Refuse a checkpoint of another configuration than the model folder's, or of other types.
+
+    Raises
+    ------
+    InputError
+        Naming the file.
+    """
+    arguments = checkpoint["init_args"]
+    if not isinstance(arguments, Mapping) or not isinstance(checkpoint["trainer_name"], str):
+        raise InputError(f"{path}: is damaged: its entries have other types. {_RESTORE}")
+    if arguments.get("configuration") != configuration:
+        raise InputError(
+            f"{path}: found a checkpoint of {arguments.get('configuration')}; expected one of "
+            f"{configuration}, as its folder says. {_RESTORE}"
+        )
+
+
 def check_weights(
     weights: Mapping[str, torch.Tensor], network: torch.nn.Module, *, where: str
 ) -> None:
@@ -81,7 +100,12 @@ def check_weights(
     InputError
         Where tensors are missing, too many, or of other shapes.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if not isinstance(weights, Mapping) or any(
+        not isinstance(tensor, torch.Tensor) for tensor in weights.values()
+    ):
+        raise InputError(f"{where}: is damaged: it holds no table of weights. {_RESTORE}")
+    plain = getattr(network, "_orig_mod", network)  # where torch.compile has wrapped it
+    expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     different = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)

@@ -27,7 +27,7 @@ from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
-from gi2nnunet.nnunet.checkpoints import check_weights, load_checkpoint
+from gi2nnunet.nnunet.checkpoints import check_entries, check_weights, load_checkpoint
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.trainer import find_trainer
 from gi2nnunet.nnunet.trust import (
@@ -173,6 +173,7 @@ class _Network:
     def _load_fold(self, fold: Fold) -> dict[str, torch.Tensor]:
         path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT
         checkpoint = load_checkpoint(path, trust=self._trust)
+        check_entries(checkpoint, path, configuration=self.folder.name.rpartition("__")[2])
         if self._predictor is None:
             self._predictor = self._build(checkpoint, where=str(path))
         weights: dict[str, torch.Tensor] = checkpoint["network_weights"]

@@ -91,6 +91,11 @@ def fold_folder(model_folder: Path, fold: Fold) -> Path:
     return model_folder / f"fold_{fold}"
 
 
+def is_fold_number(text: str) -> bool:
+    """Return whether a text is the number of a fold."""
+    return text.isascii() and text.isdecimal() and len(text) <= 4
+
+
 def list_models(results: Path) -> tuple[TrainedModel, ...]:
     """Return the finished models under nnU-Net's results folder of one dataset."""
     found: list[TrainedModel] = []

@@ -19,7 +19,8 @@ from typing import Any
 
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
-from gi2nnunet.manifest import Dataset, list_files
+from gi2nnunet.manifest import SPLITS, Dataset, list_files
+from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.presets import Preset
 from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
@@ -126,7 +127,8 @@ def plan_dataset(
     Raises
     ------
     InputError
-        For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use.
+        For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use;
+        for a dataset of which a file is missing or cut off, or a split that is not its own.
     EngineError
         Where nnU-Net fails.
     """
@@ -134,7 +136,11 @@ def plan_dataset(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
+    check_configurations(configurations)
     sizes = _assign_sizes(patch_sizes, configurations)
+    check_dataset(dataset)
+    if (workspace.preprocessed / dataset.name / SPLITS).exists():
+        check_split(dataset, workspace.preprocessed / dataset.name)
     plans_name = preset.plans_name + _suffix(batch_size, sizes)
     folder = workspace.preprocessed / dataset.name
     processes = min(8, jobs or count_cores())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.errors import GiError
+from gi2nnunet.nnunet.checking import check_model
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
@@ -110,6 +111,10 @@ def predict_scans(
     EngineError
         Where nnU-Net fails.
     """
+    chosen = folds or {}
+    used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
+    for model in ensemble.models:
+        check_model(model, used)
     done: dict[str, PredictedScan] = {}
     lock = threading.Lock()
 
@@ -126,7 +131,6 @@ def predict_scans(
             if on_scan:
                 on_scan(len(done), len(scans), scan)
 
-    chosen = folds or {}
     tasks = [_task(scan, chosen.get(scan.scan_id, ensemble.folds)) for scan in scans]
     tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
     n_threads = choose_threads(threads, device=hardware.device, training=False)

@@ -12,15 +12,21 @@ from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.manifest import Dataset
+from gi2nnunet.nnunet.checking import check_split, check_trainer
 from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold, fold_folder
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    TRAINING_RECORD,
+    Fold,
+    fold_folder,
+    is_fold_number,
+)
 from gi2nnunet.nnunet.plan import Plan
 from gi2nnunet.nnunet.process import Event, new_log, run_engine
 from gi2nnunet.nnunet.training import (
     Training,
     TrainingResult,
     TrainingSettings,
-    check_split,
     fill_in,
     find_state,
     make_record,
@@ -82,7 +88,7 @@ def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
             chosen.append("all")
         elif fold == "cv" and n_folds:
             chosen += range(n_folds)
-        elif fold.isdecimal() and int(fold) < n_folds:
+        elif is_fold_number(fold) and int(fold) < n_folds:
             chosen.append(int(fold))
         elif n_folds:
             raise InputError(
@@ -148,14 +154,16 @@ def train_folds(
     Raises
     ------
     InputError
-        Where a training was begun with other settings and ``restart`` is off.
+        Where a training was begun with other settings and ``restart`` is off; where nnU-Net would
+        read another split than the dataset's.
     EngineError
         Where trainings failed, after all others were done.
     """
+    check_trainer(settings.trainer)
     settings = fill_in(settings, plan)
     n_threads = choose_threads(threads, device=hardware.device, training=True)
     if any(fold != "all" for fold in folds):
-        check_split(dataset, workspace)
+        check_split(dataset, workspace.preprocessed / dataset.name)
     todo: list[Training] = []
     results: list[TrainingResult] = []
     for configuration in plan.configurations:

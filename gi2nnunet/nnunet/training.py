@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from gi2nnunet.files import read_json
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold
 from gi2nnunet.nnunet.plan import Plan, digest_dataset
-from gi2nnunet.nnunet.workspace import Workspace
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -145,7 +143,7 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
         return "new"
     finished = (training.folder / FINAL_CHECKPOINT).is_file()
     before = read_json(training.folder / TRAINING_RECORD)
-    if not before:
+    if not isinstance(before.get("settings"), dict):  # none, or a damaged one
         if finished:
             return "finished"
         raise InputError(
@@ -168,24 +166,10 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
 
 def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change between the runs of one training."""
-    return {**record["settings"], "plans": record["plans"], "dataset": record["dataset"]}
+    return {**record["settings"], "plans": record.get("plans"), "dataset": record.get("dataset")}
 
 
 def remove_fold(folder: Path) -> None:
     """Delete a fold; its final checkpoint goes first, so that no half of it looks finished."""
     (folder / FINAL_CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def check_split(dataset: Dataset, workspace: Workspace) -> None:
-    """Refuse a split that is not the dataset's: nnU-Net trains on whatever the file says."""
-    path = workspace.preprocessed / dataset.name / "splits_final.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found != [dict(fold) for fold in dataset.splits]:
-        raise InputError(
-            f"{path}: {'missing or damaged' if found is None else 'found another split'}; expected "
-            f"that of {dataset.folder}. Restore it by running the same gi2nnunet convert again."
-        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gi2nnunet.errors import InputError
+from gi2nnunet.files import find_kind
 
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -59,6 +60,11 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     -------
     Workspace
         Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be looked at: a name that is too long, no right.
     """
     if folder is None and all(environ.get(name) for name in _VARIABLES):
         raw, preprocessed, results = (Path(environ[name]).absolute() for name in _VARIABLES)
@@ -67,6 +73,8 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         root = (folder or DEFAULT_WORKSPACE).absolute()
         raw, preprocessed, results = root / "raw", root / "preprocessed", root / "results"
         home, chosen_by = root, "--workspace" if folder else "the default"
+    for place in (raw, preprocessed, results):
+        find_kind(place)  # refuses what cannot even be looked at
     return Workspace(
         raw=raw,
         preprocessed=preprocessed,

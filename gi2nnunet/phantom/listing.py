@@ -9,8 +9,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from gi2nnunet.errors import InputError, Problem, raise_problems
-from gi2nnunet.kaggle import IMAGE_PATH, ORGANS, SLICE_ID, MaskTable, scan_order, slice_id
+from gi2nnunet.errors import InputError, Problem, raise_problems, shorten
+from gi2nnunet.kaggle import (
+    IMAGE_PATH,
+    ORGANS,
+    SLICE_ID,
+    MaskTable,
+    read_csv,
+    scan_order,
+    slice_id,
+)
+from gi2nnunet.limits import MOST_SIDE
 from gi2nnunet.phantom.frame import Geometry
 from gi2nnunet.source import Part, Source
 
@@ -87,15 +96,12 @@ def read_listing(sizes: Path) -> dict[str, ListedScan]:
 
 
 def _read_table(path: Path) -> Iterator[_ListedSlice]:
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no readable CSV ({error}).") from error
+    frame = read_csv(path)
     needed = ["id", "width", "height", "px_w", "px_h"]
     if not set(needed) <= set(frame.columns):
         raise InputError(
-            f"{path}: found the columns {list(frame.columns)}; expected {', '.join(needed)}. "
-            "Add what is missing."
+            f"{path}: found the columns {shorten(str(list(frame.columns)))}; "
+            f"expected {', '.join(needed)}. Add what is missing."
         )
     place = next((name for name in ("path", "relpath") if name in frame.columns), None)
     places = frame[place] if place else [""] * len(frame)
@@ -114,12 +120,17 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
                 )
             )  # fmt: skip
             continue
-        if not all(value > 0 for value in (width, height, px_w, px_h)) or width % 1 or height % 1:
+        if (
+            not all(0 < value < np.inf for value in (width, height, px_w, px_h))
+            or max(width, height) > MOST_SIDE
+            or width % 1
+            or height % 1
+        ):
             problems.append(
                 Problem(
                     where=label,
                     found=f"size {width} x {height}, spacing {px_w} x {px_h}",
-                    expected="whole pixels and a spacing in mm, above zero",
+                    expected=f"whole pixels from 1 to {MOST_SIDE} and a spacing in mm above zero",
                 )
             )
             continue

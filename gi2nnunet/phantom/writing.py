@@ -19,6 +19,7 @@ from gi2nnunet.kaggle import (
     scan_order,
     slice_id,
 )
+from gi2nnunet.limits import MOST_SIDE, MOST_VOXELS
 from gi2nnunet.phantom.anatomy import Detail
 from gi2nnunet.phantom.frame import Geometry
 from gi2nnunet.phantom.listing import ListedScan, match_rows, read_listing
@@ -41,6 +42,7 @@ _TRAIN_HEADER = "id,class,segmentation"
 _SAMPLE_HEADER = "id,class,predicted"
 _TRUTH_HEADER = "id,class,segmentation,image_height,image_width"
 _LAST_DAY = 40
+_MOST_PATIENTS = 100_000
 _LEAST_PIXELS = 16
 
 
@@ -135,6 +137,11 @@ def write_phantom(
         patients=(patients, 1), days=(days, 1), test_patients=(test_patients, 0), jobs=(jobs, 1),
         seed=(seed, 0),
     )  # fmt: skip
+    if max(patients, test_patients) > _MOST_PATIENTS:
+        raise InputError(
+            f"patients: found {max(patients, test_patients)}; expected at most {_MOST_PATIENTS}. "
+            "Ask for fewer."
+        )
     if days > _LAST_DAY:
         raise InputError(f"days: found {days}; expected at most {_LAST_DAY}. Ask for fewer.")
     for geometry in geometries or ():
@@ -279,12 +286,14 @@ def _check_geometry(geometry: Geometry) -> None:
     if (
         min(geometry.width, geometry.height) < _LEAST_PIXELS
         or geometry.slices < 1
-        or max(geometry.width, geometry.height, geometry.slices) > 9999
+        or max(geometry.width, geometry.height, geometry.slices) > MOST_SIDE
+        or geometry.width * geometry.height * geometry.slices > MOST_VOXELS
         or not all(0.01 <= spacing <= 100 for spacing in geometry.spacing_mm)
     ):
         raise InputError(
-            f"geometry: found {geometry}; expected {_LEAST_PIXELS} to 9999 pixels each way, 1 to "
-            "9999 slices and a spacing of 0.01 to 100 mm. Give another one."
+            f"geometry: found {geometry}; expected {_LEAST_PIXELS} to {MOST_SIDE} pixels each "
+            f"way, 1 to {MOST_SIDE} slices, {MOST_VOXELS} voxels in all and a spacing of 0.01 to "
+            "100 mm. Give another one."
         )
 
 

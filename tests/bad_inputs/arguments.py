@@ -1,0 +1,245 @@
+"""Options that no command can follow, and requests that do not fit what is there."""
+
+from __future__ import annotations
+
+from bad_inputs.entry import BadInput
+from bad_inputs.making import RAW, ROW, write_tables
+
+DIGITS = "9" * 5000
+
+
+def usage(command: str, *message: str, name: str = "") -> BadInput:
+    """A mistake of the command line itself, on a workspace where all else is right."""
+    return BadInput(
+        name=f"usage: {name or command}",
+        start="converted",
+        make=write_tables,
+        command=command,
+        message=message,
+        exit_code=2,
+    )
+
+
+def refused(command: str, *message: str, name: str = "", exit_code: int = 3) -> BadInput:
+    """A request that does not fit what is there."""
+    return BadInput(
+        name=f"refused: {name or command}",
+        start="converted",
+        make=write_tables,
+        command=command,
+        message=message,
+        exit_code=exit_code,
+    )
+
+
+ARGUMENTS = (
+    usage("trian", "No such command", "trian"),
+    usage("train --epoch-count 3", "No such option", "--epoch-count"),
+    usage("convert", "Missing argument", "SOURCE"),
+    usage("convert source --holdout most", "--holdout", "'most'", "mle-bench"),
+    usage("convert source --holdout nan", "--holdout", "'nan'", "a fraction from 0 to below 1"),
+    usage("convert source --labels both", "--labels", "'both'", "exclusive"),
+    usage("convert source --id 1000", "--id", "999"),
+    usage("convert source --folds 1", "--folds", "2"),
+    usage("convert source --seed -1", "--seed", "0"),
+    usage(f"convert source --seed {DIGITS}", "--seed", name="a seed of 5000 digits"),
+    usage(f"convert source --seed {2**64}", "--seed", "4294967295"),
+    usage("convert source --jobs 0", "--jobs", "1"),
+    usage(f"convert source --jobs {10**9}", "--jobs", "1024"),
+    usage("convert source -w truth.csv", "truth.csv", "is a file"),
+    usage("phantom p --size 30x30", "--size", "'30x30'", "266x266x144"),
+    usage(f"phantom p --size {DIGITS}x1x1", "--size", "266x266x144", name="a size of 5000 digits"),
+    usage("phantom p --labels truth.csv", "--labels", "needs --sizes"),
+    usage(
+        "phantom p --sizes truth.csv --patients 6 --easy",
+        "--patients, --easy",
+        "do not apply together with --sizes",
+    ),
+    usage(
+        "phantom p --labels truth.csv --sizes truth.csv --days 2 --test-patients 0 "
+        "--size 32x32x4 --truth t.csv",
+        "--days, --test-patients, --size, --truth",
+        "do not apply together with --labels",
+    ),
+    usage("phantom p --patients 0", "--patients", "1"),
+    usage("train --preset huge", "--preset", "'huge'", "resenc-xl"),
+    usage("train --patch-size 12", "--patch-size", "'12'", "192x192"),
+    usage("plan --patch-size 0x12", "--patch-size", "'0x12'", "192x192"),
+    usage("plan --patch-size 32x-4", "--patch-size", "'32x-4'"),
+    usage(
+        f"plan --patch-size 32x{DIGITS}",
+        "--patch-size",
+        "192x192",
+        name="a patch size of 5000 digits",
+    ),
+    usage("train --epochs 0", "--epochs", "1"),
+    usage("train --lr 0", "--lr"),
+    usage("train --lr nan", "--lr"),
+    usage("train --lr inf", "--lr", "found inf; expected a finite number"),
+    usage("train --batch-size many", "--batch-size", "valid integer"),
+    usage("train --device tpu", "--device", "'tpu'", "cuda"),
+    usage("train --gpus 0", "--gpus", "1"),
+    usage("train --pretrained-weights no.pth", "no.pth", "not exist"),
+    usage("predict-and-score --metric dice", "--metric", "'dice'", "per-class"),
+    usage("predict-and-score --step-size nan", "--step-size"),
+    usage("predict-and-score --step-size 2", "--step-size", "1"),
+    usage("predict-and-score --out truth.csv", "truth.csv", "is a file"),
+    usage("encode source", "Missing option", "--out"),
+    usage("encode source --out o.csv --labels x", "--labels", "'x'", "auto"),
+    usage("encode source --out source", "source", "is a directory"),
+    usage("encode source --out o.csv --sample none.csv", "none.csv", "not exist"),
+    usage("score truth.csv", "Missing argument", "TRUTH"),
+    usage("score truth.csv truth.csv --metric x", "--metric", "'x'"),
+    usage("score truth.csv truth.csv --tolerance-mm nan", "--tolerance-mm"),
+    usage("score truth.csv truth.csv --medical", "--medical", "needs --images SOURCE"),
+    usage("compare right.csv right.csv", "Missing option", "--truth"),
+    refused(
+        "convert source --folds 4 -w w",
+        "folds: found 4 for 3 training patients",
+        "expected at most one fold a patient",
+        "Ask for fewer folds",
+    ),
+    refused("convert source --holdout 0.9 -w w", "found 0.9 of 3 patients", "Hold out fewer"),
+    refused("convert source --name ../up", "'../up'", "letters, digits"),
+    refused(
+        f"convert source --name {'x' * 300}",
+        "expected a number from 1 to 999 and a name",
+        name="a name of 300 letters",
+    ),
+    refused(
+        "convert source --name Other", "found another dataset of number 501", "Take another number"
+    ),
+    refused("convert truth.csv", "truth.csv: neither a folder nor a readable", "Download the"),
+    refused("phantom source", "source: is not empty", "give another folder"),
+    refused("phantom truth.csv", "truth.csv: exists already", "give another path"),
+    refused("phantom p --size 1x1x1", "geometry: found", "expected 16 to 4096 pixels"),
+    refused("phantom p --size 4096x4096x4096", "geometry: found", "1073741824 voxels in all"),
+    refused("phantom p --days 99", "days: found 99; expected at most 40", "Ask for fewer"),
+    refused(
+        f"phantom p --patients {10**18}",
+        "patients: found 1000000000000000000",
+        "expected at most 100000",
+        "Ask for fewer",
+    ),
+    refused(
+        "phantom p --sizes truth.csv",
+        "truth.csv: found the columns",
+        "expected id, width, height, px_w, px_h",
+        "Add what is missing",
+    ),
+    refused(
+        "phantom p --labels truth.csv --sizes source",
+        "truth.csv, case1_day0_slice_0001",
+        "found rows of a slice whose size is not known",
+        "Complete truth.csv or source",
+    ),
+    refused(
+        "train --fold 2 --fold 7",
+        "--fold 2: the split has the folds 0 to 1",
+        "all for one model on every scan",
+    ),
+    refused("train --fold first", "--fold first: the split has the folds 0 to"),
+    refused(f"train --fold {DIGITS}", "the split has the folds 0 to", name="a fold of 5000 digits"),
+    refused(
+        "train --trainer ../../up", "--trainer: found '../../up'", "the name of a trainer class"
+    ),
+    refused(
+        "plan --device cpu --preset tiny --config 4d",
+        "--config: found '4d'",
+        "expected 2d, 3d_fullres",
+        "Give one of these",
+    ),
+    refused("predict", "holds no finished model", "gi2nnunet train --fold all"),
+    refused("train --device cpu", "--preset auto: found no GPU", "Use --preset tiny"),
+    refused("train --device cpu --gpus 2", "--gpus 2", "--device cpu"),
+    refused("encode source --out o.csv", "source: holds no NIfTI image", "Expected .nii"),
+    refused("encode nowhere --out o.csv", "nowhere: no such file or folder", "Give a folder"),
+    refused(
+        f"encode {'x' * 5000} --out o.csv",
+        "cannot be read (File name too long)",
+        name="a folder's name of 5000 letters",
+    ),
+    refused(
+        "score right.csv source/train.csv",
+        "right.csv: found no row for case",
+        "... and ",
+        "of the 60 rows of source/train.csv",
+    ),
+    refused(
+        "score source/train.csv source/train.csv",
+        "source/train.csv: the image size of",
+        "expected the columns image_height and",
+        "--images SOURCE",
+    ),
+    refused("score right.csv truth.csv --images nowhere", "nowhere: no such file or folder"),
+    refused(
+        "score right.csv right.csv --images source",
+        "right.csv: the image size of case1_day0",
+        "--images SOURCE",
+    ),
+    refused(
+        "score missing.csv truth.csv",
+        f"missing.csv: found no row for {ROW}, stomach",
+        "expected one",
+        "Give one row for each of the 3 rows of truth.csv and no other",
+    ),
+    refused(
+        "score extra.csv truth.csv",
+        "extra.csv, line 5 (case1_day0_slice_0002, stomach)",
+        "found a row that the truth does",
+        "expected the rows of truth.csv",
+        "Give one row for each",
+    ),
+    refused(
+        "score doubled.csv truth.csv",
+        f"doubled.csv, line 5: found a second row for {ROW}, large_bowel",
+        "expected one row a slice and organ",
+        "Correct these rows of doubled.csv",
+    ),
+    refused(
+        "score rle.csv truth.csv",
+        f"rle.csv, line 2 ({ROW}, large_bowel): found RLE",
+        "expected",
+        "Correct these rows",
+    ),
+    refused(
+        "score order.csv truth.csv --metric mle-bench",
+        "order.csv, line 2",
+        "another order",
+        "Sort the submission like the truth",
+    ),
+    refused(
+        "compare right.csv missing.csv --truth truth.csv",
+        "missing.csv: found no row for",
+        "Give one row for each",
+    ),
+    refused("convert source -w truth.csv/inner", "truth.csv/inner", "cannot be", exit_code=5),
+    refused(
+        "phantom truth.csv/inner --size 32x32x4 --patients 1 --jobs 1",
+        "truth.csv/inner",
+        "cannot be written",
+        exit_code=5,
+    ),
+    refused(
+        f"encode {RAW}/labelsTr --out truth.csv/o.csv",
+        "truth.csv/o.csv",
+        "cannot be written",
+        "is a file",
+        "Give another place",
+        exit_code=5,
+    ),
+    refused(
+        f"encode {RAW}/labelsTr --out {'x' * 300}.csv",
+        "cannot be written (File name too long)",
+        name="an output's name of 300 letters",
+        exit_code=5,
+    ),
+    BadInput(
+        name="refused: results below a file",
+        start="model",
+        make=write_tables,
+        exit_code=5,
+        command="predict-and-score --device cpu --out truth.csv/inner",
+        message=("truth.csv/inner/submission.csv: cannot be written", "truth.csv is a file"),
+    ),
+)

@@ -1,0 +1,243 @@
+"""Models that cannot be used: missing parts, damaged checkpoints, code in place of weights.
+
+A checkpoint is looked at from outside before nnU-Net is started; what only its content tells needs
+nnU-Net's process, which takes seconds, so that there are few of these.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from bad_inputs.entry import BadInput
+from bad_inputs.making import MODEL, Make, edit, then, write
+
+CHECKPOINT = f"{MODEL}/fold_all/checkpoint_final.pth"
+PREDICT = "predict-and-score --device cpu"
+RESTORE = "Restore it, or train again with --restart"
+
+_RESAMPLING = {
+    f"resampling_fn_{what}{part}": value
+    for what in ("data", "seg", "probabilities")
+    for part, value in (("", "resample_data_or_seg_to_shape"),
+                        ("_kwargs", {"is_seg": what == "seg", "order": 1, "order_z": 0,
+                                     "force_separate_z": None}))
+}  # fmt: skip
+PLANS = {
+    "dataset_name": "Dataset501_UWGI",
+    "plans_name": "gi2nnunetTinyPlans",
+    "original_median_spacing_after_transp": [3.0, 1.5, 1.5],
+    "original_median_shape_after_transp": [5, 12, 16],
+    "image_reader_writer": "SimpleITKIO",
+    "transpose_forward": [0, 1, 2],
+    "transpose_backward": [0, 1, 2],
+    "experiment_planner_used": "ExperimentPlanner",
+    "label_manager": "LabelManager",
+    "foreground_intensity_properties_per_channel": {
+        "0": dict.fromkeys(
+            ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 1.0
+        )
+    },
+    "configurations": {
+        "2d": {
+            "data_identifier": "gi2nnunetTinyPlans_2d",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": [16, 16],
+            "median_image_size_in_voxels": [12.0, 16.0],
+            "spacing": [1.5, 1.5],
+            "normalization_schemes": ["ZScoreNormalization"],
+            "use_mask_for_norm": [False],
+            **_RESAMPLING,
+            "architecture": {
+                "network_class_name": "dynamic_network_architectures.architectures.unet."
+                "PlainConvUNet",
+                "arch_kwargs": {
+                    "n_stages": 2,
+                    "features_per_stage": [4, 8],
+                    "conv_op": "torch.nn.modules.conv.Conv2d",
+                    "kernel_sizes": [[3, 3], [3, 3]],
+                    "strides": [[1, 1], [2, 2]],
+                    "n_conv_per_stage": [1, 1],
+                    "n_conv_per_stage_decoder": [1],
+                    "conv_bias": True,
+                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+                    "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                    "dropout_op": None,
+                    "dropout_op_kwargs": None,
+                    "nonlin": "torch.nn.LeakyReLU",
+                    "nonlin_kwargs": {"inplace": True},
+                },
+                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            },
+            "batch_dice": True,
+        }
+    },
+}
+"""nnU-Net's plans of a network of a few kilobytes."""
+
+
+class Planted:
+    """What a checkpoint must not be able to do: it makes a file when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("owned"),)
+
+
+def checkpoint(content: object) -> Make:
+    """Save a checkpoint by PyTorch's own means."""
+
+    def make(here: Path) -> None:
+        import torch
+
+        whole = content
+        if isinstance(content, dict) and content.get("network_weights") == "one":
+            whole = {**content, "network_weights": {"layer.weight": torch.zeros(3)}}
+        torch.save(whole, here / CHECKPOINT)
+
+    return make
+
+
+ONE = {
+    "network_weights": "one",
+    "trainer_name": "nnUNetTrainer",
+    "init_args": {"configuration": "2d"},
+    "inference_allowed_mirroring_axes": (0, 1),
+}
+
+
+def zip_of(name: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, b"hello")
+    return out.getvalue()
+
+
+def describe(here: Path) -> None:
+    """Put the plans and the description beside the model, as nnU-Net does."""
+    dataset = here / "gi2nnunet-workspace/raw/Dataset501_UWGI/dataset.json"
+    write(f"{MODEL}/plans.json", json.dumps(PLANS))(here)
+    write(f"{MODEL}/dataset.json", dataset.read_bytes())(here)
+
+
+def model(
+    name: str, make: Make, *message: str, remedy: str = RESTORE, engine: bool = False
+) -> BadInput:
+    return BadInput(
+        name=f"a model: {name}",
+        start="model",
+        make=then(describe, make),
+        command=PREDICT,
+        message=(*message, remedy),
+        engine=engine,
+    )
+
+
+MODELS = (
+    BadInput(
+        name="a model: none",
+        start="converted",
+        command=PREDICT,
+        message=("results/Dataset501_UWGI: holds no finished model", "gi2nnunet train --fold all"),
+    ),
+    BadInput(
+        name="a model: none to predict a source with",
+        start="converted",
+        command="predict source",
+        message=("holds no finished model", "gi2nnunet train"),
+    ),
+    *(
+        BadInput(
+            name=f"a model: not the one asked for by {asked}",
+            start="model",
+            command=f"{PREDICT} {asked}",
+            message=(
+                said,
+                "Finished: 2d fold all (nnUNetTrainer, gi2nnunetTinyPlans)",
+                "gi2nnunet train",
+            ),
+        )
+        for asked, said in (
+            ("--fold 0", "--fold 0"),
+            ("--config 3d_fullres", "--config 3d_fullres"),
+            ("--preset resenc-l", "--preset resenc-l"),
+            ("--trainer Mine", "no finished model for what was asked"),
+            ("--fold " + "9" * 5000, "no finished model for what was asked"),
+        )
+    ),
+    model(
+        "no plans",
+        lambda here: (here / MODEL / "plans.json").unlink(),
+        f"{MODEL}/plans.json: no such file",
+    ),
+    model(
+        "plans cut off",
+        edit(f"{MODEL}/plans.json", lambda data: data[:300]),
+        "plans.json: is damaged: found no JSON",
+    ),
+    model("plans that are text", write(f"{MODEL}/plans.json", "hello"), "plans.json: is damaged"),
+    model(
+        "plans of nothing",
+        write(f"{MODEL}/plans.json", "{}"),
+        "plans.json: found no configuration 2d",
+        "expected the plans",
+    ),
+    model(
+        "no dataset.json",
+        lambda here: (here / MODEL / "dataset.json").unlink(),
+        f"{MODEL}/dataset.json: no such file",
+    ),
+    model(
+        "a dataset.json of nothing",
+        write(f"{MODEL}/dataset.json", "{}"),
+        "dataset.json: found no labels",
+    ),
+    model("an empty checkpoint", lambda here: None, f"{CHECKPOINT}: found an empty file"),
+    model("a checkpoint of text", write(CHECKPOINT, "hello"), "found no checkpoint of PyTorch"),
+    model(
+        "a checkpoint of NUL bytes",
+        write(CHECKPOINT, bytes(5000)),
+        "found no checkpoint of PyTorch",
+        "expected a whole checkpoint",
+    ),
+    model(
+        "a zip as checkpoint",
+        write(CHECKPOINT, zip_of("x.txt")),
+        "found a zip that is no checkpoint of PyTorch",
+    ),
+    model(
+        "a checkpoint cut off",
+        write(CHECKPOINT, zip_of("archive/data.pkl")[:-10]),
+        "found a truncated or damaged file",
+    ),
+    BadInput(
+        name="weights to start from: cut off",
+        start="converted",
+        make=write("w.pth", zip_of("archive/data.pkl")[:-10]),
+        command="train --device cpu --preset tiny --pretrained-weights w.pth",
+        message=("w.pth: found a truncated or damaged file", "expected a whole checkpoint"),
+    ),
+    model(
+        "a checkpoint that runs code",
+        checkpoint({**ONE, "planted": Planted()}),
+        "checkpoint_final.pth: refused: it is no plain checkpoint of weights",
+        remedy="add --trust if you trust where it is from",
+        engine=True,
+    ),
+    model(
+        "a checkpoint of another configuration",
+        checkpoint({**ONE, "init_args": {"configuration": "3d_fullres"}}),
+        "checkpoint_final.pth: found a checkpoint of 3d_fullres; expected one of 2d",
+        engine=True,
+    ),
+    model(
+        "a checkpoint of another network",
+        checkpoint(ONE),
+        "checkpoint_final.pth: its weights are not of the network that the plan beside it",
+        remedy="Restore both from where they were made",
+        engine=True,
+    ),
+)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from source_factory import write_source
+
+from gi2nnunet.dataset import Dataset, convert
+from gi2nnunet.errors import InputError
+from gi2nnunet.nnunet.checking import (
+    check_checkpoint_file,
+    check_dataset,
+    check_split,
+    check_trainer,
+)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    source = write_source(tmp_path / "source")
+    return convert(
+        source,
+        raw=tmp_path / "raw",
+        preprocessed=tmp_path / "preprocessed",
+        results=tmp_path / "results",
+        jobs=1,
+    )
+
+
+def test_what_convert_wrote_passes(dataset: Dataset, tmp_path: Path) -> None:
+    check_dataset(dataset)
+    check_split(dataset, tmp_path / "preprocessed" / dataset.name)
+
+
+def test_a_split_that_is_missing_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    """nnU-Net would draw one of its own, one patient's days on both sides."""
+    folder = tmp_path / "preprocessed" / dataset.name
+    (folder / "splits_final.json").unlink()
+    with pytest.raises(InputError, match=r"splits_final.json: missing or damaged"):
+        check_split(dataset, folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda splits: splits[::-1],
+        lambda splits: [{**splits[0], "val": splits[1]["val"]}, *splits[1:]],
+        lambda splits: [*splits, splits[0]],
+        lambda splits: {"0": splits},
+        lambda splits: None,
+    ],
+)
+def test_other_folds_are_refused(
+    dataset: Dataset, tmp_path: Path, change: Callable[[list[dict[str, list[str]]]], object]
+) -> None:
+    folder = tmp_path / "preprocessed" / dataset.name
+    path = folder / "splits_final.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=r"splits_final.json: (found another|missing or)"):
+        check_split(dataset, folder)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_250epochs", "_Mine"])
+def test_a_class_name_is_a_trainer(name: str) -> None:
+    check_trainer(name)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "1a", "a\n", "é", "a" * 101])
+def test_what_is_no_class_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="expected the name of a trainer class"):
+        check_trainer(name)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(InputError, match="no such file; expected a checkpoint"):
+            check_checkpoint_file(path)
+
+
+def test_a_real_checkpoint_passes(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "checkpoint_final.pth")
+    check_checkpoint_file(tmp_path / "checkpoint_final.pth")
