@@ -32,6 +32,7 @@ from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
 from gi2nnunet.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
+from gi2nnunet.locks import hold_dataset
 from gi2nnunet.manifest import (
     DATASET_JSON,
     FORMAT,
@@ -130,7 +131,8 @@ def convert(
         fit it; where another dataset is in the way, or one made by another recipe that something
         has been trained on. Then nothing was changed.
     OutputError
-        Where a file cannot be written. What is written is kept for the next run, hidden.
+        Where a file cannot be written; what is written is kept for the next run, hidden. Where
+        another run works on the dataset.
     EngineError
         Where the memory does not suffice.
     """
@@ -156,36 +158,39 @@ def convert(
         "parts": plan.parts,
         "splits": plan.splits,
     }
-    target = inspect_target(
-        raw=raw, preprocessed=preprocessed, results=results, dataset_id=dataset_id,
-        folder_name=dataset_name_of(dataset_id, name), recipe=recipe,
-    )  # fmt: skip
-    if target.same_recipe and not find_damaged(target.folder, target.manifest):
-        target.write_split(plan.splits)
-        return open_dataset(target.folder)
-    writer = ScanWriter(
-        source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
-    )
-    if not target.hidden.exists():  # else part of it is written already
-        check_room(raw, needed=int(opened.fingerprint.get("bytes", 0)))
-    keep = _prepare_hidden(target, writer, recipe)
-    records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
-    if wrong:
-        if target.same_recipe:
-            target.move_back(notes=_NOTES)
-        elif not keep:
-            target.discard()
-        shown = [*wrong[:20], *([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
-        raise InputError("\n".join([*shown, f"Correct these in {path}, or download them again."]))
-    options = {
-        "dataset_id": dataset_id, "name": name, "labels": labels, "folds": folds,
-        "holdout": holdout, "keep_known_bad": keep_known_bad, "allow_missing": allow_missing,
-        "source_labels": source_labels, "seed": seed,
-    }  # fmt: skip
-    _write_tables(target, opened, plan, records, recipe=recipe, options=options)
-    warnings = target.put_in_place(plan.splits, notes=_NOTES)
-    dataset = open_dataset(target.folder)
-    return replace(dataset, warnings=(*dataset.warnings, *warnings))
+    with hold_dataset(raw, dataset_id, purpose="converting", shared=False):
+        target = inspect_target(
+            raw=raw, preprocessed=preprocessed, results=results, dataset_id=dataset_id,
+            folder_name=dataset_name_of(dataset_id, name), recipe=recipe,
+        )  # fmt: skip
+        if target.same_recipe and not find_damaged(target.folder, target.manifest):
+            target.write_split(plan.splits)
+            return open_dataset(target.folder)
+        writer = ScanWriter(
+            source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
+        )
+        if not target.hidden.exists():  # else part of it is written already
+            check_room(raw, needed=int(opened.fingerprint.get("bytes", 0)))
+        keep = _prepare_hidden(target, writer, recipe)
+        records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
+        if wrong:
+            if target.same_recipe:
+                target.move_back(notes=_NOTES)
+            elif not keep:
+                target.discard()
+            shown = [*wrong[:20], *([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
+            raise InputError(
+                "\n".join([*shown, f"Correct these in {path}, or download them again."])
+            )
+        options = {
+            "dataset_id": dataset_id, "name": name, "labels": labels, "folds": folds,
+            "holdout": holdout, "keep_known_bad": keep_known_bad, "allow_missing": allow_missing,
+            "source_labels": source_labels, "seed": seed,
+        }  # fmt: skip
+        _write_tables(target, opened, plan, records, recipe=recipe, options=options)
+        warnings = target.put_in_place(plan.splits, notes=_NOTES)
+        dataset = open_dataset(target.folder)
+        return replace(dataset, warnings=(*dataset.warnings, *warnings))
 
 
 @dataclass(frozen=True, kw_only=True)

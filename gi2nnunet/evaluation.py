@@ -13,6 +13,7 @@ import numpy as np
 
 from gi2nnunet.files import check_place, replace_file, write_json
 from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
+from gi2nnunet.locks import hold
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
@@ -106,60 +107,61 @@ def evaluate(
     """
     check_place(out / "submission.csv")
     n_threads = choose_threads(threads, device=hardware.device, training=False)
-    predicted = predict_scans(
-        ensemble,
-        selection.scans,
-        workspace=workspace,
-        environ=environ,
-        hardware=hardware,
-        folds=selection.folds,
-        mirroring=mirroring,
-        step_size=step_size,
-        threads=n_threads,
-        nifti_folder=out if nifti else None,
-        trust=trust,
-        on_scan=on_scan,
-    )
-    submission = out / "submission.csv"
-    rows = [row for scan in predicted for row in scan.rows]
-    warnings = [*selection.warnings]
-    warnings += write_submission(submission, rows, sample=selection.sample)
-    computing = {
-        "device": hardware.device,
-        "threads": n_threads,
-        "mirroring": mirroring,
-        "step_size": step_size,
-    }
-    about = {
-        "standing": selection.standing,
-        "scans": selection.described,
-        "models": ensemble.describe(),
-        "computing": computing,
-    }
-    write_json(out / "prediction.json", about)
-    files = [submission]
-    result = None
-    for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
-        (out / name).unlink(missing_ok=True)
-    if score and selection.truth is not None:
-        # The file itself is scored, as anyone else would.
-        result = score_submission(
-            submission,
-            selection.truth,
-            metric=metric,  # type: ignore[arg-type]
+    with hold(out / "prediction", purpose="predicting"):
+        predicted = predict_scans(
+            ensemble,
+            selection.scans,
+            workspace=workspace,
+            environ=environ,
+            hardware=hardware,
+            folds=selection.folds,
+            mirroring=mirroring,
+            step_size=step_size,
+            threads=n_threads,
+            nifti_folder=out if nifti else None,
+            trust=trust,
+            on_scan=on_scan,
         )
-        files += write_score(result, out, truth=selection.truth, about=about)
-    if nifti:
-        files += [out / "labels", out / "organs"]
-    return Evaluation(
-        submission=submission,
-        standing=selection.standing,
-        score=result,
-        files=tuple(files),
-        warnings=tuple(warnings),
-        seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
-        computing=computing,
-    )
+        submission = out / "submission.csv"
+        rows = [row for scan in predicted for row in scan.rows]
+        warnings = [*selection.warnings]
+        warnings += write_submission(submission, rows, sample=selection.sample)
+        computing = {
+            "device": hardware.device,
+            "threads": n_threads,
+            "mirroring": mirroring,
+            "step_size": step_size,
+        }
+        about = {
+            "standing": selection.standing,
+            "scans": selection.described,
+            "models": ensemble.describe(),
+            "computing": computing,
+        }
+        write_json(out / "prediction.json", about)
+        files = [submission]
+        result = None
+        for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
+            (out / name).unlink(missing_ok=True)
+        if score and selection.truth is not None:
+            # The file itself is scored, as anyone else would.
+            result = score_submission(
+                submission,
+                selection.truth,
+                metric=metric,  # type: ignore[arg-type]
+            )
+            files += write_score(result, out, truth=selection.truth, about=about)
+        if nifti:
+            files += [out / "labels", out / "organs"]
+        return Evaluation(
+            submission=submission,
+            standing=selection.standing,
+            score=result,
+            files=tuple(files),
+            warnings=tuple(warnings),
+            seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
+            computing=computing,
+        )
 
 
 def format_truth(table: MaskTable) -> str:

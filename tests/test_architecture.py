@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "limits",
     "files",
+    "locks",
     "rle",
     "kaggle",
     "labels",

@@ -23,6 +23,7 @@ from gi2nnunet.dataset import convert, read_dataset
 from gi2nnunet.errors import EngineError, InputError, OutputError
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, patient_of, read_mask_table
 from gi2nnunet.labels import to_exclusive
+from gi2nnunet.locks import hold_dataset
 from gi2nnunet.manifest import list_files
 from gi2nnunet.splits import hold_out
 from gi2nnunet.volumes import read_volume, write_volume
@@ -168,10 +169,15 @@ def test_a_second_run_changes_nothing_and_the_zip_of_the_folder_is_the_same_sour
     files = make_source().files()
     source = write_files(tmp_path / "s", files)
     convert(source, **ws)
-    stamps = {f: f.stat().st_mtime_ns for f in (tmp_path / "ws").rglob("*")}
+
+    def stamps():  # a lock comes and goes in the folder around the dataset
+        found = [*(tmp_path / "ws").rglob("*")]
+        return {f: f.stat().st_mtime_ns for f in found if f != ws["raw"]}
+
+    before = stamps()
     convert(source, **ws)
     convert(write_zip(tmp_path / "s.zip", files, prefix="x/"), folds=3, **ws)
-    assert stamps == {f: f.stat().st_mtime_ns for f in (tmp_path / "ws").rglob("*")}
+    assert stamps() == before
 
 
 def test_what_is_missing_is_mended_and_only_that(tmp_path, source, ws):
@@ -918,3 +924,14 @@ def test_made_scans_hold_what_the_tests_need():
     assert (scan.bits == 3).any()
     assert not scan.bits[0].any()
     assert scan.masks[2, 2, -1, -1]
+
+
+def test_a_dataset_in_use_is_not_made_anew_and_two_runs_are_kept_apart(tmp_path, source, ws):
+    dataset = convert(source, **ws)
+    before = tree(tmp_path / "ws")
+    with (
+        hold_dataset(ws["raw"], dataset.dataset_id, purpose="training"),
+        pytest.raises(OutputError, match=r"Dataset501: is in use by another run: .*training"),
+    ):
+        convert(source, labels="exclusive", **ws)
+    assert tree(tmp_path / "ws") == before

@@ -11,7 +11,8 @@ import pytest
 from source_factory import write_source
 
 from gi2nnunet.dataset import convert
-from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.errors import EngineError, InputError, OutputError
+from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.nnunet import train as train_module
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import TRAINING_RECORD
@@ -299,3 +300,29 @@ def test_no_thread_at_all_is_refused(bench: Bench) -> None:
     with pytest.raises(InputError, match="--threads: found 0"):
         bench.train(threads=0)
     assert bench.engine.asked == []
+
+
+def test_a_training_in_work_is_left_to_the_run_that_does_it(bench: Bench) -> None:
+    with (
+        hold(bench.folder("2d", 1), purpose="training 2d, fold 1"),
+        pytest.raises(OutputError, match=r"fold_1: is in use by another run: .*training 2d"),
+    ):
+        bench.train(folds=(1,))
+    assert bench.engine.asked == []
+    assert [result.outcome for result in bench.train(folds=(1,))] == ["trained", "trained"]
+
+
+def test_nobody_converts_a_dataset_that_is_trained_on(bench: Bench) -> None:
+    refused = []
+
+    def convert_meanwhile(configuration: str, fold: int | str, log: Path) -> None:
+        with (
+            pytest.raises(OutputError, match=r"is in use by another run: .*training"),
+            hold_dataset(bench.workspace.raw, 501, purpose="converting", shared=False),
+        ):
+            pass
+        refused.append((configuration, fold))
+
+    bench.train(folds=(0,), on_start=convert_meanwhile)
+    assert refused == [("2d", 0), ("3d_fullres", 0)]
+    assert [path.name for path in bench.workspace.raw.iterdir()] == ["Dataset501_UWGI"]

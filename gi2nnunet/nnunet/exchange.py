@@ -10,6 +10,7 @@ from typing import Any
 
 from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import read_json, replace_file, write_json
+from gi2nnunet.locks import hold
 from gi2nnunet.manifest import find_datasets
 from gi2nnunet.nnunet.bundle import DATASET_JSON, Bundle, notes_part, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
@@ -169,7 +170,7 @@ def import_model(
         Where the file is damaged, was altered, or names what nnU-Net does not ship, or the
         workspace holds other models or another dataset under its names.
     OutputError
-        Where there is no space for it, or it cannot be written.
+        Where there is no space for it, it cannot be written, or another run works there.
     """
     bundle = open_bundle(path, trust=trust)
     home = workspace.results / bundle.dataset
@@ -180,41 +181,46 @@ def import_model(
                     f"{path}: is of {bundle.dataset}, and {other} is another dataset of that "
                     "number. nnU-Net finds datasets by number: choose another --workspace."
                 )
-    folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
-    kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
-    todo = {name: folder for name, folder in folders.items() if name not in kept}
-    there = [folder for folder in todo.values() if folder.exists()]
-    if there and not replace:
-        raise InputError(
-            f"{there[0]}: there is another model of that name. Replace it with --replace, or "
-            "choose another --workspace."
-        )
-    _check_space(bundle, workspace.results)
-    hidden = workspace.results / f".import-{bundle.digest[:16]}.part"
-    try:
-        if todo:
-            shutil.rmtree(hidden, ignore_errors=True)
-            _run(
-                "import",
-                {
-                    "file": str(path.absolute()),
-                    "into": str(hidden),
-                    "configurations": list(todo),
-                    "trust": trust,
-                },
-                workspace=workspace,
-                environ=environ,
+    with hold(home, purpose="importing a model"):
+        folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
+        kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
+        todo = {name: folder for name, folder in folders.items() if name not in kept}
+        there = [folder for folder in todo.values() if folder.exists()]
+        if there and not replace:
+            raise InputError(
+                f"{there[0]}: there is another model of that name. Replace it with --replace, or "
+                "choose another --workspace."
             )
-        for name, folder in todo.items():
-            _write_notes(bundle, name, hidden / folder.name)
-            _swap(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    return ImportedModel(
-        bundle=bundle,
-        written=tuple(todo.values()),
-        kept=tuple(folders[name] for name in folders if name in kept),
-    )
+        for folder in there:
+            for fold in folder.glob("fold_*"):
+                with hold(fold, purpose="importing"):  # nobody trains what is to be replaced
+                    pass
+        _check_space(bundle, workspace.results)
+        hidden = workspace.results / f".import-{bundle.digest[:16]}.part"
+        try:
+            if todo:
+                shutil.rmtree(hidden, ignore_errors=True)
+                _run(
+                    "import",
+                    {
+                        "file": str(path.absolute()),
+                        "into": str(hidden),
+                        "configurations": list(todo),
+                        "trust": trust,
+                    },
+                    workspace=workspace,
+                    environ=environ,
+                )
+            for name, folder in todo.items():
+                _write_notes(bundle, name, hidden / folder.name)
+                _swap(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+        return ImportedModel(
+            bundle=bundle,
+            written=tuple(todo.values()),
+            kept=tuple(folders[name] for name in folders if name in kept),
+        )
 
 
 def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:

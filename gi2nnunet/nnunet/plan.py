@@ -19,6 +19,7 @@ from typing import Any
 
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
+from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.manifest import SPLITS, Dataset, list_files
 from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.presets import Preset
@@ -156,87 +157,95 @@ def plan_dataset(
     )
     report = progress or (lambda done, total, what: None)
 
-    source = {"dataset": digest_dataset(dataset)}
-    fingerprint_mark = folder / FINGERPRINT_MARK
-    if read_json(fingerprint_mark) != source or not (folder / "dataset_fingerprint.json").is_file():
-        report(0, 1, "extracting the dataset's fingerprint")
-        engine.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
-        write_json(fingerprint_mark, source)
+    with (
+        hold_dataset(workspace.raw, dataset.dataset_id, purpose="planning"),
+        # Two trainings that start together: the second waits for what the first preprocesses.
+        hold(folder / "plans", purpose="planning", on_wait=lambda holder: report(0, 1, holder)),
+    ):
+        source = {"dataset": digest_dataset(dataset)}
+        fingerprint_mark = folder / FINGERPRINT_MARK
+        if (
+            read_json(fingerprint_mark) != source
+            or not (folder / "dataset_fingerprint.json").is_file()
+        ):
+            report(0, 1, "extracting the dataset's fingerprint")
+            engine.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
+            write_json(fingerprint_mark, source)
 
-    plans_file = folder / f"{plans_name}.json"
-    plan_mark = folder / f"gi2nnunet_{plans_name}.json"
-    recipe = {
-        **source,
-        "preset": asdict(preset),
-        "batch_size": batch_size,
-        "patch_sizes": sizes,
-    }
-    mark = read_json(plan_mark)
-    if mark.get("recipe") != recipe or mark.get("plans") != digest_file(plans_file):
-        report(0, 1, f"planning ({preset.name})")
-        plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
-        planned = engine.run(
-            "plan",
-            {
-                "dataset_id": dataset.dataset_id,
-                "planner": preset.planner,
-                "plans_name": plans_name,
-                "data_name": preset.plans_name,
-                "tiny": preset.name == "tiny",
-                "batch_size": batch_size,
-                "patch_sizes": sizes,
-            },
-        )
-        mark = {
-            "recipe": recipe,
-            "plans": digest_file(plans_file),
-            "configurations": planned["configurations"],
+        plans_file = folder / f"{plans_name}.json"
+        plan_mark = folder / f"gi2nnunet_{plans_name}.json"
+        recipe = {
+            **source,
+            "preset": asdict(preset),
+            "batch_size": batch_size,
+            "patch_sizes": sizes,
         }
-        write_json(plan_mark, mark)
+        mark = read_json(plan_mark)
+        if mark.get("recipe") != recipe or mark.get("plans") != digest_file(plans_file):
+            report(0, 1, f"planning ({preset.name})")
+            plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
+            planned = engine.run(
+                "plan",
+                {
+                    "dataset_id": dataset.dataset_id,
+                    "planner": preset.planner,
+                    "plans_name": plans_name,
+                    "data_name": preset.plans_name,
+                    "tiny": preset.name == "tiny",
+                    "batch_size": batch_size,
+                    "patch_sizes": sizes,
+                },
+            )
+            mark = {
+                "recipe": recipe,
+                "plans": digest_file(plans_file),
+                "configurations": planned["configurations"],
+            }
+            write_json(plan_mark, mark)
 
-    planned_now = read_planned(folder, plans_name)
-    chosen: dict[str, PlannedConfiguration] = {}
-    for name in configurations:
-        if name not in planned_now:
-            raise InputError(
-                f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "
-                "for this dataset. Choose one of these."
+        planned_now = read_planned(folder, plans_name)
+        chosen: dict[str, PlannedConfiguration] = {}
+        for name in configurations:
+            if name not in planned_now:
+                raise InputError(
+                    f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "
+                    "for this dataset. Choose one of these."
+                )
+            chosen[name] = planned_now[name]
+        for name, configuration in chosen.items():
+            preprocessing = digest_preprocessing(plans_file, name)
+            if is_preprocessed(configuration, dataset, preprocessing=preprocessing):
+                continue
+            completion_mark(configuration.data_folder).unlink(missing_ok=True)
+            engine.run_watched(
+                {
+                    "dataset_id": dataset.dataset_id,
+                    "plans_name": plans_name,
+                    "configuration": name,
+                    "processes": processes,
+                },
+                folder=configuration.data_folder,
+                total=dataset_size(dataset),
+                report=partial(_report_as, report, f"preprocessing {name}"),
             )
-        chosen[name] = planned_now[name]
-    for name, configuration in chosen.items():
-        preprocessing = digest_preprocessing(plans_file, name)
-        if is_preprocessed(configuration, dataset, preprocessing=preprocessing):
-            continue
-        completion_mark(configuration.data_folder).unlink(missing_ok=True)
-        engine.run_watched(
-            {
-                "dataset_id": dataset.dataset_id,
-                "plans_name": plans_name,
-                "configuration": name,
-                "processes": processes,
-            },
-            folder=configuration.data_folder,
-            total=dataset_size(dataset),
-            report=partial(_report_as, report, f"preprocessing {name}"),
-        )
-        found = _count_scans(configuration.data_folder)
-        if found != dataset_size(dataset):
-            raise EngineError(
-                f"{configuration.data_folder}: found {found} preprocessed scans; expected "
-                f"{dataset_size(dataset)}. Run the same command again; if another run works on "
-                "this workspace, let it end first."
+            found = _count_scans(configuration.data_folder)
+            if found != dataset_size(dataset):
+                raise EngineError(
+                    f"{configuration.data_folder}: found {found} preprocessed scans; expected "
+                    f"{dataset_size(dataset)}. Run the same command again; if another run works on "
+                    "this workspace, let it end first."
+                )
+            write_json(
+                completion_mark(configuration.data_folder),
+                {**source, "preprocessing": preprocessing, "scans": found},
             )
-        write_json(
-            completion_mark(configuration.data_folder),
-            {**source, "preprocessing": preprocessing, "scans": found},
+        return Plan(
+            preset=preset,
+            plans_name=plans_name,
+            plans_file=plans_file,
+            configurations=chosen,
+            log=engine.log.path if engine.log else None,
         )
-    return Plan(
-        preset=preset,
-        plans_name=plans_name,
-        plans_file=plans_file,
-        configurations=chosen,
-        log=engine.log.path if engine.log else None,
-    )
 
 
 def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguration]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.checking import check_split, check_trainer
 from gi2nnunet.nnunet.hardware import Hardware
@@ -158,6 +159,8 @@ def train_folds(
         read another split than the dataset's.
     EngineError
         Where trainings failed, after all others were done.
+    OutputError
+        Where another run works on one of them.
     """
     check_trainer(settings.trainer)
     settings = fill_in(settings, plan)
@@ -184,6 +187,15 @@ def train_folds(
                 results.append(training.result("kept", None))
             else:
                 todo.append(training)
+
+    def run_alone(training: Training, gpu: int | None) -> TrainingResult:
+        name = f"training {training.configuration}, fold {training.fold}"
+        with hold(training.folder, purpose=name):
+            # Another run may have finished it since.
+            state = find_state(training, restart=restart)
+            if state == "finished" and not nnunet_validation:
+                return training.result("kept", None)
+            return run(training, gpu)
 
     def run(training: Training, gpu: int | None) -> TrainingResult:
         log = new_log(workspace.logs, f"train_{training.configuration}_fold_{training.fold}")
@@ -225,7 +237,8 @@ def train_folds(
         )
         return training.result("resumed" if resume_from else "trained", log.path)
 
-    results += _run_all(todo, hardware.slots, run)
+    with hold_dataset(workspace.raw, dataset.dataset_id, purpose="training"):
+        results += _run_all(todo, hardware.slots, run_alone)
     order = [(name, fold) for name in plan.configurations for fold in folds]
     return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
 
