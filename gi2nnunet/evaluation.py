@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from gi2nnunet.selection import Selection
 from gi2nnunet.standing import Standing
 from gi2nnunet.submission import write_submission
 
+_KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
@@ -72,6 +74,7 @@ def evaluate(
     threads: int | None = None,
     nifti: bool = False,
     score: bool = True,
+    save_probabilities: bool = False,
     trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
@@ -86,7 +89,8 @@ def evaluate(
     out
         Folder for ``submission.csv``, ``prediction.json`` (how it was made), where scored
         ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
-        to), and, with ``nifti``, ``labels/`` and ``organs/``.
+        to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
+        interrupted run leaves lies in a hidden folder, and the next one goes on from it.
     workspace, environ, hardware
         Where and on what.
     metric
@@ -100,6 +104,8 @@ def evaluate(
         Write label volumes too: the bit-coded map and a binary mask an organ.
     score
         Score where truth is known.
+    save_probabilities
+        Write each configuration's probabilities in eight bits, into ``probabilities/``.
     trust
         Load checkpoints and plans that could run code.
     on_scan
@@ -119,6 +125,13 @@ def evaluate(
             step_size=step_size,
             threads=n_threads,
             nifti_folder=out if nifti else None,
+            probability_folders={
+                model.folder.name: out / "probabilities" / model.configuration
+                for model in ensemble.models
+            }
+            if save_probabilities
+            else None,
+            kept=out / _KEPT,
             trust=trust,
             on_scan=on_scan,
         )
@@ -153,6 +166,9 @@ def evaluate(
             files += write_score(result, out, truth=selection.truth, about=about)
         if nifti:
             files += [out / "labels", out / "organs"]
+        if save_probabilities:
+            files.append(out / "probabilities")
+        shutil.rmtree(out / _KEPT, ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,

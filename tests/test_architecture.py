@@ -52,6 +52,7 @@ ORDER = (
     "scoring",
     "compare",
     "encoding",
+    "probabilities",
     "nnunet",
     "nnunet.workspace",
     "nnunet.process",
@@ -74,7 +75,10 @@ ORDER = (
     "nnunet.trainer",
     "nnunet.training",
     "nnunet.train",
+    "nnunet.batching",
+    "nnunet.network",
     "nnunet.inference",
+    "nnunet.kept",
     "nnunet.predict",
     "nnunet.weights",
     "nnunet.exchange",
@@ -261,7 +265,16 @@ def test_help_loads_nothing_heavy():
 
 def test_the_library_does_not_load_the_engine():
     child_only = {
-        f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference", "weights")
+        f"nnunet.{m}"
+        for m in (
+            "checkpoints",
+            "planner",
+            "trainer",
+            "batching",
+            "network",
+            "inference",
+            "weights",
+        )
     }
     library = [
         m for m in ORDER if m.partition(".")[0] not in ("cli", "__main__") and m not in child_only

@@ -86,6 +86,13 @@ StepSizeOption = Annotated[
         callback=require_number,
     ),
 ]
+ProbabilitiesOption = Annotated[
+    bool,
+    typer.Option(
+        "--save-probabilities",
+        help="Write each configuration's probabilities too, in eight bits (a few MB a scan).",
+    ),
+]
 NiftiOption = Annotated[
     bool,
     typer.Option("--nifti", help="Write label volumes too: bit-coded, and one an organ."),
@@ -128,6 +135,7 @@ def predict_and_score(
     step_size: StepSizeOption = 0.5,
     threads: ThreadsOption = None,
     nifti: NiftiOption = False,
+    save_probabilities: ProbabilitiesOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
     trust: TrustOption = False,
@@ -147,7 +155,8 @@ def predict_and_score(
     _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        threads=threads, nifti=nifti, save_probabilities=save_probabilities, out=out,
+        allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
         as_json=as_json, score=True,
     )  # fmt: skip
@@ -171,6 +180,7 @@ def predict(
     step_size: StepSizeOption = 0.5,
     threads: ThreadsOption = None,
     nifti: NiftiOption = False,
+    save_probabilities: ProbabilitiesOption = False,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
     trust: TrustOption = False,
@@ -187,7 +197,8 @@ def predict(
     _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        threads=threads, nifti=nifti, save_probabilities=save_probabilities, out=out,
+        allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
         as_json=as_json, score=False,
     )  # fmt: skip
@@ -206,6 +217,7 @@ def _predict(
     step_size: float,
     threads: int | None,
     nifti: bool,
+    save_probabilities: bool,
     out: Path | None,
     allow_missing: bool,
     trust: bool,
@@ -260,6 +272,7 @@ def _predict(
             step_size=step_size,
             threads=threads,
             nifti=nifti,
+            save_probabilities=save_probabilities,
             score=score,
             trust=trust,
             on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
