@@ -117,3 +117,19 @@ def test_last_lines_leave_out_the_steps_of_a_progress_bar(tmp_path: Path) -> Non
     log = new_log(tmp_path, "x")
     log.path.write_bytes(b"one\n 1%\r 50%\r100% done\n\nlast\n")
     assert log.last_lines() == "one\n100% done\nlast"
+
+
+def test_last_lines_leave_out_tracebacks_and_the_middle_of_endless_lines(tmp_path: Path) -> None:
+    log = LogFile(path=tmp_path / "log")
+    log.path.write_text(
+        "Preprocessing\n"
+        + "x" * 5000
+        + '\nmultiprocessing.pool.RemoteTraceback:\n"""\nTraceback (most recent call last):\n'
+        '  File "a.py", line 1, in f\n    g()\nOSError: No space left on device\n"""\n\n'
+        "The above exception was the direct cause of the following exception:\n\n"
+        'Traceback (most recent call last):\n  File "b.py", line 2\nOSError: No space left\n'
+    )
+    first, long, *rest = log.last_lines().splitlines()
+    assert first == "Preprocessing"
+    assert len(long) < 500
+    assert rest == ["OSError: No space left on device", "OSError: No space left"]

@@ -6,6 +6,7 @@ imported, so the tasks import it only here, never in the user's own process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,11 +29,11 @@ def main() -> int:
     try:
         result = _run(task.pop("task"), task, emit)
     except GiError as error:
-        traceback.print_exc()
+        _keep_traceback()
         emit({"event": "failure", "kind": type(error).__name__, "message": str(error)})
         return error.exit_code
     except Exception as error:  # whatever nnU-Net raises becomes one event for the parent
-        traceback.print_exc()
+        _keep_traceback()
         message = str(error).strip().splitlines()
         emit(
             {
@@ -44,6 +45,12 @@ def main() -> int:
         return 1
     emit({"event": "result", **result})
     return 0
+
+
+def _keep_traceback() -> None:
+    """Send the traceback to the log; a full disk must not hide what is told to the parent."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _take_over_output() -> Emit:

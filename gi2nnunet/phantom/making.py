@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -12,6 +13,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.errors import EngineError
 from gi2nnunet.kaggle import ORGANS, image_name, patient_of
 from gi2nnunet.phantom.anatomy import Detail
 from gi2nnunet.phantom.listing import ListedScan
@@ -100,6 +102,10 @@ def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "A worker process was killed, most likely for lack of memory. Use fewer --jobs."
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()
