@@ -149,6 +149,14 @@ def find_marked(mark: str) -> list[int]:
     return found
 
 
+def is_worker(pid: int) -> bool:
+    """Return whether a process does work; Python's own resource tracker does none."""
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def wait_until_gone(mark: str, seconds: float) -> list[int]:
     """Wait for the end of all marked processes; return those that are left."""
     end = time.monotonic() + seconds
@@ -267,7 +275,7 @@ def harm_once(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
     else:
-        children = [pid for pid in find_marked(mark) if pid != process.pid]
+        children = [pid for pid in find_marked(mark) if pid != process.pid and is_worker(pid)]
         if children:
             child_died = True
             try:

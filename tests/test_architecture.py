@@ -18,6 +18,7 @@ ORDER = (
     "limits",
     "files",
     "locks",
+    "workers",
     "rle",
     "kaggle",
     "labels",

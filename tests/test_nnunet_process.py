@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.errors import EngineError, OutputError
-from gi2nnunet.nnunet.process import new_log, run_engine
+from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 
 
 def test_a_failing_task_tells_its_log_and_last_lines(tmp_path: Path) -> None:
