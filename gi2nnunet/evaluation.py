@@ -23,6 +23,7 @@ from gi2nnunet.scoring import Score, score_submission
 from gi2nnunet.selection import Selection
 from gi2nnunet.standing import Standing
 from gi2nnunet.submission import write_submission
+from gi2nnunet.tuned import Tuned, find_tuning
 
 _KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
@@ -49,6 +50,8 @@ class Evaluation:
         Mean wall-clock time of a scan.
     computing
         Device, threads, mirroring and step, as recorded.
+    tuned
+        What masks were decided by, where tuning chose it.
     """
 
     submission: Path
@@ -58,6 +61,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     seconds_per_scan: float
     computing: Mapping[str, Any]
+    tuned: Tuned | None
 
 
 def evaluate(
@@ -75,6 +79,7 @@ def evaluate(
     nifti: bool = False,
     score: bool = True,
     save_probabilities: bool = False,
+    tuning: bool = True,
     trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
@@ -106,12 +111,20 @@ def evaluate(
         Score where truth is known.
     save_probabilities
         Write each configuration's probabilities in eight bits, into ``probabilities/``.
+    tuning
+        Decide as :func:`~gi2nnunet.tuning.tune_decision` chose for these models, where it did.
     trust
         Load checkpoints and plans that could run code.
     on_scan
         Called with ``(done, total, scan)``.
     """
     check_place(out / "submission.csv")
+    tuned, told = find_tuning(ensemble) if tuning else (None, [])
+    if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
+        told.append(
+            "what tuning chose was chosen on these very scans, so their score flatters it; its "
+            f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
+        )
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_scans(
@@ -131,13 +144,14 @@ def evaluate(
             }
             if save_probabilities
             else None,
+            decision=tuned.decision if tuned else None,
             kept=out / _KEPT,
             trust=trust,
             on_scan=on_scan,
         )
         submission = out / "submission.csv"
         rows = [row for scan in predicted for row in scan.rows]
-        warnings = [*selection.warnings]
+        warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
         computing = {
             "device": hardware.device,
@@ -150,6 +164,7 @@ def evaluate(
             "scans": selection.described,
             "models": ensemble.describe(),
             "computing": computing,
+            "tuning": tuned.describe() if tuned else None,
         }
         write_json(out / "prediction.json", about)
         files = [submission]
@@ -177,6 +192,7 @@ def evaluate(
             warnings=tuple(warnings),
             seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
             computing=computing,
+            tuned=tuned,
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
@@ -13,7 +15,8 @@ class QuietPool(ProcessPoolExecutor):
     """A pool of freshly started processes that Ctrl-C does not reach.
 
     A terminal sends it to every process of a command; each worker would print a traceback of its
-    own. They end with the pool, or with the process that holds it.
+    own. They end with the pool, or at once with the process that holds it: by themselves they would
+    wait for ever to hand a large result to a process that was killed.
 
     Parameters
     ----------
@@ -22,7 +25,9 @@ class QuietPool(ProcessPoolExecutor):
     """
 
     def __init__(self, jobs: int) -> None:
-        super().__init__(jobs, mp_context=multiprocessing.get_context("spawn"))
+        super().__init__(
+            jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a call; processes started for it inherit that the signal is held back."""
@@ -31,3 +36,16 @@ class QuietPool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """Watch the process that started this one; end with it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise ValueError("not in a worker")
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

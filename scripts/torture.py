@@ -36,7 +36,8 @@ from pathlib import Path
 
 MARK = "GI2NNUNET_TORTURE"
 SOON_SECONDS = 20.0  # for all of a killed command to be gone, and for a dead child to be told
-LIMIT_SECONDS = 600.0
+LIMIT_SECONDS = 300.0
+STARTED_SECONDS = 0.25  # before, Ctrl-C meets Python itself, which prints a traceback
 SHORT = ("--preset", "tiny", "--no-checks", "--device", "cpu")
 SIGNS = ("Traceback", "this is a bug")
 
@@ -254,14 +255,8 @@ def keep_words(command: Command, folder: Path, said: str) -> None:
 
 def harm_once(
     command: Command, kind: str, *, folder: Path, delay: float, chance: random.Random, tally: Tally
-) -> tuple[list[str], int]:
-    """Start a command, kill what the kind says after a delay.
-
-    Returns
-    -------
-    tuple
-        What is wrong so far, and the exit code.
-    """
+) -> list[str]:
+    """Start a command, kill what the kind says after a delay; return what is wrong so far."""
     mark = uuid.uuid4().hex
     process = run_command(command.words, folder, mark=mark)
     time.sleep(delay)
@@ -283,11 +278,14 @@ def harm_once(
             except ProcessLookupError:
                 child_died = False
     try:
-        said, _ = process.communicate(timeout=LIMIT_SECONDS)
+        # Whoever outlives it holds its output open.
+        said, _ = process.communicate(timeout=LIMIT_SECONDS if kind == "child" else 60)
     except subprocess.TimeoutExpired:
+        left = [pid for pid in find_marked(mark) if pid != process.pid]
         for pid in find_marked(mark):
             os.kill(pid, signal.SIGKILL)
-        return ["it hung"], 1
+        process.communicate()
+        return [f"it hung, or {len(left)} processes outlive it"]
     took = time.monotonic() - struck
     tally.codes[process.returncode] += 1
     faults = [f"it said {sign!r}: {said[-1500:]}" for sign in SIGNS if sign in said]
@@ -300,7 +298,7 @@ def harm_once(
         faults.append(f"{len(left)} processes outlive it")
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-    return faults, process.returncode
+    return faults
 
 
 def kill_all(
@@ -319,11 +317,13 @@ def kill_all(
             folder = home / "round"
             copy_state(states[command.after] if command.after else None, folder)
             tally.rounds += 1
-            faults, code = harm_once(
-                command, kind, folder=folder, delay=chance.uniform(0, seconds[command.name]),
-                chance=chance, tally=tally,
-            )  # fmt: skip
-            if code == 0 and command.after is None:  # it refuses to write over what it made
+            earliest = STARTED_SECONDS if kind == "Ctrl-C" else 0
+            delay = chance.uniform(earliest, seconds[command.name])
+            faults = harm_once(
+                command, kind, folder=folder, delay=delay, chance=chance, tally=tally
+            )
+            if command.after is None and list_files(folder, command.exact):
+                # Struck after its last step: it refuses to write over what it made.
                 faults += compare(command, folder, states[command.name])
             else:
                 faults += complete(command, folder, states[command.name])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -85,6 +86,36 @@ def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) 
     assert time.monotonic() - started < 20
     assert "fewer --jobs" in str(caught.value)
     assert has_ended(pids[0])
+
+
+def test_a_killed_worker_is_told_where_a_pool_would_wait_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, multiprocessing, os, time\n"
+        "from gi2nnunet.nnunet.child import _end_with_workers\n"
+        "if __name__ == '__main__':\n"
+        "    _end_with_workers(lambda event: print(json.dumps(event), flush=True))\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    for _ in range(2):\n"  # one that ends well is none that was killed
+        "        with context.Pool(2) as pool:\n"
+        "            pool.map(abs, range(4))\n"
+        "    time.sleep(0.5)\n"
+        "    with context.Pool(1) as pool:\n"
+        "        print(pool.apply(os.getpid), flush=True)\n"
+        "        pool.apply(time.sleep, (100,))\n"
+    )
+    child = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    time.sleep(0.5)
+    os.kill(worker, signal.SIGKILL)
+    started = time.monotonic()
+    event = json.loads(child.stdout.readline())
+    assert child.wait(10) == 1
+    assert time.monotonic() - started < 5
+    child.stdout.close()
+    assert event["event"] == "failure"
+    assert "killed, most likely for lack of memory. Use fewer --jobs" in event["message"]
 
 
 def has_ended(pid: int) -> bool:

@@ -14,7 +14,7 @@ from gi2nnunet.workers import QuietPool
 
 def work(seconds):
     time.sleep(seconds)
-    return os.getpid()
+    return b"large" * 10_000_000  # more than a pipe holds
 
 if __name__ == "__main__":
     with QuietPool(2) as pool:
@@ -45,6 +45,24 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     _, said = process.communicate()
     assert "Traceback" not in said
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    process, worker = start(tmp_path)
+    time.sleep(0.4)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(worker, signal.SIGKILL)
+        raise AssertionError("a worker outlives its parent")
+    process.communicate()
 
 
 def test_this_process_still_hears_it():

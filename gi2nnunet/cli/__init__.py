@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
+from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training, tuning
 from gi2nnunet.errors import EngineError, GiError, OutputError
 
 _BUG = 1
@@ -51,6 +51,7 @@ def _common(
 data.register(app)
 training.register(app)
 prediction.register(app)
+tuning.register(app)
 models.register(app)
 scores.register(app)
 comparison.register(app)

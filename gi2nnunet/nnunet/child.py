@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +22,17 @@ from gi2nnunet.errors import GiError
 
 Emit = Callable[[dict[str, Any]], None]
 
+_LOOK_SECONDS = 0.2
+# Not SIGTERM: that is how pools end their own workers.
+_KILLED = tuple(-s for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT))
+
 
 def main() -> int:
     """Run the one task that standard input names; return the exit code."""
     emit = _take_over_output()
     task = json.loads(sys.stdin.buffer.readline())
     _end_with_parent()
+    _end_with_workers(emit)
     try:
         result = _run(task.pop("task"), task, emit)
     except GiError as error:
@@ -75,6 +82,34 @@ def _end_with_parent() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with_workers(emit: Emit) -> None:
+    """End as soon as a worker process was killed, as the system does for want of memory.
+
+    A pool of Python's starts another one and waits for ever for what the dead one had in hand.
+    """
+
+    def watch() -> None:
+        seen: set[Any] = set()
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            seen.update(multiprocessing.active_children())
+            if any(_was_killed(worker) for worker in seen):
+                message = (
+                    "a worker process was killed, most likely for lack of memory. Use fewer --jobs."
+                )
+                emit({"event": "failure", "kind": "WorkerDied", "message": message})
+                os._exit(1)  # the parent ends all that is left
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _was_killed(worker: Any) -> bool:
+    try:
+        return worker.exitcode in _KILLED
+    except ValueError:  # closed: it ended well
+        return False
 
 
 def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gi2nnunet.decision import Decision, apply_decision, read_decision
 from gi2nnunet.errors import InputError
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
@@ -45,8 +46,9 @@ def run_prediction(
     step_size: float,
     threads: int,
     nifti_folder: str | None,
-    probability_folders: Sequence[str] | None,
     trust: bool,
+    probability_folders: Sequence[str] | None = None,
+    decision: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Predict scans in turn, telling each as soon as it is done.
 
@@ -72,10 +74,13 @@ def run_prediction(
     nifti_folder
         Where to write label volumes as well (``labels/`` bit-coded, ``organs/`` one mask an
         organ); ``None`` writes none.
-    probability_folders
-        Where to write each model's probabilities in eight bits; ``None`` writes none.
     trust
         Load checkpoints and plans that could run code.
+    probability_folders
+        Where to write each model's probabilities in eight bits; ``None`` writes none.
+    decision
+        How masks are made of the probabilities, as :meth:`~gi2nnunet.decision.Decision.to_json`
+        has it; ``None`` for their mean above one half.
 
     Returns
     -------
@@ -96,6 +101,7 @@ def run_prediction(
         emit=emit, networks=networks,
         nifti_folder=Path(nifti_folder) if nifti_folder else None,
         probability_folders=[Path(folder) for folder in probability_folders or ()],
+        decision=read_decision(decision) if decision else None,
     )  # fmt: skip
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         coming = reader.submit(_read, scans[0], networks)
@@ -123,15 +129,19 @@ def run_prediction(
     return _describe_memory(device)
 
 
-def decide(probabilities: Probabilities, *, regions: bool) -> LabelMap:
-    """Return the bit-coded label map of probabilities ``(heads, z, y, x)``.
+def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap:
+    """Return the bit-coded label map of the configurations' probabilities ``(heads, z, y, x)``.
 
-    With regions each organ is where its probability exceeds one half; else the likeliest label
-    stands alone.
+    With regions each organ is where the mean exceeds one half; else the likeliest label stands
+    alone.
     """
+    mean = probabilities[0]
+    if len(probabilities) > 1:
+        mean = np.add.reduce(probabilities)
+        mean /= len(probabilities)
     if regions:
-        return join_organs(probabilities > 0.5)
-    return to_bits(probabilities.argmax(0).astype(np.uint8))
+        return join_organs(mean > 0.5)
+    return to_bits(mean.argmax(0).astype(np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,30 +174,27 @@ class _Output:
         networks: Sequence[Network],
         nifti_folder: Path | None,
         probability_folders: Sequence[Path],
+        decision: Decision | None,
     ) -> None:
         self._emit = emit
         self._networks = networks
         self._nifti_folder = nifti_folder
         self._probability_folders = probability_folders
+        self._decision = decision
         self._last = time.monotonic()
 
     def write(self, scan: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
-        total: Probabilities | None = None
+        found: dict[str, Probabilities] = {}
         for index, network in enumerate(self._networks):
             probabilities = network.finish(logits[index], ready.prepared[index])
             if self._probability_folders:
                 # Without the background, where that has a probability of its own.
                 self._keep(index, scan, probabilities[-len(ORGANS) :], ready.spacing_mm)
-            if total is None:
-                total = probabilities
-            else:
-                total += probabilities
-            del probabilities
-        if total is None:
-            raise ValueError("no model was given")
-        if len(self._networks) > 1:
-            total /= len(self._networks)
-        bit_map = decide(total, regions=self._networks[0].has_regions)
+            found[network.configuration] = probabilities
+        if self._decision is None:
+            bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
+        else:
+            bit_map = apply_decision(found, self._decision, spacing_mm=ready.spacing_mm)
         if self._nifti_folder is not None:
             _write_labels(self._nifti_folder, scan, bit_map, ready.spacing_mm)
         rows = encode_scan(scan["scan_id"], scan["numbers"], bit_map)

@@ -96,6 +96,11 @@ class Network:
         self._weights = {fold: self._take_weights(path, checkpoint)}
 
     @property
+    def configuration(self) -> str:
+        """nnU-Net's name of the configuration."""
+        return self.folder.name.rpartition("__")[2]
+
+    @property
     def has_regions(self) -> bool:
         """Whether each organ has a probability of its own, or they exclude one another."""
         return bool(self._predictor.label_manager.has_regions)

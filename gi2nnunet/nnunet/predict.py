@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gi2nnunet.decision import Decision
 from gi2nnunet.errors import GiError, InputError
-from gi2nnunet.nnunet.checking import check_model
+from gi2nnunet.nnunet.checking import check_model, check_same_labels
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.kept import Kept
 from gi2nnunet.nnunet.models import Ensemble, Fold
@@ -74,10 +75,12 @@ def predict_scans(
     threads: int | None = None,
     nifti_folder: Path | None = None,
     probability_folders: Mapping[str, Path] | None = None,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+    decision: Decision | None = None,
     trust: bool = False,
     kept: Path | None = None,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+    on_peaks: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[PredictedScan, ...]:
     """Predict scans; with several GPUs they are dealt out among these.
 
@@ -101,7 +104,10 @@ def predict_scans(
     probability_folders
         Where to write each model's probabilities in eight bits, by the model folder's name.
     about
-        Kept with each scan's probabilities.
+        By scan id, kept with its probabilities.
+    decision
+        How masks are made of the probabilities; by default their mean above one half, or the
+        likeliest label where labels exclude one another.
     trust
         Load checkpoints and plans that could run code.
     kept
@@ -110,6 +116,9 @@ def predict_scans(
         taken from there. The caller deletes it.
     on_scan
         Called with ``(done, total, scan)``.
+    on_peaks
+        Called with what each engine process took at its height: ``peak_memory_bytes`` and, on
+        CUDA, ``peak_gpu_bytes``.
 
     Returns
     -------
@@ -127,6 +136,7 @@ def predict_scans(
     used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
     for model in ensemble.models:
         check_model(model, used)
+    check_same_labels(ensemble.models)
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     settings = {
         "models": [str(model.folder) for model in ensemble.models],
@@ -140,9 +150,14 @@ def predict_scans(
         ]
         if probability_folders
         else None,
+        "decision": decision.to_json() if decision else None,
         "trust": trust,
     }
-    tasks = [_task(scan, chosen.get(scan.scan_id, ensemble.folds), about) for scan in scans]
+    notes = about or {}
+    tasks = [
+        _task(scan, chosen.get(scan.scan_id, ensemble.folds), notes.get(scan.scan_id))
+        for scan in scans
+    ]
     tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
     progress = _Progress(
         total=len(scans),
@@ -152,7 +167,7 @@ def predict_scans(
     progress.take_kept(tasks)
 
     def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
-        run_engine(
+        peaks = run_engine(
             "predict",
             {**settings, "scans": list(part)},
             environment=engine_environment(
@@ -166,6 +181,8 @@ def predict_scans(
             log=log,
             on_event=progress.take,
         )
+        if on_peaks:
+            on_peaks({key: value for key, value in peaks.items() if key.startswith("peak_")})
 
     slots = hardware.slots
     while todo := progress.list_undone(tasks):
