@@ -37,6 +37,10 @@ class Tuned:
     decision: Decision
     content: Mapping[str, Any]
 
+    def pack(self) -> dict[str, Any]:
+        """Return what goes along with the models, for :func:`adopt_tuning`."""
+        return {k: v for k, v in self.content.items() if k not in ("models", "checkpoints")}
+
     def describe(self) -> dict[str, Any]:
         """Return what a score tells of it."""
         keys = ("metric", "decision", "gains", "n_patients")
@@ -58,17 +62,41 @@ def save_tuning(tuning: Tuning, models: Sequence[TrainedModel], folds: Sequence[
     OutputError
         Where it cannot be written.
     """
+    return _write({"format": _FORMAT, **tuning.to_json()}, models, folds)
+
+
+def adopt_tuning(content: Mapping[str, Any], models: Sequence[TrainedModel]) -> Path:
+    """Write what came along with imported models; return the file.
+
+    Raises
+    ------
+    InputError
+        Where it is damaged, or for other models.
+    OutputError
+        Where it cannot be written.
+    """
+    path = _write(content, models, sorted(set(models[0].folds), key=str))
+    ensemble = Ensemble(models=tuple(models), folds=models[0].folds, chosen_by="imported")
+    try:
+        find_tuning(ensemble)
+    except InputError:
+        path.unlink()
+        raise
+    return path
+
+
+def _write(
+    content: Mapping[str, Any], models: Sequence[TrainedModel], folds: Sequence[Fold]
+) -> Path:
     path = tuning_path(models)
-    content = {
-        "format": _FORMAT,
+    about = {
         "models": sorted(model.folder.name for model in models),
         "checkpoints": {
             model.folder.name: {str(fold): digest_checkpoint(model, fold) for fold in folds}
             for model in models
         },
-        **tuning.to_json(),
     }
-    write_json(path, content)
+    write_json(path, {**content, **about})
     return path
 
 
@@ -97,7 +125,7 @@ def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
             if unknown := {name for name, _ in choice.weights} - known:
                 raise ValueError(f"{organ}: found a weight of {', '.join(sorted(unknown))}")
         checkpoints = {
-            (model, int(fold)): digest
+            (model, int(fold) if fold.isdecimal() else fold): digest
             for model in ensemble.models
             for fold, digest in content["checkpoints"][model.folder.name].items()
         }

@@ -22,7 +22,7 @@ from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.out_of_fold import list_tuning_scans, predict_out_of_fold
 from gi2nnunet.probabilities import SUFFIX, read_probabilities, to_eight_bits, write_probabilities
-from gi2nnunet.tuned import find_tuning, save_tuning, tuning_path
+from gi2nnunet.tuned import adopt_tuning, find_tuning, save_tuning, tuning_path
 from gi2nnunet.tuning import tune_decision
 from gi2nnunet.volumes import read_volume
 
@@ -281,3 +281,21 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
     code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning")
     assert decided[1] is None
     assert "Tuning: none" in err
+
+
+def test_the_choice_goes_along_with_the_models(bench, tmp_path):
+    bench.tune()
+    tuned, _ = find_tuning(bench.ensemble)
+    assert tuned is not None
+    others = open_workspace(tmp_path / "theirs", environ={})
+    for configuration in ("2d", "3d_fullres"):
+        write_model(others.results, configuration=configuration, folds=(0, 1, 2))
+    ensemble = choose_ensemble(others.results / bench.dataset.name, n_folds=3, folds=["cv"])
+    path = adopt_tuning(json.loads(json.dumps(tuned.pack())), ensemble.models)
+    found, warnings = find_tuning(ensemble)
+    assert found is not None
+    assert (found.path, found.decision, warnings) == (path, tuned.decision, [])
+    path.unlink()
+    with pytest.raises(InputError, match="is damaged"):
+        adopt_tuning({**tuned.pack(), "decision": 3}, ensemble.models)
+    assert not path.exists()
