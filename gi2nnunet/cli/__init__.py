@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
+from gi2nnunet.cli import checks, comparison, data, models, prediction, reporting, scores, training
 from gi2nnunet.errors import EngineError, GiError
 
 _BUG = 1
@@ -54,6 +54,7 @@ models.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
+reporting.register(app)
 
 
 def main() -> None:
