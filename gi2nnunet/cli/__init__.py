@@ -11,7 +11,17 @@ from pathlib import Path
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training, tuning
+from gi2nnunet.cli import (
+    checks,
+    comparison,
+    data,
+    models,
+    prediction,
+    reporting,
+    scores,
+    training,
+    tuning,
+)
 from gi2nnunet.errors import EngineError, GiError, OutputError
 
 _BUG = 1
@@ -56,6 +66,7 @@ models.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
+reporting.register(app)
 
 
 def main() -> None:
