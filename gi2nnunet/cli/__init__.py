@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
+from gi2nnunet.cli import checks, cluster, comparison, data, models, prediction, scores, training
 from gi2nnunet.errors import EngineError, GiError
 
 _BUG = 1
@@ -49,6 +49,7 @@ def _common(
 
 data.register(app)
 training.register(app)
+cluster.register(app)
 prediction.register(app)
 models.register(app)
 scores.register(app)
