@@ -1,4 +1,4 @@
-"""On a real Slurm, as ``scripts/slurm_testbed.sh start`` makes one; ``make test-slurm`` does both."""
+"""On a real Slurm, as ``scripts/slurm_testbed.sh start`` makes one: ``make test-slurm``."""
 
 from __future__ import annotations
 
@@ -93,11 +93,24 @@ def test_a_refused_partition_is_told_in_sbatchs_words(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, env=dict(os.environ), check=True)
     for words, code in (
         (["convert", "s", "--folds", "2", "--holdout", "0", "--jobs", "1"], 0),
-        (["train", "--on", "slurm", "--fold", "cv", "--slurm", "partition=none"], 3),
+        (
+            [
+                "train",
+                "--on",
+                "slurm",
+                "--fold",
+                "cv",
+                "--slurm",
+                "partition=none",
+                "--slurm",
+                "gpus=0",
+            ],
+            3,
+        ),
     ):
         told = subprocess.run(
             [sys.executable, "-m", "gi2nnunet", *words],
             cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert told.returncode == code, told.stderr
-    assert "nvalid partition" in told.stderr
+    assert "invalid partition" in told.stderr
