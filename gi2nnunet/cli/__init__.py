@@ -13,6 +13,7 @@ import typer
 
 from gi2nnunet.cli import (
     checks,
+    cluster,
     comparison,
     data,
     models,
@@ -60,6 +61,7 @@ def _common(
 
 data.register(app)
 training.register(app)
+cluster.register(app)
 prediction.register(app)
 tuning.register(app)
 models.register(app)
