@@ -20,6 +20,7 @@ from gi2nnunet.cli import (
     prediction,
     reporting,
     scores,
+    survey,
     training,
     tuning,
 )
@@ -69,6 +70,7 @@ scores.register(app)
 comparison.register(app)
 checks.register(app)
 reporting.register(app)
+survey.register(app)
 
 
 def main() -> None:
