@@ -21,6 +21,7 @@ LEAST_PIXELS = 30
 LEAST_CORRELATION_GAIN = 0.02
 # Robust z-scores, and how many scans it takes to call anything usual.
 MOST_Z = 6.0
+MOST_Z_OF_DAY = 3.0
 LEAST_SCANS = 8
 # Below these, a spread is measured that could be chance: natural logarithm of a volume, relative
 # height, mm.
@@ -216,7 +217,7 @@ def _find_unlike_days(
         ]
     )
     usual, spread = float(np.median(distances)), _spread(distances)
-    limit = usual + MOST_Z * max(spread, usual / 4)
+    limit = usual + MOST_Z_OF_DAY * max(spread, usual / 4)
     for (scan, _), distance in zip(days, distances.tolist(), strict=True):
         if distance > limit:
             yield Suspect(
