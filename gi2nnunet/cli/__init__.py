@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training
+from gi2nnunet.cli import checks, comparison, data, kaggle, models, prediction, scores, training
 from gi2nnunet.errors import EngineError, GiError
 
 _BUG = 1
@@ -51,6 +51,7 @@ data.register(app)
 training.register(app)
 prediction.register(app)
 models.register(app)
+kaggle.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
