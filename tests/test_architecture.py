@@ -18,6 +18,7 @@ ORDER = (
     "limits",
     "files",
     "locks",
+    "workers",
     "rle",
     "kaggle",
     "labels",
@@ -52,6 +53,9 @@ ORDER = (
     "scoring",
     "compare",
     "encoding",
+    "probabilities",
+    "decision",
+    "tuning",
     "nnunet",
     "nnunet.workspace",
     "nnunet.process",
@@ -74,14 +78,20 @@ ORDER = (
     "nnunet.trainer",
     "nnunet.training",
     "nnunet.train",
+    "nnunet.batching",
+    "nnunet.network",
     "nnunet.inference",
+    "nnunet.kept",
     "nnunet.predict",
     "nnunet.weights",
     "nnunet.exchange",
     "nnunet.child",
+    "tuned",
     "standing",
     "selection",
     "evaluation",
+    "out_of_fold",
+    "model_choice",
     "verify",
     "cli.show",
     "cli.options",
@@ -91,6 +101,7 @@ ORDER = (
     "cli.comparison",
     "cli.training",
     "cli.prediction",
+    "cli.tuning",
     "cli.models",
     "cli.checks",
     "cli.last_resort",
@@ -261,7 +272,16 @@ def test_help_loads_nothing_heavy():
 
 def test_the_library_does_not_load_the_engine():
     child_only = {
-        f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference", "weights")
+        f"nnunet.{m}"
+        for m in (
+            "checkpoints",
+            "planner",
+            "trainer",
+            "batching",
+            "network",
+            "inference",
+            "weights",
+        )
     }
     library = [
         m for m in ORDER if m.partition(".")[0] not in ("cli", "__main__") and m not in child_only
