@@ -26,6 +26,7 @@ test: lint
 test-all: lint
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 	$(BIN)/python scripts/fuzz_rle.py
+	$(BIN)/python scripts/torture.py --kills 24 --places 1
 
 clean:
 	rm -rf .venv demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

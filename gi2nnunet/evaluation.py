@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from gi2nnunet.scoring import Score, score_submission
 from gi2nnunet.selection import Selection
 from gi2nnunet.standing import Standing
 from gi2nnunet.submission import write_submission
+from gi2nnunet.tuned import Tuned, find_tuning
 
+_KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
@@ -47,6 +50,8 @@ class Evaluation:
         Mean wall-clock time of a scan.
     computing
         Device, threads, mirroring and step, as recorded.
+    tuned
+        What masks were decided by, where tuning chose it.
     """
 
     submission: Path
@@ -56,6 +61,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     seconds_per_scan: float
     computing: Mapping[str, Any]
+    tuned: Tuned | None
 
 
 def evaluate(
@@ -72,6 +78,8 @@ def evaluate(
     threads: int | None = None,
     nifti: bool = False,
     score: bool = True,
+    save_probabilities: bool = False,
+    tuning: bool = True,
     trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
@@ -86,7 +94,8 @@ def evaluate(
     out
         Folder for ``submission.csv``, ``prediction.json`` (how it was made), where scored
         ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
-        to), and, with ``nifti``, ``labels/`` and ``organs/``.
+        to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
+        interrupted run leaves lies in a hidden folder, and the next one goes on from it.
     workspace, environ, hardware
         Where and on what.
     metric
@@ -100,12 +109,22 @@ def evaluate(
         Write label volumes too: the bit-coded map and a binary mask an organ.
     score
         Score where truth is known.
+    save_probabilities
+        Write each configuration's probabilities in eight bits, into ``probabilities/``.
+    tuning
+        Decide as :func:`~gi2nnunet.tuning.tune_decision` chose for these models, where it did.
     trust
         Load checkpoints and plans that could run code.
     on_scan
         Called with ``(done, total, scan)``.
     """
     check_place(out / "submission.csv")
+    tuned, told = find_tuning(ensemble) if tuning else (None, [])
+    if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
+        told.append(
+            "what tuning chose was chosen on these very scans, so their score flatters it; its "
+            f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
+        )
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_scans(
@@ -119,12 +138,20 @@ def evaluate(
             step_size=step_size,
             threads=n_threads,
             nifti_folder=out if nifti else None,
+            probability_folders={
+                model.folder.name: out / "probabilities" / model.configuration
+                for model in ensemble.models
+            }
+            if save_probabilities
+            else None,
+            decision=tuned.decision if tuned else None,
+            kept=out / _KEPT,
             trust=trust,
             on_scan=on_scan,
         )
         submission = out / "submission.csv"
         rows = [row for scan in predicted for row in scan.rows]
-        warnings = [*selection.warnings]
+        warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
         computing = {
             "device": hardware.device,
@@ -137,6 +164,7 @@ def evaluate(
             "scans": selection.described,
             "models": ensemble.describe(),
             "computing": computing,
+            "tuning": tuned.describe() if tuned else None,
         }
         write_json(out / "prediction.json", about)
         files = [submission]
@@ -153,6 +181,9 @@ def evaluate(
             files += write_score(result, out, truth=selection.truth, about=about)
         if nifti:
             files += [out / "labels", out / "organs"]
+        if save_probabilities:
+            files.append(out / "probabilities")
+        shutil.rmtree(out / _KEPT, ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,
@@ -161,6 +192,7 @@ def evaluate(
             warnings=tuple(warnings),
             seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
             computing=computing,
+            tuned=tuned,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,16 +22,18 @@ def part_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; put it in place once it is whole.
 
     The folder is made where it is missing. Whoever reads ``path`` meets the former content or the
-    new one, never a part; a run that was killed can leave a hidden ``.part`` file beside it.
+    new one, never a part. What a killed run of this machine left beside it is taken away.
 
     Raises
     ------
     OutputError
         Where it cannot be written: no space, no right, a folder in its place.
     """
-    part = path.parent / f".{path.name}.{os.getpid()}{PART_SUFFIX}"
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    part = path.parent / f".{path.name}.{owner}{PART_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale_parts(path)
         yield part
         part.replace(path)
     except OSError as error:
@@ -41,6 +44,30 @@ def part_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _remove_stale_parts(path: Path) -> None:
+    """Delete the temporary files of processes that are gone."""
+    start, host = f".{path.name}.", socket.gethostname()
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(start) and entry.name.endswith(PART_SUFFIX)):
+                continue
+            owner = entry.name[len(start) : -len(PART_SUFFIX)]
+            of_host, _, pid = owner.rpartition("-")
+            if of_host == host and pid.isdecimal() and not is_running(int(pid)):
+                Path(entry.path).unlink()
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def replace_file(path: Path, data: bytes | str) -> None:

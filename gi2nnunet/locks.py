@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from gi2nnunet.errors import OutputError
+from gi2nnunet.files import is_running
 
 LOCK_SUFFIX = ".lock"
 
@@ -96,7 +97,7 @@ def _acquire(
 ) -> int | None:
     told = False
     while True:
-        handle = _open(path)
+        handle = _open(path, place)
         if handle is None:
             return None
         try:
@@ -107,7 +108,7 @@ def _acquire(
             if error.errno in _NO_LOCKS_HERE:
                 return None
             if error.errno not in _BUSY:
-                raise _cannot_lock(path, error) from error
+                raise _cannot_lock(place, error) from error
             if on_wait is None:
                 raise OutputError(
                     f"{place}: is in use by another run: {holders}. "
@@ -124,19 +125,19 @@ def _acquire(
         os.close(handle)  # its last holder has removed it since: take the new one
 
 
-def _open(path: Path) -> int | None:
+def _open(path: Path, place: Path) -> int | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in _NOT_TO_BE_WRITTEN:
             return None
-        raise _cannot_lock(path, error) from error
+        raise _cannot_lock(place, error) from error
 
 
-def _cannot_lock(path: Path, error: OSError) -> OutputError:
+def _cannot_lock(place: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{path}: cannot be written ({error.strerror or error}). "
+        f"{place}: cannot be written ({error.strerror or error}). "
         "Check the free space and the rights of its folder, then run the same again."
     )
 
@@ -183,13 +184,7 @@ def _may_live(entry: dict[str, object]) -> bool:
     """Return whether a process may still run; those of other machines cannot be asked."""
     if entry["host"] != socket.gethostname():
         return True
-    try:
-        os.kill(int(str(entry["pid"])), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_running(int(str(entry["pid"])))
 
 
 def _release(handle: int, path: Path) -> None:

@@ -5,14 +5,12 @@ Rows are paired by slice and organ; memory is bounded by the two tables' texts a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
@@ -37,6 +35,7 @@ from gi2nnunet.metric import CONVENTIONS, Metric, Terms, score_label_maps
 from gi2nnunet.rle import RleProblem, decode_rows
 from gi2nnunet.score import Score, combine_terms
 from gi2nnunet.submission import Size, find_sizes, group_rows, paint_runs
+from gi2nnunet.workers import QuietPool
 
 __all__ = ["Score", "score_submission"]
 
@@ -295,8 +294,7 @@ def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
         return
     pool: Executor
     if medical:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(max_workers=min(jobs, len(pairs)), mp_context=context)
+        pool = QuietPool(min(jobs, len(pairs)))
     else:
         pool = ThreadPoolExecutor(max_workers=min(jobs, len(pairs)))
     try:

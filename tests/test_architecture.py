@@ -18,6 +18,7 @@ ORDER = (
     "limits",
     "files",
     "locks",
+    "workers",
     "rle",
     "kaggle",
     "labels",
@@ -53,6 +54,9 @@ ORDER = (
     "scoring",
     "compare",
     "encoding",
+    "probabilities",
+    "decision",
+    "tuning",
     "nnunet",
     "nnunet.workspace",
     "nnunet.process",
@@ -75,16 +79,22 @@ ORDER = (
     "nnunet.trainer",
     "nnunet.training",
     "nnunet.train",
+    "nnunet.batching",
+    "nnunet.network",
     "nnunet.inference",
+    "nnunet.kept",
     "nnunet.predict",
     "nnunet.budget",
     "nnunet.weights",
     "nnunet.exchange",
     "nnunet.child",
     "offline",
+    "tuned",
     "standing",
     "selection",
     "evaluation",
+    "out_of_fold",
+    "model_choice",
     "verify",
     "cli.show",
     "cli.options",
@@ -94,6 +104,7 @@ ORDER = (
     "cli.comparison",
     "cli.training",
     "cli.prediction",
+    "cli.tuning",
     "cli.models",
     "cli.kaggle",
     "cli.checks",
@@ -265,7 +276,16 @@ def test_help_loads_nothing_heavy():
 
 def test_the_library_does_not_load_the_engine():
     child_only = {
-        f"nnunet.{m}" for m in ("checkpoints", "planner", "trainer", "inference", "weights")
+        f"nnunet.{m}"
+        for m in (
+            "checkpoints",
+            "planner",
+            "trainer",
+            "batching",
+            "network",
+            "inference",
+            "weights",
+        )
     }
     library = [
         m for m in ORDER if m.partition(".")[0] not in ("cli", "__main__") and m not in child_only

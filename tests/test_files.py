@@ -1,5 +1,8 @@
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,23 @@ def test_too_small_a_disk_is_told_with_both_numbers(tmp_path):
     with pytest.raises(OutputError, match=rf"found \d+ bytes free; expected {2**80} or more"):
         check_room(tmp_path / "new", needed=2**80)
     assert not (tmp_path / "new").exists()
+
+
+def test_parts_of_dead_runs_are_taken_away_and_no_others(tmp_path):
+    host = socket.gethostname()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = tmp_path / f".result.csv.{host}-{dead.pid}.part"
+    others = [
+        tmp_path / f".result.csv.{host}-{os.getppid()}.part",  # it still runs
+        tmp_path / f".result.csv.elsewhere-{dead.pid}.part",  # of another machine
+        tmp_path / f".other.csv.{host}-{dead.pid}.part",
+        tmp_path / "result.csv.part",
+    ]
+    for path in (stale, *others):
+        path.write_text("half")
+    replace_file(tmp_path / "result.csv", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "result.csv",
+        *(path.name for path in others),
+    }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.errors import EngineError, OutputError
-from gi2nnunet.nnunet.process import new_log, run_engine
+from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 
 
 def test_a_failing_task_tells_its_log_and_last_lines(tmp_path: Path) -> None:
@@ -87,6 +88,36 @@ def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) 
     assert has_ended(pids[0])
 
 
+def test_a_killed_worker_is_told_where_a_pool_would_wait_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, multiprocessing, os, time\n"
+        "from gi2nnunet.nnunet.child import _end_with_workers\n"
+        "if __name__ == '__main__':\n"
+        "    _end_with_workers(lambda event: print(json.dumps(event), flush=True))\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    for _ in range(2):\n"  # one that ends well is none that was killed
+        "        with context.Pool(2) as pool:\n"
+        "            pool.map(abs, range(4))\n"
+        "    time.sleep(0.5)\n"
+        "    with context.Pool(1) as pool:\n"
+        "        print(pool.apply(os.getpid), flush=True)\n"
+        "        pool.apply(time.sleep, (100,))\n"
+    )
+    child = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    time.sleep(0.5)
+    os.kill(worker, signal.SIGKILL)
+    started = time.monotonic()
+    event = json.loads(child.stdout.readline())
+    assert child.wait(10) == 1
+    assert time.monotonic() - started < 5
+    child.stdout.close()
+    assert event["event"] == "failure"
+    assert "killed, most likely for lack of memory. Use fewer --jobs" in event["message"]
+
+
 def has_ended(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while is_running(pid) and time.monotonic() < deadline:
@@ -117,3 +148,19 @@ def test_last_lines_leave_out_the_steps_of_a_progress_bar(tmp_path: Path) -> Non
     log = new_log(tmp_path, "x")
     log.path.write_bytes(b"one\n 1%\r 50%\r100% done\n\nlast\n")
     assert log.last_lines() == "one\n100% done\nlast"
+
+
+def test_last_lines_leave_out_tracebacks_and_the_middle_of_endless_lines(tmp_path: Path) -> None:
+    log = LogFile(path=tmp_path / "log")
+    log.path.write_text(
+        "Preprocessing\n"
+        + "x" * 5000
+        + '\nmultiprocessing.pool.RemoteTraceback:\n"""\nTraceback (most recent call last):\n'
+        '  File "a.py", line 1, in f\n    g()\nOSError: No space left on device\n"""\n\n'
+        "The above exception was the direct cause of the following exception:\n\n"
+        'Traceback (most recent call last):\n  File "b.py", line 2\nOSError: No space left\n'
+    )
+    first, long, *rest = log.last_lines().splitlines()
+    assert first == "Preprocessing"
+    assert len(long) < 500
+    assert rest == ["OSError: No space left on device", "OSError: No space left"]

@@ -7,11 +7,22 @@ Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, kaggle, models, prediction, scores, training
-from gi2nnunet.errors import EngineError, GiError
+from gi2nnunet.cli import (
+    checks,
+    comparison,
+    data,
+    kaggle,
+    models,
+    prediction,
+    scores,
+    training,
+    tuning,
+)
+from gi2nnunet.errors import EngineError, GiError, OutputError
 
 _BUG = 1
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
@@ -50,6 +61,7 @@ def _common(
 data.register(app)
 training.register(app)
 prediction.register(app)
+tuning.register(app)
 models.register(app)
 kaggle.register(app)
 scores.register(app)
@@ -70,7 +82,7 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             from gi2nnunet.cli.show import print_error
 
-            print_error("interrupted. convert, plan and train go on where they stopped.")
+            print_error("interrupted. Run the same again: what was done is kept where it can be.")
         raise
     except MemoryError:
         from gi2nnunet.cli.show import print_error
@@ -78,8 +90,25 @@ def main() -> None:
         print_error("the memory does not suffice. Use fewer --jobs, or give smaller files.")
         sys.exit(EngineError.exit_code)
     except Exception as error:  # no traceback reaches the user's screen
+        if isinstance(error, FileNotFoundError) and not _stands_somewhere():
+            from gi2nnunet.cli.show import print_error
+
+            print_error(
+                "the folder that this command runs in is gone. Go to one that exists, or mount it "
+                "again, then run the same again."
+            )
+            sys.exit(OutputError.exit_code)
         from gi2nnunet.cli.last_resort import describe_bug
         from gi2nnunet.cli.show import print_error
 
         print_error(describe_bug(error, sys.argv))
         sys.exit(_BUG)
+
+
+def _stands_somewhere() -> bool:
+    """Return whether the current folder exists."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True

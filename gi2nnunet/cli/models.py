@@ -43,11 +43,12 @@ def export_model(
     """
     from functools import partial
 
-    from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.cli.show import print_notice, print_result, print_warnings
     from gi2nnunet.nnunet.exchange import export_model
     from gi2nnunet.nnunet.models import count_folds
     from gi2nnunet.selection import select_models
     from gi2nnunet.standing import find_trained_scans
+    from gi2nnunet.tuned import find_tuning
 
     space = open_workspace_of(workspace)
     dataset, ensemble = select_models(
@@ -60,6 +61,10 @@ def export_model(
     )
     print_notice(f"Models: {ensemble.describe()}")
     results = ensemble.models[0].folder.parent
+    tuned, warnings = find_tuning(ensemble)
+    print_warnings(warnings)
+    if tuned:
+        print_notice(f"With what tuning chose: {tuned.path}")
     made = export_model(
         ensemble,
         out,
@@ -67,6 +72,7 @@ def export_model(
         n_folds=len(dataset.splits) if dataset else count_folds(results),
         workspace=space,
         environ=os.environ,
+        tuning=tuned.pack() if tuned else None,
         half=half,
         trust=trust,
     )
@@ -89,10 +95,13 @@ def import_model(
     """
     from gi2nnunet.cli.show import print_notice, print_result
     from gi2nnunet.nnunet.exchange import import_model
+    from gi2nnunet.nnunet.models import list_models
+    from gi2nnunet.tuned import adopt_tuning
 
+    space = open_workspace_of(workspace)
     done = import_model(
         file,
-        workspace=open_workspace_of(workspace),
+        workspace=space,
         environ=os.environ,
         replace=replace,
         trust=trust,
@@ -101,6 +110,13 @@ def import_model(
         print_result(f"{folder} (was there, left alone)")
     for folder in done.written:
         print_result(str(folder))
+    if done.bundle.tuning is not None:
+        taken = {folder.name for folder in (*done.kept, *done.written)}
+        models = list_models(space.results / done.bundle.dataset)
+        path = adopt_tuning(
+            done.bundle.tuning, [model for model in models if model.folder.name in taken]
+        )
+        print_result(f"{path} (what tuning chose)")
     print_notice(
         "Predict with: "
         + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)

@@ -28,6 +28,7 @@ from gi2nnunet.cli.options import (
 
 if TYPE_CHECKING:
     from gi2nnunet.evaluation import Evaluation
+    from gi2nnunet.tuned import Tuned
 
 
 _MODELS = "Which models: by default the newest complete set"
@@ -86,6 +87,20 @@ StepSizeOption = Annotated[
         callback=require_number,
     ),
 ]
+TuningOption = Annotated[
+    bool,
+    typer.Option(
+        "--tuning/--no-tuning",
+        help="Decide as gi2nnunet tune chose for these models, where it did.",
+    ),
+]
+ProbabilitiesOption = Annotated[
+    bool,
+    typer.Option(
+        "--save-probabilities",
+        help="Write each configuration's probabilities too, in eight bits (a few MB a scan).",
+    ),
+]
 NiftiOption = Annotated[
     bool,
     typer.Option("--nifti", help="Write label volumes too: bit-coded, and one an organ."),
@@ -128,6 +143,8 @@ def predict_and_score(
     step_size: StepSizeOption = 0.5,
     threads: ThreadsOption = None,
     nifti: NiftiOption = False,
+    save_probabilities: ProbabilitiesOption = False,
+    tuning: TuningOption = True,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
     trust: TrustOption = False,
@@ -147,7 +164,8 @@ def predict_and_score(
     _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
+        allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
         as_json=as_json, score=True,
     )  # fmt: skip
@@ -171,6 +189,8 @@ def predict(
     step_size: StepSizeOption = 0.5,
     threads: ThreadsOption = None,
     nifti: NiftiOption = False,
+    save_probabilities: ProbabilitiesOption = False,
+    tuning: TuningOption = True,
     out: OutOption = None,
     allow_missing: AllowMissingOption = False,
     trust: TrustOption = False,
@@ -187,7 +207,8 @@ def predict(
     _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, out=out, allow_missing=allow_missing, trust=trust,
+        threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
+        allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
         as_json=as_json, score=False,
     )  # fmt: skip
@@ -206,6 +227,8 @@ def _predict(
     step_size: float,
     threads: int | None,
     nifti: bool,
+    save_probabilities: bool,
+    tuning: bool,
     out: Path | None,
     allow_missing: bool,
     trust: bool,
@@ -260,6 +283,8 @@ def _predict(
             step_size=step_size,
             threads=threads,
             nifti=nifti,
+            save_probabilities=save_probabilities,
+            tuning=tuning,
             score=score,
             trust=trust,
             on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
@@ -279,6 +304,7 @@ def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
             "files": [str(file) for file in done.files],
             "seconds_per_scan": done.seconds_per_scan,
             "computing": dict(done.computing),
+            "tuning": done.tuned.describe() if done.tuned else None,
         }
         if done.score is not None:
             content |= done.score.to_json()
@@ -288,6 +314,20 @@ def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
         print_score(done.score, standing=done.standing)
     elif scored:
         print_notice("The truth of these scans is not known, so there is no score.")
+    print_notice(_describe_tuning(done.tuned))
     print_notice(f"{done.seconds_per_scan:.1f} s a scan")
     for file in done.files:
         print_result(str(file))
+
+
+def _describe_tuning(tuned: Tuned | None) -> str:
+    if tuned is None:
+        return "Tuning: none (gi2nnunet tune chooses thresholds on out-of-fold predictions)"
+    gain = tuned.content["gains"].get("all", {})
+    if not tuned.decision.organs:
+        return f"Tuning: nothing gained, so masks are plain ({tuned.path})"
+    organs = ", ".join(organ.replace("_", " ") for organ in tuned.decision.organs)
+    return (
+        f"Tuning: {organs}; cross-fitted gain {gain.get('gain') or 0:+.4f} on the training scans "
+        f"({tuned.path})"
+    )

@@ -1,7 +1,7 @@
 """The one file that a model is passed on in: a zip of weights, plans and a manifest; no pickle.
 
 ```
-manifest.json               format, names, folds, size and SHA-256 of every other part
+manifest.json               format, names, folds, tuning, size and SHA-256 of every other part
 dataset.json                nnU-Net's description of the dataset
 2d/plans.json               nnU-Net's plans
 2d/fold_0.safetensors       the weights of one fold
@@ -62,6 +62,8 @@ class Bundle:
         Folds of the split that the numbered ones are of; 0 where there is none.
     parts
         Size in bytes and SHA-256 of every part.
+    tuning
+        What was chosen for these models; ``None`` where nothing was.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Bundle:
     half: bool
     n_folds: int
     parts: Mapping[str, tuple[int, str]]
+    tuning: Mapping[str, Any] | None
 
     @property
     def dataset_id(self) -> int:
@@ -228,6 +231,9 @@ def _describe(path: Path, manifest: Mapping[str, Any], digest: str) -> Bundle:
             raise ValueError(f"fold {fold!r}")
     if not manifest["models"] or not all(manifest["models"].values()):
         raise ValueError("no models")
+    tuning = manifest.get("tuning")
+    if tuning is not None and not isinstance(tuning, dict):
+        raise ValueError("tuning that is no table")
     return Bundle(
         path=path,
         digest=digest,
@@ -241,6 +247,7 @@ def _describe(path: Path, manifest: Mapping[str, Any], digest: str) -> Bundle:
             name: (int(part["bytes"]), str(part["sha256"]))
             for name, part in manifest["parts"].items()
         },
+        tuning=tuning,
     )
 
 

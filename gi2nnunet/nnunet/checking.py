@@ -132,6 +132,30 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
         check_checkpoint_file(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)
 
 
+def check_same_labels(models: Sequence[TrainedModel]) -> None:
+    """Refuse models whose labels mean different things: their probabilities cannot be averaged.
+
+    Raises
+    ------
+    InputError
+        Naming two of them.
+    """
+    if len(models) < 2:
+        return
+    found = {
+        model.folder: read_json_object(model.folder / "dataset.json", remedy=_RESTORE_MODEL)
+        for model in models
+    }
+    first, *others = found.items()
+    for folder, described in others:
+        if described.get("labels") != first[1].get("labels"):
+            raise InputError(
+                f"{folder}: found labels {described.get('labels')}; expected those of {first[0]}, "
+                f"{first[1].get('labels')}. Choose models of one label scheme with --config, "
+                "--preset or --trainer."
+            )
+
+
 def check_checkpoint_file(path: Path) -> None:
     """Refuse a file that is no whole checkpoint, by its outside: PyTorch writes a zip.
 

@@ -6,11 +6,14 @@ imported, so the tasks import it only here, never in the user's own process.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,20 +22,25 @@ from gi2nnunet.errors import GiError
 
 Emit = Callable[[dict[str, Any]], None]
 
+_LOOK_SECONDS = 0.2
+# Not SIGTERM: that is how pools end their own workers.
+_KILLED = tuple(-s for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT))
+
 
 def main() -> int:
     """Run the one task that standard input names; return the exit code."""
     emit = _take_over_output()
     task = json.loads(sys.stdin.buffer.readline())
     _end_with_parent()
+    _end_with_workers(emit)
     try:
         result = _run(task.pop("task"), task, emit)
     except GiError as error:
-        traceback.print_exc()
+        _keep_traceback()
         emit({"event": "failure", "kind": type(error).__name__, "message": str(error)})
         return error.exit_code
     except Exception as error:  # whatever nnU-Net raises becomes one event for the parent
-        traceback.print_exc()
+        _keep_traceback()
         message = str(error).strip().splitlines()
         emit(
             {
@@ -44,6 +52,12 @@ def main() -> int:
         return 1
     emit({"event": "result", **result})
     return 0
+
+
+def _keep_traceback() -> None:
+    """Send the traceback to the log; a full disk must not hide what is told to the parent."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _take_over_output() -> Emit:
@@ -68,6 +82,34 @@ def _end_with_parent() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with_workers(emit: Emit) -> None:
+    """End as soon as a worker process was killed, as the system does for want of memory.
+
+    A pool of Python's starts another one and waits for ever for what the dead one had in hand.
+    """
+
+    def watch() -> None:
+        seen: set[Any] = set()
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            seen.update(multiprocessing.active_children())
+            if any(_was_killed(worker) for worker in seen):
+                message = (
+                    "a worker process was killed, most likely for lack of memory. Use fewer --jobs."
+                )
+                emit({"event": "failure", "kind": "WorkerDied", "message": message})
+                os._exit(1)  # the parent ends all that is left
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _was_killed(worker: Any) -> bool:
+    try:
+        return worker.exitcode in _KILLED
+    except ValueError:  # closed: it ended well
+        return False
 
 
 def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:

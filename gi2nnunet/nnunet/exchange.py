@@ -72,6 +72,7 @@ def export_model(
     n_folds: int,
     workspace: Workspace,
     environ: Mapping[str, str],
+    tuning: Mapping[str, Any] | None = None,
     half: bool = False,
     trust: bool = False,
 ) -> ExportedModel:
@@ -89,6 +90,8 @@ def export_model(
         Folds of the split that the numbered folds are of; 0 where there is none.
     workspace, environ
         Where the models lie and the log goes.
+    tuning
+        What was chosen for these models, to go along.
     half
         Write the weights in half precision: half the size, and predictions that may differ in
         single voxels.
@@ -130,6 +133,7 @@ def export_model(
                 "trainer": first.trainer,
                 "plans_name": first.plans_name,
                 "n_folds": n_folds,
+                "tuning": dict(tuning) if tuning else None,
                 "models": {model.configuration: list(ensemble.folds) for model in ensemble.models},
             },
             "half": half,

@@ -1,47 +1,39 @@
-"""Predict scans with an ensemble through nnU-Net's predictor; runs in the engine's child process.
+"""Predict scans with an ensemble, one pass over the scans; runs in the engine's child process.
 
-Per scan: preprocess for each configuration, average the folds' logits as nnU-Net does, resample to
-the scan, turn into probabilities, average these over the configurations, and keep for each organ
-the voxels above one half. nnU-Net's own export paints the organs one over the other at that point
-and so loses overlaps; here each organ keeps its own bit.
+Three stages overlap in time: while the networks work on one scan, the next is read and preprocessed
+and the last is resampled, decided and encoded. Logits are averaged over folds as nnU-Net does,
+probabilities over configurations. nnU-Net's own export paints the organs one over the other and so
+loses overlaps; here each organ keeps its own bit.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import (
-    convert_predicted_logits_to_segmentation_with_correct_shape,
-)
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
+from gi2nnunet.decision import Decision, apply_decision, read_decision
 from gi2nnunet.errors import InputError
-from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
-from gi2nnunet.nnunet.checkpoints import check_entries, check_weights, load_checkpoint
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
-from gi2nnunet.nnunet.trainer import find_trainer
-from gi2nnunet.nnunet.trust import (
-    check_dataset_json,
-    check_plans,
-    check_postprocessing,
-    check_trainer,
-)
+from gi2nnunet.nnunet.network import Network, Prepared
+from gi2nnunet.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.slices import read_image
 from gi2nnunet.source import Scan, Source
 from gi2nnunet.submission import encode_scan
 from gi2nnunet.volumes import read_volume, write_volume, write_volume_like
 
 Emit = Callable[[dict[str, Any]], None]
+Probabilities = NDArray[np.float32]
 
 
 def run_prediction(
@@ -55,18 +47,22 @@ def run_prediction(
     threads: int,
     nifti_folder: str | None,
     trust: bool,
+    probability_folders: Sequence[str] | None = None,
+    decision: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Predict scans one after another, telling each as soon as it is done.
+    """Predict scans in turn, telling each as soon as it is done.
 
     Parameters
     ----------
     emit
-        Called for each scan with its id, its rows ``(slice_id, organ, RLE text)`` and seconds.
+        Called for each scan with ``event`` ``scan``, its id, its rows ``(slice_id, organ, RLE
+        text)`` and the seconds since the one before; or ``unreadable``, its id and why.
     models
         nnU-Net's model folders, one a configuration; their probabilities are averaged.
     scans
-        Each with ``scan_id``, ``numbers``, ``folds`` (whose logits are averaged), and either
-        ``volume`` (a NIfTI file) or ``source`` and ``scan`` (slices of a competition source).
+        Each with ``scan_id``, ``numbers``, ``folds`` (whose logits are averaged), ``about`` (kept
+        with its probabilities), and either ``volume`` (a NIfTI file) or ``source`` and ``scan``
+        (slices of a competition source).
     device
         ``cuda``, ``cpu`` or ``mps``.
     mirroring
@@ -80,148 +76,164 @@ def run_prediction(
         organ); ``None`` writes none.
     trust
         Load checkpoints and plans that could run code.
+    probability_folders
+        Where to write each model's probabilities in eight bits; ``None`` writes none.
+    decision
+        How masks are made of the probabilities, as :meth:`~gi2nnunet.decision.Decision.to_json`
+        has it; ``None`` for their mean above one half.
+
+    Returns
+    -------
+    dict
+        ``peak_memory_bytes`` of this process, and ``peak_gpu_bytes`` on CUDA.
     """
     torch.set_num_threads(threads)
+    if not models or not scans:
+        raise ValueError("no model or no scan was given")
     networks = [
-        _Network(Path(folder), device=device, mirroring=mirroring, step_size=step_size, trust=trust)
+        Network(
+            Path(folder), fold=scans[0]["folds"][0], device=device, mirroring=mirroring,
+            step_size=step_size, trust=trust,
+        )
         for folder in models
-    ]
-    for scan in scans:
-        started = time.monotonic()
-        image, spacing_mm = _load(scan)
-        total: NDArray[np.float32] | None = None
-        for network in networks:
-            probabilities = network.predict(image, spacing_mm=spacing_mm, folds=scan["folds"])
-            total = probabilities if total is None else total + probabilities
-        if total is None:
-            raise ValueError("no model was given")
-        bit_map = networks[0].decide(total / len(networks))
-        if nifti_folder is not None:
-            _write_labels(Path(nifti_folder), scan, bit_map, spacing_mm)
-        emit(
+    ]  # fmt: skip
+    output = _Output(
+        emit=emit, networks=networks,
+        nifti_folder=Path(nifti_folder) if nifti_folder else None,
+        probability_folders=[Path(folder) for folder in probability_folders or ()],
+        decision=read_decision(decision) if decision else None,
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        coming = reader.submit(_read, scans[0], networks)
+        leaving: Future[None] | None = None
+        for number, scan in enumerate(scans):
+            try:
+                ready = coming.result()
+            except InputError as error:
+                ready = None
+                emit({"event": "unreadable", "scan_id": scan["scan_id"], "message": str(error)})
+            if number + 1 < len(scans):
+                coming = reader.submit(_read, scans[number + 1], networks)
+            if ready is None:
+                continue
+            logits = [
+                network.infer(prepared, scan["folds"])
+                for network, prepared in zip(networks, ready.prepared, strict=True)
+            ]
+            if leaving is not None:
+                leaving.result()  # one scan at a time waits to be written
+            leaving = writer.submit(output.write, scan, ready, logits)
+            del ready, logits
+        if leaving is not None:
+            leaving.result()
+    return _describe_memory(device)
+
+
+def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap:
+    """Return the bit-coded label map of the configurations' probabilities ``(heads, z, y, x)``.
+
+    With regions each organ is where the mean exceeds one half; else the likeliest label stands
+    alone.
+    """
+    mean = probabilities[0]
+    if len(probabilities) > 1:
+        mean = np.add.reduce(probabilities)
+        mean /= len(probabilities)
+    if regions:
+        return join_organs(mean > 0.5)
+    return to_bits(mean.argmax(0).astype(np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A scan that was read: its spacing, and what each network takes."""
+
+    spacing_mm: tuple[float, float, float]
+    prepared: tuple[Prepared, ...]
+
+
+def _read(scan: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
+    image, spacing_mm = _load(scan)
+    made: dict[str, Prepared] = {}  # configurations that preprocess alike share it
+    prepared = []
+    for network in networks:
+        key = network.describe_preprocessing(spacing_mm)
+        if key not in made:
+            made[key] = network.prepare(image, spacing_mm=spacing_mm)
+        prepared.append(made[key])
+    return _Ready(spacing_mm=spacing_mm, prepared=tuple(prepared))
+
+
+class _Output:
+    """Turns logits into what is kept of a scan."""
+
+    def __init__(
+        self,
+        *,
+        emit: Emit,
+        networks: Sequence[Network],
+        nifti_folder: Path | None,
+        probability_folders: Sequence[Path],
+        decision: Decision | None,
+    ) -> None:
+        self._emit = emit
+        self._networks = networks
+        self._nifti_folder = nifti_folder
+        self._probability_folders = probability_folders
+        self._decision = decision
+        self._last = time.monotonic()
+
+    def write(self, scan: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
+        found: dict[str, Probabilities] = {}
+        for index, network in enumerate(self._networks):
+            probabilities = network.finish(logits[index], ready.prepared[index])
+            if self._probability_folders:
+                # Without the background, where that has a probability of its own.
+                self._keep(index, scan, probabilities[-len(ORGANS) :], ready.spacing_mm)
+            found[network.configuration] = probabilities
+        if self._decision is None:
+            bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
+        else:
+            bit_map = apply_decision(found, self._decision, spacing_mm=ready.spacing_mm)
+        if self._nifti_folder is not None:
+            _write_labels(self._nifti_folder, scan, bit_map, ready.spacing_mm)
+        rows = encode_scan(scan["scan_id"], scan["numbers"], bit_map)
+        now = time.monotonic()
+        self._emit(
             {
                 "event": "scan",
                 "scan_id": scan["scan_id"],
-                "rows": encode_scan(scan["scan_id"], scan["numbers"], bit_map),
-                "seconds": time.monotonic() - started,
+                "rows": rows,
+                "seconds": now - self._last,
             }
         )
-    return {}
+        self._last = now
 
-
-class _Network:
-    """One configuration: its plans, its network and its folds' weights."""
-
-    def __init__(
-        self, folder: Path, *, device: str, mirroring: bool, step_size: float, trust: bool
-    ) -> None:
-        self.folder = folder
-        self._trust = trust
-        self._weights: dict[Fold, dict[str, torch.Tensor]] = {}
-        self._predictor: Any = None
-        self._device = torch.device(device)
-        self._mirroring = mirroring
-        self._step_size = step_size
-
-    def predict(
+    def _keep(
         self,
-        image: NDArray[np.generic],
-        *,
+        index: int,
+        scan: Mapping[str, Any],
+        probabilities: Probabilities,
         spacing_mm: tuple[float, float, float],
-        folds: Sequence[Fold],
-    ) -> NDArray[np.float32]:
-        """Return probabilities ``(heads, z, y, x)`` in slice order for an image in slice order."""
-        predictor = self._use(folds)
-        # The dataset's files run from the lowest slice to the highest.
-        in_file_order = image[::-1][None].astype(np.float32)
-        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-        data, _, properties = preprocessor.run_case_npy(
-            in_file_order,
-            None,
-            {"spacing": [float(np.float32(value)) for value in spacing_mm]},
-            predictor.plans_manager,
-            predictor.configuration_manager,
-            predictor.dataset_json,
+    ) -> None:
+        write_probabilities(
+            self._probability_folders[index] / f"{scan['scan_id']}{SUFFIX}",
+            to_eight_bits(probabilities),
+            scan_id=scan["scan_id"],
+            numbers=scan["numbers"],
+            spacing_mm=spacing_mm,
+            about=scan.get("about") or {},
         )
-        logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
-        _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits,
-            predictor.plans_manager,
-            predictor.configuration_manager,
-            predictor.label_manager,
-            properties,
-            return_probabilities=True,
-            num_threads_torch=torch.get_num_threads(),
-        )
-        in_slice_order: NDArray[np.float32] = probabilities[:, ::-1]
-        return in_slice_order
 
-    def decide(self, probabilities: NDArray[np.floating]) -> LabelMap:
-        """Return the bit-coded label map of probabilities ``(heads, z, y, x)``."""
-        if self._predictor.label_manager.has_regions:
-            return join_organs(probabilities > 0.5)
-        return to_bits(probabilities.argmax(0).astype(np.uint8))
 
-    def _use(self, folds: Sequence[Fold]) -> Any:
-        self._weights = {fold: w for fold, w in self._weights.items() if fold in folds}
-        for fold in folds:
-            if fold not in self._weights:
-                self._weights[fold] = self._load_fold(fold)
-        self._predictor.list_of_parameters = [self._weights[fold] for fold in folds]
-        return self._predictor
-
-    def _load_fold(self, fold: Fold) -> dict[str, torch.Tensor]:
-        path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT
-        checkpoint = load_checkpoint(path, trust=self._trust)
-        check_entries(checkpoint, path, configuration=self.folder.name.rpartition("__")[2])
-        if self._predictor is None:
-            self._predictor = self._build(checkpoint, where=str(path))
-        weights: dict[str, torch.Tensor] = checkpoint["network_weights"]
-        check_weights(weights, self._predictor.network, where=str(path))
-        return weights
-
-    def _build(self, checkpoint: Mapping[str, Any], *, where: str) -> Any:
-        """Build the predictor as nnU-Net's own does from a model folder, but from safe weights."""
-        plans, dataset_json = (
-            read_json(self.folder / name) for name in ("plans.json", "dataset.json")
-        )
-        configuration = checkpoint["init_args"]["configuration"]
-        if configuration not in plans.get("configurations", {}) or "labels" not in dataset_json:
-            raise InputError(
-                f"{self.folder}: its plans.json or dataset.json is missing, damaged, or of another "
-                "model. Restore them, or train again with --restart."
-            )
-        if not self._trust:
-            check_trainer(checkpoint["trainer_name"], where=where)
-            check_plans(plans, where=str(self.folder / "plans.json"))
-            check_dataset_json(dataset_json, where=str(self.folder / "dataset.json"))
-            check_postprocessing(self.folder)
-        plans_manager = PlansManager(plans)
-        configuration_manager = plans_manager.get_configuration(configuration)
-        trainer = find_trainer(checkpoint["trainer_name"], trust=self._trust)
-        network = trainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            determine_num_input_channels(plans_manager, configuration_manager, dataset_json),
-            plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
-            enable_deep_supervision=False,
-        )
-        predictor = nnUNetPredictor(
-            tile_step_size=self._step_size,
-            use_mirroring=self._mirroring,
-            device=self._device,
-            allow_tqdm=False,
-        )
-        predictor.manual_initialization(
-            network,
-            plans_manager,
-            configuration_manager,
-            None,
-            dataset_json,
-            checkpoint["trainer_name"],
-            checkpoint.get("inference_allowed_mirroring_axes"),
-        )
-        return predictor
+def _describe_memory(device: str) -> dict[str, Any]:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak: dict[str, Any] = {
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    }
+    if device == "cuda":
+        peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
 def _load(scan: Mapping[str, Any]) -> tuple[NDArray[np.generic], tuple[float, float, float]]:

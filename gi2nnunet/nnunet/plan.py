@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Any
 
 from gi2nnunet.errors import EngineError, InputError
-from gi2nnunet.files import read_json, write_json
+from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.manifest import SPLITS, Dataset, list_files
 from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
@@ -147,6 +147,7 @@ def plan_dataset(
     processes = min(8, jobs or count_cores())
     engine = _Engine(
         workspace=workspace,
+        folder=folder,
         environment=engine_environment(
             workspace,
             environ=environ,
@@ -364,12 +365,14 @@ def _report_as(report: Progress, what: str, done: int, total: int) -> None:
 class _Engine:
     """Runs the engine's steps of one planning, all into one log, made at the first of them."""
 
-    def __init__(self, *, workspace: Workspace, environment: dict[str, str]) -> None:
+    def __init__(self, *, workspace: Workspace, folder: Path, environment: dict[str, str]) -> None:
         self.workspace = workspace
+        self.folder = folder
         self.environment = environment
         self.log: LogFile | None = None
 
     def run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        check_place(self.folder / "plans.json")
         self.log = self.log or new_log(self.workspace.logs, "plan")
         return run_engine(task, options, environment=self.environment, log=self.log)
 

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import GiError
-from gi2nnunet.nnunet.checking import check_model
+from gi2nnunet.decision import Decision
+from gi2nnunet.errors import GiError, InputError
+from gi2nnunet.nnunet.checking import check_model, check_same_labels
 from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.kept import Kept
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
@@ -72,8 +74,13 @@ def predict_scans(
     step_size: float = 0.5,
     threads: int | None = None,
     nifti_folder: Path | None = None,
+    probability_folders: Mapping[str, Path] | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+    decision: Decision | None = None,
     trust: bool = False,
+    kept: Path | None = None,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+    on_peaks: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[PredictedScan, ...]:
     """Predict scans; with several GPUs they are dealt out among these.
 
@@ -94,10 +101,24 @@ def predict_scans(
         :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     nifti_folder
         Where to write label volumes as well.
+    probability_folders
+        Where to write each model's probabilities in eight bits, by the model folder's name.
+    about
+        By scan id, kept with its probabilities.
+    decision
+        How masks are made of the probabilities; by default their mean above one half, or the
+        likeliest label where labels exclude one another.
     trust
         Load checkpoints and plans that could run code.
+    kept
+        Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
+        run goes on: what was predicted by the same models in the same way from the same files is
+        taken from there. The caller deletes it.
     on_scan
         Called with ``(done, total, scan)``.
+    on_peaks
+        Called with what each engine process took at its height: ``peak_memory_bytes`` and, on
+        CUDA, ``peak_gpu_bytes``.
 
     Returns
     -------
@@ -107,47 +128,48 @@ def predict_scans(
     Raises
     ------
     InputError
-        Where a scan or a model cannot be read.
+        Where a model cannot be read; where scans cannot, after all others were predicted.
     EngineError
-        Where nnU-Net fails.
+        Where nnU-Net fails. With several GPUs the others first take over what one leaves undone.
     """
     chosen = folds or {}
     used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
     for model in ensemble.models:
         check_model(model, used)
-    done: dict[str, PredictedScan] = {}
-    lock = threading.Lock()
-
-    def take(event: Event) -> None:
-        if event["event"] != "scan":
-            return
-        scan = PredictedScan(
-            scan_id=event["scan_id"],
-            rows=tuple((row[0], row[1], row[2]) for row in event["rows"]),
-            seconds=event["seconds"],
-        )
-        with lock:
-            done[scan.scan_id] = scan
-            if on_scan:
-                on_scan(len(done), len(scans), scan)
-
-    tasks = [_task(scan, chosen.get(scan.scan_id, ensemble.folds)) for scan in scans]
-    tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
+    check_same_labels(ensemble.models)
     n_threads = choose_threads(threads, device=hardware.device, training=False)
+    settings = {
+        "models": [str(model.folder) for model in ensemble.models],
+        "device": hardware.device,
+        "mirroring": mirroring,
+        "step_size": step_size,
+        "threads": n_threads,
+        "nifti_folder": str(nifti_folder) if nifti_folder else None,
+        "probability_folders": [
+            str(probability_folders[model.folder.name]) for model in ensemble.models
+        ]
+        if probability_folders
+        else None,
+        "decision": decision.to_json() if decision else None,
+        "trust": trust,
+    }
+    notes = about or {}
+    tasks = [
+        _task(scan, chosen.get(scan.scan_id, ensemble.folds), notes.get(scan.scan_id))
+        for scan in scans
+    ]
+    tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
+    progress = _Progress(
+        total=len(scans),
+        kept=Kept(kept, settings=settings, models=ensemble.models, folds=used) if kept else None,
+        on_scan=on_scan,
+    )
+    progress.take_kept(tasks)
 
     def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
-        run_engine(
+        peaks = run_engine(
             "predict",
-            {
-                "models": [str(model.folder) for model in ensemble.models],
-                "scans": list(part),
-                "device": hardware.device,
-                "mirroring": mirroring,
-                "step_size": step_size,
-                "threads": n_threads,
-                "nifti_folder": str(nifti_folder) if nifti_folder else None,
-                "trust": trust,
-            },
+            {**settings, "scans": list(part)},
             environment=engine_environment(
                 workspace,
                 environ=environ,
@@ -157,21 +179,102 @@ def predict_scans(
                 gpu=gpu,
             ),
             log=log,
-            on_event=take,
+            on_event=progress.take,
         )
+        if on_peaks:
+            on_peaks({key: value for key, value in peaks.items() if key.startswith("peak_")})
 
-    slots = hardware.slots[: max(1, len(tasks))]
-    parts = [tasks[index :: len(slots)] for index in range(len(slots))]
-    logs = [new_log(workspace.logs, "predict") for _ in slots]
-    _run_each(run, parts, slots, logs)
-    return tuple(done[scan.scan_id] for scan in scans)
+    slots = hardware.slots
+    while todo := progress.list_undone(tasks):
+        slots = slots[: len(todo)]
+        parts = [todo[index :: len(slots)] for index in range(len(slots))]
+        logs = [new_log(workspace.logs, "predict") for _ in slots]
+        failures = _run_each(run, parts, slots, logs)
+        slots = tuple(slot for slot in slots if slot not in failures)
+        if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):
+            raise next(iter(failures.values()))
+        if not failures:
+            break
+    if progress.unreadable:
+        raise InputError(
+            "\n".join(
+                [
+                    *list(progress.unreadable.values())[:20],
+                    f"{len(progress.unreadable)} of {len(scans)} scans cannot be predicted. "
+                    "Correct them and run the same again"
+                    + (": the others are kept." if kept else "."),
+                ]
+            )
+        )
+    return tuple(progress.done[scan.scan_id] for scan in scans)
 
 
-def _task(scan: InputScan, folds: Sequence[Fold]) -> dict[str, Any]:
+class _Progress:
+    """What is predicted so far; told by several threads."""
+
+    def __init__(
+        self,
+        *,
+        total: int,
+        kept: Kept | None,
+        on_scan: Callable[[int, int, PredictedScan], None] | None,
+    ) -> None:
+        self.done: dict[str, PredictedScan] = {}
+        self.unreadable: dict[str, str] = {}
+        self._total = total
+        self._kept = kept
+        self._on_scan = on_scan
+        self._tasks: dict[str, Mapping[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def take_kept(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what an interrupted run left."""
+        self._tasks = {task["scan_id"]: task for task in tasks}
+        for task in tasks:
+            entry = self._kept.find(task) if self._kept else None
+            if entry is not None:
+                self._add(task["scan_id"], entry["rows"], entry["seconds"])
+
+    def take(self, event: Event) -> None:
+        """Take an event of the engine."""
+        with self._lock:
+            if event["event"] == "unreadable":
+                self.unreadable[event["scan_id"]] = f"{event['scan_id']}: {event['message']}"
+            elif event["event"] == "scan":
+                if self._kept is not None:
+                    self._kept.keep(
+                        self._tasks[event["scan_id"]],
+                        {"rows": event["rows"], "seconds": event["seconds"]},
+                    )
+                self._add(event["scan_id"], event["rows"], event["seconds"])
+
+    def _add(self, scan_id: str, rows: Sequence[Sequence[str]], seconds: float) -> None:
+        scan = PredictedScan(
+            scan_id=scan_id,
+            rows=tuple((row[0], row[1], row[2]) for row in rows),
+            seconds=seconds,
+        )
+        self.done[scan_id] = scan
+        if self._on_scan:
+            self._on_scan(len(self.done), self._total, scan)
+
+    def list_undone(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what neither was predicted nor cannot be."""
+        return [
+            task
+            for task in tasks
+            if task["scan_id"] not in self.done and task["scan_id"] not in self.unreadable
+        ]
+
+
+def _task(
+    scan: InputScan, folds: Sequence[Fold], about: Mapping[str, Any] | None
+) -> dict[str, Any]:
     task: dict[str, Any] = {
         "scan_id": scan.scan_id,
         "numbers": list(scan.numbers),
         "folds": list(folds),
+        "about": dict(about or {}),
     }
     if scan.volume is not None:
         return {**task, "volume": str(scan.volume)}
@@ -185,18 +288,19 @@ def _run_each(
     parts: Sequence[Sequence[Mapping[str, Any]]],
     slots: Sequence[int | None],
     logs: Sequence[LogFile],
-) -> None:
-    if len(slots) == 1:
-        run(parts[0], slots[0], logs[0])
-        return
-    failures: list[GiError] = []
+) -> dict[int | None, GiError]:
+    """Run the parts at the same time; return what failed, by slot."""
+    failures: dict[int | None, GiError] = {}
 
     def work(index: int) -> None:
         try:
             run(parts[index], slots[index], logs[index])
         except GiError as error:
-            failures.append(error)
+            failures[slots[index]] = error
 
+    if len(slots) == 1:
+        work(0)
+        return failures
     # Daemons: on Ctrl-C this process ends at once, and its children with it.
     threads = [
         threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(slots))
@@ -205,5 +309,4 @@ def _run_each(
         thread.start()
     for thread in threads:
         thread.join()
-    if failures:
-        raise failures[0]
+    return failures

@@ -10,22 +10,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import EngineError, InputError, OutputError
+from gi2nnunet.errors import EngineError, InputError, OutputError, shorten
 
 Event = dict[str, Any]
 Runner = Callable[..., Event]
 
 _LAST_LINES = 15
+_FULL_BYTES = 1 << 20
+_NOISE = ("During handling of the above", "The above exception was the direct cause")
 _REMEDIES = (
     ("CUDA out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
     ("DefaultCPUAllocator: can't allocate memory", "Use a smaller --preset or fewer --jobs."),
@@ -47,8 +50,19 @@ class LogFile:
                 file.seek(max(0, self.path.stat().st_size - 20_000))
                 text = file.read().decode("utf-8", "replace")
             lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-            return "\n".join([line for line in lines if line][-_LAST_LINES:])
+            return "\n".join(_without_tracebacks(lines)[-_LAST_LINES:])
         return ""
+
+
+def _without_tracebacks(lines: Iterable[str]) -> list[str]:
+    """Return the lines that are no part of a traceback but its last one; the log keeps them all."""
+    kept, inside = [], False
+    for line in lines:
+        inside = line.startswith("Traceback (most") or (inside and line[:1] in ("", " "))
+        noise = line in ("", '"""') or line.startswith(_NOISE) or "RemoteTraceback" in line
+        if not inside and not noise:
+            kept.append(shorten(line))  # nnU-Net prints whole plans in one
+    return kept
 
 
 def new_log(folder: Path, name: str) -> LogFile:
@@ -188,6 +202,9 @@ def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
     known = [remedy for sign, remedy in _REMEDIES if sign in what or sign in tail]
     if code == -signal.SIGKILL:
         known.append("Use fewer --jobs or a smaller --preset.")
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(log.path.parent).free < _FULL_BYTES:
+            known.insert(0, "The disk is full: free some space and run the same command again.")
     return "\n".join(
         [
             f"nnU-Net failed in the step '{task}': {what}",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gi2nnunet.errors import EngineError, InputError
-from gi2nnunet.files import read_json, write_json
+from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.manifest import Dataset
@@ -195,6 +195,7 @@ def train_folds(
             state = find_state(training, restart=restart)
             if state == "finished" and not nnunet_validation:
                 return training.result("kept", None)
+            check_place(training.folder / FINAL_CHECKPOINT)
             return run(training, gpu)
 
     def run(training: Training, gpu: int | None) -> TrainingResult:

@@ -7,6 +7,7 @@ parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpo
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from gi2nnunet.errors import InputError
+from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import part_file, read_json
 from gi2nnunet.manifest import SPLITS
 from gi2nnunet.nnunet.checkpoints import load_checkpoint
@@ -160,7 +161,15 @@ def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
 
         def save_checkpoint(self, filename: str) -> None:
             with part_file(Path(filename)) as part:
-                super().save_checkpoint(str(part))
+                try:
+                    super().save_checkpoint(str(part))
+                except RuntimeError as error:  # what PyTorch's writer makes of a full disk
+                    free = shutil.disk_usage(part.parent).free
+                    raise OutputError(
+                        f"{filename}: cannot be written ({error}; {free} bytes are free). Free "
+                        "some space, then run the same again: the training goes on from its last "
+                        "checkpoint."
+                    ) from error
             self.last_save = time.monotonic()
 
         def on_epoch_end(self) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.errors import EngineError
 from gi2nnunet.kaggle import ORGANS, image_name, patient_of
 from gi2nnunet.phantom.anatomy import Detail
 from gi2nnunet.phantom.listing import ListedScan
 from gi2nnunet.phantom.scan import draw_scan, paint_scan
 from gi2nnunet.rle import decode_mask, encode_slices
+from gi2nnunet.workers import QuietPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
     if jobs <= 1:
         yield from map(_make_scan, tasks)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with QuietPool(jobs) as pool:
         waiting: deque[Future[MadeScan]] = deque()
         try:
             for task in tasks:
@@ -100,6 +102,10 @@ def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "A worker process was killed, most likely for lack of memory. Use fewer --jobs."
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

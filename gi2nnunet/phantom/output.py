@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gi2nnunet.errors import InputError, OutputError
+from gi2nnunet.locks import hold
 
 
 def refuse_occupied(out: Path, *, as_zip: bool) -> None:
@@ -26,11 +26,18 @@ def refuse_occupied(out: Path, *, as_zip: bool) -> None:
 def open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], None]]:
     """Give a function that writes one file into a temporary sibling, moved to ``out`` at the end.
 
-    Nothing is left behind where the block fails.
+    Nothing is left behind where the block fails; what a killed run left is taken away.
     """
-    part = out.parent / f".{out.name}.{uuid.uuid4().hex}.part"
+    with hold(out, purpose="painting a phantom"):
+        refuse_occupied(out, as_zip=as_zip)  # another run may have ended since
+        yield from _fill(out, as_zip=as_zip)
+
+
+def _fill(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], None]]:
+    part = out.parent / f".{out.name}.part"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
         if as_zip:
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
 
@@ -59,8 +66,12 @@ def open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], N
             f"{out}: cannot be written ({error}). Free the disk, or give another path."
         ) from error
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                part.unlink()
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink()

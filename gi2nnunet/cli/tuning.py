@@ -1,0 +1,315 @@
+"""Commands around out-of-fold predictions: out-of-fold, tune, compare-models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gi2nnunet.cli.options import (
+    DeviceOption,
+    GpusOption,
+    IdOption,
+    JobsOption,
+    JsonOption,
+    SeedOption,
+    ThreadsOption,
+    TrustOption,
+    WorkspaceOption,
+    find_hardware_of,
+    open_workspace_of,
+    same_workspace,
+)
+from gi2nnunet.cli.prediction import (
+    ConfigOption,
+    MirroringOption,
+    PresetOption,
+    StepSizeOption,
+    TrainerOption,
+)
+
+if TYPE_CHECKING:
+    from gi2nnunet.decision import OrganDecision
+    from gi2nnunet.manifest import Dataset
+    from gi2nnunet.model_choice import ModelComparison
+    from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.workspace import Workspace
+    from gi2nnunet.out_of_fold import OutOfFold
+    from gi2nnunet.tuning import Gain, Tuning
+
+TunedMetricOption = Annotated[
+    Literal["per-class", "slice-2d"],
+    typer.Option("--metric", help="Convention: one whose means fall apart by organ."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("out-of-fold")(out_of_fold)
+    app.command("tune")(tune)
+    app.command("compare-models")(compare_models)
+
+
+def out_of_fold(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    mirroring: MirroringOption = True,
+    step_size: StepSizeOption = 0.5,
+    threads: ThreadsOption = None,
+    trust: TrustOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict every training scan by the models that did not see its patient.
+
+    The probabilities are kept in eight bits; what is there already is not made again.
+
+    Example: gi2nnunet out-of-fold --config 2d
+    """
+    from gi2nnunet.cli.show import print_json, print_notice, print_result
+
+    space = open_workspace_of(workspace)
+    dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
+    predicted = _predict(
+        space, dataset, ensemble, mirroring=mirroring, step_size=step_size, threads=threads,
+        trust=trust, device=device, gpus=gpus,
+    )  # fmt: skip
+    if as_json:
+        print_json(
+            {
+                "folders": {name: str(folder) for name, folder in predicted.folders.items()},
+                "folds": dict(predicted.fold_of),
+                "costs": {name: dict(cost) for name, cost in predicted.costs.items()},
+            }
+        )
+        return
+    for folder in predicted.folders.values():
+        print_result(str(folder))
+    print_notice("Next: " + same_workspace("gi2nnunet tune", workspace))
+
+
+def tune(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    metric: TunedMetricOption = "per-class",
+    mirroring: MirroringOption = True,
+    step_size: StepSizeOption = 0.5,
+    threads: ThreadsOption = None,
+    trust: TrustOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose thresholds, blend, gate, components and gaps for the metric, organ by organ.
+
+    Chosen on out-of-fold predictions, which are made where they are missing. The gain is measured
+    on folds that the choice did not see; what does not gain is not used.
+
+    Example: gi2nnunet tune
+    """
+    from gi2nnunet.cli.show import print_json, print_notice, print_result, show_progress
+    from gi2nnunet.out_of_fold import list_tuning_scans
+    from gi2nnunet.tuned import save_tuning
+    from gi2nnunet.tuning import tune_decision
+
+    space = open_workspace_of(workspace)
+    dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
+    predicted = _predict(
+        space, dataset, ensemble, mirroring=mirroring, step_size=step_size, threads=threads,
+        trust=trust, device=device, gpus=gpus,
+    )  # fmt: skip
+    with show_progress() as report:
+        found = tune_decision(
+            list_tuning_scans(dataset, predicted),
+            configurations=[model.configuration for model in ensemble.models],
+            metric=metric,
+            seed=seed,
+            jobs=jobs,
+            progress=report,
+        )
+    path = save_tuning(found, ensemble.models, sorted(set(predicted.fold_of.values())))
+    if as_json:
+        print_json({"file": str(path), **found.to_json()})
+        return
+    _print_tuning(found)
+    print_result(str(path))
+    print_notice("predict and predict-and-score use it with these models; --no-tuning does not.")
+
+
+def compare_models(
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    metric: TunedMetricOption = "per-class",
+    mirroring: MirroringOption = True,
+    step_size: StepSizeOption = 0.5,
+    threads: ThreadsOption = None,
+    trust: TrustOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every configuration and ensemble out of fold, with cost, and recommend one.
+
+    Example: gi2nnunet compare-models
+    """
+    from gi2nnunet.cli.show import print_json, show_progress
+    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.model_choice import compare_all_models
+
+    space = open_workspace_of(workspace)
+    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    with show_progress() as report:
+        compared = compare_all_models(
+            dataset, workspace=space, environ=os.environ, hardware=hardware,
+            preset=None if preset == "auto" else preset, trainer=trainer, metric=metric,
+            mirroring=mirroring, step_size=step_size, threads=threads, trust=trust, seed=seed,
+            jobs=jobs, progress=report,
+        )  # fmt: skip
+    if as_json:
+        print_json(compared.to_json())
+    else:
+        _print_models(compared, workspace)
+
+
+def _select(
+    space: Workspace,
+    dataset_id: int | None,
+    config: list[str] | None,
+    preset: str | None,
+    trainer: str | None,
+) -> tuple[Dataset, Ensemble]:
+    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.nnunet.models import choose_ensemble
+
+    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    ensemble = choose_ensemble(
+        space.results / dataset.name,
+        n_folds=len(dataset.splits),
+        configurations=config or (),
+        folds=["cv"],
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    return dataset, ensemble
+
+
+def _predict(
+    space: Workspace,
+    dataset: Dataset,
+    ensemble: Ensemble,
+    *,
+    mirroring: bool,
+    step_size: float,
+    threads: int | None,
+    trust: bool,
+    device: str,
+    gpus: int | None,
+) -> OutOfFold:
+    from gi2nnunet.cli.show import print_notice, show_progress
+    from gi2nnunet.out_of_fold import predict_out_of_fold
+
+    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    print_notice(f"Models: {ensemble.describe()}")
+    with show_progress() as report:
+        return predict_out_of_fold(
+            dataset,
+            ensemble,
+            workspace=space,
+            environ=os.environ,
+            hardware=hardware,
+            mirroring=mirroring,
+            step_size=step_size,
+            threads=threads,
+            trust=trust,
+            on_scan=report,
+        )
+
+
+def _print_tuning(found: Tuning) -> None:
+    from gi2nnunet.cli.show import count, print_result, print_table
+    from gi2nnunet.kaggle import ORGANS
+
+    print_table(
+        f"Chosen on {count(found.n_scans, 'scan')} of {count(found.n_patients, 'patient')} in "
+        f"{count(found.n_folds, 'fold')} ({found.metric})",
+        ("organ", "used", "blend", "threshold", "gate", "smallest (ml)", "gaps filled"),
+        [
+            (
+                organ.replace("_", " "),
+                "yes" if organ in found.decision.organs else "no",
+                *_cells(found.found.organs[organ]),
+            )
+            for organ in ORGANS
+        ],
+        text_columns=3,
+    )
+    print_table(
+        "Score on the folds that the choice did not see",
+        ("organ", "plain", "chosen", "gain", "95 % interval"),
+        [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
+    )
+    if not found.decision.organs:
+        print_result("Nothing gains beyond chance: masks stay plain (mean above one half).")
+
+
+def _cells(choice: OrganDecision) -> tuple[str, ...]:
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in choice.weights)
+    return (
+        weights or "mean",
+        f"{choice.threshold:g}",
+        f"{choice.gate:g}" if choice.gate else "-",
+        f"{choice.smallest_ml:g}" if choice.smallest_ml else "-",
+        str(choice.fill_slices) if choice.fill_slices else "-",
+    )
+
+
+def _gain_cells(gain: Gain) -> tuple[str, ...]:
+    return (
+        f"{gain.plain:.4f}",
+        f"{gain.tuned:.4f}",
+        f"{gain.gain:+.4f}",
+        f"{gain.low:+.4f} to {gain.high:+.4f}",
+    )
+
+
+def _print_models(compared: ModelComparison, workspace: Path | None) -> None:
+    from gi2nnunet.cli.show import print_result, print_table
+
+    def megabytes(value: Any) -> str:
+        return "-" if value is None else f"{value / 2**20:.0f}"
+
+    print_table(
+        f"Out of fold, plain threshold ({compared.metric})",
+        ("models", "score", "difference to the best", "s a scan", "memory (MiB)", "GPU (MiB)"),
+        [
+            (
+                entry.name,
+                f"{entry.score:.4f}",
+                "-"
+                if entry.name == compared.best.name
+                else f"{entry.difference:+.4f} ({entry.low:+.4f} to {entry.high:+.4f})",
+                "-" if entry.seconds_per_scan is None else f"{entry.seconds_per_scan:.1f}",
+                megabytes(entry.peak_memory_bytes),
+                megabytes(entry.peak_gpu_bytes),
+            )
+            for entry in compared.entries
+        ],
+    )
+    print_result(compared.advice)
+    print_result(same_workspace(compared.command, workspace))

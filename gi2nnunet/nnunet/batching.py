@@ -1,0 +1,120 @@
+"""nnU-Net's predictor with its 2D patches in batches; runs in the engine's child process.
+
+nnU-Net sends a 2D network one patch of one slice at a time. Here as many slices as the device's
+memory holds go through together, one place of the sliding window after another. Each voxel gets the
+same sums in the same order and precision; only the convolutions' own rounding may differ, as it
+does between any two batch sizes. 3D patches and everything else are nnU-Net's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.helpers import empty_cache
+
+SLICES_ON_CPU = 4
+"""More gain nothing there: the cores are busy with one slice."""
+MOST_SLICES = 128
+_PART_OF_FREE_MEMORY = 0.7
+
+
+class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
+    """Predicts 2D slices in batches.
+
+    Attributes
+    ----------
+    slices_at_once
+        Slices in a batch; ``None`` until the first scan on a GPU has shown what one takes. Halved
+        where the memory does not suffice.
+    """
+
+    slices_at_once: int | None = None
+
+    @torch.inference_mode()
+    def _internal_predict_sliding_window_return_logits(
+        self, data: torch.Tensor, slicers: list[tuple[Any, ...]], do_on_device: bool = True
+    ) -> torch.Tensor:
+        """Return logits ``(heads, z, y, x)`` of one padded image ``(channel, z, y, x)``."""
+        patch = tuple(self.configuration_manager.patch_size)
+        if len(patch) != 2:
+            whole: torch.Tensor = super()._internal_predict_sliding_window_return_logits(
+                data, slicers, do_on_device
+            )
+            return whole
+        results_device = self.device if do_on_device else torch.device("cpu")
+        # The slicers go slice by slice; every slice has the same places.
+        places = [slicer[2:] for slicer in slicers if slicer[1] == 0]
+        heads = self.label_manager.num_segmentation_heads
+        gaussian: torch.Tensor | int = 1
+        if self.use_gaussian:
+            gaussian = compute_gaussian(
+                patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=results_device
+            )
+        data = data.to(results_device)
+        logits = torch.zeros((heads, *data.shape[1:]), dtype=torch.half, device=results_device)
+        weights = torch.zeros(data.shape[2:], dtype=torch.half, device=results_device)
+        for place in places:
+            weights[place] += gaussian
+        first = 0
+        while first < data.shape[1]:
+            last = min(data.shape[1], first + self._choose_batch(data, places[0]))
+            try:
+                for place in places:
+                    predicted = self._predict_slices(data, first, last, place)
+                    predicted = predicted.to(results_device)
+                    if self.use_gaussian:
+                        predicted *= gaussian
+                    logits[(slice(None), slice(first, last), *place)] += predicted.transpose(0, 1)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or last - first == 1:
+                    raise
+                # What this batch has added is taken back, and it is tried again by halves.
+                logits[:, first:last] = 0
+                self.slices_at_once = max(1, (last - first) // 2)
+                empty_cache(self.device)
+                continue
+            first = last
+        torch.div(logits, weights, out=logits)
+        if torch.any(torch.isinf(logits)):
+            raise RuntimeError("the network's output is infinite in some voxels")
+        return logits
+
+    def _predict_slices(
+        self, data: torch.Tensor, first: int, last: int, place: tuple[Any, ...]
+    ) -> torch.Tensor:
+        """Return the network's output ``(slices, heads, y, x)`` at one place of some slices."""
+        patches = data[(slice(None), slice(first, last), *place)].transpose(0, 1)
+        batch = torch.clone(patches, memory_format=torch.contiguous_format).to(self.device)
+        predicted: torch.Tensor = self._internal_maybe_mirror_and_predict(batch)
+        return predicted
+
+    def _choose_batch(self, data: torch.Tensor, place: tuple[Any, ...]) -> int:
+        if self.slices_at_once is None:
+            self.slices_at_once = (
+                self._measure_batch(data, place) if self.device.type == "cuda" else SLICES_ON_CPU
+            )
+        return self.slices_at_once
+
+    def _measure_batch(self, data: torch.Tensor, place: tuple[Any, ...]) -> int:
+        """Return how many slices fit, from what two more than one take at their height."""
+        heights = []
+        for count in (1, min(3, data.shape[1])):
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self._predict_slices(data, 0, count, place)
+            torch.cuda.synchronize(self.device)
+            heights.append(torch.cuda.max_memory_allocated(self.device) - before)
+        empty_cache(self.device)
+        each = max(1, (heights[1] - heights[0]) // 2, heights[0] // 4)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, min(MOST_SLICES, int(_PART_OF_FREE_MEMORY * free) // each))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("out of memory", "can't allocate memory")
+    )

@@ -1,0 +1,286 @@
+"""Out-of-fold predictions: every training scan by the models that did not see its patient.
+
+They are kept in eight bits, a file a configuration and scan, under
+``predictions/<dataset>/out_of_fold/<model folder>/``; what is there and was made by the same
+checkpoint in the same way is not made again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gi2nnunet.errors import InputError
+from gi2nnunet.files import read_json, write_json
+from gi2nnunet.kaggle import patient_of
+from gi2nnunet.labels import LabelMap
+from gi2nnunet.locks import hold
+from gi2nnunet.manifest import Dataset
+from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
+from gi2nnunet.nnunet.predict import InputScan, predict_scans
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads
+from gi2nnunet.probabilities import SUFFIX, EightBits, read_about, read_probabilities
+from gi2nnunet.standing import find_trained_on, find_unseen_folds
+from gi2nnunet.tuned import digest_checkpoint
+from gi2nnunet.tuning import TuningScan
+from gi2nnunet.volumes import read_volume
+
+COST = "cost.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """Out-of-fold predictions of some models.
+
+    Attributes
+    ----------
+    models
+        The models, one a configuration.
+    fold_of
+        By scan the fold whose models predicted it.
+    folders
+        By model folder's name, where its files lie.
+    costs
+        By model folder's name: ``seconds_per_scan``, ``peak_memory_bytes`` and, on CUDA,
+        ``peak_gpu_bytes`` of the run that predicted most of them; empty where it is not known.
+    """
+
+    models: tuple[TrainedModel, ...]
+    fold_of: Mapping[str, int]
+    folders: Mapping[str, Path]
+    costs: Mapping[str, Mapping[str, Any]]
+
+    def path(self, model: TrainedModel, scan_id: str) -> Path:
+        """Return the file of one scan's probabilities."""
+        return self.folders[model.folder.name] / f"{scan_id}{SUFFIX}"
+
+
+def predict_out_of_fold(
+    dataset: Dataset,
+    ensemble: Ensemble,
+    *,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    hardware: Hardware,
+    mirroring: bool = True,
+    step_size: float = 0.5,
+    threads: int | None = None,
+    trust: bool = False,
+    on_scan: Callable[[int, int, str], None] | None = None,
+) -> OutOfFold:
+    """Predict every training scan by its own fold's models, where that has not been done.
+
+    Parameters
+    ----------
+    dataset
+        What the models were trained on.
+    ensemble
+        Models of every fold of its split.
+    workspace, environ, hardware
+        Where and on what.
+    mirroring, step_size, threads, trust
+        As in :func:`~gi2nnunet.nnunet.predict.predict_scans`.
+    on_scan
+        Called with ``(done, total, what)``.
+
+    Raises
+    ------
+    InputError
+        Where a fold is missing, a patient is in two folds, or the labels exclude one another.
+    EngineError
+        Where nnU-Net fails; what is predicted by then is kept.
+    """
+    fold_of = _assign_folds(dataset, ensemble)
+    home = workspace.predictions / dataset.name / "out_of_fold"
+    folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
+    settings = {
+        "device": hardware.device,
+        "mirroring": mirroring,
+        "step_size": step_size,
+        "threads": choose_threads(threads, device=hardware.device, training=False),
+    }
+    total, done = len(fold_of) * len(ensemble.models), 0
+    with hold(home / "predictions", purpose="predicting out of fold"):
+        for model in ensemble.models:
+            digests = {fold: digest_checkpoint(model, fold) for fold in set(fold_of.values())}
+            about = {
+                scan_id: {
+                    **settings,
+                    "fold": fold,
+                    "checkpoint": digests[fold],
+                    "image": _describe_image(dataset, scan_id),
+                }
+                for scan_id, fold in fold_of.items()
+            }
+            folder = folders[model.folder.name]
+            missing = [
+                scan_id
+                for scan_id in fold_of
+                if read_about(folder / f"{scan_id}{SUFFIX}") != about[scan_id]
+            ]
+            done += len(fold_of) - len(missing)
+            if missing:
+                _predict_missing(
+                    dataset, model, missing, fold_of=fold_of, about=about, folder=folder,
+                    workspace=workspace, environ=environ, hardware=hardware, mirroring=mirroring,
+                    step_size=step_size, threads=threads, trust=trust,
+                    report=partial(_report, on_scan, done, total, model.configuration),
+                )  # fmt: skip
+                done += len(missing)
+    return OutOfFold(
+        models=ensemble.models,
+        fold_of=fold_of,
+        folders=folders,
+        costs={name: read_json(folder / COST) for name, folder in folders.items()},
+    )
+
+
+def list_tuning_scans(
+    dataset: Dataset, predicted: OutOfFold, *, by_folder: bool = False
+) -> list[TuningScan]:
+    """Return the scans with their truth and predictions, read when they are needed.
+
+    ``by_folder`` names the probabilities by model folder in place of configuration.
+    """
+    names = {
+        model.folder.name if by_folder else model.configuration: model for model in predicted.models
+    }
+    return [
+        TuningScan(
+            scan_id=scan_id,
+            fold=fold,
+            load=partial(
+                _load,
+                dataset,
+                scan_id,
+                {name: predicted.path(model, scan_id) for name, model in names.items()},
+            ),
+        )
+        for scan_id, fold in predicted.fold_of.items()
+    ]
+
+
+def _load(
+    dataset: Dataset, scan_id: str, paths: Mapping[str, Path]
+) -> tuple[dict[str, EightBits], LabelMap, tuple[float, float, float]]:
+    truth = read_volume(dataset.label_path(scan_id))
+    found = {name: read_probabilities(path).array for name, path in paths.items()}
+    for name, array in found.items():
+        if array.shape[1:] != truth.array.shape:
+            raise InputError(
+                f"{paths[name]}: found {array.shape[1:]} voxels; expected {truth.array.shape}, as "
+                "the scan has. Delete it and run gi2nnunet out-of-fold again."
+            )
+    return found, truth.array.astype(np.uint8), truth.spacing_mm
+
+
+def _assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
+    if dataset.label_scheme != "regions":
+        raise InputError(
+            f"{dataset.folder}: its labels exclude one another; expected one region an organ, "
+            "whose probabilities can be decided one by one. Convert it with --labels regions."
+        )
+    train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
+    trained_on = find_trained_on(ensemble, dataset=dataset)
+    unseen = find_unseen_folds(train, trained_on or {})
+    numbered = [fold for fold in ensemble.folds if fold != "all"]
+    if lacking := [scan_id for scan_id in train if scan_id not in unseen]:
+        missing = sorted(set(range(len(dataset.splits))) - {int(fold) for fold in numbered})
+        raise InputError(
+            f"{ensemble.describe()}: no model is there that did not see {lacking[0]}"
+            + (f" and {len(lacking) - 1} more scans" if len(lacking) > 1 else "")
+            + f" (missing folds: {', '.join(map(str, missing)) or 'none of the split'}). "
+            "Train them with gi2nnunet train --fold cv."
+        )
+    fold_of: dict[str, int] = {}
+    patients: dict[str, int] = {}
+    for scan_id in train:
+        folds = [fold for fold in unseen[scan_id] if fold != "all"]
+        if len(folds) != 1:
+            raise InputError(
+                f"{scan_id}: {len(folds)} folds did not see its patient; expected one, as in a "
+                "split by patients. Convert the source again."
+            )
+        fold_of[scan_id] = int(folds[0])
+        if patients.setdefault(patient_of(scan_id), fold_of[scan_id]) != fold_of[scan_id]:
+            raise InputError(
+                f"{patient_of(scan_id)}: found in two folds; expected one. "
+                "Convert the source again: its split is grouped by patient."
+            )
+    return fold_of
+
+
+def _describe_image(dataset: Dataset, scan_id: str) -> list[int]:
+    found = dataset.image_path(scan_id).stat()
+    return [found.st_size, len(dataset.scan(scan_id).numbers)]
+
+
+def _predict_missing(
+    dataset: Dataset,
+    model: TrainedModel,
+    missing: Sequence[str],
+    *,
+    fold_of: Mapping[str, int],
+    about: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    hardware: Hardware,
+    mirroring: bool,
+    step_size: float,
+    threads: int | None,
+    trust: bool,
+    report: Callable[[int], None],
+) -> None:
+    folds: dict[str, tuple[Fold, ...]] = {scan_id: (fold_of[scan_id],) for scan_id in missing}
+    ensemble = Ensemble(
+        models=(model,), folds=tuple(sorted({f for (f,) in folds.values()}, key=str)), chosen_by=""
+    )
+    peaks: dict[str, Any] = {}
+    began = time.monotonic()
+    predict_scans(
+        ensemble,
+        [
+            InputScan(
+                scan_id=scan_id,
+                numbers=tuple(dataset.scan(scan_id).numbers),
+                volume=dataset.image_path(scan_id),
+            )
+            for scan_id in missing
+        ],
+        workspace=workspace,
+        environ=environ,
+        hardware=hardware,
+        folds=folds,
+        mirroring=mirroring,
+        step_size=step_size,
+        threads=threads,
+        probability_folders={model.folder.name: folder},
+        about=about,
+        trust=trust,
+        on_scan=lambda done, total, scan: report(done),
+        on_peaks=lambda found: peaks.update(found),
+    )
+    before = read_json(folder / COST)
+    if len(missing) >= int(before.get("scans", 0)):
+        seconds = (time.monotonic() - began) / len(missing)
+        cost = {"scans": len(missing), "seconds_per_scan": seconds, "device": hardware.device}
+        write_json(folder / COST, {**cost, **peaks})
+
+
+def _report(
+    on_scan: Callable[[int, int, str], None] | None,
+    before: int,
+    total: int,
+    configuration: str,
+    done: int,
+) -> None:
+    if on_scan:
+        on_scan(before + done, total, f"predicting out of fold: {configuration}")

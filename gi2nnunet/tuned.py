@@ -1,0 +1,163 @@
+"""The file that keeps what tuning chose, beside the models it was chosen for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.decision import Decision, read_decision
+from gi2nnunet.errors import InputError
+from gi2nnunet.files import read_json_object, write_json
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, Fold, TrainedModel, fold_folder
+from gi2nnunet.tuning import Tuning
+
+_FORMAT = 1
+_AGAIN = "Make it again with gi2nnunet tune, or predict with --no-tuning."
+_SAMPLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was chosen for a set of models.
+
+    Attributes
+    ----------
+    path
+        The file.
+    decision
+        How to decide.
+    content
+        All that the file tells.
+    """
+
+    path: Path
+    decision: Decision
+    content: Mapping[str, Any]
+
+    def pack(self) -> dict[str, Any]:
+        """Return what goes along with the models, for :func:`adopt_tuning`."""
+        return {k: v for k, v in self.content.items() if k not in ("models", "checkpoints")}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a score tells of it."""
+        keys = ("metric", "decision", "gains", "n_patients")
+        return {"file": str(self.path), **{key: self.content.get(key) for key in keys}}
+
+
+def tuning_path(models: Sequence[TrainedModel]) -> Path:
+    """Return the file of a set of models; another set has another."""
+    names = sorted(model.folder.name for model in models)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return models[0].folder.parent / f"gi2nnunet_tuning_{digest}.json"
+
+
+def save_tuning(tuning: Tuning, models: Sequence[TrainedModel], folds: Sequence[Fold]) -> Path:
+    """Write what was chosen; return the file.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
+    return _write({"format": _FORMAT, **tuning.to_json()}, models, folds)
+
+
+def adopt_tuning(content: Mapping[str, Any], models: Sequence[TrainedModel]) -> Path:
+    """Write what came along with imported models; return the file.
+
+    Raises
+    ------
+    InputError
+        Where it is damaged, or for other models.
+    OutputError
+        Where it cannot be written.
+    """
+    path = _write(content, models, sorted(set(models[0].folds), key=str))
+    ensemble = Ensemble(models=tuple(models), folds=models[0].folds, chosen_by="imported")
+    try:
+        find_tuning(ensemble)
+    except InputError:
+        path.unlink()
+        raise
+    return path
+
+
+def _write(
+    content: Mapping[str, Any], models: Sequence[TrainedModel], folds: Sequence[Fold]
+) -> Path:
+    path = tuning_path(models)
+    about = {
+        "models": sorted(model.folder.name for model in models),
+        "checkpoints": {
+            model.folder.name: {str(fold): digest_checkpoint(model, fold) for fold in folds}
+            for model in models
+        },
+    }
+    write_json(path, {**content, **about})
+    return path
+
+
+def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
+    """Return what was chosen for these models, and warnings; ``None`` where nothing was.
+
+    What was chosen on other checkpoints than those at hand is passed over, with a warning.
+
+    Raises
+    ------
+    InputError
+        Where the file is damaged.
+    """
+    path = tuning_path(ensemble.models)
+    if not path.is_file():
+        return None, []
+    content = read_json_object(path, remedy=_AGAIN)
+    try:
+        if content["format"] != _FORMAT or not isinstance(content["gains"], dict):
+            raise ValueError(f"found format {content['format']!r}; expected {_FORMAT}")
+        if content["models"] != sorted(model.folder.name for model in ensemble.models):
+            raise ValueError("found the choice for other models")
+        decision = read_decision(content["decision"])
+        known = {model.configuration for model in ensemble.models}
+        for organ, choice in decision.organs.items():
+            if unknown := {name for name, _ in choice.weights} - known:
+                raise ValueError(f"{organ}: found a weight of {', '.join(sorted(unknown))}")
+        checkpoints = {
+            (model, int(fold) if fold.isdecimal() else fold): digest
+            for model in ensemble.models
+            for fold, digest in content["checkpoints"][model.folder.name].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is damaged: {error}. {_AGAIN}") from error
+    for (model, fold), digest in checkpoints.items():
+        if fold in model.folds and digest_checkpoint(model, fold) != digest:
+            return None, [
+                f"{path}: was chosen before {model.configuration} fold {fold} was trained anew, "
+                "so it is not used; run gi2nnunet tune again"
+            ]
+    return Tuned(path=path, decision=decision, content=content), []
+
+
+def digest_checkpoint(model: TrainedModel, fold: Fold) -> str:
+    """Return a digest of a fold's final checkpoint: of its size, its first and last MiB.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be read.
+    """
+    path = fold_folder(model.folder, fold) / FINAL_CHECKPOINT
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            sample = file.read(_SAMPLE_BYTES)
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            sample += file.read(_SAMPLE_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}). Restore it, or train again."
+        ) from error
+    return hashlib.sha256(str(size).encode() + sample).hexdigest()[:16]

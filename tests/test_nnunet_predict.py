@@ -1,0 +1,151 @@
+"""Scans dealt out, kept, taken up again; the engine is a stand-in."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from model_factory import write_model
+
+from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.nnunet import predict as predict_module
+from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.models import choose_ensemble
+from gi2nnunet.nnunet.predict import InputScan, predict_scans
+from gi2nnunet.nnunet.workspace import open_workspace
+
+CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
+CARDS = Hardware(device="cuda", gpus=(0, 1), memory_gib=8.0, name="cards")
+
+
+class Engine:
+    """Tells a row a scan; fails where it is told to."""
+
+    def __init__(self):
+        self.asked = []
+        self.unreadable = set()
+        self.dies_before = set()
+        self.bad_cards = set()
+        self.lock = threading.Lock()
+
+    def __call__(self, task, options, *, environment, log, on_event):
+        assert task == "predict"
+        json.dumps(options)
+        card = environment.get("CUDA_VISIBLE_DEVICES")
+        for number, scan in enumerate(options["scans"]):
+            name = scan["scan_id"]
+            if name in self.dies_before or (card in self.bad_cards and number == 1):
+                raise EngineError("it was killed")
+            with self.lock:
+                self.asked.append((name, card))
+            if name in self.unreadable:
+                on_event({"event": "unreadable", "scan_id": name, "message": "cut off"})
+                continue
+            row = [f"{name}_slice_0001", "stomach", f"{len(name)} 1"]
+            on_event({"event": "scan", "scan_id": name, "rows": [row], "seconds": 2.0})
+        return {}
+
+
+class Bench:
+    def __init__(self, folder: Path):
+        self.workspace = open_workspace(folder / "w", environ={})
+        write_model(self.workspace.results)
+        self.ensemble = choose_ensemble(self.workspace.results / "Dataset501_UWGI", n_folds=0)
+        self.kept = folder / "out" / ".predicting"
+        self.engine = Engine()
+        self.scans = []
+        for number in range(5):
+            path = folder / f"case{number}_day0.nii.gz"
+            path.write_bytes(b"volume")
+            self.scans.append(InputScan(scan_id=path.name[:-7], numbers=(1,), volume=path))
+
+    def predict(self, **options):
+        values = {"environ": {}, "hardware": CPU, "kept": self.kept, "threads": 1}
+        return predict_scans(
+            self.ensemble, self.scans, workspace=self.workspace, **{**values, **options}
+        )
+
+    def names(self):
+        return [name for name, _ in self.engine.asked]
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    made = Bench(tmp_path)
+    monkeypatch.setattr(predict_module, "run_engine", made.engine)
+    return made
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(bench):
+    whole = bench.predict(kept=None)
+    bench.engine.asked.clear()
+    bench.engine.dies_before = {"case3_day0"}
+    with pytest.raises(EngineError):
+        bench.predict()
+    assert bench.names() == ["case0_day0", "case1_day0", "case2_day0"]
+    bench.engine.dies_before = set()
+    told = []
+    again = bench.predict(on_scan=lambda done, total, scan: told.append((done, total)))
+    assert bench.names()[3:] == ["case3_day0", "case4_day0"]
+    assert again == whole
+    assert told == [(n, 5) for n in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bench: {"mirroring": False},
+        lambda bench: {"step_size": 0.7},
+        lambda bench: {"threads": 2},
+        lambda bench: touch(bench.scans[0].volume),
+        lambda bench: touch(bench.ensemble.models[0].folder / "fold_all" / "checkpoint_final.pth"),
+        lambda bench: spoil(bench.kept / "case0_day0.json"),
+    ],
+)
+def test_what_was_made_otherwise_is_not_taken_up(bench, change):
+    bench.predict()
+    bench.engine.asked.clear()
+    bench.predict(**change(bench))
+    assert "case0_day0" in bench.names()
+
+
+def touch(path):
+    path.write_bytes(path.read_bytes() + b" ")
+    return {}
+
+
+def spoil(path):
+    path.write_text(path.read_text()[:-20])
+    return {}
+
+
+def test_scans_that_cannot_be_read_are_told_together_and_the_others_kept(bench):
+    bench.engine.unreadable = {"case1_day0", "case4_day0"}
+    with pytest.raises(InputError) as told:
+        bench.predict()
+    assert "case1_day0: cut off\ncase4_day0: cut off\n2 of 5 scans" in str(told.value)
+    bench.engine.unreadable = set()
+    bench.engine.asked.clear()
+    assert len(bench.predict()) == 5
+    assert bench.names() == ["case1_day0", "case4_day0"]
+
+
+def test_cards_share_the_scans_and_take_over_what_one_leaves(bench):
+    whole = bench.predict(hardware=CARDS, kept=None)
+    assert {card for _, card in bench.engine.asked} == {"0", "1"}
+    bench.engine.asked.clear()
+    bench.engine.bad_cards = {"1"}
+    assert bench.predict(hardware=CARDS, kept=None) == whole
+    assert sorted(bench.names()) == [f"case{n}_day0" for n in range(5)]
+    assert sum(card == "1" for _, card in bench.engine.asked) == 1
+
+
+def test_where_every_card_fails_it_is_told(bench):
+    bench.engine.dies_before = {"case2_day0"}
+    with pytest.raises(EngineError, match="it was killed"):
+        bench.predict(hardware=CARDS)
+    assert {path.stem for path in bench.kept.iterdir()} == {
+        "case0_day0",
+        "case1_day0",
+        "case3_day0",
+    }
