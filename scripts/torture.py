@@ -420,14 +420,17 @@ def spoil_places(
     tallies: dict[tuple[str, str], Tally] = {}
     for command in commands:
         before = states[command.after] if command.after else None
-        have = measure(before) if before else 0.0
-        more = max(0.02, measure(states[command.name]) - have)
+        had = measure(before) if before else 0.0
+        more = max(0.02, measure(states[command.name]) - had)
         for number in range(places):
             tally = tallies.setdefault((command.name, "disk fills"), Tally())
             tally.rounds += 1
             folder = home / "small"
-            with mounted(folder, megabytes=have + chance.uniform(0.1, 0.8) * more):
+            with mounted(folder, megabytes=2048):
                 shutil.copytree(before, folder, dirs_exist_ok=True) if before else None
+                have = shutil.disk_usage(folder).used / 2**20
+                size = f"remount,size={int((have + chance.uniform(0.1, 0.8) * more) * 1024)}k"
+                subprocess.run(["mount", "-o", size, str(folder)], check=True)
                 struck = tally.hit
                 faults = run_to_fail(command, folder, tally)
                 subprocess.run(["mount", "-o", "remount,size=2g", str(folder)], check=True)
