@@ -16,6 +16,7 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    kaggle,
     models,
     prediction,
     reporting,
@@ -66,6 +67,7 @@ cluster.register(app)
 prediction.register(app)
 tuning.register(app)
 models.register(app)
+kaggle.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
