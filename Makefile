@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-slurm lint clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== Setting up .venv (the first time this downloads PyTorch: several GB)"
@@ -23,7 +23,13 @@ lint: $(READY)
 test: lint
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered
 
-test-all: lint
+# Installs Slurm and starts it (Debian, as root); without one its tests are skipped.
+test-slurm: $(READY)
+	scripts/slurm_testbed.sh start
+	SLURM_CONF=/var/tmp/gi2nnunet-slurm/slurm.conf $(BIN)/pytest -m slurm; \
+	code=$$?; scripts/slurm_testbed.sh stop; exit $$code
+
+test-all: lint test-slurm
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 	$(BIN)/python scripts/fuzz_rle.py
 	$(BIN)/python scripts/torture.py --kills 24 --places 1

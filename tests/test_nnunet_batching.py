@@ -1,4 +1,4 @@
-"""2D slices in batches give what nnU-Net gives one by one."""
+"""Patches in batches give what nnU-Net gives one by one."""
 
 import numpy as np
 import pytest
@@ -93,3 +93,59 @@ def test_what_is_no_lack_of_memory_or_cannot_be_halved_is_told(most, words):
     predictor.network = Small(predictor.network, most, words)
     with pytest.raises(RuntimeError, match=words):
         predictor.predict_logits_from_preprocessed_data(make_image())
+
+
+class Volumes(torch.nn.Module):
+    """A 3D network of one layer, on a device with room for a few patches."""
+
+    def __init__(self, most=99):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Conv3d(1, 3, 3, padding=1)
+        self.most, self.sizes = most, []
+
+    def forward(self, batch):
+        self.sizes.append(len(batch))
+        if len(batch) > self.most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory")
+        return torch.tanh(self.layer(batch))
+
+
+def make_volume_predictor(kind, network, *, mirroring=True):
+    plans = make_plans("3d_fullres")
+    plans["configurations"]["3d_fullres"] |= {
+        "patch_size": [4, 16, 16], "spacing": [3.0, 3.0, 3.0]
+    }  # fmt: skip
+    manager = PlansManager(plans)
+    predictor = kind(device=torch.device("cpu"), use_mirroring=mirroring, allow_tqdm=False)
+    predictor.manual_initialization(
+        network, manager, manager.get_configuration("3d_fullres"), [network.state_dict()],
+        DATASET_JSON, "nnUNetTrainer", (0, 1, 2),
+    )  # fmt: skip
+    return predictor
+
+
+@pytest.mark.parametrize(("mirroring", "patches"), [(True, 2), (False, 2), (False, 5)])
+def test_pairs_of_3d_patches_give_the_logits_of_single_ones(mirroring, patches):
+    image, network = make_image(depth=9, height=30, width=23), Volumes()
+    wanted = make_volume_predictor(nnUNetPredictor, network, mirroring=mirroring)
+    expected = wanted.predict_logits_from_preprocessed_data(image)
+    assert set(network.sizes) == {1}
+    network.sizes.clear()
+    found = make_volume_predictor(BatchingPredictor, network, mirroring=mirroring)
+    found.patches_at_once = patches
+    logits = found.predict_logits_from_preprocessed_data(image)
+    assert max(network.sizes) == patches
+    assert (logits.dtype, logits.shape) == (expected.dtype, expected.shape)
+    torch.testing.assert_close(logits.float(), expected.float(), atol=2e-3, rtol=2e-3)
+
+
+def test_where_memory_runs_out_3d_patches_go_one_by_one():
+    image, network = make_image(depth=9, height=30, width=23), Volumes()
+    expected = make_volume_predictor(
+        BatchingPredictor, network
+    ).predict_logits_from_preprocessed_data(image)
+    small = make_volume_predictor(BatchingPredictor, Volumes(most=1))
+    logits = small.predict_logits_from_preprocessed_data(image)
+    assert small.patches_at_once == 1
+    torch.testing.assert_close(logits.float(), expected.float(), atol=2e-3, rtol=2e-3)

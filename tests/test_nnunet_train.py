@@ -63,6 +63,8 @@ class Engine:
         self.asked: list[dict[str, Any]] = []
         self.cards: list[str | None] = []
         self.failing: set[tuple[str, int | str]] = set()
+        self.broken: set[str] = set()
+        self.poison: set[tuple[str, int | str]] = set()
         self.together = threading.Barrier(1)
 
     def __call__(
@@ -84,6 +86,9 @@ class Engine:
         on_event({"event": "start", "epoch": 0, "epochs": 4})
         if (options["configuration"], options["fold"]) in self.failing:
             raise EngineError("out of luck")
+        card = environment.get("CUDA_VISIBLE_DEVICES")
+        if card in self.broken or (options["configuration"], options["fold"]) in self.poison:
+            raise EngineError("RuntimeError: CUDA error: unspecified launch failure")
         folder = (
             Path(environment["nnUNet_results"])
             / Path(options["dataset_folder"]).name
@@ -277,6 +282,32 @@ def test_one_failing_training_does_not_stop_the_others(bench: Bench) -> None:
     bench.engine.failing = set()
     outcomes = [r.outcome for r in bench.train(hardware=TWO_CARDS)]
     assert outcomes == ["kept", "trained", "kept", "kept"]
+
+
+def test_a_training_whose_card_fails_goes_on_on_another(bench: Bench) -> None:
+    bench.engine.broken = {"0"}
+    results = bench.train(hardware=TWO_CARDS)
+    assert len(results) == 4
+    assert bench.engine.cards.count("0") <= 2  # a dead card is soon given no more
+    assert bench.engine.cards.count("1") == 4
+
+
+def test_a_training_that_fails_on_every_card_is_not_tried_for_ever(bench: Bench) -> None:
+    bench.engine.poison = {("2d", 0)}
+    with pytest.raises(EngineError, match="1 of 4 trainings failed") as failed:
+        bench.train(hardware=TWO_CARDS)
+    assert "2d fold 0" in str(failed.value)
+    tried = [(o["configuration"], o["fold"]) for o in bench.engine.asked]
+    assert tried.count(("2d", 0)) == 2
+    assert len(tried) == 5
+    assert len(set(tried)) == 4
+
+
+def test_where_every_card_fails_the_run_ends(bench: Bench) -> None:
+    bench.engine.broken = {"0", "1"}
+    with pytest.raises(EngineError, match="4 of 4 trainings failed"):
+        bench.train(hardware=TWO_CARDS)
+    assert len(bench.engine.asked) <= 8
 
 
 def runs_of(bench: Bench) -> object:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import typer
 
-from gi2nnunet.cli import checks, comparison, data, models, prediction, scores, training, tuning
+from gi2nnunet.cli import (
+    checks,
+    cluster,
+    comparison,
+    data,
+    models,
+    prediction,
+    reporting,
+    scores,
+    training,
+    tuning,
+)
 from gi2nnunet.errors import EngineError, GiError, OutputError
 
 _BUG = 1
@@ -50,12 +61,14 @@ def _common(
 
 data.register(app)
 training.register(app)
+cluster.register(app)
 prediction.register(app)
 tuning.register(app)
 models.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
+reporting.register(app)
 
 
 def main() -> None:

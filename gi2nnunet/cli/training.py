@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gi2nnunet.cli.cluster import (
+    DryRunOption,
+    OnOption,
+    ProfileOption,
+    SlurmOption,
+    submit_training,
+)
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -123,6 +130,7 @@ def plan(
 
 
 def train(
+    context: typer.Context,
     fold: FoldOption = None,
     config: ConfigOption = None,
     preset: PresetOption = "auto",
@@ -198,6 +206,10 @@ def train(
     jobs: JobsOption = None,
     threads: ThreadsOption = None,
     checks: ChecksOption = True,
+    on: OnOption = "here",
+    profile: ProfileOption = None,
+    slurm: SlurmOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train nnU-Net; plan and preprocess first where that has not been done.
 
@@ -218,6 +230,14 @@ def train(
     check_trainer(trainer or STOCK_TRAINER)  # before planning, which takes minutes
     if pretrained_weights:
         check_checkpoint_file(pretrained_weights)
+    if on == "slurm":
+        submit_training(
+            context, space, dataset, folds=folds, config=config or (), workspace=workspace,
+            profile=profile, overrides=slurm or (), dry_run=dry_run,
+        )  # fmt: skip
+        return
+    if profile or slurm or dry_run:
+        raise typer.BadParameter("--profile, --slurm and --dry-run need --on slurm")
     check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     planned = _plan(

@@ -194,7 +194,9 @@ class _Output:
         if self._decision is None:
             bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
         else:
-            bit_map = apply_decision(found, self._decision, spacing_mm=ready.spacing_mm)
+            # Without the background, where that has a probability of its own.
+            organs = {name: array[-len(ORGANS) :] for name, array in found.items()}
+            bit_map = apply_decision(organs, self._decision, spacing_mm=ready.spacing_mm)
         if self._nifti_folder is not None:
             _write_labels(self._nifti_folder, scan, bit_map, ready.spacing_mm)
         rows = encode_scan(scan["scan_id"], scan["numbers"], bit_map)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +35,8 @@ from gi2nnunet.nnunet.training import (
 from gi2nnunet.nnunet.workspace import Workspace, choose_threads, count_cores, engine_environment
 
 _MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
+# What PyTorch prints where a card, its driver or a library on it gives up.
+_CARD_FAILURES = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cudaError", "NVML")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,8 @@ def train_folds(
     """Train every planned configuration on every given fold.
 
     A finished training is left alone, an interrupted one goes on from its last checkpoint. With
-    several GPUs each takes one training at a time; one that fails does not stop the others.
+    several GPUs each takes one training at a time; one that fails does not stop the others, and one
+    whose card failed goes on from its last checkpoint on another card, once.
 
     Parameters
     ----------
@@ -273,28 +275,21 @@ def _run_all(
     run: Callable[[Training, int | None], TrainingResult],
 ) -> list[TrainingResult]:
     """Run the trainings, as many at a time as there are slots."""
-    if len(slots) == 1 or len(todo) <= 1:
+    if len(slots) == 1:
         return [run(training, slots[0]) for training in todo]
-    waiting: queue.SimpleQueue[Training] = queue.SimpleQueue()
-    for training in todo:
-        waiting.put(training)
-    ended: queue.SimpleQueue[tuple[Training, TrainingResult | Exception]] = queue.SimpleQueue()
+    spread = _Spread(todo, slots)
 
     def work(gpu: int | None) -> None:
-        while True:
+        while (training := spread.take(gpu)) is not None:
             try:
-                training = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                ended.put((training, run(training, gpu)))
-            except Exception as error:  # told below, after the others are done
-                ended.put((training, error))
+                spread.end(training, gpu, run(training, gpu))
+            except Exception as error:  # noqa: PERF203  told below, after the others are done
+                spread.end(training, gpu, error)
 
     # Daemons: on Ctrl-C this process ends at once, and its children with it.
     for gpu in slots:
         threading.Thread(target=work, args=(gpu,), daemon=True).start()
-    outcomes = [ended.get() for _ in todo]
+    outcomes = spread.wait()
     failures = [
         f"{training.configuration} fold {training.fold}: {outcome}"
         for training, outcome in outcomes
@@ -302,9 +297,81 @@ def _run_all(
     ]
     if failures:
         errors = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
+        if len(todo) == 1:
+            raise errors[0]
         kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
         raise kind(
             f"{len(failures)} of {len(todo)} trainings failed; the others are done. "
             "Run the same command again to go on.\n" + "\n".join(failures)
         )
     return [outcome for _, outcome in outcomes if isinstance(outcome, TrainingResult)]
+
+
+class _Spread:
+    """Hands trainings to cards; one whose card failed goes to another card, once.
+
+    A card that failed two trainings in a row gets no more, unless it is the last one: a dead card
+    fails fast and would else take every training first.
+    """
+
+    def __init__(self, todo: Sequence[Training], slots: Sequence[int | None]) -> None:
+        self._total = len(todo)
+        self._waiting: list[tuple[Training, int | None]] = [(training, None) for training in todo]
+        self._cards = set(slots)
+        self._failed_in_a_row = dict.fromkeys(slots, 0)
+        self._again: set[tuple[str, Fold]] = set()
+        self._ended: list[tuple[Training, TrainingResult | Exception]] = []
+        self._changed = threading.Condition()
+
+    def take(self, gpu: int | None) -> Training | None:
+        """Wait for a training that this card may take; ``None`` where there will be none."""
+        with self._changed:
+            while len(self._ended) < self._total and gpu in self._cards:
+                for index, (training, failed_on) in enumerate(self._waiting):
+                    if failed_on is None or failed_on != gpu:
+                        del self._waiting[index]
+                        return training
+                self._changed.wait()
+            return None
+
+    def end(self, training: Training, gpu: int | None, outcome: TrainingResult | Exception) -> None:
+        with self._changed:
+            key = (training.configuration, training.fold)
+            if not (isinstance(outcome, EngineError) and is_card_failure(str(outcome))):
+                self._failed_in_a_row[gpu] = 0
+                self._ended.append((training, outcome))
+            else:
+                self._failed_in_a_row[gpu] += 1
+                if self._failed_in_a_row[gpu] > 1 and len(self._cards) > 1:
+                    self._cards.discard(gpu)
+                others = self._cards - {gpu}
+                if key in self._again or not others:
+                    self._ended.append((training, outcome))
+                else:
+                    self._again.add(key)
+                    self._waiting.append((training, gpu))
+                self._give_up_the_stranded(outcome)
+            self._changed.notify_all()
+
+    def _give_up_the_stranded(self, outcome: Exception) -> None:
+        """End what waits for another card than the only one left."""
+        stranded = [
+            entry
+            for entry in self._waiting
+            if entry[1] is not None and not self._cards - {entry[1]}
+        ]
+        for entry in stranded:
+            self._waiting.remove(entry)
+            self._ended.append((entry[0], outcome))
+
+    def wait(self) -> list[tuple[Training, TrainingResult | Exception]]:
+        """Wait until every training has ended."""
+        with self._changed:
+            while len(self._ended) < self._total:
+                self._changed.wait()
+            return list(self._ended)
+
+
+def is_card_failure(message: str) -> bool:
+    """Whether an engine's failure is a card's; memory that does not suffice is none."""
+    return any(sign in message for sign in _CARD_FAILURES)

@@ -33,6 +33,19 @@ def refused(command: str, *message: str, name: str = "", exit_code: int = 3) -> 
 
 
 ARGUMENTS = (
+    usage("train --dry-run", "need --on slurm"),
+    usage("train --on slurm --restart", "--restart", "throw a job's own work away"),
+    refused(
+        "train --on slurm --dry-run --slurm queue=gpu",
+        "--slurm: found the key 'queue'; expected account, cpus",
+        "Correct the profile",
+    ),
+    refused("train --on slurm --dry-run --slurm gpu", "--slurm gpu: expected KEY=VALUE"),
+    refused(
+        "train --on slurm --dry-run --profile truth.csv",
+        "truth.csv: is no TOML",
+        'Expected lines such as partition = "gpu"',
+    ),
     usage("trian", "No such command", "trian"),
     usage("train --epoch-count 3", "No such option", "--epoch-count"),
     usage("convert", "Missing argument", "SOURCE"),
