@@ -131,13 +131,13 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
     """
     source = Source(Path(path))
     names = source.names()
-    root = _find_root(source, names)
+    root = find_root(source, names)
     tables = {"train": f"{root}train.csv", "sample": f"{root}sample_submission.csv"}
     present = set(names)
     warnings: list[str] = []
     problems: list[Problem] = []
-    train_images = _group_images(source, names, f"{root}train/", problems)
-    test_images = _group_images(source, names, f"{root}test/", problems)
+    train_images = group_images(source, names, f"{root}train/", problems)
+    test_images = group_images(source, names, f"{root}test/", problems)
     table: MaskTable | None = None
     if tables["train"] in present:
         table = read_mask_table(
@@ -161,8 +161,8 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
             table, train_images, texts, allow_missing=allow_missing,
             problems=problems, warnings=warnings,
         )  # fmt: skip
-    train = _build_scans(source, "train", train_images, texts, problems, warnings)
-    test = _build_scans(source, "test", test_images, None, problems, warnings)
+    train = build_scans(source, "train", train_images, texts, problems, warnings)
+    test = build_scans(source, "test", test_images, None, problems, warnings)
     raise_problems(problems, remedy=f"Correct these in {source.path}, or download it again.")
     if not train and not test:
         raise InputError(
@@ -177,7 +177,7 @@ def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
     )  # fmt: skip
 
 
-def _find_root(source: Source, names: Sequence[str]) -> str:
+def find_root(source: Source, names: Sequence[str]) -> str:
     """Return the prefix ("" or "folder/") under which train.csv, train/ or test/ lie."""
     for depth in (0, 1):
         roots = {
@@ -204,18 +204,20 @@ def _find_root(source: Source, names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Image:
+class Image:
+    """What a slice's path tells: height and width in pixels, spacing ``(y, x)`` in mm."""
+
     path: str
     height: int
     width: int
     spacing_mm: tuple[float, float]
 
 
-def _group_images(
+def group_images(
     source: Source, names: Iterable[str], prefix: str, problems: list[Problem]
-) -> dict[str, dict[int, _Image]]:
+) -> dict[str, dict[int, Image]]:
     """Return the images under ``prefix`` by scan id and slice number."""
-    scans: dict[str, dict[int, _Image]] = {}
+    scans: dict[str, dict[int, Image]] = {}
     for name in names:
         if not name.startswith(prefix) or PurePosixPath(name).suffix.lower() != ".png":
             continue
@@ -240,7 +242,7 @@ def _group_images(
                 )
             )
             continue
-        images[int(number)] = _Image(
+        images[int(number)] = Image(
             path=name, height=int(height), width=int(width),
             spacing_mm=(float(spacing_y), float(spacing_x)),
         )  # fmt: skip
@@ -260,7 +262,7 @@ def _texts_by_scan(table: MaskTable) -> dict[str, dict[int, list[str]]]:
 
 def _match_rows(
     table: MaskTable,
-    images: Mapping[str, Mapping[int, _Image]],
+    images: Mapping[str, Mapping[int, Image]],
     texts: dict[str, dict[int, list[str]]],
     *,
     allow_missing: bool,
@@ -310,14 +312,15 @@ def _match_rows(
     warnings.append(f"{len(found)} mismatches of rows and images passed over, first {found[0]}")
 
 
-def _build_scans(
+def build_scans(
     source: Source,
     part: Part,
-    images: Mapping[str, Mapping[int, _Image]],
+    images: Mapping[str, Mapping[int, Image]],
     texts: Mapping[str, Mapping[int, Sequence[str]]] | None,
     problems: list[Problem],
     warnings: list[str],
 ) -> dict[str, Scan]:
+    """Return the scans that their images make up; what is wrong goes to ``problems``."""
     scans: dict[str, Scan] = {}
     for scan_id in sorted(images, key=scan_order):
         slices = images[scan_id]

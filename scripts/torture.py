@@ -102,6 +102,17 @@ COMMANDS = (
         present=("out/score.json",), share=0.17,
     ),
     Command(
+        name="train folds",
+        words=("train", "--fold", "cv", *SHORT, "--epochs", "2", "--iterations", "2"),
+        after="plan", exact=(),
+        present=("gi2nnunet-workspace/results/*/*/fold_?/checkpoint_final.pth",), share=0.04,
+    ),
+    Command(
+        name="tune", words=("tune", "--device", "cpu", "--threads", "1"), after="train folds",
+        exact=("gi2nnunet-workspace/results/*/gi2nnunet_tuning_*.json",
+               "gi2nnunet-workspace/predictions/**/*.gi2prob"), share=0.1,
+    ),
+    Command(
         name="score",
         words=("score", "out/submission.csv", "out/truth.csv", "--json"),
         after="predict-and-score", exact=("score.txt",), share=0.1,
@@ -302,12 +313,18 @@ def harm_once(
 
 
 def kill_all(
-    home: Path, states: dict[str, Path], seconds: dict[str, float], *, kills: int, seed: int
+    home: Path,
+    states: dict[str, Path],
+    seconds: dict[str, float],
+    *,
+    commands: Sequence[Command],
+    kills: int,
+    seed: int,
 ) -> dict[tuple[str, str], Tally]:
     """Run all rounds of killing."""
     chance = random.Random(seed)
     tallies: dict[tuple[str, str], Tally] = {}
-    for command in COMMANDS:
+    for command in commands:
         kinds: tuple[str, ...] = ("command", "Ctrl-C", "child")
         if command.name in ("convert", "score"):
             kinds = kinds[:2]  # they have no children
@@ -390,21 +407,30 @@ def run_to_fail(
 
 
 def spoil_places(
-    home: Path, states: dict[str, Path], seconds: dict[str, float], *, seed: int, places: int
+    home: Path,
+    states: dict[str, Path],
+    seconds: dict[str, float],
+    *,
+    commands: Sequence[Command],
+    seed: int,
+    places: int,
 ) -> dict[tuple[str, str], Tally]:
     """Run every command on a disk that fills, on a read-only one, and on one that vanishes."""
     chance = random.Random(seed)
     tallies: dict[tuple[str, str], Tally] = {}
-    for command in COMMANDS:
+    for command in commands:
         before = states[command.after] if command.after else None
-        have = measure(before) if before else 0.0
-        more = max(0.02, measure(states[command.name]) - have)
+        had = measure(before) if before else 0.0
+        more = max(0.02, measure(states[command.name]) - had)
         for number in range(places):
             tally = tallies.setdefault((command.name, "disk fills"), Tally())
             tally.rounds += 1
             folder = home / "small"
-            with mounted(folder, megabytes=have + chance.uniform(0.1, 0.8) * more):
+            with mounted(folder, megabytes=2048):
                 shutil.copytree(before, folder, dirs_exist_ok=True) if before else None
+                have = shutil.disk_usage(folder).used / 2**20
+                size = f"remount,size={int((have + chance.uniform(0.1, 0.8) * more) * 1024)}k"
+                subprocess.run(["mount", "-o", size, str(folder)], check=True)
                 struck = tally.hit
                 faults = run_to_fail(command, folder, tally)
                 subprocess.run(["mount", "-o", "remount,size=2g", str(folder)], check=True)
@@ -461,6 +487,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--places", type=int, default=2, help="disks that fill, a command")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
+    parser.add_argument("--only", action="append", help="a command of the table; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the table as JSON, too")
     options = parser.parse_args()
@@ -470,9 +497,14 @@ def main() -> int:
     home = home.absolute()
     began = time.monotonic()
     states, seconds = make_states(home)
-    tallies = kill_all(home, states, seconds, kills=options.kills, seed=options.seed)
+    commands = [c for c in COMMANDS if not options.only or c.name in options.only]
+    tallies = kill_all(
+        home, states, seconds, commands=commands, kills=options.kills, seed=options.seed
+    )
     if may_mount(home):
-        tallies |= spoil_places(home, states, seconds, seed=options.seed, places=options.places)
+        tallies |= spoil_places(
+            home, states, seconds, commands=commands, seed=options.seed, places=options.places
+        )
     else:
         print("Disks that fill, are read-only or vanish: left out, mounting is not allowed here.")
     print_table(tallies)

@@ -16,10 +16,12 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    kaggle,
     models,
     prediction,
     reporting,
     scores,
+    survey,
     training,
     tuning,
 )
@@ -65,10 +67,12 @@ cluster.register(app)
 prediction.register(app)
 tuning.register(app)
 models.register(app)
+kaggle.register(app)
 scores.register(app)
 comparison.register(app)
 checks.register(app)
 reporting.register(app)
+survey.register(app)
 
 
 def main() -> None:

@@ -152,6 +152,12 @@ IMAGES = (
         message=(THIRD, "Too many levels of symbolic links", "expected a file", "Restore it"),
     ),
     BadInput(
+        name="an image cut off in a source that is checked",
+        command="check source --jobs 1",
+        make=folder(with_picture(lambda data: data[:-30])),
+        message=(THIRD, "found a truncated or damaged PNG", EXPECTED, "or download it again"),
+    ),
+    BadInput(
         name="a folder for an image",
         command=CONVERT,
         make=replace_third(lambda path: path.mkdir()),
