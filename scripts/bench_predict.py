@@ -53,7 +53,7 @@ def run(words: Sequence[str], *, environment: Mapping[str, str], cwd: Path) -> C
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.1):
+        while not done.wait(0.5):  # often enough for peaks of seconds, and cheap
             peak = max(peak, sum(map(read_pss, list_family(process.pid))))
 
     watcher = threading.Thread(target=watch)

@@ -209,31 +209,44 @@ def test_label_volumes_lie_on_their_images_and_hold_the_submission(
         np.testing.assert_array_equal(stomach != 0, (bits & 4) != 0)
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize(
+    "configurations", [("2d",), ("3d_fullres",), ("2d", "3d_fullres")], ids="+".join
+)
 def test_plain_nnunet_predicts_the_same_voxels(
-    trained: Trained, configuration: str, tmp_path: Path
+    trained: Trained, configurations: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """nnUNetv2_predict loads our checkpoint; where organs do not overlap its voxels are ours."""
+    """nnU-Net's commands load our checkpoints; where organs do not overlap its voxels are ours."""
     workspace = open_workspace(trained.workspace, environ={})
     dataset = read_dataset(workspace.raw)
     scan = next(scan for scan in dataset.scans if scan.part == "holdout")
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(dataset.image_path(scan.scan_id), images)
-    subprocess.run(
-        [Path(sys.executable).with_name("nnUNetv2_predict"), "-i", images,
-         "-o", tmp_path / "theirs", "-d", "501", "-c", configuration,
-         "-f", "all", "-p", "gi2nnunetTinyPlans",
-         "-device", "cpu", "-npp", "1", "-nps", "1"],
-        env=engine_environment(
-            workspace, environ=os.environ, processes=2, augmentation_processes=1, threads=2
-        ),
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    theirs = read_volume(tmp_path / "theirs" / f"{scan.scan_id}.nii.gz").array
+
+    def run_plainly(tool: str, *words: str | Path) -> None:
+        subprocess.run(
+            [Path(sys.executable).with_name(tool), *words],
+            env=engine_environment(
+                workspace, environ=os.environ, processes=2, augmentation_processes=1, threads=2
+            ),
+            check=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+
+    parts = [tmp_path / name for name in configurations]
+    for configuration, part in zip(configurations, parts, strict=True):
+        run_plainly(
+            "nnUNetv2_predict", "-i", images, "-o", part, "-d", "501", "-c", configuration,
+            "-f", "all", "-p", "gi2nnunetTinyPlans", "-device", "cpu", "-npp", "1", "-nps", "1",
+            *(["--save_probabilities"] if len(parts) > 1 else []),
+        )  # fmt: skip
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = tmp_path / "ensemble"
+        run_plainly("nnUNetv2_ensemble", "-i", *parts, "-o", whole, "-np", "1")
+    theirs = read_volume(whole / f"{scan.scan_id}.nii.gz").array
     run(
-        "predict-and-score", "--config", configuration, "--nifti", "--out", tmp_path / "ours",
-        cwd=trained.folder,
+        "predict-and-score", *(word for name in configurations for word in ("--config", name)),
+        "--nifti", "--out", tmp_path / "ours", cwd=trained.folder,
     )  # fmt: skip
     ours = read_volume(tmp_path / "ours" / "labels" / f"{scan.scan_id}.nii.gz").array
     assert len(np.unique(ours)) > 1
