@@ -107,6 +107,8 @@ ORDER = (
     "verify",
     "report",
     "report.curves",
+    "report.trainings",
+    "report.commands",
     "report.viewer",
     "report.figures",
     "report.gather",
