@@ -53,7 +53,7 @@ ORDER = (
     "farthest",
     "metric",
     "medical",
-    "score",
+    "scores",
     "scoring",
     "compare",
     "encoding",
