@@ -126,7 +126,8 @@ def test_a_job_that_fails_for_good_stops_what_waits_for_it(jobs: Path) -> None:
     assert {name: job.state for name, job in found.items()} == {
         "part_1": "failed", "part_2": "finished", "join": "stopped",
     }  # fmt: skip
-    assert "exit code 2" in found["part_1"].last_lines
+    assert "No such option: --no-such-option" in found["part_1"].last_lines
+    assert "Traceback" not in found["part_1"].log.read_text()
     assert send(jobs, *graph) == (["part_1", "join"], {"part_2": "finished"})
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import EngineError
 from gi2nnunet.files import write_json
 
 _LOOK_SECONDS = 0.2
@@ -41,8 +40,9 @@ class CommandRun:
 
         Raises
         ------
-        EngineError
-            Where it failed, so that jobs that wait for this one do not start.
+        SystemExit
+            Where it failed, so that jobs that wait for this one do not start, and nothing is
+            printed after what the command said itself.
         """
         from submitit import JobEnvironment
 
@@ -57,7 +57,7 @@ class CommandRun:
         if code >= 0:  # else it was taken down from outside, and may well be queued again
             write_json(outcome, {"exit_code": code})
         if code:
-            raise EngineError(f"gi2nnunet {self.words[0]} ended with exit code {code}")
+            raise SystemExit(code if code > 0 else 128 - code)
         return code
 
     def checkpoint(self) -> Any:

@@ -22,6 +22,7 @@ from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import part_file, read_json
 from gi2nnunet.manifest import SPLITS
 from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.memory import measure_peaks
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
 from gi2nnunet.nnunet.trust import (
     check_data_folder,
@@ -66,7 +67,8 @@ def run_training(
     ----------
     emit
         Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
-        ``dice`` (pseudo Dice per organ) and ``seconds``.
+        ``dice`` (pseudo Dice per organ), ``seconds``, and what
+        :func:`~gi2nnunet.nnunet.memory.measure_peaks` gives.
     stopping
         Asked after each epoch; where it says so, the training is saved and left there.
     dataset_folder
@@ -215,6 +217,7 @@ def _make_trainer(
                     "val_loss": float(log("val_losses", step=epoch)),
                     "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
                     "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
+                    **measure_peaks(self.device.type),
                 }
             )
             if stop:
