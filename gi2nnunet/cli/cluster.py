@@ -106,10 +106,11 @@ def parse_part(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def require_slurm(on: str, **options: object) -> None:
+def require_slurm(context: typer.Context) -> None:
     """Refuse options that say how to submit where nothing is submitted."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
-    if on != "slurm" and given:
+    names = ("profile", "slurm", "dry_run", "shards")
+    given = [f"--{name.replace('_', '-')}" for name in names if context.params.get(name)]
+    if context.params["on"] != "slurm" and given:
         raise typer.BadParameter(f"{', '.join(given)}: needs --on slurm")
 
 
@@ -156,10 +157,6 @@ def submit_training(
     *,
     folds: Sequence[int | str],
     config: Sequence[str],
-    workspace: Path | None,
-    profile: Path | None,
-    overrides: Sequence[str],
-    dry_run: bool,
 ) -> None:
     """Submit what train was asked for, or print it.
 
@@ -169,15 +166,14 @@ def submit_training(
     from gi2nnunet.nnunet.plan import digest_dataset
     from gi2nnunet.nnunet.presets import CONFIGURATIONS
 
-    refuse_gpus(context)
+    _refuse_gpus(context)
     if context.params["restart"]:
         raise typer.BadParameter(
             "--restart would throw a job's own work away each time it goes on after a time limit. "
             "Remove the fold's folder instead.",
             param_hint="--restart",
         )
-    asked = _read_profile(space, profile, overrides)
-    place = _spell_place(workspace)
+    place = _spell_place(context)
     every = tuple(name for name in context.params if name not in _OWN)
     graph = make_training_graph(
         configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
@@ -187,10 +183,7 @@ def submit_training(
         train_words=("train", *_spell(context, every), *place),
         score_words=("predict-and-score", *_spell(context, _OF_SCORE), *place),
     )
-    _submit(
-        graph, space, profile=asked, mark=digest_dataset(dataset), workspace=workspace,
-        dry_run=dry_run,
-    )  # fmt: skip
+    _submit(context, graph, space, mark=digest_dataset(dataset))
 
 
 def submit_prediction(
@@ -201,11 +194,6 @@ def submit_prediction(
     *,
     source: Path | None,
     out: Path,
-    shards: int | None,
-    workspace: Path | None,
-    profile: Path | None,
-    overrides: Sequence[str],
-    dry_run: bool,
 ) -> None:
     """Submit what predict or predict-and-score was asked for, or print it.
 
@@ -218,8 +206,8 @@ def submit_prediction(
     from gi2nnunet.nnunet.workspace import choose_threads
     from gi2nnunet.parts import digest_work, kept_folder, submission_path
 
-    refuse_gpus(context)
-    asked = _read_profile(space, profile, overrides)
+    _refuse_gpus(context)
+    asked = _read_profile(context, space)
     device = context.params["device"]
     if device == "auto":
         device = "cuda" if asked.gpus else "cpu"
@@ -232,24 +220,21 @@ def submit_prediction(
         *_spell_models(ensemble),
         *_spell(context, _OF_PARTS),
         *("--device", device, "--threads", str(threads), "--out", str(out)),
-        *_spell_place(workspace),
+        *_spell_place(context),
     ]
     place = hashlib.sha256(str(out).encode()).hexdigest()[:6]
     graph = make_prediction_graph(
         name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', selection.name)}_{place}",
-        parts=min(shards or _PARTS, len(selection.scans)),
+        parts=min(context.params["shards"] or _PARTS, len(selection.scans)),
         part_words=("predict", *words),
         join_words=(str(context.info_name), *words, *_spell(context, _OF_JOIN)),
         kept=kept_folder(out),
         result=submission_path(out),
     )
-    _submit(
-        graph, space, profile=asked, mark=digest_work(selection, ensemble), workspace=workspace,
-        dry_run=dry_run,
-    )  # fmt: skip
+    _submit(context, graph, space, mark=digest_work(selection, ensemble))
 
 
-def refuse_gpus(context: typer.Context) -> None:
+def _refuse_gpus(context: typer.Context) -> None:
     """Refuse ``--gpus``, which says how many cards of this machine to use."""
     if context.params["gpus"]:
         raise typer.BadParameter(
@@ -267,31 +252,26 @@ def _spell_models(ensemble: Ensemble) -> list[str]:
     return words + (["--trainer", *trainers] if len(trainers) == 1 else [])
 
 
-def _spell_place(workspace: Path | None) -> tuple[str, ...]:
+def _spell_place(context: typer.Context) -> tuple[str, ...]:
+    workspace = context.params["workspace"]
     return () if workspace is None else ("--workspace", str(workspace.absolute()))
 
 
-def _read_profile(space: Workspace, file: Path | None, overrides: Sequence[str]) -> Profile:
+def _read_profile(context: typer.Context, space: Workspace) -> Profile:
     from gi2nnunet.cluster.profile import read_profile
 
-    return read_profile(file or _find_profile(space), overrides=overrides)
+    file = context.params["profile"] or _find_profile(space)
+    return read_profile(file, overrides=context.params["slurm"] or ())
 
 
-def _submit(
-    graph: Sequence[Job],
-    space: Workspace,
-    *,
-    profile: Profile,
-    mark: str,
-    workspace: Path | None,
-    dry_run: bool,
-) -> None:
+def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, mark: str) -> None:
     from shlex import join
 
     from gi2nnunet.cli.show import print_notice, print_result
     from gi2nnunet.cluster.submitting import submit
 
-    if dry_run:
+    profile = _read_profile(context, space)
+    if context.params["dry_run"]:
         for job in graph:
             after = f"  after {', '.join(job.after)}" if job.after else ""
             print_result(f"{job.name}{after}\n    gi2nnunet {join(job.words)}")
@@ -301,7 +281,7 @@ def _submit(
         print_result(f"{name}: submitted as job {job_id}")
     for name, state in done.kept.items():
         print_result(f"{name}: {state}, left alone")
-    print_notice("Next: " + same_workspace("gi2nnunet jobs", workspace))
+    print_notice("Next: " + same_workspace("gi2nnunet jobs", context.params["workspace"]))
 
 
 def _spell(context: typer.Context, names: Sequence[str]) -> list[str]:

@@ -184,8 +184,7 @@ def predict_and_score(
         threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
         allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=True, context=context, on=on, profile=profile, slurm=slurm,
-        dry_run=dry_run, shards=shards, part=None,
+        as_json=as_json, score=True, context=context, on=on, part=None,
     )  # fmt: skip
 
 
@@ -235,8 +234,7 @@ def predict(
         threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
         allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=False, context=context, on=on, profile=profile, slurm=slurm,
-        dry_run=dry_run, shards=shards, part=part,
+        as_json=as_json, score=False, context=context, on=on, part=part,
     )  # fmt: skip
 
 
@@ -266,10 +264,6 @@ def _predict(
     score: bool,
     context: typer.Context,
     on: str,
-    profile: Path | None,
-    slurm: list[str] | None,
-    dry_run: bool,
-    shards: int | None,
     part: str | None,
 ) -> None:
     from gi2nnunet.cli.show import (
@@ -287,7 +281,7 @@ def _predict(
     asked_part = parse_part(part)
     if on == "slurm" and (part or as_json):
         raise typer.BadParameter("--part and --json do not go together with --on slurm")
-    require_slurm(on, profile=profile, slurm=slurm, dry_run=dry_run, shards=shards)
+    require_slurm(context)
     space = open_workspace_of(workspace)
     dataset, ensemble = select_models(
         space,
@@ -312,10 +306,7 @@ def _predict(
         )
     place = out or space.predictions / selection.name / ensemble.name
     if on == "slurm":
-        submit_prediction(
-            context, space, selection, ensemble, source=source, out=place, shards=shards,
-            workspace=workspace, profile=profile, overrides=slurm or (), dry_run=dry_run,
-        )  # fmt: skip
+        submit_prediction(context, space, selection, ensemble, source=source, out=place)
         return
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     options: dict[str, Any] = {

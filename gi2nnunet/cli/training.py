@@ -226,7 +226,7 @@ def train(
     from gi2nnunet.nnunet.train import expand_folds, train_folds
     from gi2nnunet.nnunet.training import STOCK_TRAINER, TrainingSettings
 
-    require_slurm(on, profile=profile, slurm=slurm, dry_run=dry_run)
+    require_slurm(context)
     patch_sizes = _parse_patch_sizes(patch_size or [])
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
@@ -235,10 +235,7 @@ def train(
     if pretrained_weights:
         check_checkpoint_file(pretrained_weights)
     if on == "slurm":
-        submit_training(
-            context, space, dataset, folds=folds, config=config or (), workspace=workspace,
-            profile=profile, overrides=slurm or (), dry_run=dry_run,
-        )  # fmt: skip
+        submit_training(context, space, dataset, folds=folds, config=config or ())
         return
     check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=gpus)
