@@ -157,7 +157,7 @@ def _print_estimate(result: Estimate, workspace: Path | None) -> None:
         [
             (
                 entry.configuration, entry.fold, entry.state,
-                f"{entry.epochs_done} of {entry.epochs}", _duration(entry.epoch_seconds),
+                f"{entry.epochs_done} of {entry.epochs}", _duration(entry.epoch_seconds, seconds_until=600),
                 _duration(entry.seconds), _duration(entry.seconds_left),
             )
             for entry in result.trainings
@@ -229,13 +229,15 @@ def _print_checks(checks: tuple[Check, ...]) -> None:
     )  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float, *, seconds_until: float = 90) -> str:
     from gi2nnunet.cli.show import format_seconds
 
     if not seconds:
         return "-"
     if seconds < 10:
         return f"{seconds:.2g} s"
+    if seconds < seconds_until:
+        return f"{seconds:.0f} s"
     hours = seconds / 3600
     return f"{hours / 24:.1f} days" if hours >= 72 else format_seconds(seconds)
 

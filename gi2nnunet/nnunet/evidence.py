@@ -186,10 +186,13 @@ class Evidence:
         card = self.request.card or _card_of(self.request.hardware)
         if card is None:
             return None
-        if self.request.card is None:
-            self.notes.append(f"{name}: --measure would time this card in place of a table.")
         if not self._flops:
             self._flops = self._count_flops()
+            self.notes.append(
+                f"{card.name}: reckoned from a table, not measured: up to twice as long is possible, "
+                "and more where few processor cores augment for a fast card."
+                + ("" if self.request.card else " --measure would time this very card.")
+            )
         return pace_of_card(
             card, forward_flops=self._flops[name], batch_size=self.planned[name].batch_size
         )
