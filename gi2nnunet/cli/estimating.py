@@ -157,7 +157,8 @@ def _print_estimate(result: Estimate, workspace: Path | None) -> None:
         [
             (
                 entry.configuration, entry.fold, entry.state,
-                f"{entry.epochs_done} of {entry.epochs}", _duration(entry.epoch_seconds, seconds_until=600),
+                f"{entry.epochs_done} of {entry.epochs}",
+                _duration(entry.epoch_seconds, seconds_until=600),
                 _duration(entry.seconds), _duration(entry.seconds_left),
             )
             for entry in result.trainings

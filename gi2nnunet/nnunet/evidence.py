@@ -189,8 +189,8 @@ class Evidence:
         if not self._flops:
             self._flops = self._count_flops()
             self.notes.append(
-                f"{card.name}: reckoned from a table, not measured: up to twice as long is possible, "
-                "and more where few processor cores augment for a fast card."
+                f"{card.name}: reckoned from a table, not measured: up to twice as long is "
+                "possible, and more where few processor cores augment for a fast card."
                 + ("" if self.request.card else " --measure would time this very card.")
             )
         return pace_of_card(
