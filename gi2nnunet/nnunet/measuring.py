@@ -5,9 +5,6 @@ Runs in the engine's child process.
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
 from gi2nnunet.files import read_json
+from gi2nnunet.nnunet.memory import measure_peaks
 from gi2nnunet.nnunet.trainer import prepare_training
 
 # At least so many batches are timed, however long they take, and at most for so long.
@@ -100,7 +98,7 @@ def run_measurement(
         ``train_seconds`` and ``validation_seconds`` of one batch, ``epoch_end_seconds`` for what
         follows an epoch, ``startup_seconds`` from the start of the process to the first batch and
         what the warm-up took beyond its batches, ``batches`` and ``validation_batches`` timed,
-        ``checkpoint_bytes``, ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``.
+        ``checkpoint_bytes``, and what :func:`~gi2nnunet.nnunet.memory.measure_peaks` gives.
     """
     run = prepare_training(nnUNetTrainer, **options)
     device = str(options["device"])
@@ -134,7 +132,7 @@ def run_measurement(
     run.on_epoch_end()  # writes a checkpoint, as the first epoch is always the best so far
     epoch_end = time.monotonic() - ending
     run.on_train_end()
-    measured = {
+    return {
         "train_seconds": train_seconds,
         "validation_seconds": validation_seconds,
         "epoch_end_seconds": epoch_end,
@@ -142,11 +140,8 @@ def run_measurement(
         "batches": batches,
         "validation_batches": validation_batches,
         "checkpoint_bytes": (Path(run.output_folder) / "checkpoint_final.pth").stat().st_size,
-        "peak_memory_bytes": _peak_memory(),
+        **measure_peaks(device),
     }
-    if device == "cuda":
-        measured["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
-    return measured
 
 
 def _time(
@@ -168,9 +163,3 @@ def _wait_for(device: str) -> None:
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
-
-
-def _peak_memory() -> int:
-    """Return the most memory of this process in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
