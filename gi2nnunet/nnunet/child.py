@@ -142,6 +142,14 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
         from gi2nnunet.nnunet.trainer import run_training
 
         return run_training(emit=emit, stopping=stop.is_set, **options)
+    if task == "count":
+        from gi2nnunet.nnunet.measuring import run_count
+
+        return run_count(**options)
+    if task == "measure":
+        from gi2nnunet.nnunet.measuring import run_measurement
+
+        return run_measurement(emit=emit, **options)
     if task == "predict":
         from gi2nnunet.nnunet.inference import run_prediction
 
