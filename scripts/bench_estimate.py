@@ -4,8 +4,8 @@
 
 Makes a small phantom, converts and plans it, runs what ``gi2nnunet estimate --measure`` runs, then
 what ``gi2nnunet train`` runs, all with the tiny preset on the CPU, in a temporary folder. Measures
-once more at the end: where the two short runs differ, the machine was busy with other things, and the
-ratios tell as much of these.
+once more at the end: where the two short runs differ, the machine was busy with other things, and
+the ratios tell as much of these.
 """
 
 from __future__ import annotations
