@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output,
-130 interrupted.
+Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
+early as asked, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    estimating,
     kaggle,
     models,
     prediction,
@@ -70,6 +71,7 @@ models.register(app)
 kaggle.register(app)
 scores.register(app)
 comparison.register(app)
+estimating.register(app)
 checks.register(app)
 reporting.register(app)
 survey.register(app)
