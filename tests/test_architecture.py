@@ -101,6 +101,7 @@ ORDER = (
     "standing",
     "selection",
     "handover",
+    "kaggle_bundle",
     "offline",
     "evaluation",
     "out_of_fold",
