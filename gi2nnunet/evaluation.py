@@ -18,8 +18,9 @@ from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
 from gi2nnunet.locks import hold
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
-from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
+from gi2nnunet.nnunet.predict import PredictedScan
 from gi2nnunet.nnunet.workspace import Workspace, choose_threads
+from gi2nnunet.parts import kept_folder, predict_kept, submission_path
 from gi2nnunet.scoring import Score, score_submission
 from gi2nnunet.selection import Selection
 from gi2nnunet.standing import Standing
@@ -27,7 +28,6 @@ from gi2nnunet.submission import write_submission
 from gi2nnunet.tuned import Tuned, find_tuning
 
 COST = "cost.json"
-KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
@@ -121,7 +121,8 @@ def evaluate(
     on_scan
         Called with ``(done, total, scan)``.
     """
-    check_place(out / "submission.csv")
+    submission = submission_path(out)
+    check_place(submission)
     tuned, told = find_tuning(ensemble) if tuning else (None, [])
     if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
         told.append(
@@ -131,30 +132,24 @@ def evaluate(
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
-        predicted = predict_scans(
+        predicted = predict_kept(
+            selection,
             ensemble,
-            selection.scans,
+            scans=selection.scans,
+            out=out,
             workspace=workspace,
             environ=environ,
             hardware=hardware,
-            folds=selection.folds,
             mirroring=mirroring,
             step_size=step_size,
             threads=n_threads,
-            nifti_folder=out if nifti else None,
-            probability_folders={
-                model.folder.name: out / "probabilities" / model.configuration
-                for model in ensemble.models
-            }
-            if save_probabilities
-            else None,
-            decision=tuned.decision if tuned else None,
-            kept=out / KEPT,
+            nifti=nifti,
+            save_probabilities=save_probabilities,
+            tuned=tuned,
             trust=trust,
             on_scan=on_scan,
             on_peaks=peaks.update,
         )
-        submission = out / "submission.csv"
         rows = [row for scan in predicted for row in scan.rows]
         warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
@@ -204,7 +199,7 @@ def evaluate(
             files += [out / "labels", out / "organs"]
         if save_probabilities:
             files.append(out / "probabilities")
-        shutil.rmtree(out / KEPT, ignore_errors=True)
+        shutil.rmtree(kept_folder(out), ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,

@@ -138,7 +138,9 @@ def engine_environment(
     return built
 
 
-def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
+def choose_threads(
+    threads: int | None, *, device: str, training: bool, cores: int | None = None
+) -> int:
     """Return how many threads the network's operations get; they change its output's last bits.
 
     Parameters
@@ -149,6 +151,8 @@ def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
         ``cuda``, ``cpu`` or ``mps``.
     training
         Whether it is to train, or else to predict.
+    cores
+        Of the machine it is for; by default those of this process.
 
     Returns
     -------
@@ -166,9 +170,10 @@ def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
         if threads < 1:
             raise InputError(f"--threads: found {threads}; expected at least 1. Leave it out.")
         return threads
+    known = cores or count_cores()
     if device == "cpu":
-        return count_cores()
-    return 1 if training else max(1, count_cores() // 2)
+        return known
+    return 1 if training else max(1, known // 2)
 
 
 def count_cores() -> int:
