@@ -109,6 +109,8 @@ ORDER = (
     "report.curves",
     "report.trainings",
     "report.commands",
+    "report.costs",
+    "report.tunings",
     "report.viewer",
     "report.figures",
     "report.gather",
