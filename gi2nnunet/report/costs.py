@@ -22,7 +22,7 @@ class Cost:
     step
         Which.
     amount, unit
-        How many of what: 6 epochs, 4 scans.
+        How many of what: an epoch, a scan.
     seconds
         Of all of them.
     memory_bytes, gpu_bytes
@@ -63,7 +63,7 @@ def list_costs(
         Cost(
             step=f"training {training.name}",
             amount=len(training.epochs),
-            unit="epochs",
+            unit="epoch",
             seconds=training.seconds,
             memory_bytes=training.peak("peak_memory_bytes"),
             gpu_bytes=training.peak("peak_gpu_bytes"),
@@ -86,7 +86,7 @@ def _of_scans(step: str, cost: Mapping[str, Any]) -> Cost:
     return Cost(
         step=step,
         amount=None if scans is None else int(scans),
-        unit="scans",
+        unit="scan",
         seconds=None if scans is None or each is None else scans * each,
         memory_bytes=None if memory is None else int(memory),
         gpu_bytes=None if gpu is None else int(gpu),

@@ -29,11 +29,16 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
     # A line of a single epoch would not be seen.
     marker = "." if len(epochs) < 30 else ""
 
+    def frame(axes: Any) -> None:
+        if len(epochs) == 1:
+            axes.set_xlim(numbers[0] - 0.5, numbers[0] + 0.5)
+
     def draw_loss(axes: Any) -> None:
         losses = [e.train_loss for e in epochs], [e.val_loss for e in epochs]
         axes.plot(numbers, losses[0], "-", color=_DARK, marker=marker, label="training")
         axes.plot(numbers, losses[1], "--", color="#b3430a", marker=marker, label="validation")
         axes.legend()
+        frame(axes)
 
     def draw_dice(axes: Any) -> None:
         for index, (organ, style) in enumerate(zip(ORGANS, ("-", "--", ":"), strict=True)):
@@ -44,10 +49,12 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
             axes.plot(numbers, values, style, color=colour, marker=marker, label=name)
         axes.set_ylim(0, 1)
         axes.legend(loc="lower right")
+        frame(axes)
 
     def draw_rate(axes: Any) -> None:
         axes.plot(numbers, [e.learning_rate for e in epochs], color=_DARK, marker=marker)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+        frame(axes)
 
     said = f"{title}: {{}} over {len(epochs)} epochs"
     loss, dice, rate = (
@@ -104,7 +111,7 @@ def _draw(
         axes.set_title(heading)
         axes.set_xlabel(x_label)
         if x_label:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Title": label})

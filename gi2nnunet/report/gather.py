@@ -201,9 +201,8 @@ def find_interrupted(predictions: Path) -> list[str]:
         running = find_holder(folder / "prediction")
         state = "is running" if running else "was interrupted"
         then = "" if running else " The same command again goes on with it."
-        lines.append(
-            f"The prediction {folder.relative_to(predictions)} {state}, {scans} scans done.{then}"
-        )
+        done = f"{scans} scan{'' if scans == 1 else 's'} done"
+        lines.append(f"The prediction {folder.relative_to(predictions)} {state}, {done}.{then}")
     return lines
 
 

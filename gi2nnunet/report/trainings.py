@@ -122,7 +122,7 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
     for training in trainings:
         if not training.finished:
             then = "" if training.running else " The same gi2nnunet train again goes on with it."
-            lines.append(f"{training.name} ({training.plans_name}) is {training.state}.{then}")
+            lines.append(f"{training.name} ({training.plans_name}): {training.state}.{then}")
     models: dict[tuple[str, str, str], set[str]] = {}
     for training in trainings:
         key = (training.configuration, training.plans_name, training.trainer)
@@ -133,8 +133,8 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
         if numbers and lacking:
             some = f"fold {lacking[0]}" if len(lacking) == 1 else f"folds {_join(lacking)}"
             lines.append(
-                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun: "
-                "gi2nnunet train --fold cv with the same options."
+                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun; "
+                "gi2nnunet train --fold cv with the same options trains the rest."
             )
     return lines
 

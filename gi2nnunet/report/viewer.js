@@ -169,6 +169,7 @@
   }
 
   function drawStrip() {
+    element("v-strip").hidden = !scan.about.dice;
     const canvas = element("v-strip"), depth = scan.about.shape[0];
     canvas.width = Math.max(200, canvas.clientWidth); canvas.height = 60;
     const context = canvas.getContext("2d"), step = canvas.width / depth;
