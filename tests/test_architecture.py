@@ -107,6 +107,7 @@ ORDER = (
     "verify",
     "report",
     "report.curves",
+    "report.records",
     "report.trainings",
     "report.commands",
     "report.costs",

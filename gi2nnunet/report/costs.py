@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.files import read_json
+from gi2nnunet.report.records import take_number
 from gi2nnunet.report.trainings import TrainedFold
 
 COST = "cost.json"
@@ -67,7 +68,7 @@ def list_costs(
             seconds=training.seconds,
             memory_bytes=training.peak("peak_memory_bytes"),
             gpu_bytes=training.peak("peak_gpu_bytes"),
-            device=", ".join(dict.fromkeys(str(run.get("device")) for run in training.runs)),
+            device=training.device,
         )
         for training in trainings
         if training.epochs
@@ -81,8 +82,8 @@ def list_costs(
 
 
 def _of_scans(step: str, cost: Mapping[str, Any]) -> Cost:
-    scans, each = _number(cost.get("scans")), _number(cost.get("seconds_per_scan"))
-    memory, gpu = _number(cost.get("peak_memory_bytes")), _number(cost.get("peak_gpu_bytes"))
+    scans, each = take_number(cost, "scans"), take_number(cost, "seconds_per_scan")
+    memory, gpu = take_number(cost, "peak_memory_bytes"), take_number(cost, "peak_gpu_bytes")
     return Cost(
         step=step,
         amount=None if scans is None else int(scans),
@@ -92,7 +93,3 @@ def _of_scans(step: str, cost: Mapping[str, Any]) -> Cost:
         gpu_bytes=None if gpu is None else int(gpu),
         device=str(cost.get("device") or ""),
     )
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None

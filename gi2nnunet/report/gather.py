@@ -302,6 +302,13 @@ def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool
     if scan.labelled:
         truth = read_volume(dataset.label_path(scan.scan_id)).array
         truth = to_bits(truth) if dataset.label_scheme == "exclusive" else truth
+    shape = (scan.depth, scan.height, scan.width)
+    for kind, array in (("image", image), ("label volume", truth)):
+        if array is not None and array.shape != shape:
+            raise InputError(
+                f"{dataset.folder}: the {kind} of {scan.scan_id} has the shape {array.shape}; "
+                f"expected {shape}, as manifest.json says. gi2nnunet verify finds all such files."
+            )
     pred = None
     if mask is not None and mask[1].shape == image.shape and mask[0] == scan.numbers:
         pred = mask[1]

@@ -17,6 +17,7 @@ from gi2nnunet.files import check_place, replace_file
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.report.figures import ORGAN_COLOURS, draw_curves, draw_scores
 from gi2nnunet.report.gather import Report, list_patients
+from gi2nnunet.report.records import take_mapping
 from gi2nnunet.scores import ScanScore
 
 
@@ -125,11 +126,12 @@ def _pick_extremes(by_score: Sequence[ScanScore]) -> list[tuple[str, list[ScanSc
 def _list_versions(report: Report) -> list[tuple[str, str, str]]:
     """Return step, package and version, trainings of equal versions once."""
     rows: dict[tuple[str, str, str], None] = {}
-    steps: list[tuple[str, Any]] = [("convert", report.dataset.manifest.get("made_by"))]
-    steps += [("train", training.record.get("versions")) for training in report.trainings]
-    steps += [("predict", report.prediction.about.get("versions"))] if report.prediction else []
+    steps = [("convert", take_mapping(report.dataset.manifest, "made_by"))]
+    steps += [("train", take_mapping(t.record, "versions")) for t in report.trainings]
+    if report.prediction:
+        steps.append(("predict", take_mapping(report.prediction.about, "versions")))
     for step, versions in steps:
-        for package, version in (versions or {}).items():
+        for package, version in versions.items():
             rows[step, str(package), str(version)] = None
     return list(rows)
 

@@ -11,6 +11,7 @@ from typing import Any
 from gi2nnunet.decision import OrganDecision, read_decision
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.report.records import take_list, take_mapping, take_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +51,23 @@ def find_tunings(
     about
         ``prediction.json``; ``None`` where nothing was predicted.
     """
-    used = (about or {}).get("tuning")
-    used = used if isinstance(used, dict) else None
-    trained = ((about or {}).get("options") or {}).get("trained")
+    used = take_mapping(about, "tuning")
+    trained = take_list(take_mapping(about, "options"), "trained")
     found: list[TuningFound] = []
     damaged: list[str] = []
     contents = {path.name: read_json(path) for path in results.glob("gi2nnunet_tuning_*.json")}
-    if used is not None:
+    if used:
         name = Path(str(used.get("file") or "")).name
         content = contents.pop(name, {})
         # The file may have been made anew since: what the prediction says counts.
         if any(content.get(key) != used.get(key) for key in ("decision", "gains")):
-            content = used
+            content = dict(used)
         contents = {name: {**content, "used": True}, **contents}
     for name, content in contents.items():
-        models = ", ".join(str(model) for model in content.get("models") or ())
+        models = ", ".join(map(str, take_list(content, "models")))
         if content.get("used"):
             heading = "Used by this prediction" + (f": {models}" if models else "")
-        elif about is not None and trained and sorted(content.get("models") or ()) == trained:
+        elif trained and set(take_list(content, "models")) == set(trained):
             heading = f"Chosen for these models, but not used by this prediction: {models}"
         else:
             heading = f"Chosen for other models: {models}" if about else f"Chosen for {models}"
@@ -91,7 +91,9 @@ def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
             if organ in searched
         ),
         gains={
-            str(name): tuple(_number(values.get(key)) for key in keys)
+            str(name): tuple(
+                math.nan if (value := take_number(values, key)) is None else value for key in keys
+            )
             for name, values in content["gains"].items()
         },
         content=content,
@@ -114,7 +116,3 @@ def _cells(choice: OrganDecision) -> tuple[str, ...]:
         f"{choice.smallest_ml:g}" if choice.smallest_ml else "–",  # noqa: RUF001
         str(choice.fill_slices) if choice.fill_slices else "–",  # noqa: RUF001
     )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
