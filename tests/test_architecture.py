@@ -111,6 +111,7 @@ ORDER = (
     "report.gather",
     "report.page",
     "cli.show",
+    "cli.frame",
     "cli.options",
     "cli.starting",
     "cli.data",
