@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from browser import browser
 from command_line import run_in_process
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

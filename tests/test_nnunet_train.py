@@ -11,7 +11,7 @@ import pytest
 from source_factory import write_source
 
 from gi2nnunet.dataset import convert
-from gi2nnunet.errors import EngineError, InputError, OutputError
+from gi2nnunet.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.nnunet import train as train_module
 from gi2nnunet.nnunet.hardware import Hardware
@@ -66,6 +66,7 @@ class Engine:
         self.broken: set[str] = set()
         self.poison: set[tuple[str, int | str]] = set()
         self.together = threading.Barrier(1)
+        self.peaks: dict[str, int] = {}
 
     def __call__(
         self,
@@ -75,6 +76,7 @@ class Engine:
         environment: Mapping[str, str],
         log: Any,
         on_event: Any,
+        stop: threading.Event | None,
     ) -> dict[str, Any]:
         assert task == "train"
         json.dumps(options)  # all of it must go through JSON
@@ -96,7 +98,9 @@ class Engine:
             / f"fold_{options['fold']}"
         )
         on_event({"event": "epoch", "epoch": 1, "epochs": 4, "train_loss": 0.5, "val_loss": 0.25,
-                  "dice": [0.1, 0.2, 0.3], "seconds": 2.0})  # fmt: skip
+                  "dice": [0.1, 0.2, 0.3], "seconds": 2.0, **self.peaks})  # fmt: skip
+        if stop is not None and stop.is_set():
+            return {"stopped_after": 1}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint_final.pth").touch()
         return {}
@@ -181,6 +185,23 @@ def test_finished_trainings_are_left_alone(bench: Bench) -> None:
     results = bench.train()
     assert [r.outcome for r in results] == ["kept", "trained", "kept", "trained"]
     assert len(bench.engine.asked) == asked + 2
+
+
+def test_asked_to_stop_the_running_training_ends_and_no_other_begins(bench: Bench) -> None:
+    stop = threading.Event()
+    with pytest.raises(StoppedError, match=r"2d, fold 0: stopped as asked after epoch 1, which"):
+        bench.train(stop=stop, on_epoch=lambda _: stop.set())
+    assert len(bench.engine.asked) == 1
+    with pytest.raises(StoppedError, match=r"stopped as asked before it began"):
+        bench.train(stop=stop)
+    assert len(bench.engine.asked) == 1
+
+
+def test_asked_to_stop_trainings_on_several_cards_end(bench: Bench) -> None:
+    stop = threading.Event()
+    with pytest.raises(StoppedError, match="stopped as asked"):
+        bench.train(stop=stop, on_epoch=lambda _: stop.set(), hardware=TWO_CARDS)
+    assert len(bench.engine.asked) <= 2
 
 
 def test_an_interrupted_training_goes_on_from_its_latest_checkpoint(bench: Bench) -> None:
@@ -310,8 +331,11 @@ def test_where_every_card_fails_the_run_ends(bench: Bench) -> None:
     assert len(bench.engine.asked) <= 8
 
 
-def runs_of(bench: Bench) -> object:
-    return json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())["runs"]
+def runs_of(bench: Bench) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())[
+        "runs"
+    ]
+    return runs
 
 
 def test_the_threads_of_each_run_are_given_and_recorded(bench: Bench) -> None:
@@ -325,6 +349,17 @@ def test_the_threads_of_each_run_are_given_and_recorded(bench: Bench) -> None:
     assert runs_of(bench) == expected
     bench.train(folds=(0,), hardware=TWO_CARDS, restart=True)
     assert runs_of(bench) == [{"device": "cuda", "threads": 1}]
+
+
+def test_what_a_run_took_at_its_height_is_recorded_an_interrupted_one_too(bench: Bench) -> None:
+    bench.engine.peaks = {"peak_memory_bytes": 7, "peak_gpu_bytes": 5}
+    bench.train(folds=(0,), threads=1)
+    folder = bench.folder("2d", 0)
+    assert runs_of(bench) == [{"device": "cpu", "threads": 1, **bench.engine.peaks}]
+    (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    bench.engine.peaks = {"peak_memory_bytes": 9}
+    bench.train(folds=(0,), threads=1)
+    assert runs_of(bench)[1] == {"device": "cpu", "threads": 1, "peak_memory_bytes": 9}
 
 
 def test_no_thread_at_all_is_refused(bench: Bench) -> None:

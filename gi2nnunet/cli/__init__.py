@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output,
-130 interrupted, 141 nobody reads the output any more.
+Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
+early as asked, 130 interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    estimating,
     kaggle,
     models,
     prediction,
@@ -36,14 +37,14 @@ _UNREAD = 141  # a shell's, after SIGPIPE
 
 app = Application(
     name="gi2nnunet",
-    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission:\n\n"
-    "\b\n"
+    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
     "  gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
     "  gi2nnunet train --fold all\n"
     "  gi2nnunet predict-and-score\n\n"
     "Each command explains itself: gi2nnunet train --help",
     epilog="Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input (or verify and "
-    "doctor found something), 4 nnU-Net, 5 output, 130 interrupted, 141 no reader left.",
+    "doctor found something), 4 nnU-Net, 5 output, 6 stopped early as asked, 130 interrupted, "
+    "141 no reader left.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -80,6 +81,7 @@ models.register(app)
 kaggle.register(app)
 scores.register(app)
 comparison.register(app)
+estimating.register(app)
 checks.register(app)
 reporting.register(app)
 survey.register(app)

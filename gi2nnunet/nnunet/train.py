@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.locks import hold, hold_dataset
@@ -119,6 +121,7 @@ def train_folds(
     restart: bool = False,
     nnunet_validation: bool = False,
     trust: bool = False,
+    stop: threading.Event | None = None,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
@@ -149,6 +152,9 @@ def train_folds(
         Run nnU-Net's own final validation too.
     trust
         Load checkpoints, plans and trainers that could run any code.
+    stop
+        Where it is set, each running training ends after its epoch with a checkpoint, and no
+        further one begins.
     on_start
         Called with configuration, fold and log path when a training starts.
     on_epoch
@@ -163,6 +169,8 @@ def train_folds(
         Where trainings failed, after all others were done.
     OutputError
         Where another run works on one of them.
+    StoppedError
+        Where ``stop`` was set before all were finished.
     """
     check_trainer(settings.trainer)
     settings = fill_in(settings, plan)
@@ -198,6 +206,8 @@ def train_folds(
             if state == "finished" and not nnunet_validation:
                 return training.result("kept", None)
             check_place(training.folder / FINAL_CHECKPOINT)
+            if stop is not None and stop.is_set():
+                raise _stopped(training, "before it began")
             return run(training, gpu)
 
     def run(training: Training, gpu: int | None) -> TrainingResult:
@@ -208,7 +218,7 @@ def train_folds(
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
         runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
-        this_run = {"device": hardware.device, "threads": n_threads}
+        this_run: dict[str, Any] = {"device": hardware.device, "threads": n_threads}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
@@ -220,7 +230,7 @@ def train_folds(
             threads=n_threads,
             gpu=gpu,
         )
-        run_engine(
+        done = run_engine(
             "train",
             {
                 "dataset_folder": str(workspace.preprocessed / dataset.name),
@@ -236,8 +246,11 @@ def train_folds(
             },
             environment=environment,
             log=log,
-            on_event=lambda event: _take(event, training, on_epoch),
+            on_event=lambda event: _take(event, training, this_run, on_epoch),
+            stop=stop,
         )
+        if (epoch := done.get("stopped_after")) is not None:
+            raise _stopped(training, f"after epoch {epoch}, which is saved")
         return training.result("resumed" if resume_from else "trained", log.path)
 
     with hold_dataset(workspace.raw, dataset.dataset_id, purpose="training"):
@@ -246,13 +259,30 @@ def train_folds(
     return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
 
 
+def _stopped(training: Training, when: str) -> StoppedError:
+    return StoppedError(
+        f"{training.configuration}, fold {training.fold}: stopped as asked {when}. "
+        "Run the same command again to go on."
+    )
+
+
 def _take(
-    event: Event, training: Training, on_epoch: Callable[[TrainingProgress], None] | None
+    event: Event,
+    training: Training,
+    this_run: dict[str, Any],
+    on_epoch: Callable[[TrainingProgress], None] | None,
 ) -> None:
+    """Take an event; ``this_run`` is the last of the record's runs."""
     if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
         # Not before the engine begins: a refused start is no training.
         write_json(training.folder / TRAINING_RECORD, training.record)
-    if event["event"] != "epoch" or on_epoch is None:
+    if event["event"] != "epoch":
+        return
+    this_run.update({key: value for key, value in event.items() if key.startswith("peak_")})
+    # Not worth ending a training for.
+    with contextlib.suppress(OutputError):
+        write_json(training.folder / TRAINING_RECORD, training.record)
+    if on_epoch is None:
         return
     on_epoch(
         TrainingProgress(
@@ -297,7 +327,7 @@ def _run_all(
     ]
     if failures:
         errors = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
-        if len(todo) == 1:
+        if len(todo) == 1 or all(isinstance(error, StoppedError) for error in errors):
             raise errors[0]
         kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
         raise kind(
