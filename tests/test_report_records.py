@@ -13,11 +13,11 @@ from source_factory import make_source, write_source
 from test_report import make_log, predict_truth, space
 
 from gi2nnunet.dataset import convert
-from gi2nnunet.evaluation import KEPT
 from gi2nnunet.locks import find_holder, hold
 from gi2nnunet.manifest import read_dataset
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
+from gi2nnunet.parts import kept_folder
 from gi2nnunet.report.commands import list_commands
 from gi2nnunet.report.costs import list_costs
 from gi2nnunet.report.gather import gather_report
@@ -166,7 +166,7 @@ def test_the_page_of_an_interrupted_workspace(space: Workspace, tmp_path: Path) 
 
     shutil.copytree(space.raw.parent, tmp_path / "w")
     mine = open_workspace(tmp_path / "w", environ={})
-    kept = mine.predictions / "held-out" / "x" / KEPT
+    kept = kept_folder(mine.predictions / "held-out" / "x")
     kept.mkdir(parents=True)
     (kept / "case2_day1.json").write_text("{}")
     add_training(mine.results / "Dataset501_UWGI", f"{TINY}__2d", 0, done=False)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gi2nnunet.compare import Interval
 from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.report.curves import Epoch
+from gi2nnunet.nnunet.curves import Epoch
 from gi2nnunet.scores import Score
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).

@@ -14,7 +14,6 @@ from typing import Any
 
 from gi2nnunet.compare import Interval, estimate_intervals
 from gi2nnunet.errors import InputError
-from gi2nnunet.evaluation import KEPT
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import MaskTable, patient_of, read_mask_table
 from gi2nnunet.labels import LabelMap, to_bits
@@ -22,6 +21,7 @@ from gi2nnunet.locks import find_holder
 from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.metric import CONVENTIONS
 from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.costs import Cost, list_costs
 from gi2nnunet.report.trainings import TrainedFold, find_lacking, find_trainings
@@ -195,7 +195,7 @@ def find_newest_prediction(predictions: Path) -> Path | None:
 def find_interrupted(predictions: Path) -> list[str]:
     """Return predictions that were begun and not finished, one sentence each."""
     lines = []
-    for kept in sorted(predictions.glob(f"**/{KEPT}")):
+    for kept in sorted(predictions.glob(f"**/{kept_folder(Path()).name}")):
         folder = kept.parent
         scans = sum(1 for path in kept.iterdir() if path.suffix == ".json")
         running = find_holder(folder / "prediction")

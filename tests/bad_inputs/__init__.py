@@ -5,6 +5,7 @@
 
 from bad_inputs.archives import ARCHIVES
 from bad_inputs.arguments import ARGUMENTS
+from bad_inputs.bundles import BUNDLES
 from bad_inputs.entry import BadInput
 from bad_inputs.images import IMAGES
 from bad_inputs.models import MODELS
@@ -27,4 +28,5 @@ CATALOGUE: tuple[BadInput, ...] = (
     *MODELS,
     *REPORTS,
     *ARGUMENTS,
+    *BUNDLES,
 )
