@@ -134,6 +134,7 @@ ORDER = (
     "api",
     "",
     "cli.show",
+    "cli.frame",
     "cli.options",
     "cli.starting",
     "cli.stopping",
