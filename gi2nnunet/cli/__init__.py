@@ -16,6 +16,7 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    estimating,
     kaggle,
     models,
     prediction,
@@ -70,6 +71,7 @@ models.register(app)
 kaggle.register(app)
 scores.register(app)
 comparison.register(app)
+estimating.register(app)
 checks.register(app)
 reporting.register(app)
 survey.register(app)

@@ -133,6 +133,14 @@ def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
         from gi2nnunet.nnunet.trainer import run_training
 
         return run_training(emit=emit, **options)
+    if task == "count":
+        from gi2nnunet.nnunet.measuring import run_count
+
+        return run_count(**options)
+    if task == "measure":
+        from gi2nnunet.nnunet.measuring import run_measurement
+
+        return run_measurement(emit=emit, **options)
     if task == "predict":
         from gi2nnunet.nnunet.inference import run_prediction
 

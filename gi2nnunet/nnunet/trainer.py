@@ -83,36 +83,22 @@ def run_training(
     trust
         Load checkpoints, plans and preprocessed scans that could run code.
     """
-    folder = Path(dataset_folder)
-    plans = read_json(folder / f"{plans_name}.json")
-    dataset_json = read_json(folder / "dataset.json")
-    if not trust:
-        check_plans(plans, where=str(folder / f"{plans_name}.json"))
-        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
-        check_split(folder / SPLITS)
-    plans["continue_training"] = resume_from is not None
-    torch.set_num_threads(threads)
-    trainer_class = _make_trainer(find_trainer(trainer, trust=trust), emit)
-    run = trainer_class(
-        plans=plans,
+    run = prepare_training(
+        _make_trainer(find_trainer(trainer, trust=trust), emit),
+        dataset_folder=dataset_folder,
+        plans_name=plans_name,
         configuration=configuration,
         fold=fold,
-        dataset_json=dataset_json,
-        device=torch.device(device),
+        device=device,
+        epochs=epochs,
+        iterations=iterations,
+        resuming=resume_from is not None,
+        threads=threads,
+        trust=trust,
     )
-    if not trust:
-        check_data_folder(Path(run.preprocessed_dataset_folder))
-    if epochs is not None:
-        run.num_epochs = epochs
-    if iterations is not None:
-        run.num_iterations_per_epoch = iterations
-        # nnU-Net validates on a fifth of its training iterations.
-        run.num_val_iterations_per_epoch = max(1, iterations // 5)
     if learning_rate is not None:
         run.initial_lr = learning_rate
     run.save_every = SAVE_EVERY_EPOCHS
-    if device == "cuda":
-        torch.backends.cudnn.benchmark = True
     # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
     if resume_from is not None:
         load_checkpoint(Path(resume_from), trust=trust)
@@ -128,6 +114,50 @@ def run_training(
         emit({"event": "validation"})
         run.perform_actual_validation(save_probabilities=True)
     return {"epochs": run.num_epochs, "folder": str(run.output_folder)}
+
+
+def prepare_training(
+    trainer_class: type[nnUNetTrainer],
+    *,
+    dataset_folder: str,
+    plans_name: str,
+    configuration: str,
+    fold: int | str,
+    device: str,
+    epochs: int | None,
+    iterations: int | None,
+    threads: int,
+    trust: bool,
+    resuming: bool = False,
+) -> nnUNetTrainer:
+    """Return a trainer of the given length, ready to run; see :func:`run_training`."""
+    folder = Path(dataset_folder)
+    plans = read_json(folder / f"{plans_name}.json")
+    dataset_json = read_json(folder / "dataset.json")
+    if not trust:
+        check_plans(plans, where=str(folder / f"{plans_name}.json"))
+        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
+        check_split(folder / SPLITS)
+    plans["continue_training"] = resuming
+    torch.set_num_threads(threads)
+    run = trainer_class(
+        plans=plans,
+        configuration=configuration,
+        fold=fold,
+        dataset_json=dataset_json,
+        device=torch.device(device),
+    )
+    if not trust:
+        check_data_folder(Path(run.preprocessed_dataset_folder))
+    if epochs is not None:
+        run.num_epochs = epochs
+    if iterations is not None:
+        run.num_iterations_per_epoch = iterations
+        # nnU-Net validates on a fifth of its training iterations.
+        run.num_val_iterations_per_epoch = max(1, iterations // 5)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return run
 
 
 def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.report.curves import Epoch
+from gi2nnunet.nnunet.curves import Epoch
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).
 ORGAN_COLOURS = {"large_bowel": "#b3430a", "small_bowel": "#00663d", "stomach": "#2a4fb8"}

@@ -16,9 +16,9 @@ from gi2nnunet.kaggle import patient_of, read_mask_table
 from gi2nnunet.labels import LabelMap, to_bits
 from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.metric import CONVENTIONS
+from gi2nnunet.nnunet.curves import Epoch, read_curves
 from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.workspace import Workspace
-from gi2nnunet.report.curves import Epoch, read_curves
 from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scores import Score
 from gi2nnunet.scoring import score_submission

@@ -9,13 +9,13 @@ from typing import Any
 
 from gi2nnunet.files import read_json
 from gi2nnunet.locks import find_holder
+from gi2nnunet.nnunet.curves import Epoch, read_curves
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     IMPORT_RECORD,
     TRAINING_RECORD,
     is_fold_number,
 )
-from gi2nnunet.report.curves import Epoch, read_curves
 
 
 @dataclass(frozen=True, kw_only=True)
