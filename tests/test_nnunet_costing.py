@@ -147,6 +147,18 @@ def test_what_is_not_preprocessed_is_not_measured(dataset: Dataset, workspace: W
         ask(dataset, workspace, measure=True)
 
 
+def test_a_split_that_is_gone_is_not_made_anew_by_measuring(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    plan(dataset, workspace)
+    split = workspace.preprocessed / dataset.name / "splits_final.json"
+    split.unlink()
+    with pytest.raises(InputError, match=r"splits_final\.json"):
+        ask(dataset, workspace, measure=True)
+    assert not split.exists()
+    assert ask(dataset, workspace, measure=True, folds=("all",)).trainings
+
+
 def test_a_plan_of_another_dataset_does_not_count(dataset: Dataset, workspace: Workspace) -> None:
     plan(dataset, workspace)
     other = replace(dataset, label_scheme="exclusive")
@@ -300,6 +312,11 @@ def test_the_competitions_sizes_are_estimated_before_anything_is_planned(
     assert training.epochs == 1000
     assert 25 < training.seconds / 3600 < 45  # nnU-Net's authors tell 35
     assert found.preparing_seconds > 60
+    small = ask(
+        whole, workspace, preset=PRESETS["resenc-l"], folds=("all",), hardware=None,
+        card=CARDS["T4"],
+    )  # fmt: skip
+    assert "T4: GPU memory: found 16.0 GiB; expected 24 GiB for resenc-l" in small.notes[-1]
     assert stock_flops(PRESETS["resenc-l"], "3d_fullres") > 5e12
 
 

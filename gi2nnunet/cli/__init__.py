@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output,
-130 interrupted.
+Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
+early as asked, 130 interrupted.
 """
 
 from __future__ import annotations

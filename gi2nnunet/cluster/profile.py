@@ -35,7 +35,8 @@ class Profile:
     gpus, cpus
         Of one job.
     warning_seconds
-        How long before its limit a job is warned, and queues itself again.
+        How long before its limit a job is warned. A training then saves at the end of its epoch,
+        and the job queues itself again, after three quarters of this time at the latest.
     most_timeouts
         How often a job may reach its limit before it fails.
     flags
@@ -48,7 +49,7 @@ class Profile:
     memory: str | None = None
     gpus: int = 1
     cpus: int = 8
-    warning_seconds: int = 120
+    warning_seconds: int = 300
     most_timeouts: int = 100
     flags: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from gi2nnunet.errors import InputError
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.costs import Estimate, Request, State, TrainingCost
-from gi2nnunet.nnunet.doctor import Work, plan_work
+from gi2nnunet.nnunet.doctor import Work, judge_hardware, plan_work
 from gi2nnunet.nnunet.estimate import CHECKPOINT_BYTES, Need, estimate_need
 from gi2nnunet.nnunet.evidence import Evidence, Progress, describe_hardware
 from gi2nnunet.nnunet.hardware import Hardware
@@ -105,7 +105,7 @@ class _Estimation:
                 "train": _training_memory(need, work),
             },
             gpu_memory_gib=memory if uses_cards else None,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self._judge_card()),
         )
 
     def _cost(self, name: str, fold: Fold) -> TrainingCost:
@@ -198,6 +198,17 @@ class _Estimation:
             planned=self.planned,
             trainings=len({e.fold for e in trainings if e.state != "finished"}),
         )
+
+    def _judge_card(self) -> list[str]:
+        """Tell where a card's memory does not suffice for the preset."""
+        card = self.request.card
+        if card is None:
+            return []
+        hardware = Hardware(
+            device="cuda", gpus=(0,), memory_gib=card.memory_gib, name=card.name
+        )  # fmt: skip
+        verdicts = judge_hardware(hardware, self.request.preset)
+        return [f"{card.name}: {verdict}" for verdict in verdicts if verdict.level != "ok"]
 
     def _work(self, trainings: Sequence[TrainingCost]) -> Work:
         request = self.request

@@ -5,6 +5,7 @@
 
 from bad_inputs.archives import ARCHIVES
 from bad_inputs.arguments import ARGUMENTS
+from bad_inputs.bundles import BUNDLES
 from bad_inputs.entry import BadInput
 from bad_inputs.images import IMAGES
 from bad_inputs.models import MODELS
@@ -25,4 +26,5 @@ CATALOGUE: tuple[BadInput, ...] = (
     *WORKSPACES,
     *MODELS,
     *ARGUMENTS,
+    *BUNDLES,
 )

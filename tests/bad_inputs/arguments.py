@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from bad_inputs.entry import BadInput
-from bad_inputs.making import RAW, ROW, write_tables
+from bad_inputs.making import RAW, ROW, Make, write, write_tables
 
 DIGITS = "9" * 5000
+JOBS = "gi2nnunet-workspace/jobs"
 
 
 def usage(command: str, *message: str, name: str = "") -> BadInput:
@@ -20,20 +24,72 @@ def usage(command: str, *message: str, name: str = "") -> BadInput:
     )
 
 
-def refused(command: str, *message: str, name: str = "", exit_code: int = 3) -> BadInput:
+def refused(
+    command: str,
+    *message: str,
+    name: str = "",
+    exit_code: int = 3,
+    make: Make = write_tables,
+    patch: Callable[[Any], None] | None = None,
+) -> BadInput:
     """A request that does not fit what is there."""
     return BadInput(
         name=f"refused: {name or command}",
         start="converted",
-        make=write_tables,
+        make=make,
         command=command,
         message=message,
         exit_code=exit_code,
+        patch=patch,
     )
 
 
+def without_programs(monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
 ARGUMENTS = (
-    usage("train --dry-run", "need --on slurm"),
+    usage("train --dry-run", "--dry-run: needs --on slurm"),
+    usage("predict --shards 2 --profile truth.csv", "--profile, --shards: needs --on slurm"),
+    usage("predict --part 9/8", "--part", "found '9/8'", "from 1/8 to 8/8"),
+    usage("predict --part 0/2", "--part", "found '0/2'", "from 1/8 to 8/8"),
+    usage("predict --part half", "--part", "found 'half'"),
+    usage(f"predict --part 1/{DIGITS}", "--part", name="a part of 5000 digits"),
+    usage("predict --on slurm --part 1/2", "--part and --json do not go together"),
+    usage("predict --on slurm --shards 1001", "--shards", "1000"),
+    usage("train --on slurm --gpus 2", "--gpus", "each job computes on one card"),
+    refused("predict --on slurm", "holds no finished model"),
+    refused(
+        "train --on slurm",
+        "--on slurm: found no sbatch and no squeue and no srun here",
+        "a machine of the cluster",
+        patch=without_programs,
+    ),
+    refused(
+        "jobs",
+        f"{JOBS}/records/plan.json: is damaged",
+        "expected its name, words and job_id",
+        "Remove the file",
+        name="a damaged record of a job",
+        make=write(f"{JOBS}/records/plan.json", '{"name": "plan", "job_id": "many"}'),
+    ),
+    refused(
+        "jobs",
+        "squeue: cannot be asked",
+        "Is Slurm there?",
+        name="jobs where Slurm is gone",
+        exit_code=4,
+        make=write(
+            f"{JOBS}/records/plan.json", '{"name": "plan", "job_id": "1", "words": ["plan"]}'
+        ),
+        patch=without_programs,
+    ),
+    BadInput(
+        name="refused: a prediction's profile with an unknown key",
+        start="model",
+        command="predict --on slurm --dry-run --slurm queue=gpu",
+        message=("--slurm: found the key 'queue'", "expected account, cpus", "Correct the"),
+    ),
     usage("train --on slurm --restart", "--restart", "throw a job's own work away"),
     refused(
         "train --on slurm --dry-run --slurm queue=gpu",
