@@ -41,7 +41,7 @@ def main() -> None:
             driver.set_window_size(asked.width, 1400)
             driver.get(asked.report.resolve().as_uri())
             part = driver.find_element(By.CSS_SELECTOR, asked.part)
-            driver.execute_script("arguments[0].scrollIntoView()", part)  # type: ignore[no-untyped-call]
+            driver.execute_script("arguments[0].scrollIntoView()", part)
             part.screenshot(str(asked.out))
         finally:
             driver.quit()
