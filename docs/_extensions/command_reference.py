@@ -78,10 +78,12 @@ def _describe_parameter(spelling: str, meaning: str) -> Iterator[str]:
     meaning, bracket, extra = meaning.partition("  [")
     extra = re.sub(r"(\S+)<=x<=(\S+)", r"\1 to \2", extra.rstrip("]"))
     extra = re.sub(r"\bx>=(\S+)", r"at least \1", extra)
-    yield from ("````{option} " + spelling, meaning, "")
-    if bracket:
-        yield from (f"({extra})", "")
-    yield from ("````", "")
+    yield from (
+        "````{option} " + spelling,
+        meaning + (f" ({extra})" if bracket else ""),
+        "````",
+        "",
+    )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
