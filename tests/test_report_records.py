@@ -206,7 +206,7 @@ def tuning_content(*models: str) -> dict[str, Any]:
 
 
 def test_the_tuning_of_the_prediction_comes_first(tmp_path: Path) -> None:
-    for name, models in (("a", ["other"]), ("b", ["mine"])):
+    for name, models in (("a", ["other"]), ("b", ["mine"]), ("c", ["T__P__2d", "T__P__3d"])):
         path = tmp_path / f"gi2nnunet_tuning_{name}.json"
         path.write_text(json.dumps(tuning_content(*models)))
     used = {**tuning_content(), "file": "/elsewhere/gi2nnunet_tuning_b.json"}
@@ -216,6 +216,7 @@ def test_the_tuning_of_the_prediction_comes_first(tmp_path: Path) -> None:
     assert [t.heading for t in found] == [
         "Used by this prediction: mine",
         "Chosen for other models: other",
+        "Chosen for other models: 2d + 3d, T, P",
     ]
     assert found[0].basis == "9 scans, 6 patients, 3 folds, convention per-class"
     assert found[0].choices[-1] == ("stomach", "yes", "mean", "0.4", "0.6", "1", "2")

@@ -48,7 +48,7 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
             name, colour = organ.replace("_", " "), ORGAN_COLOURS[organ]
             axes.plot(numbers, values, style, color=colour, marker=marker, label=name)
         axes.set_ylim(0, 1)
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
         frame(axes)
 
     def draw_rate(axes: Any) -> None:

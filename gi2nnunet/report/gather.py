@@ -223,7 +223,14 @@ def read_prediction(
     if (folder / "truth.csv").is_file():
         recorded = read_json(folder / "score.json").get("metric")
         metric: Any = recorded if recorded in CONVENTIONS else "per-class"
-        score = score_submission(table, folder / "truth.csv", metric=metric, progress=progress)
+        score = score_submission(
+            table,
+            folder / "truth.csv",
+            metric=metric,
+            progress=(lambda done, total, _: progress(done, total, "scoring"))
+            if progress
+            else None,
+        )
         intervals = estimate_intervals(score)
     return Prediction(folder=folder, about=about, score=score, intervals=intervals), table
 

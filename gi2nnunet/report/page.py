@@ -164,13 +164,13 @@ def format_signed(value: float) -> str:
 
 
 def flatten(content: Mapping[str, Any], *, before: str = "") -> list[tuple[str, str]]:
-    """Return nested values as rows of dotted name and text."""
+    """Return nested values as rows of dotted name and text; without those that are ``None``."""
     rows: list[tuple[str, str]] = []
     for key, value in content.items():
         name = f"{before}{key}"
         if isinstance(value, Mapping):
             rows += flatten(value, before=f"{name}.")
-        else:
+        elif value is not None:
             rows.append((name, value if isinstance(value, str) else json.dumps(value)))
     return rows
 

@@ -55,7 +55,8 @@ def find_tunings(
     trained = take_list(take_mapping(about, "options"), "trained")
     found: list[TuningFound] = []
     damaged: list[str] = []
-    contents = {path.name: read_json(path) for path in results.glob("gi2nnunet_tuning_*.json")}
+    files = sorted(results.glob("gi2nnunet_tuning_*.json"))
+    contents = {path.name: read_json(path) for path in files}
     if used:
         name = Path(str(used.get("file") or "")).name
         content = contents.pop(name, {})
@@ -64,7 +65,7 @@ def find_tunings(
             content = dict(used)
         contents = {name: {**content, "used": True}, **contents}
     for name, content in contents.items():
-        models = ", ".join(map(str, take_list(content, "models")))
+        models = _name_models(take_list(content, "models"))
         if content.get("used"):
             heading = "Used by this prediction" + (f": {models}" if models else "")
         elif trained and set(take_list(content, "models")) == set(trained):
@@ -76,6 +77,17 @@ def find_tunings(
         except (KeyError, TypeError, ValueError, AttributeError):
             damaged.append(f"{name} is damaged, so what tuning chose is not shown: gi2nnunet tune")
     return found, damaged
+
+
+def _name_models(folders: Iterable[Any]) -> str:
+    """Return ``2d + 3d_fullres, TRAINER, PLANS`` of model folders of one trainer and plan."""
+    names = [str(folder) for folder in folders]
+    parts = [name.split("__", 2) for name in names]
+    kinds = {(part[0], part[1]) for part in parts if len(part) == 3}
+    if len(kinds) != 1 or any(len(part) != 3 for part in parts):
+        return ", ".join(names)
+    ((trainer, plans_name),) = kinds
+    return f"{' + '.join(part[2] for part in parts)}, {trainer}, {plans_name}"
 
 
 def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
