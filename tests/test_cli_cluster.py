@@ -70,8 +70,12 @@ def test_a_training_is_a_plan_its_folds_and_a_score(run, with_model):
         "score  after train_2d_fold_0, train_2d_fold_1",
     ]
     assert jobs["train_2d_fold_0  after plan"] == [
-        "train", "--epochs", "3", "--config", "2d", "--fold", "0",
+        "train", "--epochs", "3", "--device", "cuda", "--config", "2d", "--fold", "0",
     ]  # fmt: skip
+    on_cpu = dry_run(run, "train", "--fold", "1", "--slurm", "gpus=0", "-w", "gi2nnunet-workspace")
+    for words in on_cpu.values():
+        place = words.index("--device")
+        assert words[place + 1 : place + 3] == ["cpu", "--workspace"]
 
 
 def test_jobs_tells_in_json_that_there_are_none(run, with_model):

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _CLUSTER = "On a cluster"
 _PROFILE_NAME = "slurm.toml"
 # Options of train that the jobs beside the trainings share.
-_OF_PLAN = ("preset", "batch_size", "patch_size", "device", "dataset_id", "jobs", "checks")
-_OF_SCORE = ("preset", "trainer", "trust", "device", "dataset_id")
-_OWN = ("on", "profile", "slurm", "dry_run", "workspace", "gpus", "fold", "config")
+_OF_PLAN = ("preset", "batch_size", "patch_size", "dataset_id", "jobs", "checks")
+_OF_SCORE = ("preset", "trainer", "trust", "dataset_id")
+_OWN = ("on", "profile", "slurm", "dry_run", "workspace", "gpus", "device", "fold", "config")
 # Options of predict that are given to its jobs as they are, and those that only the last needs.
 _OF_PARTS = (
     "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
@@ -173,7 +173,8 @@ def submit_training(
             "Remove the fold's folder instead.",
             param_hint="--restart",
         )
-    place = _spell_place(context)
+    settled = ("--device", _settle_device(context, _read_profile(context, space)))
+    place = (*settled, *_spell_place(context))
     every = tuple(name for name in context.params if name not in _OWN)
     graph = make_training_graph(
         configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
@@ -208,9 +209,7 @@ def submit_prediction(
 
     _refuse_gpus(context)
     asked = _read_profile(context, space)
-    device = context.params["device"]
-    if device == "auto":
-        device = "cuda" if asked.gpus else "cpu"
+    device = _settle_device(context, asked)
     threads = choose_threads(
         context.params["threads"], device=device, training=False, cores=asked.cpus
     )
@@ -232,6 +231,14 @@ def submit_prediction(
         result=submission_path(out),
     )
     _submit(context, graph, space, mark=digest_work(selection, ensemble))
+
+
+def _settle_device(context: typer.Context, profile: Profile) -> str:
+    """Return what jobs compute on: a node without the card it should have is to fail, not crawl."""
+    asked: str = context.params["device"]
+    if asked != "auto":
+        return asked
+    return "cuda" if profile.gpus else "cpu"
 
 
 def _refuse_gpus(context: typer.Context) -> None:

@@ -97,7 +97,14 @@ def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile
         elif (expected := _describe_wrong(key, value)) is not None:
             problems.append(Problem(where=f"{where}: {key}", found=repr(value), expected=expected))
     raise_problems(problems, remedy="Correct the profile.")
-    return Profile(**found)
+    made = Profile(**found)
+    if 2 * made.warning_seconds > 60 * count_minutes(made.time):
+        raise InputError(
+            f"{where}: found the limit {made.time} and warning_seconds = {made.warning_seconds}; "
+            "expected a warning in the second half of the time, or jobs only queue themselves "
+            "again. Give more time, or fewer warning_seconds."
+        )
+    return made
 
 
 def _describe_wrong(key: str, value: object) -> str | None:

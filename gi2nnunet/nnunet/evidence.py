@@ -9,6 +9,7 @@ from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
 from gi2nnunet.manifest import DATASET_JSON, Dataset
 from gi2nnunet.nnunet.cards import Card, find_card
+from gi2nnunet.nnunet.checking import check_split
 from gi2nnunet.nnunet.costs import Check, Request
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.pace import (
@@ -132,6 +133,8 @@ class Evidence:
         request = self.request
         if request.hardware is None:
             raise ValueError("a card that is not here cannot be measured")
+        if request.folds[0] != "all":
+            check_split(self.dataset, self.folder)  # nnU-Net would make one where it is missing
         for name, planned in self.planned.items():
             if not self.is_ready(name):
                 raise InputError(

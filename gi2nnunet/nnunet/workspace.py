@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     Returns
     -------
     Workspace
-        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``.
+        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``. Where it
+        cannot be written to, logs go into the system's temporary folder.
 
     Raises
     ------
@@ -75,11 +77,15 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
         find_kind(place)  # refuses what cannot even be looked at
+    logs = home / "logs"
+    if not os.access(next(path for path in (logs, *logs.parents) if path.exists()), os.W_OK):
+        # A workspace that is only read, such as a data set attached to a notebook.
+        logs = Path(tempfile.gettempdir()) / "gi2nnunet-logs"
     return Workspace(
         raw=raw,
         preprocessed=preprocessed,
         results=results,
-        logs=home / "logs",
+        logs=logs,
         predictions=home / "predictions",
         chosen_by=chosen_by,
     )

@@ -96,6 +96,11 @@ ARGUMENTS = (
         "--slurm: found the key 'queue'; expected account, cpus",
         "Correct the profile",
     ),
+    refused(
+        "train --on slurm --dry-run --slurm time=0:05:00",
+        "--slurm: found the limit 0:05:00 and warning_seconds = 300",
+        "Give more time, or fewer warning_seconds",
+    ),
     refused("train --on slurm --dry-run --slurm gpu", "--slurm gpu: expected KEY=VALUE"),
     refused(
         "train --on slurm --dry-run --profile truth.csv",
