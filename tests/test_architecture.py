@@ -135,6 +135,7 @@ ORDER = (
     "",
     "cli.show",
     "cli.frame",
+    "cli.live",
     "cli.options",
     "cli.starting",
     "cli.stopping",
