@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -15,13 +16,13 @@ from gi2nnunet.report.curves import Epoch
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).
 ORGAN_COLOURS = {"large_bowel": "#b3430a", "small_bowel": "#00663d", "stomach": "#2a4fb8"}
-_RC: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
+STYLE: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
 
 
 def draw_curves(epochs: Sequence[Epoch], *, title: str) -> str:
     """Draw loss, pseudo Dice and learning rate over epochs; return SVG text."""
     numbers = [epoch.number + 1 for epoch in epochs]
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.6), layout="constrained")
         loss, dice, rate = figure.subplots(1, 3)
         loss.plot(numbers, [e.train_loss for e in epochs], "-", color="#333333", label="training")
@@ -42,13 +43,28 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> str:
         for axes in (loss, dice, rate):
             axes.set_xlabel("epoch")
             axes.grid(alpha=0.3)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Title": title})
+        label = f"{title}: loss, pseudo Dice and learning rate over {len(epochs)} epochs"
+        return to_svg(figure, title=title, label=label)
+
+
+def to_svg(figure: Figure, *, title: str, label: str) -> str:
+    """Return a figure as SVG text to stand in a page; to be called within :data:`STYLE`.
+
+    Parameters
+    ----------
+    figure
+        What to draw.
+    title
+        Unlike that of every other figure of the page: ids are made of it.
+    label
+        What it shows, in words, for whoever does not see it.
+    """
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Title": title})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # One page holds many figures: an id must not stand twice in it.
     mark = re.sub(r"\W+", "-", title)
     svg = re.sub(r'\bid="', f'id="{mark}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
-    label = f"{title}: loss, pseudo Dice and learning rate over {len(epochs)} epochs"
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
