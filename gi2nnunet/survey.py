@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,25 +97,15 @@ class SourceReport:
 
         A tenth that no slice falls into is ``None``.
         """
+        shown = [of_scan.pixels > 0 for of_scan in self.masks]
         return {
-            organ: self._share_by_height(lambda pixels, index=index: pixels[index] > 0)
+            organ: _share_by_height([of_scan[index] for of_scan in shown])
             for index, organ in enumerate(ORGANS)
         }
 
     def measure_emptiness(self) -> list[float | None]:
         """Return the share of slices without any mask, as :meth:`measure_prevalence`."""
-        return self._share_by_height(lambda pixels: ~pixels.any(axis=0))
-
-    def _share_by_height(
-        self, chosen: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
-    ) -> list[float | None]:
-        some, every = np.zeros(HEIGHT_BINS), np.zeros(HEIGHT_BINS)
-        for of_scan in self.masks:
-            depth = of_scan.pixels.shape[1]
-            bins = np.arange(depth) * HEIGHT_BINS // depth
-            every += np.bincount(bins, minlength=HEIGHT_BINS)
-            some += np.bincount(bins, weights=chosen(of_scan.pixels), minlength=HEIGHT_BINS)
-        return [float(s / e) if e else None for s, e in zip(some, every, strict=True)]
+        return _share_by_height([(of_scan.pixels == 0).all(axis=0) for of_scan in self.masks])
 
     def measure_volumes(self) -> dict[str, tuple[int, float, float, float] | None]:
         """Return by organ the scans that have it and least, median and greatest volume in ml."""
@@ -176,6 +166,16 @@ class SourceReport:
             "suspects": [asdict(suspect) for suspect in self.suspects],
             "warnings": list(self.warnings),
         }
+
+
+def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
+    """Return by tenth of the height the share of slices that were chosen, ``(z,)`` a scan."""
+    some, every = np.zeros(HEIGHT_BINS), np.zeros(HEIGHT_BINS)
+    for of_scan in chosen:
+        bins = np.arange(len(of_scan)) * HEIGHT_BINS // len(of_scan)
+        every += np.bincount(bins, minlength=HEIGHT_BINS)
+        some += np.bincount(bins, weights=of_scan, minlength=HEIGHT_BINS)
+    return [float(s / e) if e else None for s, e in zip(some, every, strict=True)]
 
 
 def check_source(

@@ -55,7 +55,6 @@ def test_a_slice_is_shown_with_its_contours_in_the_organs_colours(scan: LoadedSc
     assert stomach[84:118, 80:82].mean() > 0.8  # the mask's left border, four pixels a pixel
     assert not stomach[:70].any()
     assert near(pixels, CONTOUR_COLOURS["large_bowel"])[178:180, 130:230].mean() > 0.8
-    assert near(pixels, CONTOUR_COLOURS["small_bowel"]).mean() < 0.001
     assert pixels[60, 60].min() > 200  # bright as the window's top, dark outside
     assert pixels[5, 5].max() < 40
 

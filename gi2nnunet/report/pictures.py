@@ -11,11 +11,10 @@ from typing import Any, Literal
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_erosion
 
 from gi2nnunet.errors import raise_problems
 from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.labels import ALL_BITS, ORGAN_BITS, LabelMap
 from gi2nnunet.opening import LoadedScan
 
 # Brighter than on the page: these stand on grey anatomy, with a dark rim. The viewer's as well.
@@ -172,9 +171,9 @@ def _find_box(
     if view.plane == "joints":
         length = min(width, round(_LEAST_SIDE_MM / spacing_mm[2]))
         return slice(0, height), slice((width - length) // 2, (width + length) // 2)
-    mask = np.zeros((height, width), bool)
+    mask: NDArray[np.bool_] = np.zeros((height, width), np.bool_)
     if view.organ is not None and view.around:
-        mask = (labels[list(view.around)] & ORGAN_BITS[view.organ]).any(axis=0)
+        mask |= (labels[list(view.around)] & ORGAN_BITS[view.organ]).any(axis=0)
     if not mask.any():
         return slice(0, height), slice(0, width)
     spans = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
@@ -192,11 +191,12 @@ def _find_box(
 
 def _find_row(labels: LabelMap, organ: int | None) -> int:
     """Return the row through the middle of the organ, of all organs, or of the image."""
-    bits = ORGAN_BITS[organ] if organ is not None else 255
+    bits = ORGAN_BITS[organ] if organ is not None else ALL_BITS
     counted = (labels & bits).any(axis=2).sum(axis=0, dtype=np.int64)
     if not counted.any():
-        return labels.shape[1] // 2
-    return round(float(counted @ np.arange(len(counted)) / counted.sum()))
+        return len(counted) // 2
+    middle = float(counted @ np.arange(len(counted)) / counted.sum())
+    return round(middle)
 
 
 def _nearest(size: int, wanted: int) -> NDArray[np.int64]:
@@ -210,7 +210,9 @@ def _resize(values: NDArray[np.float32], wanted: int, *, axis: int) -> NDArray[n
     low = at.astype(np.int64)
     part = np.expand_dims((at - low).astype(np.float32), 1 - axis)
     first = values.take(low, axis=axis)
-    return first + (values.take(np.minimum(low + 1, size - 1), axis=axis) - first) * part
+    second = values.take(np.minimum(low + 1, size - 1), axis=axis)
+    resized: NDArray[np.float32] = first + (second - first) * part
+    return resized
 
 
 def _draw_contour(
@@ -218,10 +220,22 @@ def _draw_contour(
 ) -> None:
     if not mask.any():
         return
-    inner = binary_erosion(mask, iterations=3 if thick else 2, border_value=1)
-    rim = binary_dilation(mask) & ~mask
+    inner = mask
+    for _ in range(3 if thick else 2):
+        inner = ~_grow(~inner)
+    rim = _grow(mask) & ~mask
     pixels[rim] //= 3
     pixels[mask & ~inner] = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with the pixels beside, above and below its own."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
 
 
 def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str:
