@@ -30,7 +30,8 @@ test-slurm: $(READY)
 	code=$$?; scripts/slurm_testbed.sh stop; exit $$code
 
 test-all: lint test-slurm
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	scripts/browser_testbed.sh
+	GI2NNUNET_BROWSER=required $(BIN)/pytest --cov --cov-report=term:skip-covered
 	$(BIN)/python scripts/fuzz_rle.py
 	$(BIN)/python scripts/torture.py --kills 24 --places 1
 

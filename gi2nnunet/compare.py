@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.kaggle import ORGANS, MaskTable, read_mask_table
 from gi2nnunet.metric import DICE_WEIGHT, HAUSDORFF_WEIGHT, Metric
-from gi2nnunet.score import ScanScore, Score
+from gi2nnunet.scores import ScanScore, Score
 from gi2nnunet.scoring import Progress, score_submission
 from gi2nnunet.submission import Size
 

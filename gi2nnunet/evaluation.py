@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from gi2nnunet.standing import Standing
 from gi2nnunet.submission import write_submission
 from gi2nnunet.tuned import Tuned, find_tuning
 
-_KEPT = ".predicting"
+COST = "cost.json"
+KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
@@ -92,7 +94,8 @@ def evaluate(
     ensemble
         With which models.
     out
-        Folder for ``submission.csv``, ``prediction.json`` (how it was made), where scored
+        Folder for ``submission.csv``, ``prediction.json`` (how it was made), ``cost.json`` (its
+        time and memory), where scored
         ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
         to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
         interrupted run leaves lies in a hidden folder, and the next one goes on from it.
@@ -126,6 +129,7 @@ def evaluate(
             f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
         )
     n_threads = choose_threads(threads, device=hardware.device, training=False)
+    peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_scans(
             ensemble,
@@ -145,9 +149,10 @@ def evaluate(
             if save_probabilities
             else None,
             decision=tuned.decision if tuned else None,
-            kept=out / _KEPT,
+            kept=out / KEPT,
             trust=trust,
             on_scan=on_scan,
+            on_peaks=peaks.update,
         )
         submission = out / "submission.csv"
         rows = [row for scan in predicted for row in scan.rows]
@@ -165,8 +170,24 @@ def evaluate(
             "models": ensemble.describe(),
             "computing": computing,
             "tuning": tuned.describe() if tuned else None,
+            "options": {
+                "source": str(selection.source) if selection.source else None,
+                **selection.options,
+                "trained": [model.folder.name for model in ensemble.models],
+                "folds": list(ensemble.folds),
+                "metric": metric,
+                "score": score,
+                "tuning": tuning,
+                "nifti": nifti,
+                "save_probabilities": save_probabilities,
+            },
+            "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
         }
         write_json(out / "prediction.json", about)
+        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
+        # Apart from the rest, which is the same whenever the same is predicted again.
+        cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
+        write_json(out / COST, {**cost, "device": hardware.device, **peaks})
         files = [submission]
         result = None
         for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
@@ -183,14 +204,14 @@ def evaluate(
             files += [out / "labels", out / "organs"]
         if save_probabilities:
             files.append(out / "probabilities")
-        shutil.rmtree(out / _KEPT, ignore_errors=True)
+        shutil.rmtree(out / KEPT, ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,
             score=result,
             files=tuple(files),
             warnings=tuple(warnings),
-            seconds_per_scan=float(np.mean([scan.seconds for scan in predicted])),
+            seconds_per_scan=seconds_per_scan,
             computing=computing,
             tuned=tuned,
         )

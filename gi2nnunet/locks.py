@@ -87,6 +87,21 @@ def hold_dataset(
     return hold(raw / f"Dataset{dataset_id:03d}", purpose=purpose, shared=shared)
 
 
+def find_holder(place: Path) -> str | None:
+    """Return who seems to hold a place, for the screen; ``None`` for nobody.
+
+    It goes by what they signed, and takes no lock, so that nobody is refused because of a look.
+    """
+    try:
+        handle = os.open(lock_path(place), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_holders(handle)
+    finally:
+        os.close(handle)
+
+
 def _acquire(
     path: Path,
     place: Path,
@@ -103,7 +118,7 @@ def _acquire(
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            holders = _describe_holders(handle)
+            holders = _read_holders(handle) or "one that did not say which"
             os.close(handle)
             if error.errno in _NO_LOCKS_HERE:
                 return None
@@ -166,7 +181,7 @@ def _sign(handle: int, *, purpose: str, shared: bool) -> None:
         os.write(handle, (json.dumps(entry) + "\n").encode())
 
 
-def _describe_holders(handle: int) -> str:
+def _read_holders(handle: int) -> str | None:
     with suppress(OSError, ValueError, TypeError, KeyError):
         os.lseek(handle, 0, os.SEEK_SET)
         lines = os.read(handle, 1 << 16).decode().splitlines()
@@ -177,7 +192,7 @@ def _describe_holders(handle: int) -> str:
                 f"since {entry['since']}"
                 for entry in entries
             )
-    return "one that did not say which"
+    return None
 
 
 def _may_live(entry: dict[str, object]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,15 @@ class OutOfFold:
     costs
         By model folder's name: ``seconds_per_scan``, ``peak_memory_bytes`` and, on CUDA,
         ``peak_gpu_bytes`` of the run that predicted most of them; empty where it is not known.
+    settings
+        Device, threads, mirroring and step of all of them.
     """
 
     models: tuple[TrainedModel, ...]
     fold_of: Mapping[str, int]
     folders: Mapping[str, Path]
     costs: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def path(self, model: TrainedModel, scan_id: str) -> Path:
         """Return the file of one scan's probabilities."""
@@ -139,6 +142,7 @@ def predict_out_of_fold(
         fold_of=fold_of,
         folders=folders,
         costs={name: read_json(folder / COST) for name, folder in folders.items()},
+        settings=settings,
     )
 
 
@@ -266,7 +270,7 @@ def _predict_missing(
         about=about,
         trust=trust,
         on_scan=lambda done, total, scan: report(done),
-        on_peaks=lambda found: peaks.update(found),
+        on_peaks=peaks.update,
     )
     before = read_json(folder / COST)
     if len(missing) >= int(before.get("scans", 0)):

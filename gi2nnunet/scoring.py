@@ -1,4 +1,4 @@
-"""Score a submission against the truth: tables in, one :class:`~gi2nnunet.score.Score` out.
+"""Score a submission against the truth: tables in, one :class:`~gi2nnunet.scores.Score` out.
 
 Rows are paired by slice and organ; memory is bounded by the two tables' texts and a few scans.
 """
@@ -33,7 +33,7 @@ from gi2nnunet.medical import (
 )
 from gi2nnunet.metric import CONVENTIONS, Metric, Terms, score_label_maps
 from gi2nnunet.rle import RleProblem, decode_rows
-from gi2nnunet.score import Score, combine_terms
+from gi2nnunet.scores import Score, combine_terms
 from gi2nnunet.submission import Size, find_sizes, group_rows, paint_runs
 from gi2nnunet.workers import QuietPool
 

@@ -7,7 +7,7 @@ Whether a score is honest depends on what the models were trained on. Each selec
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,10 @@ class Selection:
         Folds to use by scan id, for out-of-fold prediction.
     warnings
         What was passed over.
+    source
+        Where the scans lie, unless they are the dataset's own.
+    options
+        How it was read, where that was said.
     """
 
     name: str
@@ -74,6 +78,8 @@ class Selection:
     standing: Standing
     folds: Mapping[str, tuple[Fold, ...]] | None = None
     warnings: tuple[str, ...] = ()
+    source: Path | None = None
+    options: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 def select_models(
@@ -243,6 +249,8 @@ def select_source(
         sample=index.sample if index.test and index.sample and len(index.sample) else None,
         standing=find_standing(list(part), dataset=dataset, ensemble=ensemble),
         warnings=index.warnings,
+        source=path.absolute(),
+        options={"allow_missing": True} if allow_missing else {},
     )
 
 
@@ -392,4 +400,6 @@ def _select_volumes(
         sample=None,
         standing=find_standing(list(index.scans), dataset=dataset, ensemble=ensemble),
         warnings=tuple(warnings),
+        source=path.absolute(),
+        options={"source_labels": source_labels} if source_labels else {},
     )

@@ -43,7 +43,7 @@ class Tuned:
 
     def describe(self) -> dict[str, Any]:
         """Return what a score tells of it."""
-        keys = ("metric", "decision", "gains", "n_patients")
+        keys = ("metric", "decision", "found", "gains", "n_scans", "n_patients", "n_folds")
         return {"file": str(self.path), **{key: self.content.get(key) for key in keys}}
 
 
@@ -54,15 +54,22 @@ def tuning_path(models: Sequence[TrainedModel]) -> Path:
     return models[0].folder.parent / f"gi2nnunet_tuning_{digest}.json"
 
 
-def save_tuning(tuning: Tuning, models: Sequence[TrainedModel], folds: Sequence[Fold]) -> Path:
-    """Write what was chosen; return the file.
+def save_tuning(
+    tuning: Tuning,
+    models: Sequence[TrainedModel],
+    folds: Sequence[Fold],
+    *,
+    computing: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write what was chosen, and how its predictions were computed; return the file.
 
     Raises
     ------
     OutputError
         Where it cannot be written.
     """
-    return _write({"format": _FORMAT, **tuning.to_json()}, models, folds)
+    told = {"computing": dict(computing)} if computing else {}
+    return _write({"format": _FORMAT, **tuning.to_json(), **told}, models, folds)
 
 
 def adopt_tuning(content: Mapping[str, Any], models: Sequence[TrainedModel]) -> Path:

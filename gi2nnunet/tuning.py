@@ -99,6 +99,8 @@ class Tuning:
         Cross-fitted, by organ and for ``all`` (with what was made alone).
     n_scans, n_patients, n_folds
         What it was chosen on.
+    seed
+        Of the intervals' draws.
     """
 
     metric: TunedMetric
@@ -108,6 +110,7 @@ class Tuning:
     n_scans: int
     n_patients: int
     n_folds: int
+    seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values; NaN becomes ``None``."""
@@ -125,6 +128,7 @@ class Tuning:
             "n_scans": self.n_scans,
             "n_patients": self.n_patients,
             "n_folds": self.n_folds,
+            "seed": self.seed,
         }
 
 
@@ -226,6 +230,7 @@ def tune_decision(
         n_scans=len(scans),
         n_patients=len(set(patients)),
         n_folds=len(folds),
+        seed=seed,
     )
 
 

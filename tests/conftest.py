@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from browser import browser
 from command_line import run_in_process
 from faulty_source import plant_faults, write_clean
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

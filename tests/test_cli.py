@@ -534,7 +534,7 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     home = next(name for name in made if name.endswith("/submission.csv")).rpartition("/")[0]
     assert home.startswith("gi2nnunet-workspace/predictions/held-out/")
     files = {name for name in made if (converted / name).is_file()}
-    assert files == {f"{home}/{name}" for name in (*OUTPUTS, "prediction.json")}
+    assert files == {f"{home}/{name}" for name in (*OUTPUTS, "prediction.json", "cost.json")}
     assert [line for line in out.splitlines() if line.startswith("/")] == [
         str(converted / home / name) for name in OUTPUTS
     ]
@@ -590,12 +590,12 @@ def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
     assert found["standing"] == "in-sample"
     assert Path(found["submission"]) == Path("mine/submission.csv")
     assert {p.name for p in (converted / "mine").iterdir()} == {
-        *OUTPUTS, "prediction.json",
+        *OUTPUTS, "prediction.json", "cost.json",
     }  # fmt: skip
     # Predicting again without the truth leaves no score of another submission behind.
     assert run("predict", "source", "--device", "cpu", "--out", "mine")[0] == 0
     left = {p.name for p in (converted / "mine").iterdir()}
-    assert left == {"submission.csv", "prediction.json"}
+    assert left == {"submission.csv", "prediction.json", "cost.json"}
     assert (oracle[0]["mirroring"], oracle[0]["step_size"]) == (False, 0.25)
 
 
@@ -613,7 +613,7 @@ def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracl
     assert code == 0
     assert out == "mine/submission.csv\n"
     assert {p.name for p in (converted / "mine").iterdir()} == {
-        "submission.csv", "prediction.json",
+        "submission.csv", "prediction.json", "cost.json",
     }  # fmt: skip
     rows = read_csv(converted / "mine" / "submission.csv")
     assert [(row["id"], row["class"]) for row in rows] == keys

@@ -11,7 +11,7 @@ import pytest
 from gi2nnunet.compare import compare_scores, compare_submissions, estimate_intervals
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.metric import Terms
-from gi2nnunet.score import combine_terms
+from gi2nnunet.scores import combine_terms
 
 
 def score_of(dices, hausdorffs, *, metric="per-class"):

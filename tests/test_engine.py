@@ -120,6 +120,7 @@ def test_a_trained_workspace_is_sound_and_this_machine_fits(trained: Trained) ->
     record = trained.results("2d") / "fold_all" / "gi2nnunet_training.json"
     (only,) = json.loads(record.read_text())["runs"]
     assert only["threads"] >= 1
+    assert only["peak_memory_bytes"] > 50e6
     changed = record.read_text().replace('"dataset": "', '"dataset": "0')
     whole = record.read_text()
     record.write_text(changed)
@@ -155,7 +156,9 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     dataset = read_dataset(trained.workspace / "raw")
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
-    expected = ["prediction.json", "score.csv", "score.json", "submission.csv", "truth.csv"]
+    expected = [
+        "cost.json", "prediction.json", "score.csv", "score.json", "submission.csv", "truth.csv",
+    ]  # fmt: skip
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
         expected += [
@@ -178,6 +181,10 @@ def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) 
         words = ("predict-and-score", "--config", "2d", "--threads", "1", "--nifti")
         run(*words, "--out", tmp_path / name, cwd=trained.folder)
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        cost = json.loads((tmp_path / name / "cost.json").read_text())
+        assert cost["seconds_per_scan"] > 0
+        assert cost["peak_memory_bytes"] > 50e6
+        files.remove(tmp_path / name / "cost.json")
         made.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert len(made[0]) >= 8
     assert made[0] == made[1]

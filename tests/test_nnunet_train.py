@@ -66,6 +66,7 @@ class Engine:
         self.broken: set[str] = set()
         self.poison: set[tuple[str, int | str]] = set()
         self.together = threading.Barrier(1)
+        self.peaks: dict[str, int] = {}
 
     def __call__(
         self,
@@ -96,7 +97,7 @@ class Engine:
             / f"fold_{options['fold']}"
         )
         on_event({"event": "epoch", "epoch": 1, "epochs": 4, "train_loss": 0.5, "val_loss": 0.25,
-                  "dice": [0.1, 0.2, 0.3], "seconds": 2.0})  # fmt: skip
+                  "dice": [0.1, 0.2, 0.3], "seconds": 2.0, **self.peaks})  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint_final.pth").touch()
         return {}
@@ -310,8 +311,11 @@ def test_where_every_card_fails_the_run_ends(bench: Bench) -> None:
     assert len(bench.engine.asked) <= 8
 
 
-def runs_of(bench: Bench) -> object:
-    return json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())["runs"]
+def runs_of(bench: Bench) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads((bench.folder("2d", 0) / TRAINING_RECORD).read_text())[
+        "runs"
+    ]
+    return runs
 
 
 def test_the_threads_of_each_run_are_given_and_recorded(bench: Bench) -> None:
@@ -325,6 +329,17 @@ def test_the_threads_of_each_run_are_given_and_recorded(bench: Bench) -> None:
     assert runs_of(bench) == expected
     bench.train(folds=(0,), hardware=TWO_CARDS, restart=True)
     assert runs_of(bench) == [{"device": "cuda", "threads": 1}]
+
+
+def test_what_a_run_took_at_its_height_is_recorded_an_interrupted_one_too(bench: Bench) -> None:
+    bench.engine.peaks = {"peak_memory_bytes": 7, "peak_gpu_bytes": 5}
+    bench.train(folds=(0,), threads=1)
+    folder = bench.folder("2d", 0)
+    assert runs_of(bench) == [{"device": "cpu", "threads": 1, **bench.engine.peaks}]
+    (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    bench.engine.peaks = {"peak_memory_bytes": 9}
+    bench.train(folds=(0,), threads=1)
+    assert runs_of(bench)[1] == {"device": "cpu", "threads": 1, "peak_memory_bytes": 9}
 
 
 def test_no_thread_at_all_is_refused(bench: Bench) -> None:

@@ -138,7 +138,12 @@ def tune(
             jobs=jobs,
             progress=report,
         )
-    path = save_tuning(found, ensemble.models, sorted(set(predicted.fold_of.values())))
+    path = save_tuning(
+        found,
+        ensemble.models,
+        sorted(set(predicted.fold_of.values())),
+        computing=predicted.settings,
+    )
     if as_json:
         print_json({"file": str(path), **found.to_json()})
         return

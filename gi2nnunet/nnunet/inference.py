@@ -8,8 +8,6 @@ loses overlaps; here each organ keeps its own bit.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +23,7 @@ from gi2nnunet.decision import Decision, apply_decision, read_decision
 from gi2nnunet.errors import InputError
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
+from gi2nnunet.nnunet.memory import measure_peaks
 from gi2nnunet.nnunet.network import Network, Prepared
 from gi2nnunet.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.slices import read_image
@@ -126,7 +125,7 @@ def run_prediction(
             del ready, logits
         if leaving is not None:
             leaving.result()
-    return _describe_memory(device)
+    return {**measure_peaks(device)}
 
 
 def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap:
@@ -226,16 +225,6 @@ class _Output:
             spacing_mm=spacing_mm,
             about=scan.get("about") or {},
         )
-
-
-def _describe_memory(device: str) -> dict[str, Any]:
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak: dict[str, Any] = {
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    }
-    if device == "cuda":
-        peak["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
-    return peak
 
 
 def _load(scan: Mapping[str, Any]) -> tuple[NDArray[np.generic], tuple[float, float, float]]:

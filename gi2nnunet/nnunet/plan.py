@@ -22,7 +22,7 @@ from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.manifest import SPLITS, Dataset, list_files
 from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
-from gi2nnunet.nnunet.presets import Preset
+from gi2nnunet.nnunet.presets import Preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
 
@@ -142,7 +142,7 @@ def plan_dataset(
     check_dataset(dataset)
     if (workspace.preprocessed / dataset.name / SPLITS).exists():
         check_split(dataset, workspace.preprocessed / dataset.name)
-    plans_name = preset.plans_name + _suffix(batch_size, sizes)
+    plans_name = preset.plans_name + name_sizes(batch_size, sizes)
     folder = workspace.preprocessed / dataset.name
     processes = min(8, jobs or count_cores())
     engine = _Engine(
@@ -329,12 +329,6 @@ def _assign_sizes(
             raise InputError(f"--patch-size {shown}: a second one of {len(size)} axes. Give one.")
         by_axes[len(size)] = [int(value) for value in size]
     return {name: by_axes[axes] for name, axes in axes_of.items() if axes in by_axes}
-
-
-def _suffix(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
-    parts = [f"_b{batch_size}"] if batch_size else []
-    parts += [f"_p{'x'.join(map(str, size))}" for _, size in sorted(sizes.items())]
-    return "".join(parts)
 
 
 def completion_mark(folder: Path) -> Path:

@@ -122,8 +122,8 @@ def predict_scans(
     on_scan
         Called with ``(done, total, scan)``.
     on_peaks
-        Called with what each engine process took at its height: ``peak_memory_bytes`` and, on
-        CUDA, ``peak_gpu_bytes``.
+        Called at the end with what the largest engine process took at its height:
+        ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``; empty where all was kept.
 
     Returns
     -------
@@ -189,8 +189,7 @@ def predict_scans(
             log=log,
             on_event=progress.take,
         )
-        if on_peaks:
-            on_peaks({key: value for key, value in peaks.items() if key.startswith("peak_")})
+        progress.take_peaks(peaks)
 
     slots = hardware.slots
     while todo := progress.list_undone(tasks):
@@ -214,6 +213,8 @@ def predict_scans(
                 ]
             )
         )
+    if on_peaks:
+        on_peaks(progress.peaks)
     return tuple(progress.done[scan.scan_id] for scan in scans)
 
 
@@ -229,6 +230,7 @@ class _Progress:
     ) -> None:
         self.done: dict[str, PredictedScan] = {}
         self.unreadable: dict[str, str] = {}
+        self.peaks: dict[str, int] = {}
         self._total = total
         self._kept = kept
         self._on_scan = on_scan
@@ -255,6 +257,13 @@ class _Progress:
                         {"rows": event["rows"], "seconds": event["seconds"]},
                     )
                 self._add(event["scan_id"], event["rows"], event["seconds"])
+
+    def take_peaks(self, result: Event) -> None:
+        """Take what an engine process told at its end."""
+        with self._lock:
+            for key, value in result.items():
+                if key.startswith("peak_"):
+                    self.peaks[key] = max(value, self.peaks.get(key, 0))
 
     def _add(self, scan_id: str, rows: Sequence[Sequence[str]], seconds: float) -> None:
         scan = PredictedScan(

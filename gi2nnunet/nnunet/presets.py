@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -71,6 +73,28 @@ _PRESETS = (
     ),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
+_SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
+
+
+def name_sizes(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
+    """Return what is put behind a preset's plans name for a batch and patch sizes of one's own."""
+    parts = [f"_b{batch_size}"] if batch_size else []
+    parts += [f"_p{'x'.join(map(str, size))}" for _, size in sorted(sizes.items())]
+    return "".join(parts)
+
+
+def read_plans_name(plans_name: str) -> tuple[Preset, int | None, tuple[str, ...]] | None:
+    """Undo :func:`name_sizes`: return the preset, the batch size, and patch sizes as text.
+
+    ``None`` where the plans are of no preset.
+    """
+    for preset in PRESETS.values():
+        rest = plans_name.removeprefix(preset.plans_name)
+        match = _SIZES.fullmatch(rest) if plans_name.startswith(preset.plans_name) else None
+        if match:
+            patches = dict.fromkeys(re.findall(r"_p([0-9x]+)", match[2]))
+            return preset, int(match[1]) if match[1] else None, tuple(patches)
+    return None
 
 
 def choose_preset(name: str, *, memory_gib: float | None) -> Preset:

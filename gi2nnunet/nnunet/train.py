@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.errors import EngineError, InputError, OutputError
 from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.locks import hold, hold_dataset
@@ -208,7 +210,7 @@ def train_folds(
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
         runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
-        this_run = {"device": hardware.device, "threads": n_threads}
+        this_run: dict[str, Any] = {"device": hardware.device, "threads": n_threads}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
@@ -236,7 +238,7 @@ def train_folds(
             },
             environment=environment,
             log=log,
-            on_event=lambda event: _take(event, training, on_epoch),
+            on_event=lambda event: _take(event, training, this_run, on_epoch),
         )
         return training.result("resumed" if resume_from else "trained", log.path)
 
@@ -247,12 +249,22 @@ def train_folds(
 
 
 def _take(
-    event: Event, training: Training, on_epoch: Callable[[TrainingProgress], None] | None
+    event: Event,
+    training: Training,
+    this_run: dict[str, Any],
+    on_epoch: Callable[[TrainingProgress], None] | None,
 ) -> None:
+    """Take an event; ``this_run`` is the last of the record's runs."""
     if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
         # Not before the engine begins: a refused start is no training.
         write_json(training.folder / TRAINING_RECORD, training.record)
-    if event["event"] != "epoch" or on_epoch is None:
+    if event["event"] != "epoch":
+        return
+    this_run.update({key: value for key, value in event.items() if key.startswith("peak_")})
+    # Not worth ending a training for.
+    with contextlib.suppress(OutputError):
+        write_json(training.folder / TRAINING_RECORD, training.record)
+    if on_epoch is None:
         return
     on_epoch(
         TrainingProgress(

@@ -22,6 +22,7 @@ from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import part_file, read_json
 from gi2nnunet.manifest import SPLITS
 from gi2nnunet.nnunet.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.memory import measure_peaks
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
 from gi2nnunet.nnunet.trust import (
     check_data_folder,
@@ -61,7 +62,8 @@ def run_training(
     ----------
     emit
         Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
-        ``dice`` (pseudo Dice per organ) and ``seconds``.
+        ``dice`` (pseudo Dice per organ), ``seconds``, and what
+        :func:`~gi2nnunet.nnunet.memory.measure_peaks` gives.
     dataset_folder
         The preprocessed dataset.
     plans_name, configuration, fold, trainer
@@ -188,6 +190,7 @@ def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
                     "val_loss": float(log("val_losses", step=epoch)),
                     "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
                     "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
+                    **measure_peaks(self.device.type),
                 }
             )
 

@@ -20,7 +20,7 @@ from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.report.curves import Epoch, read_curves
 from gi2nnunet.report.viewer import PackedScan, pack_scan
-from gi2nnunet.score import Score
+from gi2nnunet.scores import Score
 from gi2nnunet.scoring import score_submission
 from gi2nnunet.splits import check_leaks
 from gi2nnunet.submission import decode_table
