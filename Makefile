@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all test-slurm lint clean
+.PHONY: demo docs test test-all test-slurm lint clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== Setting up .venv (the first time this downloads PyTorch: several GB)"
@@ -14,6 +14,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+
+# The site, in site/; a warning is an error.
+docs: $(READY)
+	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs site
+	@echo "Open site/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,4 +41,4 @@ test-all: lint test-slurm
 	$(BIN)/python scripts/torture.py --kills 24 --places 1
 
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv demo site build *.egg-info .mypy_cache .ruff_cache .pytest_cache

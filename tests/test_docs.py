@@ -63,3 +63,15 @@ def test_the_librarys_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, object] = {"__name__": "page"}
     exec(code_of(page, tested=True) + code_of(page, tested=False), names)  # noqa: S102
     assert (tmp_path / "results" / "submission.csv").is_file()
+
+
+def test_every_page_stands_in_a_table_of_contents() -> None:
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    trees = "\n".join(
+        tree
+        for page in pages
+        for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.M | re.S)
+    )
+    listed = {line.strip() for line in trees.splitlines()}
+    missing = {page.stem for page in pages} - listed - {"index"}
+    assert not missing, f"add {', '.join(sorted(missing))} to a toctree of docs/index.md"
