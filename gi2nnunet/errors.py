@@ -1,7 +1,8 @@
 """One error family: every failure a user can cause or meet has a class and an exit code.
 
 Exit codes: 0 done, 2 wrong usage (Click's own), 3 :class:`InputError`, 4 :class:`EngineError`,
-5 :class:`OutputError`. A mistake of the *calling program* is a plain :class:`ValueError`.
+5 :class:`OutputError`, 6 :class:`StoppedError`. A mistake of the *calling program* is a plain
+:class:`ValueError`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class OutputError(GiError):
     """A result could not be written."""
 
     exit_code = 5
+
+
+class StoppedError(GiError):
+    """A run was asked to stop early and did, at a point from which the same command goes on."""
+
+    exit_code = 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,28 +6,33 @@ import csv
 import io
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gi2nnunet.archive import Source
 from gi2nnunet.files import check_place, replace_file, write_json
-from gi2nnunet.kaggle import ORGANS, MaskTable, slice_id
+from gi2nnunet.kaggle import ORGANS, MaskTable, read_mask_table, slice_id
+from gi2nnunet.labels import split_organs
 from gi2nnunet.locks import hold
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble
-from gi2nnunet.nnunet.predict import PredictedScan, predict_scans
+from gi2nnunet.nnunet.predict import InputScan, PredictedScan
 from gi2nnunet.nnunet.workspace import Workspace, choose_threads
+from gi2nnunet.parts import kept_folder, predict_kept, submission_path
 from gi2nnunet.scoring import Score, score_submission
-from gi2nnunet.selection import Selection
+from gi2nnunet.selection import Selection, take_rows
 from gi2nnunet.standing import Standing
-from gi2nnunet.submission import write_submission
+from gi2nnunet.submission import decode_table, write_submission
 from gi2nnunet.tuned import Tuned, find_tuning
+from gi2nnunet.volumes import read_image, read_volume
 
 COST = "cost.json"
-KEPT = ".predicting"
 _SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
@@ -54,6 +59,8 @@ class Evaluation:
         Device, threads, mirroring and step, as recorded.
     tuned
         What masks were decided by, where tuning chose it.
+    scans
+        What was predicted.
     """
 
     submission: Path
@@ -64,6 +71,57 @@ class Evaluation:
     seconds_per_scan: float
     computing: Mapping[str, Any]
     tuned: Tuned | None
+    scans: tuple[InputScan, ...] = field(repr=False)
+
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Return the scans that were predicted."""
+        return tuple(scan.scan_id for scan in self.scans)
+
+    def read_image(self, scan_id: str) -> NDArray[Any]:
+        """Return a scan's image ``(z, y, x)``, cranial slice first.
+
+        Raises
+        ------
+        KeyError
+            For a scan that was not predicted.
+        InputError
+            Where its files are gone or changed.
+        """
+        scan = self._find(scan_id)
+        if scan.volume is not None:
+            return read_volume(scan.volume).array
+        if scan.source is None or scan.scan is None:
+            raise ValueError(f"{scan_id}: has neither a volume nor slices")
+        return read_image(Source(scan.source), scan.scan)
+
+    def read_masks(self, scan_id: str) -> dict[str, NDArray[np.bool_]]:
+        """Return a scan's predicted masks ``(z, y, x)`` by organ, as the submission holds them.
+
+        A slice that the submission has no row for is empty. Raises as :meth:`read_image`.
+        """
+        scan = self._find(scan_id)
+        height, width = (
+            (scan.scan.height, scan.scan.width)
+            if scan.scan is not None
+            else self.read_image(scan_id).shape[1:]
+        )
+        label_map = np.zeros((len(scan.numbers), height, width), np.uint8)
+        rows = take_rows(self._table, [scan_id])
+        if rows is not None:
+            for _, numbers, planes in decode_table(rows, sizes={scan_id: (height, width)}):
+                label_map[[scan.numbers.index(number) for number in numbers]] = planes
+        return dict(zip(ORGANS, split_organs(label_map), strict=True))
+
+    @cached_property
+    def _table(self) -> MaskTable:
+        return read_mask_table(self.submission, any_scan=True)
+
+    def _find(self, scan_id: str) -> InputScan:
+        for scan in self.scans:
+            if scan.scan_id == scan_id:
+                return scan
+        raise KeyError(scan_id)
 
 
 def evaluate(
@@ -121,7 +179,8 @@ def evaluate(
     on_scan
         Called with ``(done, total, scan)``.
     """
-    check_place(out / "submission.csv")
+    submission = submission_path(out)
+    check_place(submission)
     tuned, told = find_tuning(ensemble) if tuning else (None, [])
     if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
         told.append(
@@ -131,30 +190,24 @@ def evaluate(
     n_threads = choose_threads(threads, device=hardware.device, training=False)
     peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
-        predicted = predict_scans(
+        predicted = predict_kept(
+            selection,
             ensemble,
-            selection.scans,
+            scans=selection.scans,
+            out=out,
             workspace=workspace,
             environ=environ,
             hardware=hardware,
-            folds=selection.folds,
             mirroring=mirroring,
             step_size=step_size,
             threads=n_threads,
-            nifti_folder=out if nifti else None,
-            probability_folders={
-                model.folder.name: out / "probabilities" / model.configuration
-                for model in ensemble.models
-            }
-            if save_probabilities
-            else None,
-            decision=tuned.decision if tuned else None,
-            kept=out / KEPT,
+            nifti=nifti,
+            save_probabilities=save_probabilities,
+            tuned=tuned,
             trust=trust,
             on_scan=on_scan,
             on_peaks=peaks.update,
         )
-        submission = out / "submission.csv"
         rows = [row for scan in predicted for row in scan.rows]
         warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
@@ -204,7 +257,7 @@ def evaluate(
             files += [out / "labels", out / "organs"]
         if save_probabilities:
             files.append(out / "probabilities")
-        shutil.rmtree(out / KEPT, ignore_errors=True)
+        shutil.rmtree(kept_folder(out), ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,
@@ -214,6 +267,7 @@ def evaluate(
             seconds_per_scan=seconds_per_scan,
             computing=computing,
             tuned=tuned,
+            scans=selection.scans,
         )
 
 
@@ -242,10 +296,7 @@ def write_score(
     fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    for scan in score.per_scan:
-        row: dict[str, object] = {name: getattr(scan, name) for name in fields[:5]}
-        for organ, terms in scan.per_organ.items():
-            row |= {f"{organ}_dice": terms.dice, f"{organ}_hausdorff": terms.hausdorff}
+    for row in score.list_scans():
         # An empty cell says that nothing was counted.
         writer.writerow({name: "" if value != value else value for name, value in row.items()})
     replace_file(out / "score.csv", text.getvalue())

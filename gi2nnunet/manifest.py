@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gi2nnunet.errors import InputError, shorten
 from gi2nnunet.files import read_json_object
-from gi2nnunet.labels import LabelScheme
+from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.labels import LabelScheme, split_organs
 from gi2nnunet.splits import Fold
+from gi2nnunet.volumes import read_volume
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DatasetPart = Literal["train", "holdout", "test"]
 
@@ -91,10 +99,10 @@ class Dataset:
     name: str
     dataset_id: int
     label_scheme: LabelScheme
-    scans: tuple[DatasetScan, ...]
-    splits: tuple[Fold, ...]
-    manifest: Mapping[str, Any]
-    warnings: tuple[str, ...]
+    scans: tuple[DatasetScan, ...] = field(repr=False)
+    splits: tuple[Fold, ...] = field(repr=False)
+    manifest: Mapping[str, Any] = field(repr=False)
+    warnings: tuple[str, ...] = field(repr=False)
 
     @property
     def truth_path(self) -> Path:
@@ -124,6 +132,35 @@ class Dataset:
         if not scan.labelled:
             raise ValueError(f"{scan_id} has no labels")
         return self.folder / label_name_of(scan_id, scan.part)
+
+    def read_image(self, scan: str | DatasetScan) -> NDArray[Any]:
+        """Return a scan's image ``(z, y, x)``, cranial slice first, values as in the source."""
+        return read_volume(self.image_path(_id_of(scan))).array
+
+    def read_masks(self, scan: str | DatasetScan) -> dict[str, NDArray[np.bool_]]:
+        """Return a scan's true masks ``(z, y, x)`` by organ; :class:`ValueError` without truth."""
+        label_map = read_volume(self.label_path(_id_of(scan))).array
+        return dict(zip(ORGANS, split_organs(label_map, scheme=self.label_scheme), strict=True))
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the scans, indexed by their ids."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(scan) for scan in self.scans]).set_index("scan_id")
+
+    def _repr_html_(self) -> str:
+        table = (
+            self.to_frame()
+            .groupby("part", sort=False)
+            .agg(
+                patients=("patient_id", "nunique"), scans=("depth", "size"), slices=("depth", "sum")
+            )
+        )
+        return f"<p>{self.name}, {len(self.splits)} folds</p>{table.to_html()}"
+
+
+def _id_of(scan: str | DatasetScan) -> str:
+    return scan if isinstance(scan, str) else scan.scan_id
 
 
 def image_name_of(scan_id: str, part: DatasetPart) -> str:

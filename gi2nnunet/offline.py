@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gi2nnunet.handover import take_over
 from gi2nnunet.hidden import read_hidden
 from gi2nnunet.kaggle import ORGANS, slice_id
 from gi2nnunet.nnunet.budget import OnScan, Outcome, Step, list_steps, predict_within
-from gi2nnunet.nnunet.exchange import import_model
 from gi2nnunet.nnunet.hardware import find_hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.predict import InputScan, PredictedScan, predict_scans
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.submission import Row, write_submission
+from gi2nnunet.tuned import Tuned, find_tuning
 
 RESERVE = 0.02  # of the budget, kept for the last write and for ending
 
@@ -32,6 +33,8 @@ class HiddenPrediction:
         How many ``test/`` holds.
     outcome
         What became of them; ``None`` where there were none to predict.
+    tuned
+        What decided; ``None`` for masks as nnU-Net decides them.
     warnings
         One sentence each.
     """
@@ -39,6 +42,7 @@ class HiddenPrediction:
     submission: Path
     scans: int
     outcome: Outcome | None
+    tuned: Tuned | None
     warnings: tuple[str, ...]
 
 
@@ -53,6 +57,7 @@ def predict_hidden(
     device: str = "auto",
     gpus: int | None = None,
     mirroring: bool = True,
+    tuning: bool = True,
     trust: bool = False,
     on_change: Callable[[str], None] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
@@ -77,6 +82,8 @@ def predict_hidden(
         On what.
     mirroring
         Whether to begin with mirroring.
+    tuning
+        Decide as what tuning chose for these models has it, where they brought that along.
     trust
         Let the model's plans name what nnU-Net does not ship.
     on_change
@@ -110,16 +117,17 @@ def predict_hidden(
             submission=out,
             scans=len(found.numbers),
             outcome=None,
+            tuned=None,
             warnings=(*found.warnings, *notes),
         )
-    imported = import_model(model, workspace=workspace, environ=environ, trust=trust)
-    folds = next(iter(imported.bundle.folds.values()))
+    bundle = take_over(model, workspace=workspace, environ=environ, trust=trust).model.bundle
     ensemble = choose_ensemble(
-        workspace.results / imported.bundle.dataset,
-        n_folds=imported.bundle.n_folds,
-        configurations=tuple(imported.bundle.folds),
-        folds=tuple(folds),
+        workspace.results / bundle.dataset,
+        n_folds=bundle.n_folds,
+        configurations=tuple(bundle.folds),
+        folds=tuple(next(iter(bundle.folds.values()))),
     )
+    tuned, told = find_tuning(ensemble) if tuning else (None, [])
     hardware = find_hardware(device=device, gpus=gpus, workspace=workspace, environ=environ)
     done = 0
 
@@ -140,6 +148,7 @@ def predict_hidden(
             hardware=hardware,
             folds={scan.scan_id: step.folds for scan in part},
             mirroring=step.mirroring,
+            decision=tuned.decision if tuned else None,
             trust=trust,
             on_scan=lambda _done, _total, scan: tell(scan),
         )
@@ -157,7 +166,7 @@ def predict_hidden(
         on_scan=take,
         on_change=on_change,
     )
-    warnings = [*found.warnings, *write()]
+    warnings = [*found.warnings, *told, *write()]
     warnings += [f"{name} is left empty: {text}" for name, text in outcome.failed.items()]
     if outcome.late:
         warnings.append(
@@ -168,5 +177,6 @@ def predict_hidden(
         submission=out,
         scans=len(found.numbers),
         outcome=outcome,
+        tuned=tuned,
         warnings=tuple(warnings),
     )

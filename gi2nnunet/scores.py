@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from gi2nnunet.kaggle import ORGANS, patient_of
 from gi2nnunet.medical import OrganMeasures
 from gi2nnunet.metric import Metric, Terms, combine
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Score:
     dice: float
     hausdorff: float
     per_organ: Mapping[str, OrganScore]
-    per_scan: tuple[ScanScore, ...]
+    per_scan: tuple[ScanScore, ...] = field(repr=False)
     medical: Mapping[str, OrganMedical] | None = None
     tolerance_mm: float | None = None
 
@@ -136,6 +139,50 @@ class Score:
                 name: _plain_fields(organ) for name, organ in self.medical.items()
             }
         return content
+
+    def list_scans(self) -> list[dict[str, Any]]:
+        """Return a row a scan: ids, its three values, and Dice and distance of each organ."""
+        rows = []
+        for scan in self.per_scan:
+            names = ("scan_id", "patient_id", "score", "dice", "hausdorff")
+            row = {name: getattr(scan, name) for name in names}
+            for organ, terms in scan.per_organ.items():
+                row |= {f"{organ}_dice": terms.dice, f"{organ}_hausdorff": terms.hausdorff}
+            rows.append(row)
+        return rows
+
+    def to_frame(self, by: Literal["scan", "organ"] = "scan") -> DataFrame:
+        """Return the score as a table; NaN where nothing was counted.
+
+        Parameters
+        ----------
+        by
+            ``"scan"``: a row a scan, indexed by its id, with the columns of ``score.csv``.
+            ``"organ"``: a row an organ with what was counted of it, and one of ``"all"``.
+        """
+        import pandas as pd
+
+        if by == "scan":
+            return pd.DataFrame(self.list_scans()).set_index("scan_id")
+        if by != "organ":
+            raise ValueError(f"by {by!r} is neither 'scan' nor 'organ'")
+        rows = {organ: vars(terms) for organ, terms in self.per_organ.items()}
+        rows["all"] = {
+            **{name: getattr(self, name) for name in ("score", "dice", "hausdorff")},
+            **{n: sum(row[n] for row in rows.values()) for n in ("n_rows", "n_units")},
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("organ")
+
+    def __str__(self) -> str:
+        """Return the score with what it is made of, one line."""
+        return (
+            f"{self.score:.5f} = 0.4 x Dice {self.dice:.5f} + "
+            f"0.6 x (1 - Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame("organ").to_html(float_format="{:.4f}".format, na_rep="-")
+        return f"<p>Score {self}</p>{table}"
 
 
 def _scan_json(scan: ScanScore) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _of_dataset(
         name=name,
         described=described,
         scans=scans,
-        truth=_rows_of(read_mask_table(dataset.truth_path, any_scan=True), scan_ids),
+        truth=take_rows(read_mask_table(dataset.truth_path, any_scan=True), scan_ids),
         sample=None,
         standing=standing,
     )
@@ -254,7 +254,7 @@ def select_source(
     )
 
 
-def _rows_of(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
+def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
     """Return a table's rows of some scans; ``None`` where it has none."""
     wanted = set(scan_ids)
     chosen = np.array([scan_id in wanted for scan_id in table.scan_ids], np.bool_)

@@ -25,7 +25,8 @@ ClusterName=testbed
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$HOME_OF_IT/munge.socket
+# Also how long a job that is queued again must wait; two minutes by default.
+AuthInfo=socket=$HOME_OF_IT/munge.socket,cred_expire=10
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -35,7 +36,7 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait=5
 MpiDefault=none
-SchedulerParameters=batch_sched_delay=0,requeue_delay=0,sched_interval=2,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 StateSaveLocation=$HOME_OF_IT/state
 SlurmdSpoolDir=$HOME_OF_IT/spool
 SlurmctldPidFile=$HOME_OF_IT/slurmctld.pid

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from gi2nnunet.cluster.graph import Job, make_training_graph
+from pathlib import Path
+
+from gi2nnunet.cluster.graph import Job, make_prediction_graph, make_training_graph
 
 
 def graph(folds: list[int | str]) -> tuple[Job, ...]:
@@ -29,3 +31,22 @@ def test_part_of_the_folds_is_not_scored() -> None:
         "train_2d_fold_1",
         "train_3d_fullres_fold_1",
     ]
+
+
+def test_the_parts_of_a_prediction_stand_beside_each_other_and_are_joined() -> None:
+    kept, result = Path("out/.kept"), Path("out/submission.csv")
+    *parts, join = make_prediction_graph(
+        name="p",
+        parts=2,
+        part_words=("predict", "source"),
+        join_words=("predict-and-score", "source"),
+        kept=kept,
+        result=result,
+    )
+    assert [part.words for part in parts] == [
+        ("predict", "source", "--part", "1/2"),
+        ("predict", "source", "--part", "2/2"),
+    ]
+    assert {(part.array, part.after, part.leaves) for part in parts} == {("p", (), (kept, result))}
+    assert (join.words, join.after) == (("predict-and-score", "source"), ("p_part_1", "p_part_2"))
+    assert join.leaves == (result,)

@@ -29,6 +29,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
         ('time = "a day"', "hours:minutes:seconds"),
         ("partition = 3", "expected a text"),
         ("flags = {nice = 3}", "a table of texts"),
+        ('time = "0:09:00"', "limit 0:09:00 and warning_seconds = 300; expected a warning in the"),
     ],
 )
 def test_what_is_wrong_with_a_profile_is_told(tmp_path: Path, content: str, message: str) -> None:

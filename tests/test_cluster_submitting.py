@@ -76,6 +76,67 @@ def test_only_what_is_missing_is_submitted(slurm: Slurm, tmp_path: Path) -> None
     assert "dependency" not in (slurm.folder / "script_3").read_text()
 
 
+def make_parts(count: int, *, leaves: tuple[Path, ...] = ()) -> tuple[Job, ...]:
+    parts = tuple(
+        Job(name=f"part_{n}", words=("predict", f"{n}/{count}"), array="p", leaves=leaves)
+        for n in range(1, count + 1)
+    )
+    return (*parts, Job(name="join", words=("predict",), after=tuple(p.name for p in parts)))
+
+
+def test_an_array_is_one_submission_and_its_jobs_are_told_apart(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs"
+    assert send(jobs, make_parts(3))[0] == {
+        "part_1": "1_0", "part_2": "1_1", "part_3": "1_2", "join": "2",
+    }  # fmt: skip
+    assert "--array=0-2" in (slurm.folder / "script_1").read_text()
+    assert "--dependency=afterok:1_0:1_1:1_2" in (slurm.folder / "script_2").read_text()
+    slurm.show("1_1|RUNNING|None", "1_2|PENDING|Resources", "2|PENDING|Dependency")
+    end(jobs, "1_0", 3)
+    (jobs / "logs" / "1_0_0_log.out").write_text("a bad slice\n")
+    found = {job.name: job for job in read_jobs(jobs)}
+    assert list(found) == ["part_1", "part_2", "part_3", "join"]
+    assert [job.state for job in found.values()] == ["failed", "running", "waiting", "waiting"]
+    assert found["part_1"].last_lines == "a bad slice"
+    assert found["part_1"].to_json()["log"] == str(jobs / "logs" / "1_0_0_log.out")
+
+    slurm.show()
+    end(jobs, "1_1", 0)
+    end(jobs, "1_2", 0)
+    assert send(jobs, make_parts(3)) == (
+        {"part_1": "3", "join": "4"}, {"part_2": "finished", "part_3": "finished"},
+    )  # fmt: skip
+    assert "--dependency=afterok:3" in (slurm.folder / "script_4").read_text()
+
+
+def test_fewer_parts_than_before_wait_for_the_former_and_then_replace_them(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs"
+    send(jobs, make_parts(3))
+    slurm.show("1_2|RUNNING|None")
+    with pytest.raises(InputError, match=r"part_3: job 1_2 is running with other options"):
+        send(jobs, make_parts(2))
+    slurm.show()
+    send(jobs, make_parts(2))
+    assert [job.name for job in read_jobs(jobs)] == ["part_1", "part_2", "join"]
+
+
+def test_what_finished_and_was_taken_away_is_made_again(slurm: Slurm, tmp_path: Path) -> None:
+    jobs, kept = tmp_path / "jobs", tmp_path / "kept"
+    parts = make_parts(2, leaves=(kept, tmp_path / "result"))
+    for job_id in send(jobs, parts)[0].values():
+        end(jobs, job_id, 0)
+    again = send(jobs, parts)[0]
+    assert again == {"part_1": "3_0", "part_2": "3_1", "join": "4"}
+    for job_id in again.values():
+        end(jobs, job_id, 0)
+    kept.touch()
+    assert send(jobs, parts)[0] == {}
+
+
 def test_a_job_that_is_queued_again_waits(slurm: Slurm, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     send(jobs)

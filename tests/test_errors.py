@@ -6,6 +6,7 @@ from gi2nnunet.errors import (
     InputError,
     OutputError,
     Problem,
+    StoppedError,
     raise_problems,
 )
 
@@ -18,8 +19,8 @@ def make_problems(count):
 
 
 def test_each_kind_of_failure_has_its_own_exit_code():
-    codes = {kind: kind.exit_code for kind in (InputError, EngineError, OutputError)}
-    assert codes == {InputError: 3, EngineError: 4, OutputError: 5}  # 2 is wrong usage
+    codes = {kind: kind.exit_code for kind in GiError.__subclasses__()}
+    assert codes == {InputError: 3, EngineError: 4, OutputError: 5, StoppedError: 6}  # 2 is usage
     assert all(issubclass(kind, GiError) for kind in codes)
     assert not issubclass(GiError, ValueError)
 

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,31 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert child.wait(10) == -signal.SIGKILL
     child.stdout.close()
     assert has_ended(pids[1])
+
+
+def test_a_child_is_asked_to_stop_but_not_before_it_has_begun(tmp_path: Path) -> None:
+    package = tmp_path / "gi2nnunet" / "nnunet"
+    package.mkdir(parents=True)
+    (tmp_path / "gi2nnunet" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "child.py").write_text(
+        "import json, os, select, sys, time\n"
+        "sys.stdin.buffer.readline()\n"
+        "early = select.select([0], [], [], 1)[0]\n"
+        "print(json.dumps({'event': 'start', 'early': bool(early)}), flush=True)\n"
+        "os.read(0, 1)\n"
+        "print(json.dumps({'event': 'result', 'stopped': True}), flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    told: list[dict[str, Any]] = []
+    stop = threading.Event()
+    stop.set()
+    done = run_engine(
+        "x", {}, environment=environment, log=new_log(tmp_path, "x"), on_event=told.append,
+        stop=stop,
+    )  # fmt: skip
+    assert told == [{"event": "start", "early": False}]
+    assert done["stopped"] is True
 
 
 def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) -> None:

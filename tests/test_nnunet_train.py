@@ -11,7 +11,7 @@ import pytest
 from source_factory import write_source
 
 from gi2nnunet.dataset import convert
-from gi2nnunet.errors import EngineError, InputError, OutputError
+from gi2nnunet.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.locks import hold, hold_dataset
 from gi2nnunet.nnunet import train as train_module
 from gi2nnunet.nnunet.hardware import Hardware
@@ -76,6 +76,7 @@ class Engine:
         environment: Mapping[str, str],
         log: Any,
         on_event: Any,
+        stop: threading.Event | None,
     ) -> dict[str, Any]:
         assert task == "train"
         json.dumps(options)  # all of it must go through JSON
@@ -98,6 +99,8 @@ class Engine:
         )
         on_event({"event": "epoch", "epoch": 1, "epochs": 4, "train_loss": 0.5, "val_loss": 0.25,
                   "dice": [0.1, 0.2, 0.3], "seconds": 2.0, **self.peaks})  # fmt: skip
+        if stop is not None and stop.is_set():
+            return {"stopped_after": 1}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint_final.pth").touch()
         return {}
@@ -182,6 +185,23 @@ def test_finished_trainings_are_left_alone(bench: Bench) -> None:
     results = bench.train()
     assert [r.outcome for r in results] == ["kept", "trained", "kept", "trained"]
     assert len(bench.engine.asked) == asked + 2
+
+
+def test_asked_to_stop_the_running_training_ends_and_no_other_begins(bench: Bench) -> None:
+    stop = threading.Event()
+    with pytest.raises(StoppedError, match=r"2d, fold 0: stopped as asked after epoch 1, which"):
+        bench.train(stop=stop, on_epoch=lambda _: stop.set())
+    assert len(bench.engine.asked) == 1
+    with pytest.raises(StoppedError, match=r"stopped as asked before it began"):
+        bench.train(stop=stop)
+    assert len(bench.engine.asked) == 1
+
+
+def test_asked_to_stop_trainings_on_several_cards_end(bench: Bench) -> None:
+    stop = threading.Event()
+    with pytest.raises(StoppedError, match="stopped as asked"):
+        bench.train(stop=stop, on_epoch=lambda _: stop.set(), hardware=TWO_CARDS)
+    assert len(bench.engine.asked) <= 2
 
 
 def test_an_interrupted_training_goes_on_from_its_latest_checkpoint(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from source_factory import make_source, write_source
 from gi2nnunet.dataset import convert
 from gi2nnunet.errors import InputError
 from gi2nnunet.metric import score_label_maps
+from gi2nnunet.nnunet.curves import parse_log, read_curves
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
-from gi2nnunet.report.curves import parse_log, read_curves
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.page import render_report, write_report
 from gi2nnunet.report.viewer import decode_codes, encode_codes, pack_scan, slice_dice
@@ -50,6 +51,9 @@ def test_a_log_of_nnunet_is_read_and_an_unfinished_epoch_left_out() -> None:
     first = epochs[0]
     assert (first.learning_rate, first.train_loss, first.seconds) == (0.001, -0.5, 10.38)
     assert first.val_loss == -0.3013
+    assert datetime.fromtimestamp(first.begun, timezone.utc).isoformat()[:19] == STAMP[:19].replace(
+        " ", "T"
+    )
     assert first.pseudo_dice[0] == 0.6759
     assert math.isnan(first.pseudo_dice[1])
     assert first.pseudo_dice[2] == 9e-05
@@ -154,9 +158,8 @@ def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
     page = render_report(report)
     # Names of XML namespaces are no addresses that a browser asks.
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page.replace("xlink:", ""))
-    data = re.search(r'id="v-data">(.*?)</script>', page, re.DOTALL)
-    assert data is not None
-    assert json.loads(data[1])["scans"][0]["id"] == "case10_day0"
+    (data,) = re.findall(r'id="v-data-\d+">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(data)["id"] == "case10_day0"
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
@@ -177,8 +180,9 @@ def test_the_same_workspace_gives_the_same_bytes_curves_included(
     assert page == (tmp_path / "b").read_bytes()
     assert sizes == [len(page)] * 2
     text = page.decode()
-    assert text.count('<svg role="img"') == 2
-    assert "not finished" in text
+    # Three plots a training, and the scores.
+    assert text.count('<svg role="img"') == 7
+    assert "stopped after epoch 3" in text
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
 

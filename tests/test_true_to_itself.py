@@ -16,6 +16,7 @@ from source_factory import ORGANS, make_source, write_files, write_source
 
 from gi2nnunet import evaluation
 from gi2nnunet.dataset import convert
+from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.evaluation import evaluate, write_score
 from gi2nnunet.kaggle import read_mask_table
 from gi2nnunet.manifest import Dataset
@@ -25,6 +26,7 @@ from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.nnunet.predict import predict_scans
 from gi2nnunet.nnunet.workspace import Workspace, count_cores, open_workspace
+from gi2nnunet.parts import digest_work, kept_folder, predict_part, submission_path
 from gi2nnunet.scoring import score_submission
 from gi2nnunet.selection import Selection, select_own_scans
 from gi2nnunet.submission import encode_scan, write_submission
@@ -250,6 +252,66 @@ def test_predictions_are_the_same_on_one_device_and_dealt_out(bench: Bench) -> N
     assert (third["submission.csv"], third["score.csv"]) == (
         first["submission.csv"], first["score.csv"],
     )  # fmt: skip
+
+
+def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(bench: Bench) -> None:
+    """Out of fold, so that a part knows other folds than the whole."""
+    bench.evaluate("whole", hardware=CPU, threads=2)
+    bench.engine.asked.clear()
+    out = bench.root / "parts"
+    shared: dict[str, Any] = {
+        "out": out, "workspace": bench.workspace, "environ": {}, "hardware": CPU, "threads": 2,
+    }  # fmt: skip
+    counts = [
+        predict_part(bench.selection, bench.ensemble, part=(number, 3), **shared)
+        for number in (3, 1, 2)
+    ]
+    assert sum(counts) == len(bench.selection.scans)
+    assert not submission_path(out).exists()
+    asked = len(bench.engine.asked)
+    bench.evaluate("parts", hardware=CPU, threads=2)
+    assert len(bench.engine.asked) == asked
+    assert digests(out) == digests(bench.root / "whole")
+    assert not kept_folder(out).exists()
+
+
+def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Bench) -> None:
+    shared: dict[str, Any] = {
+        "out": bench.root / "o", "workspace": bench.workspace, "environ": {}, "hardware": CPU,
+    }  # fmt: skip
+
+    def during(_done: int, _total: int, _scan: Any) -> None:
+        with pytest.raises(OutputError, match="in use by another run"):
+            predict_part(bench.selection, bench.ensemble, part=(1, 2), **shared)
+        with pytest.raises(OutputError, match="in use by another run"):
+            evaluate(bench.selection, bench.ensemble, **shared)
+        predict_part(bench.selection, bench.ensemble, part=(2, 2), **shared)
+
+    predict_part(bench.selection, bench.ensemble, part=(1, 2), on_scan=during, **shared)
+    assert len(list(kept_folder(bench.root / "o").iterdir())) == len(bench.selection.scans)
+
+
+def test_more_parts_than_scans_leave_some_without_work(bench: Bench) -> None:
+    many = len(bench.selection.scans) + 1
+    shared: dict[str, Any] = {
+        "out": bench.root / "o", "workspace": bench.workspace, "environ": {}, "hardware": CPU,
+    }  # fmt: skip
+    part = (many, many)
+    assert predict_part(bench.selection, bench.ensemble, part=part, **shared) == 0
+    assert bench.engine.asked == []
+    with pytest.raises(InputError, match="--part 0/2: expected 1/2 to 2/2"):
+        predict_part(bench.selection, bench.ensemble, part=(0, 2), **shared)
+
+
+def test_what_is_worked_on_has_one_digest_until_it_changes(bench: Bench) -> None:
+    first = digest_work(bench.selection, bench.ensemble)
+    assert digest_work(bench.selection, bench.ensemble) == first
+    assert bench.selection.scans[0].volume is not None
+    os.utime(bench.selection.scans[0].volume, (0, 0))
+    second = digest_work(bench.selection, bench.ensemble)
+    (bench.root / "model" / "fold_0").mkdir(parents=True)
+    (bench.root / "model" / "fold_0" / "checkpoint_final.pth").touch()
+    assert len({first, second, digest_work(bench.selection, bench.ensemble)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The command line: parse, call the library, print what it returned, map errors to exit codes.
 
-Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output,
-130 interrupted.
+Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
+early as asked, 130 interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from gi2nnunet.cli import (
     cluster,
     comparison,
     data,
+    estimating,
     kaggle,
     models,
     prediction,
@@ -25,19 +28,23 @@ from gi2nnunet.cli import (
     training,
     tuning,
 )
+from gi2nnunet.cli.frame import Application, QuietOption
 from gi2nnunet.errors import EngineError, GiError, OutputError
 
 _BUG = 1
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
+_UNREAD = 141  # a shell's, after SIGPIPE
 
-app = typer.Typer(
+app = Application(
     name="gi2nnunet",
-    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission:\n\n"
-    "\b\n"
+    help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
     "  gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
     "  gi2nnunet train --fold all\n"
     "  gi2nnunet predict-and-score\n\n"
     "Each command explains itself: gi2nnunet train --help",
+    epilog="Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input (or verify and "
+    "doctor found something), 4 nnU-Net, 5 output, 6 stopped early as asked, 130 interrupted, "
+    "141 no reader left.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -57,8 +64,12 @@ def _common(
     _version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
+    quiet: QuietOption = False,
 ) -> None:
     """Parse what stands before the command."""
+    from gi2nnunet.cli.show import set_quiet
+
+    set_quiet(quiet)
 
 
 data.register(app)
@@ -70,6 +81,7 @@ models.register(app)
 kaggle.register(app)
 scores.register(app)
 comparison.register(app)
+estimating.register(app)
 checks.register(app)
 reporting.register(app)
 survey.register(app)
@@ -77,38 +89,63 @@ survey.register(app)
 
 def main() -> None:
     """Run the command line; the entry point of ``gi2nnunet``."""
+    code = _run()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if code == 0:
+            unread = isinstance(error, BrokenPipeError)
+            code = _UNREAD if unread else _tell_unwritten(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more at its end
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run a command; return its exit code."""
     try:
         app()
     except GiError as error:
-        from gi2nnunet.cli.show import print_error
-
-        print_error(str(error))
-        sys.exit(error.exit_code)
+        return _tell(str(error), error.exit_code)
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # that is what Typer and Rich make of it
+            return _UNREAD
         if end.code == _INTERRUPTED:
-            from gi2nnunet.cli.show import print_error
-
-            print_error("interrupted. Run the same again: what was done is kept where it can be.")
-        raise
+            _tell("interrupted. Run the same again: what was done is kept where it can be.", 0)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BrokenPipeError:
+        return _UNREAD
     except MemoryError:
-        from gi2nnunet.cli.show import print_error
-
-        print_error("the memory does not suffice. Use fewer --jobs, or give smaller files.")
-        sys.exit(EngineError.exit_code)
+        return _tell(
+            "the memory does not suffice. Use fewer --jobs, or give smaller files.",
+            EngineError.exit_code,
+        )
     except Exception as error:  # no traceback reaches the user's screen
         if isinstance(error, FileNotFoundError) and not _stands_somewhere():
-            from gi2nnunet.cli.show import print_error
-
-            print_error(
+            return _tell(
                 "the folder that this command runs in is gone. Go to one that exists, or mount it "
-                "again, then run the same again."
+                "again, then run the same again.",
+                OutputError.exit_code,
             )
-            sys.exit(OutputError.exit_code)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _tell_unwritten(error)
         from gi2nnunet.cli.last_resort import describe_bug
-        from gi2nnunet.cli.show import print_error
 
-        print_error(describe_bug(error, sys.argv))
-        sys.exit(_BUG)
+        return _tell(describe_bug(error, sys.argv), _BUG)
+    return 0
+
+
+def _tell_unwritten(error: OSError) -> int:
+    where = error.filename or "the output"
+    return _tell(f"{where} could not be written ({error.strerror}).", OutputError.exit_code)
+
+
+def _tell(problem: str, code: int) -> int:
+    """Print what went wrong; give the code back."""
+    from gi2nnunet.cli.show import print_error
+
+    print_error(problem)
+    return code
 
 
 def _stands_somewhere() -> bool:

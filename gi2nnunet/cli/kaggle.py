@@ -11,12 +11,21 @@ import typer
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
+    IdOption,
+    JsonOption,
     TrustOption,
     WorkspaceOption,
     open_workspace_of,
     require_number,
 )
-from gi2nnunet.cli.prediction import MirroringOption
+from gi2nnunet.cli.prediction import (
+    ConfigOption,
+    FoldOption,
+    MirroringOption,
+    PresetOption,
+    TrainerOption,
+    TuningOption,
+)
 
 HoursOption = Annotated[
     float,
@@ -33,6 +42,7 @@ HoursOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command("predict-hidden")(predict_hidden)
+    app.command("kaggle-bundle")(kaggle_bundle)
 
 
 def predict_hidden(
@@ -47,6 +57,7 @@ def predict_hidden(
     ] = Path("submission.csv"),
     hours: HoursOption = 8.5,
     mirroring: MirroringOption = True,
+    tuning: TuningOption = True,
     trust: TrustOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
@@ -73,6 +84,7 @@ def predict_hidden(
             device=device,
             gpus=gpus,
             mirroring=mirroring,
+            tuning=tuning,
             trust=trust,
             on_change=print_notice,
             on_scan=lambda n, total: report(n, total, "predicting scans"),
@@ -83,4 +95,146 @@ def predict_hidden(
     else:
         predicted = len(done.outcome.used)
         print_notice(f"Predicted {predicted} of {count(done.scans, 'scan')}.")
+        if done.tuned:
+            print_notice(f"Masks decided as tuning chose: {done.tuned.path}")
     print_result(str(done.submission))
+
+
+_NOTEBOOK = "The notebook"
+_IMAGE = "The competition's machine"
+
+
+def kaggle_bundle(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user",
+            envvar="KAGGLE_USERNAME",
+            help="Name of your Kaggle account.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", help="Name of the Kaggle dataset; the notebook's has -notebook after it."
+        ),
+    ] = "gi2nnunet-bundle",
+    image_python: Annotated[
+        str,
+        typer.Option(
+            "--image-python",
+            help="Its Python, as python --version tells it there.",
+            rich_help_panel=_IMAGE,
+        ),
+    ] = "3.12",
+    image_freeze: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-freeze",
+            help="What pip freeze writes there; wheels that it suits stay out of the bundle. "
+            "Without it, everything but torch goes in.",
+            show_default=False,
+            rich_help_panel=_IMAGE,
+        ),
+    ] = None,
+    hours: Annotated[
+        float,
+        typer.Option(
+            "--hours",
+            help="Its time budget; the competition gives nine.",
+            min=0.0001,
+            max=1000,
+            callback=require_number,
+            rich_help_panel=_NOTEBOOK,
+        ),
+    ] = 8.5,
+    mirroring: MirroringOption = True,
+    tuning: TuningOption = True,
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in half precision: half the size.")
+    ] = False,
+    trust: TrustOption = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a former bundle.")] = False,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write models, wheels and a notebook for the competition's offline machine.
+
+    One flat folder, with the metadata that Kaggle's own client expects, and the commands that
+    upload it, run it and submit.
+
+    Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
+    """
+    from gi2nnunet.cli.show import (
+        count,
+        print_json,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
+    )
+    from gi2nnunet.kaggle_bundle import make_bundle
+    from gi2nnunet.selection import select_models
+    from gi2nnunet.wheels import describe_image
+
+    image = describe_image(image_python, image_freeze)
+    space = open_workspace_of(workspace)
+    dataset, ensemble = select_models(
+        space,
+        dataset_id=dataset_id,
+        configurations=config or (),
+        folds=fold or (),
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    print_notice(f"Models: {ensemble.describe()}")
+    with show_progress() as report:
+        made = make_bundle(
+            ensemble,
+            out,
+            user=user,
+            image=image,
+            dataset=dataset,
+            workspace=space,
+            environ=os.environ,
+            name=name,
+            hours=hours,
+            mirroring=mirroring,
+            tuning=tuning,
+            half=half,
+            trust=trust,
+            replace=replace,
+            progress=report,
+        )
+    print_warnings(made.handed_over.warnings)
+    if made.handed_over.tuned:
+        print_notice(f"With what tuning chose: {made.handed_over.tuned.path}")
+    if as_json:
+        print_json(
+            {
+                "folder": str(made.folder),
+                "bytes": made.size,
+                "models": ensemble.describe(),
+                "tuning": made.handed_over.tuned is not None,
+                "wheels": list(made.wheels),
+                "commands": list(made.commands),
+            }
+        )
+        return
+    print_result(
+        f"{made.folder}: {count(len(made.wheels), 'wheel')}, the models and the notebook, "
+        f"{made.size / 2**20:.0f} MiB"
+    )
+    print_notice("With Kaggle's client (pip install kaggle) upload it, run it, and submit:")
+    for command in made.commands:
+        print_result(f"  {command}")
+    print_notice(
+        "A bundle made anew goes up with kaggle datasets version -m WHY in place of create."
+    )

@@ -41,14 +41,9 @@ def export_model(
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
-    from functools import partial
-
     from gi2nnunet.cli.show import print_notice, print_result, print_warnings
-    from gi2nnunet.nnunet.exchange import export_model
-    from gi2nnunet.nnunet.models import count_folds
+    from gi2nnunet.handover import hand_over
     from gi2nnunet.selection import select_models
-    from gi2nnunet.standing import find_trained_scans
-    from gi2nnunet.tuned import find_tuning
 
     space = open_workspace_of(workspace)
     dataset, ensemble = select_models(
@@ -60,23 +55,19 @@ def export_model(
         trainer=trainer,
     )
     print_notice(f"Models: {ensemble.describe()}")
-    results = ensemble.models[0].folder.parent
-    tuned, warnings = find_tuning(ensemble)
-    print_warnings(warnings)
-    if tuned:
-        print_notice(f"With what tuning chose: {tuned.path}")
-    made = export_model(
+    made = hand_over(
         ensemble,
         out,
-        find_scans=partial(find_trained_scans, dataset=dataset),
-        n_folds=len(dataset.splits) if dataset else count_folds(results),
+        dataset=dataset,
         workspace=space,
         environ=os.environ,
-        tuning=tuned.pack() if tuned else None,
         half=half,
         trust=trust,
     )
-    print_result(f"{made.path} ({made.size / 2**20:.1f} MiB)")
+    print_warnings(made.warnings)
+    if made.tuned:
+        print_notice(f"With what tuning chose: {made.tuned.path}")
+    print_result(f"{made.model.path} ({made.model.size / 2**20:.1f} MiB)")
 
 
 def import_model(
@@ -94,29 +85,23 @@ def import_model(
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
     from gi2nnunet.cli.show import print_notice, print_result
-    from gi2nnunet.nnunet.exchange import import_model
-    from gi2nnunet.nnunet.models import list_models
-    from gi2nnunet.tuned import adopt_tuning
+    from gi2nnunet.handover import take_over
 
     space = open_workspace_of(workspace)
-    done = import_model(
+    taken = take_over(
         file,
         workspace=space,
         environ=os.environ,
         replace=replace,
         trust=trust,
     )
+    done = taken.model
     for folder in done.kept:
         print_result(f"{folder} (was there, left alone)")
     for folder in done.written:
         print_result(str(folder))
-    if done.bundle.tuning is not None:
-        taken = {folder.name for folder in (*done.kept, *done.written)}
-        models = list_models(space.results / done.bundle.dataset)
-        path = adopt_tuning(
-            done.bundle.tuning, [model for model in models if model.folder.name in taken]
-        )
-        print_result(f"{path} (what tuning chose)")
+    if taken.tuning:
+        print_result(f"{taken.tuning} (what tuning chose)")
     print_notice(
         "Predict with: "
         + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)

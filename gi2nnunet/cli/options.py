@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -108,14 +106,9 @@ ThreadsOption = Annotated[
 
 def open_workspace_of(folder: Path | None) -> Workspace:
     """Open the workspace that ``--workspace`` or the environment names."""
-    from gi2nnunet.nnunet.workspace import open_workspace
+    from gi2nnunet.api.wiring import find_workspace
 
-    workspace = open_workspace(folder, environ=os.environ)
-    home = next(path for path in (workspace.logs, *workspace.logs.parents) if path.exists())
-    if os.access(home, os.W_OK):
-        return workspace
-    # A workspace that is only read, such as a data set attached to a notebook.
-    return replace(workspace, logs=Path(tempfile.gettempdir()) / "gi2nnunet-logs")
+    return find_workspace(folder)
 
 
 def same_workspace(command: str, folder: Path | None) -> str:

@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gi2nnunet.cli.cluster import (
+    DryRunOption,
+    OnOption,
+    PartOption,
+    ProfileOption,
+    ShardsOption,
+    SlurmOption,
+    parse_part,
+    require_slurm,
+    submit_prediction,
+)
 from gi2nnunet.cli.options import (
     AllowMissingOption,
     DeviceOption,
@@ -124,6 +135,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict_and_score(
+    context: typer.Context,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -153,6 +165,11 @@ def predict_and_score(
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
     as_json: JsonOption = False,
+    on: OnOption = "here",
+    profile: ProfileOption = None,
+    slurm: SlurmOption = None,
+    dry_run: DryRunOption = False,
+    shards: ShardsOption = None,
 ) -> None:
     """Predict, write submission.csv, and score it where the truth is known.
 
@@ -167,11 +184,12 @@ def predict_and_score(
         threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
         allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=True,
+        as_json=as_json, score=True, context=context, on=on, part=None,
     )  # fmt: skip
 
 
 def predict(
+    context: typer.Context,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -199,6 +217,12 @@ def predict(
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
     as_json: JsonOption = False,
+    on: OnOption = "here",
+    profile: ProfileOption = None,
+    slurm: SlurmOption = None,
+    dry_run: DryRunOption = False,
+    shards: ShardsOption = None,
+    part: PartOption = None,
 ) -> None:
     """Predict a source and write submission.csv; no truth is looked for.
 
@@ -210,7 +234,7 @@ def predict(
         threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
         allow_missing=allow_missing, trust=trust,
         device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=False,
+        as_json=as_json, score=False, context=context, on=on, part=part,
     )  # fmt: skip
 
 
@@ -238,57 +262,60 @@ def _predict(
     dataset_id: int | None,
     as_json: bool,
     score: bool,
+    context: typer.Context,
+    on: str,
+    part: str | None,
 ) -> None:
-    from gi2nnunet.cli.show import count, print_notice, print_warnings, show_progress
-    from gi2nnunet.evaluation import evaluate
-    from gi2nnunet.manifest import read_dataset
-    from gi2nnunet.selection import select_models, select_own_scans, select_source
-
-    space = open_workspace_of(workspace)
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=config or (),
-        folds=fold or (),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
+    from gi2nnunet.api.prediction import select_work
+    from gi2nnunet.cli.show import (
+        count,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
     )
-    if source is None:
-        if dataset is None:
-            dataset = read_dataset(space.raw, dataset_id=dataset_id)
-        selection = select_own_scans(dataset, ensemble)
-    else:
-        selection = select_source(
-            source,
-            dataset=dataset,
-            ensemble=ensemble,
-            truth=score,
-            source_labels=source_labels,
-            allow_missing=allow_missing,
-        )
+    from gi2nnunet.evaluation import evaluate
+    from gi2nnunet.parts import predict_part, select_part
+
+    asked_part = parse_part(part)
+    if on == "slurm" and (part or as_json):
+        raise typer.BadParameter("--part and --json do not go together with --on slurm")
+    require_slurm(context)
+    space = open_workspace_of(workspace)
+    selection, ensemble = select_work(
+        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
+        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
+    )  # fmt: skip
+    place = out or space.predictions / selection.name / ensemble.name
+    if on == "slurm":
+        submit_prediction(context, space, selection, ensemble, source=source, out=place)
+        return
     hardware = find_hardware_of(space, device=device, gpus=gpus)
+    options: dict[str, Any] = {
+        "out": place,
+        "workspace": space,
+        "environ": os.environ,
+        "hardware": hardware,
+        "mirroring": mirroring,
+        "step_size": step_size,
+        "threads": threads,
+        "nifti": nifti,
+        "save_probabilities": save_probabilities,
+        "tuning": tuning,
+        "trust": trust,
+    }
+    chosen = select_part(selection.scans, asked_part) if asked_part else selection.scans
     print_notice(f"Models: {ensemble.describe()}")
-    print_notice(f"Predicting {count(len(selection.scans), 'scan')}: {selection.described}")
+    print_notice(f"Predicting {count(len(chosen), 'scan')}: {selection.described}")
     with show_progress() as report:
-        report(0, len(selection.scans), "predicting scans")
-        made = evaluate(
-            selection,
-            ensemble,
-            out=out or space.predictions / selection.name / ensemble.name,
-            workspace=space,
-            environ=os.environ,
-            hardware=hardware,
-            metric=metric,
-            mirroring=mirroring,
-            step_size=step_size,
-            threads=threads,
-            nifti=nifti,
-            save_probabilities=save_probabilities,
-            tuning=tuning,
-            score=score,
-            trust=trust,
-            on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
-        )
+        report(0, len(chosen), "predicting scans")
+        options["on_scan"] = lambda done, total, scan: report(done, total, "predicting scans")
+        if asked_part:
+            predict_part(selection, ensemble, part=asked_part, **options)
+            print_result(f"part {part}: {count(len(chosen), 'scan')} kept in {place}")
+            print_notice("The same command without --part joins all parts.")
+            return
+        made = evaluate(selection, ensemble, metric=metric, score=score, **options)
     print_warnings(made.warnings)
     _print_evaluation(made, as_json=as_json, scored=score)
 

@@ -1,32 +1,49 @@
 """How the command line speaks: one style for results, notices, warnings and progress.
 
 Results go to standard output; everything else to standard error, so that ``--json`` can be piped.
+``--quiet`` silences notices and progress. What moves is drawn on a terminal only: a file or a pipe
+gets plain lines, whatever FORCE_COLOR asks for. Rich minds NO_COLOR and TERM.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
 from rich.table import Table
 
 ProgressCallback = Callable[[int, int, str], None]
 
-_PLAIN_EVERY_SECONDS = 10.0
+PLAIN_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class _Manner:
+    """How this run speaks."""
+
+    quiet: bool = False
+    drawing: Console | None = None  # the one that draws something that moves: all go through it
+
+
+_manner = _Manner()
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence notices and progress, or not."""
+    _manner.quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Return whether notices and progress are silenced."""
+    return _manner.quiet
 
 
 def _out() -> Console:
@@ -34,7 +51,19 @@ def _out() -> Console:
 
 
 def _err() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return _manner.drawing or Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def draw() -> Iterator[Console | None]:
+    """Give the console to draw on what moves; ``None`` where lines have to do."""
+    console = Console(stderr=True, highlight=False)
+    moves = console.is_interactive and console.file.isatty() and not _manner.quiet
+    _manner.drawing = console if moves else None
+    try:
+        yield _manner.drawing
+    finally:
+        _manner.drawing = None
 
 
 def print_result(text: str) -> None:
@@ -44,18 +73,20 @@ def print_result(text: str) -> None:
 
 def print_notice(text: str) -> None:
     """Say what is being done."""
-    _err().print(escape(text))
+    if _manner.quiet:
+        return
+    _err().print(escape(text), soft_wrap=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings, one a line."""
     for warning in warnings:
-        _err().print(f"[yellow]Warning:[/] {escape(_printable(warning))}")
+        _err().print(f"[yellow]Warning:[/] {escape(_printable(warning))}", soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print what went wrong."""
-    _err().print(f"[bold red]Error:[/] {escape(_printable(text))}")
+    _err().print(f"[bold red]Error:[/] {escape(_printable(text))}", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
@@ -67,8 +98,19 @@ def _printable(text: str) -> str:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object on standard output."""
-    print(json.dumps(content, indent=2))
+    """Print one JSON object on standard output; what is not a number becomes null."""
+    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: no NaN, no tuples, no paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 def print_table(
@@ -86,44 +128,97 @@ def print_table(
     console.print(table)
 
 
+@dataclass
+class _Step:
+    """How far one step of a progress is, and when it will be through at its pace so far."""
+
+    what: str
+    first: int
+    began: float = field(default_factory=time.monotonic)
+    ends: float | None = None
+
+    def go_on(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self.ends = None
+        if self.first < done < total:
+            self.ends = now + (now - self.began) / (done - self.first) * (total - done)
+
+    def time_left(self) -> str:
+        """Return such as ``42 s left``; empty where that is not known."""
+        if self.ends is None:
+            return ""
+        return f"{format_seconds(max(0.0, self.ends - time.monotonic()))} left"
+
+
+class _Time(TextColumn):
+    """The time left; the time taken, once through or where nothing is counted."""
+
+    def __init__(self) -> None:
+        super().__init__("", justify="right")
+
+    def render(self, task: Task) -> Any:
+        left = "" if task.finished else task.fields["step"].time_left()
+        return left or format_seconds(task.elapsed or 0.0)
+
+
 @contextmanager
 def show_progress() -> Iterator[ProgressCallback]:
-    """Give a callback ``(done, total, what)`` that draws a bar, or plain lines off a terminal."""
-    console = _err()
-    if not console.is_terminal:
-        yield _plain_progress(console)
-        return
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    tasks: dict[str, Any] = {}
-    with bar:
+    """Give a callback ``(done, total, what)`` that draws a bar, or plain lines off a terminal.
 
-        def update(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(escape(what), total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield update
+    Both tell the time left. A step with a ``total`` of one is told when it begins.
+    """
+    with draw() as console:
+        if console is None:
+            yield _plain_progress()
+            return
+        with Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[counted]}", justify="right"),
+            _Time(),
+            console=console,
+            expand=True,
+        ) as bar:
+            yield _drawn_progress(bar)
 
 
-def _plain_progress(console: Console) -> ProgressCallback:
-    last: dict[str, tuple[float, int]] = {}
+def _drawn_progress(bar: Progress) -> ProgressCallback:
+    steps: dict[str, tuple[Any, _Step]] = {}
+
+    def update(done: int, total: int, what: str) -> None:
+        if what not in steps:
+            step = _Step(what, done)
+            task = bar.add_task(escape(what), total=None, step=step, counted="")
+            steps[what] = (task, step)
+        task, step = steps[what]
+        step.go_on(done, total)
+        bar.update(
+            task,
+            completed=done,
+            total=None if total == 1 and not done else total,  # a single step's bar pulses
+            counted="" if total == 1 else f"{done} of {total}",
+        )
+
+    return update
+
+
+def _plain_progress() -> ProgressCallback:
+    told: dict[str, tuple[float, int]] = {}
+    steps: dict[str, _Step] = {}
 
     def update(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        told_at, told = last.get(what, (-_PLAIN_EVERY_SECONDS, -1))
-        if total == 1 and what in last:
-            return  # a single step is told when it begins
-        if done != told and (done == total or now - told_at >= _PLAIN_EVERY_SECONDS):
-            last[what] = (now, done)
-            console.print(escape(what if total == 1 else f"{what}: {done} of {total}"))
+        told_at, told_done = told.get(what, (-math.inf, -1))
+        step = steps.setdefault(what, _Step(what, done))
+        step.go_on(done, total)
+        if total == 1 and what in told:
+            return
+        if done != told_done and (done == total or now - told_at >= PLAIN_EVERY_SECONDS):
+            told[what] = (now, done)
+            left = step.time_left()
+            line = f"{what}: {done} of {total}{f', {left}' if left else ''}"
+            print_notice(what if total == 1 else line)
 
     return update
 

@@ -14,6 +14,7 @@ from gi2nnunet.cli.cluster import (
     OnOption,
     ProfileOption,
     SlurmOption,
+    require_slurm,
     submit_training,
 )
 from gi2nnunet.cli.options import (
@@ -213,16 +214,19 @@ def train(
 ) -> None:
     """Train nnU-Net; plan and preprocess first where that has not been done.
 
-    An interrupted training goes on where it stopped; a finished one is left alone.
+    An interrupted training goes on where it stopped; a finished one is left alone. On SIGUSR2 it
+    saves at the end of its epoch and stops.
 
     Example: gi2nnunet train --fold all --preset tiny
     """
     from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.cli.stopping import stop_when_warned
     from gi2nnunet.manifest import read_dataset
     from gi2nnunet.nnunet.checking import check_checkpoint_file, check_trainer
     from gi2nnunet.nnunet.train import expand_folds, train_folds
     from gi2nnunet.nnunet.training import STOCK_TRAINER, TrainingSettings
 
+    require_slurm(context)
     patch_sizes = _parse_patch_sizes(patch_size or [])
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
@@ -231,13 +235,8 @@ def train(
     if pretrained_weights:
         check_checkpoint_file(pretrained_weights)
     if on == "slurm":
-        submit_training(
-            context, space, dataset, folds=folds, config=config or (), workspace=workspace,
-            profile=profile, overrides=slurm or (), dry_run=dry_run,
-        )  # fmt: skip
+        submit_training(context, space, dataset, folds=folds, config=config or ())
         return
-    if profile or slurm or dry_run:
-        raise typer.BadParameter("--profile, --slurm and --dry-run need --on slurm")
     check_versions(checks)
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     planned = _plan(
@@ -247,7 +246,7 @@ def train(
     )  # fmt: skip
     for line in _describe_folds(folds, dataset):
         print_notice(line)
-    with _LiveTraining() as live:
+    with stop_when_warned() as stop, _LiveTraining() as live:
         results = train_folds(
             dataset,
             planned,
@@ -269,6 +268,7 @@ def train(
             restart=restart,
             nnunet_validation=nnunet_validation,
             trust=trust,
+            stop=stop,
             on_start=live.start,
             on_epoch=live.update,
         )

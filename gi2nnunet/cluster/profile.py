@@ -35,7 +35,8 @@ class Profile:
     gpus, cpus
         Of one job.
     warning_seconds
-        How long before its limit a job is warned, and queues itself again.
+        How long before its limit a job is warned. A training then saves at the end of its epoch,
+        and the job queues itself again, after three quarters of this time at the latest.
     most_timeouts
         How often a job may reach its limit before it fails.
     flags
@@ -48,7 +49,7 @@ class Profile:
     memory: str | None = None
     gpus: int = 1
     cpus: int = 8
-    warning_seconds: int = 120
+    warning_seconds: int = 300
     most_timeouts: int = 100
     flags: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,7 +97,14 @@ def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile
         elif (expected := _describe_wrong(key, value)) is not None:
             problems.append(Problem(where=f"{where}: {key}", found=repr(value), expected=expected))
     raise_problems(problems, remedy="Correct the profile.")
-    return Profile(**found)
+    made = Profile(**found)
+    if 2 * made.warning_seconds > 60 * count_minutes(made.time):
+        raise InputError(
+            f"{where}: found the limit {made.time} and warning_seconds = {made.warning_seconds}; "
+            "expected a warning in the second half of the time, or jobs only queue themselves "
+            "again. Give more time, or fewer warning_seconds."
+        )
+    return made
 
 
 def _describe_wrong(key: str, value: object) -> str | None:

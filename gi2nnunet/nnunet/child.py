@@ -31,10 +31,10 @@ def main() -> int:
     """Run the one task that standard input names; return the exit code."""
     emit = _take_over_output()
     task = json.loads(sys.stdin.buffer.readline())
-    _end_with_parent()
+    stop = _end_with_parent()
     _end_with_workers(emit)
     try:
-        result = _run(task.pop("task"), task, emit)
+        result = _run(task.pop("task"), task, emit, stop)
     except GiError as error:
         _keep_traceback()
         emit({"event": "failure", "kind": type(error).__name__, "message": str(error)})
@@ -74,14 +74,23 @@ def _take_over_output() -> Emit:
     return emit
 
 
-def _end_with_parent() -> None:
-    """Kill this process group as soon as the parent is gone (its end of our input closes)."""
+def _end_with_parent() -> threading.Event:
+    """Kill this process group as soon as the parent is gone (its end of our input closes).
+
+    Returns
+    -------
+    threading.Event
+        Set where the parent asks the task to stop early, by a byte of input.
+    """
+    stop = threading.Event()
 
     def watch() -> None:
-        os.read(0, 1)
+        while os.read(0, 1):
+            stop.set()
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+    return stop
 
 
 def _end_with_workers(emit: Emit) -> None:
@@ -112,7 +121,7 @@ def _was_killed(worker: Any) -> bool:
         return False
 
 
-def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) -> dict[str, Any]:
     if task == "devices":
         from gi2nnunet.nnunet.devices import describe_devices
 
@@ -132,7 +141,15 @@ def _run(task: str, options: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if task == "train":
         from gi2nnunet.nnunet.trainer import run_training
 
-        return run_training(emit=emit, **options)
+        return run_training(emit=emit, stopping=stop.is_set, **options)
+    if task == "count":
+        from gi2nnunet.nnunet.measuring import run_count
+
+        return run_count(**options)
+    if task == "measure":
+        from gi2nnunet.nnunet.measuring import run_measurement
+
+        return run_measurement(emit=emit, **options)
     if task == "predict":
         from gi2nnunet.nnunet.inference import run_prediction
 

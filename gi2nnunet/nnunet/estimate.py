@@ -16,6 +16,7 @@ from gi2nnunet.files import read_json
 from gi2nnunet.manifest import Dataset, DatasetScan
 from gi2nnunet.nnunet.plan import PlannedConfiguration, completion_mark, digest_dataset
 from gi2nnunet.nnunet.presets import Preset
+from gi2nnunet.nnunet.stock import batch_voxels, stock_parameters
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -26,16 +27,8 @@ _IMAGE_BYTES, _IMAGE_COMPRESSED = 4, 0.9
 _LABEL_BYTES, _LABEL_COMPRESSED = 1, 0.1
 _PROPERTIES_BYTES = MIB  # sampled places of each label, beside each scan
 
-# Parameters of the networks that nnU-Net plans for these data, in millions; a checkpoint holds
-# each twice in float32 (weights, momentum).
-_MILLION_PARAMETERS: dict[str, dict[str, float]] = {
-    "default": {"2d": 34, "3d_fullres": 31},
-    "resenc-m": {"2d": 106, "3d_fullres": 102},
-    "resenc-l": {"2d": 106, "3d_fullres": 102},
-    "resenc-xl": {"2d": 106, "3d_fullres": 142},
-    "tiny": {"2d": 0.4, "3d_fullres": 1},
-}
-_CHECKPOINT_BYTES = 8
+# A checkpoint holds each parameter twice in float32 (weight, momentum).
+CHECKPOINT_BYTES = 8
 _CHECKPOINTS_KEPT = 2  # the last and the best; one more while it is written
 
 # A process that has imported nnU-Net's trainer holds 0.52 GiB of its own and 0.4 GiB that processes
@@ -51,13 +44,6 @@ _CACHED_TRAINING, _CACHED_VALIDATION = 6, 3
 # Of each voxel of a batch: the image in float32, the labels as three masks in int16, in full size
 # and, for deep supervision, in halves of it.
 _BATCH_VOXEL_BYTES = 4 + 3 * 2 * 4 / 3
-_PLANNED_PATCH_VOXELS = {
-    "default": {"2d": 12 * 320 * 320, "3d_fullres": 2 * 80 * 160 * 160},
-    "resenc-m": {"2d": 20 * 320 * 320, "3d_fullres": 2 * 80 * 160 * 128},
-    "resenc-l": {"2d": 40 * 320 * 320, "3d_fullres": 2 * 112 * 224 * 224},
-    "resenc-xl": {"2d": 80 * 320 * 320, "3d_fullres": 2 * 128 * 256 * 256},
-    "tiny": {"2d": 8 * 192 * 192, "3d_fullres": 2 * 32 * 80 * 80},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +122,12 @@ def estimate_need(
             disk += sum(voxels) * _IMAGE_BYTES * _IMAGE_COMPRESSED
             disk += sum(voxels) * _LABEL_BYTES * _LABEL_COMPRESSED
             disk += len(scans) * _PROPERTIES_BYTES
-        one = _MILLION_PARAMETERS[preset.name].get(name, 100) * 1e6 * _CHECKPOINT_BYTES
+        one = stock_parameters(preset, name) * CHECKPOINT_BYTES
         results += (trainings * _CHECKPOINTS_KEPT + 1) * one if trainings else 0
         of_batch = (
             of_plan.batch_size * math.prod(of_plan.patch_size)
             if of_plan
-            else _PLANNED_PATCH_VOXELS[preset.name].get(name, 0)
+            else batch_voxels(preset, name)
         )
         batch = max(batch, of_batch * _BATCH_VOXEL_BYTES)
     if disk and not (preprocessed / "gt_segmentations").is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,11 @@ class Kept:
         folds: Sequence[Fold],
     ) -> None:
         self._folder = folder
-        self._key = {
-            "settings": dict(settings),
-            "models": {
-                str(path): describe_file(path)
-                for model in models
-                for path in (
-                    model.folder / "plans.json",
-                    *(fold_folder(model.folder, fold) / FINAL_CHECKPOINT for fold in folds),
-                )
-            },
+        self._settings = dict(settings)
+        self._plans = _describe(model.folder / "plans.json" for model in models)
+        self._checkpoints = {
+            fold: _describe(fold_folder(model.folder, fold) / FINAL_CHECKPOINT for model in models)
+            for fold in folds
         }
 
     def find(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -74,16 +69,22 @@ class Kept:
         if scan:
             source = Path(task["source"])
             files = [source] if source.is_file() else [source / name for name in scan["paths"]]
-        content = [self._key, dict(task), [describe_file(path) for path in files]]
+        # Of its own folds alone: what is kept of a scan does not hang on what else is predicted.
+        models = [self._plans, *(self._checkpoints[fold] for fold in task["folds"])]
+        content = [self._settings, models, dict(task), _describe(files)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _beside(self, task: Mapping[str, Any]) -> list[str]:
         """Return the other files that the engine wrote of the scan."""
-        settings, scan_id = self._key["settings"], task["scan_id"]
+        settings, scan_id = self._settings, task["scan_id"]
         volumes = settings.get("nifti_folder")
         folders = settings.get("probability_folders") or ()
         files = [f"{volumes}/labels/{scan_id}.nii.gz"] if volumes else []
         return [*files, *(f"{folder}/{scan_id}{SUFFIX}" for folder in folders)]
+
+
+def _describe(paths: Iterable[Path]) -> dict[str, list[int]]:
+    return {str(path): describe_file(path) for path in paths}
 
 
 def describe_file(path: Path) -> list[int]:

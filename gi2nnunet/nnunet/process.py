@@ -2,7 +2,8 @@
 
 The child reads its task as one line of JSON on standard input, and sends events, a line of JSON
 each, on the pipe that was its standard output. Standard input stays open as long as the parent
-lives: when it closes, the child ends its whole process group, so that no worker outlives us.
+lives: a further byte asks the task to stop early; when it closes, the child ends its whole process
+group, so that no worker outlives us.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Event = dict[str, Any]
 Runner = Callable[..., Event]
 
 _LAST_LINES = 15
+_LOOK_SECONDS = 0.2
 _FULL_BYTES = 1 << 20
 _NOISE = ("During handling of the above", "The above exception was the direct cause")
 _REMEDIES = (
@@ -96,6 +98,7 @@ def run_engine(
     environment: Mapping[str, str],
     log: LogFile,
     on_event: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Event:
     """Run one engine task in a child process and wait for it.
 
@@ -111,6 +114,9 @@ def run_engine(
         Where everything that nnU-Net prints goes.
     on_event
         Called with each event in turn.
+    stop
+        Asks the task to stop early where it is set; not before the task's first event, and a task
+        that knows nothing of it goes on.
 
     Returns
     -------
@@ -138,12 +144,16 @@ def run_engine(
         if child.stdin is None or child.stdout is None:
             raise ValueError("the child was started without pipes")
         threading.Thread(target=_follow, args=(child,), daemon=True).start()
+        begun = threading.Event()
+        if stop is not None:
+            threading.Thread(target=_pass_on, args=(stop, begun, child), daemon=True).start()
         try:
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(json.dumps({"task": task, **options}).encode() + b"\n")
                 child.stdin.flush()
             for line in child.stdout:
                 event = json.loads(line)
+                begun.set()
                 if event["event"] == "result":
                     result = event
                 elif event["event"] == "failure":
@@ -171,6 +181,20 @@ def _follow(child: subprocess.Popen[bytes]) -> None:
     child.wait()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def _pass_on(stop: threading.Event, begun: threading.Event, child: subprocess.Popen[bytes]) -> None:
+    """Ask the child to stop where we were asked.
+
+    Not before it has read its task: what follows in the same pipe may be read along with that.
+    """
+    while child.returncode is None:
+        if begun.wait(_LOOK_SECONDS) and stop.wait(_LOOK_SECONDS):
+            with contextlib.suppress(OSError, ValueError):  # it has just ended
+                if child.stdin is not None:
+                    child.stdin.write(b"\n")
+                    child.stdin.flush()
+            return
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

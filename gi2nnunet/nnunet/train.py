@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import EngineError, InputError, OutputError
+from gi2nnunet.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.files import check_place, read_json, write_json
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.locks import hold, hold_dataset
@@ -121,6 +121,7 @@ def train_folds(
     restart: bool = False,
     nnunet_validation: bool = False,
     trust: bool = False,
+    stop: threading.Event | None = None,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
@@ -151,6 +152,9 @@ def train_folds(
         Run nnU-Net's own final validation too.
     trust
         Load checkpoints, plans and trainers that could run any code.
+    stop
+        Where it is set, each running training ends after its epoch with a checkpoint, and no
+        further one begins.
     on_start
         Called with configuration, fold and log path when a training starts.
     on_epoch
@@ -165,6 +169,8 @@ def train_folds(
         Where trainings failed, after all others were done.
     OutputError
         Where another run works on one of them.
+    StoppedError
+        Where ``stop`` was set before all were finished.
     """
     check_trainer(settings.trainer)
     settings = fill_in(settings, plan)
@@ -200,6 +206,8 @@ def train_folds(
             if state == "finished" and not nnunet_validation:
                 return training.result("kept", None)
             check_place(training.folder / FINAL_CHECKPOINT)
+            if stop is not None and stop.is_set():
+                raise _stopped(training, "before it began")
             return run(training, gpu)
 
     def run(training: Training, gpu: int | None) -> TrainingResult:
@@ -222,7 +230,7 @@ def train_folds(
             threads=n_threads,
             gpu=gpu,
         )
-        run_engine(
+        done = run_engine(
             "train",
             {
                 "dataset_folder": str(workspace.preprocessed / dataset.name),
@@ -239,13 +247,23 @@ def train_folds(
             environment=environment,
             log=log,
             on_event=lambda event: _take(event, training, this_run, on_epoch),
+            stop=stop,
         )
+        if (epoch := done.get("stopped_after")) is not None:
+            raise _stopped(training, f"after epoch {epoch}, which is saved")
         return training.result("resumed" if resume_from else "trained", log.path)
 
     with hold_dataset(workspace.raw, dataset.dataset_id, purpose="training"):
         results += _run_all(todo, hardware.slots, run_alone)
     order = [(name, fold) for name in plan.configurations for fold in folds]
     return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
+
+
+def _stopped(training: Training, when: str) -> StoppedError:
+    return StoppedError(
+        f"{training.configuration}, fold {training.fold}: stopped as asked {when}. "
+        "Run the same command again to go on."
+    )
 
 
 def _take(
@@ -309,7 +327,7 @@ def _run_all(
     ]
     if failures:
         errors = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
-        if len(todo) == 1:
+        if len(todo) == 1 or all(isinstance(error, StoppedError) for error in errors):
             raise errors[0]
         kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
         raise kind(

@@ -1,8 +1,8 @@
 """Train one configuration and fold with nnU-Net's own trainer; runs in the engine's child process.
 
-The trainer is subclassed for three things: checkpoints are written atomically and often, each
-epoch is told to the parent, and the length of the training can be set. The subclass keeps its
-parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
+The trainer is subclassed for four things: checkpoints are written atomically and often, each epoch
+is told to the parent, a training can be asked to stop, and its length can be set. The subclass
+keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ SAVE_EVERY_SECONDS = 600.0
 Emit = Callable[[dict[str, Any]], None]
 
 
+class _Stopped(Exception):  # noqa: N818  a way out of nnU-Net's loop, no failure
+    """The training was asked to stop and its checkpoint is written."""
+
+
 def run_training(
     *,
     emit: Emit,
+    stopping: Callable[[], bool],
     dataset_folder: str,
     plans_name: str,
     configuration: str,
@@ -64,6 +69,8 @@ def run_training(
         Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
         ``dice`` (pseudo Dice per organ), ``seconds``, and what
         :func:`~gi2nnunet.nnunet.memory.measure_peaks` gives.
+    stopping
+        Asked after each epoch; where it says so, the training is saved and left there.
     dataset_folder
         The preprocessed dataset.
     plans_name, configuration, fold, trainer
@@ -82,7 +89,72 @@ def run_training(
         Threads of the network's operations.
     trust
         Load checkpoints, plans and preprocessed scans that could run code.
+
+    Returns
+    -------
+    dict
+        ``epochs``, ``folder`` and ``stopped_after``: the finished epochs where it was asked to
+        stop before the last one, else ``None``.
     """
+    run = prepare_training(
+        _make_trainer(find_trainer(trainer, trust=trust), emit, stopping),
+        dataset_folder=dataset_folder,
+        plans_name=plans_name,
+        configuration=configuration,
+        fold=fold,
+        device=device,
+        epochs=epochs,
+        iterations=iterations,
+        resuming=resume_from is not None,
+        threads=threads,
+        trust=trust,
+    )
+    if learning_rate is not None:
+        run.initial_lr = learning_rate
+    run.save_every = SAVE_EVERY_EPOCHS
+    # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
+    if resume_from is not None:
+        load_checkpoint(Path(resume_from), trust=trust)
+        run.load_checkpoint(resume_from)
+    elif pretrained_weights is not None:
+        load_checkpoint(Path(pretrained_weights), trust=trust)
+        run.initialize()
+        load_pretrained_weights(run.network, pretrained_weights, verbose=True)
+    emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
+    if run.current_epoch < run.num_epochs or not (resume_from or "").endswith(FINAL_CHECKPOINT):
+        try:
+            run.run_training()
+        except _Stopped:
+            return _describe(run, stopped_after=run.current_epoch)
+    if nnunet_validation:
+        emit({"event": "validation"})
+        run.perform_actual_validation(save_probabilities=True)
+    return _describe(run, stopped_after=None)
+
+
+def _describe(run: nnUNetTrainer, *, stopped_after: int | None) -> dict[str, Any]:
+    return {
+        "epochs": run.num_epochs,
+        "folder": str(run.output_folder),
+        "stopped_after": stopped_after,
+    }
+
+
+def prepare_training(
+    trainer_class: type[nnUNetTrainer],
+    *,
+    dataset_folder: str,
+    plans_name: str,
+    configuration: str,
+    fold: int | str,
+    device: str,
+    epochs: int | None,
+    iterations: int | None,
+    threads: int,
+    trust: bool,
+    resuming: bool = False,
+) -> nnUNetTrainer:
+    """Return a trainer of the given length, ready to run; see :func:`run_training`."""
     folder = Path(dataset_folder)
     plans = read_json(folder / f"{plans_name}.json")
     dataset_json = read_json(folder / "dataset.json")
@@ -90,9 +162,8 @@ def run_training(
         check_plans(plans, where=str(folder / f"{plans_name}.json"))
         check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
         check_split(folder / SPLITS)
-    plans["continue_training"] = resume_from is not None
+    plans["continue_training"] = resuming
     torch.set_num_threads(threads)
-    trainer_class = _make_trainer(find_trainer(trainer, trust=trust), emit)
     run = trainer_class(
         plans=plans,
         configuration=configuration,
@@ -108,26 +179,9 @@ def run_training(
         run.num_iterations_per_epoch = iterations
         # nnU-Net validates on a fifth of its training iterations.
         run.num_val_iterations_per_epoch = max(1, iterations // 5)
-    if learning_rate is not None:
-        run.initial_lr = learning_rate
-    run.save_every = SAVE_EVERY_EPOCHS
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
-    # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
-    if resume_from is not None:
-        load_checkpoint(Path(resume_from), trust=trust)
-        run.load_checkpoint(resume_from)
-    elif pretrained_weights is not None:
-        load_checkpoint(Path(pretrained_weights), trust=trust)
-        run.initialize()
-        load_pretrained_weights(run.network, pretrained_weights, verbose=True)
-    emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
-    if run.current_epoch < run.num_epochs or not (resume_from or "").endswith(FINAL_CHECKPOINT):
-        run.run_training()
-    if nnunet_validation:
-        emit({"event": "validation"})
-        run.perform_actual_validation(save_probabilities=True)
-    return {"epochs": run.num_epochs, "folder": str(run.output_folder)}
+    return run
 
 
 def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:
@@ -157,7 +211,9 @@ def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:
     return found
 
 
-def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
+def _make_trainer(
+    base: type[nnUNetTrainer], emit: Emit, stopping: Callable[[], bool]
+) -> type[nnUNetTrainer]:
     class Trainer(base):  # type: ignore[misc]
         last_save = time.monotonic()
 
@@ -177,7 +233,8 @@ def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
         def on_epoch_end(self) -> None:
             epoch = self.current_epoch
             overdue = time.monotonic() - self.last_save > SAVE_EVERY_SECONDS
-            self.save_every = 1 if overdue else SAVE_EVERY_EPOCHS
+            stop = stopping() and epoch < self.num_epochs - 1
+            self.save_every = 1 if overdue or stop else SAVE_EVERY_EPOCHS
             super().on_epoch_end()
             log = self.logger.get_value
             started = log("epoch_start_timestamps", step=epoch)
@@ -193,6 +250,8 @@ def _make_trainer(base: type[nnUNetTrainer], emit: Emit) -> type[nnUNetTrainer]:
                     **measure_peaks(self.device.type),
                 }
             )
+            if stop:
+                raise _Stopped
 
     Trainer.__name__ = base.__name__
     Trainer.__qualname__ = base.__qualname__

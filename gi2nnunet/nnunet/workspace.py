@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     Returns
     -------
     Workspace
-        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``.
+        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``. Where it
+        cannot be written to, logs go into the system's temporary folder.
 
     Raises
     ------
@@ -75,11 +77,15 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
         find_kind(place)  # refuses what cannot even be looked at
+    logs = home / "logs"
+    if not os.access(next(path for path in (logs, *logs.parents) if path.exists()), os.W_OK):
+        # A workspace that is only read, such as a data set attached to a notebook.
+        logs = Path(tempfile.gettempdir()) / "gi2nnunet-logs"
     return Workspace(
         raw=raw,
         preprocessed=preprocessed,
         results=results,
-        logs=home / "logs",
+        logs=logs,
         predictions=home / "predictions",
         chosen_by=chosen_by,
     )
@@ -138,7 +144,9 @@ def engine_environment(
     return built
 
 
-def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
+def choose_threads(
+    threads: int | None, *, device: str, training: bool, cores: int | None = None
+) -> int:
     """Return how many threads the network's operations get; they change its output's last bits.
 
     Parameters
@@ -149,6 +157,8 @@ def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
         ``cuda``, ``cpu`` or ``mps``.
     training
         Whether it is to train, or else to predict.
+    cores
+        Of the machine it is for; by default those of this process.
 
     Returns
     -------
@@ -166,9 +176,10 @@ def choose_threads(threads: int | None, *, device: str, training: bool) -> int:
         if threads < 1:
             raise InputError(f"--threads: found {threads}; expected at least 1. Leave it out.")
         return threads
+    known = cores or count_cores()
     if device == "cpu":
-        return count_cores()
-    return 1 if training else max(1, count_cores() // 2)
+        return known
+    return 1 if training else max(1, known // 2)
 
 
 def count_cores() -> int:

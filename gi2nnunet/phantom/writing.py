@@ -73,7 +73,7 @@ class PhantomSummary:
 
 
 def write_phantom(
-    out: Path,
+    out: Path | str,
     *,
     patients: int = 6,
     days: int = 2,
@@ -152,7 +152,7 @@ def write_phantom(
     )  # fmt: skip
     tasks = [ScanTask(scan=scan, seed=seed, detail=detail) for scan in scans]
     return _write_source(
-        out, tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
+        Path(out), tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
         progress=progress,
     )  # fmt: skip
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from bad_inputs.entry import BadInput
-from bad_inputs.making import RAW, ROW, write_tables
+from bad_inputs.making import RAW, ROW, Make, write, write_tables
 
 DIGITS = "9" * 5000
+JOBS = "gi2nnunet-workspace/jobs"
 
 
 def usage(command: str, *message: str, name: str = "") -> BadInput:
@@ -20,25 +24,82 @@ def usage(command: str, *message: str, name: str = "") -> BadInput:
     )
 
 
-def refused(command: str, *message: str, name: str = "", exit_code: int = 3) -> BadInput:
+def refused(
+    command: str,
+    *message: str,
+    name: str = "",
+    exit_code: int = 3,
+    make: Make = write_tables,
+    patch: Callable[[Any], None] | None = None,
+) -> BadInput:
     """A request that does not fit what is there."""
     return BadInput(
         name=f"refused: {name or command}",
         start="converted",
-        make=write_tables,
+        make=make,
         command=command,
         message=message,
         exit_code=exit_code,
+        patch=patch,
     )
 
 
+def without_programs(monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
 ARGUMENTS = (
-    usage("train --dry-run", "need --on slurm"),
+    usage("train --dry-run", "--dry-run: needs --on slurm"),
+    usage("predict --shards 2 --profile truth.csv", "--profile, --shards: needs --on slurm"),
+    usage("predict --part 9/8", "--part", "found '9/8'", "from 1/8 to 8/8"),
+    usage("predict --part 0/2", "--part", "found '0/2'", "from 1/8 to 8/8"),
+    usage("predict --part half", "--part", "found 'half'"),
+    usage(f"predict --part 1/{DIGITS}", "--part", name="a part of 5000 digits"),
+    usage("predict --on slurm --part 1/2", "--part and --json do not go together"),
+    usage("predict --on slurm --shards 1001", "--shards", "1000"),
+    usage("train --on slurm --gpus 2", "--gpus", "each job computes on one card"),
+    refused("predict --on slurm", "holds no finished model"),
+    refused(
+        "train --on slurm",
+        "--on slurm: found no sbatch and no squeue and no srun here",
+        "a machine of the cluster",
+        patch=without_programs,
+    ),
+    refused(
+        "jobs",
+        f"{JOBS}/records/plan.json: is damaged",
+        "expected its name, words and job_id",
+        "Remove the file",
+        name="a damaged record of a job",
+        make=write(f"{JOBS}/records/plan.json", '{"name": "plan", "job_id": "many"}'),
+    ),
+    refused(
+        "jobs",
+        "squeue: cannot be asked",
+        "Is Slurm there?",
+        name="jobs where Slurm is gone",
+        exit_code=4,
+        make=write(
+            f"{JOBS}/records/plan.json", '{"name": "plan", "job_id": "1", "words": ["plan"]}'
+        ),
+        patch=without_programs,
+    ),
+    BadInput(
+        name="refused: a prediction's profile with an unknown key",
+        start="model",
+        command="predict --on slurm --dry-run --slurm queue=gpu",
+        message=("--slurm: found the key 'queue'", "expected account, cpus", "Correct the"),
+    ),
     usage("train --on slurm --restart", "--restart", "throw a job's own work away"),
     refused(
         "train --on slurm --dry-run --slurm queue=gpu",
         "--slurm: found the key 'queue'; expected account, cpus",
         "Correct the profile",
+    ),
+    refused(
+        "train --on slurm --dry-run --slurm time=0:05:00",
+        "--slurm: found the limit 0:05:00 and warning_seconds = 300",
+        "Give more time, or fewer warning_seconds",
     ),
     refused("train --on slurm --dry-run --slurm gpu", "--slurm gpu: expected KEY=VALUE"),
     refused(
@@ -46,6 +107,20 @@ ARGUMENTS = (
         "truth.csv: is no TOML",
         'Expected lines such as partition = "gpu"',
     ),
+    usage("estimate --gpus 0", "--gpus", "1"),
+    usage("estimate --epochs 0", "--epochs", "1"),
+    usage("estimate --card T4 --measure", "--card asks for another machine's card", "--measure"),
+    usage("estimate --card T4 --device cpu", "--card asks for another machine's card"),
+    usage("estimate --preset tiny --device cpu --gpus 2", "--gpus", "name the GPU with --card"),
+    refused("estimate --card Voodoo", "--card: found 'Voodoo'; expected one of P100, T4, V100"),
+    refused(
+        "estimate --card A100",
+        "nothing is planned for the preset resenc-l",
+        "Run gi2nnunet plan --preset resenc-l first",
+    ),
+    refused("estimate --card T4 --fold 7", "--fold 7: the split has the folds 0 to"),
+    refused("estimate --card T4 --config 4d", "--config: found '4d'"),
+    refused("estimate --device cpu", "--preset auto: found no GPU", "Use --preset tiny"),
     usage("trian", "No such command", "trian"),
     usage("train --epoch-count 3", "No such option", "--epoch-count"),
     usage("convert", "Missing argument", "SOURCE"),

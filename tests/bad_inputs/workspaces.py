@@ -62,7 +62,13 @@ WORKSPACES = (
             command=f"{command} -w empty",
             message=("empty/raw: holds no dataset", CONVERT_AGAIN),
         )
-        for command in ("train", "plan", "predict-and-score", "predict source")
+        for command in (
+            "train",
+            "plan",
+            "predict-and-score",
+            "predict source",
+            "estimate --card T4",
+        )
     ),
     BadInput(
         name="a workspace's name that is too long",
@@ -243,6 +249,23 @@ WORKSPACES = (
             "results: found Dataset501_UWGI, Dataset502_Other; expected one",
             "Choose one with --id",
         ),
+    ),
+    damaged(
+        "a plan's mark cut off, to estimate by",
+        then(
+            write(f"{PREPROCESSED}/gi2nnunetTinyPlans.json", "{}"),
+            write(f"{PREPROCESSED}/gi2nnunet_gi2nnunetTinyPlans.json", '{"recipe": {"data'),
+        ),
+        f"{PREPROCESSED}: nothing is planned for the preset tiny",
+        command="estimate --preset tiny --device cpu --measure",
+        remedy="Run gi2nnunet plan --preset tiny first",
+    ),
+    BadInput(
+        name="a workspace: no training scan to estimate for",
+        start="converted",
+        command="estimate --card T4",
+        make=edit_json(MANIFEST, hide_truth),
+        message=(f"{RAW}: holds no training scan", "Convert a source that has train.csv"),
     ),
     BadInput(
         name="a workspace: a manifest beside volumes, damaged",

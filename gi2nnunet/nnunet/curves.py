@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 _LINE = re.compile(
-    r"^\S+ \S+: (?P<key>Epoch time:|Epoch|Current learning rate:|train_loss|val_loss|Pseudo dice)"
+    r"^(?P<when>\S+ \S+): "
+    r"(?P<key>Epoch time:|Epoch|Current learning rate:|train_loss|val_loss|Pseudo dice)"
     r" (?P<value>.+?) *$"
 )
 _NUMBER = re.compile(r"(?<![\w.])(?:nan|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.])")
@@ -30,7 +32,9 @@ class Epoch:
     pseudo_dice
         Dice an organ over random validation patches, in [0, 1]; NaN where no patch held it.
     seconds
-        Wall-clock time.
+        Wall-clock time of its batches, as nnU-Net logs it.
+    begun
+        When it began, in seconds of the logging machine's local clock; NaN where no time is told.
     """
 
     number: int
@@ -39,6 +43,7 @@ class Epoch:
     val_loss: float
     pseudo_dice: tuple[float, ...]
     seconds: float
+    begun: float = math.nan
 
 
 def read_curves(fold_folder: Path) -> tuple[Epoch, ...]:
@@ -63,6 +68,7 @@ def parse_log(lines: Iterable[str]) -> list[Epoch]:
     """Return the finished epochs of one log; an epoch without its last line is left out."""
     found: list[Epoch] = []
     current: dict[str, list[float]] = {}
+    begun = math.nan
     for line in lines:
         match = _LINE.match(line)
         if match is None:
@@ -71,7 +77,7 @@ def parse_log(lines: Iterable[str]) -> list[Epoch]:
         value = match["value"].replace("np.float32(", "").replace("np.float64(", "")
         numbers = [float(number) for number in _NUMBER.findall(value)]
         if match["key"] == "Epoch":
-            current = {}
+            current, begun = {}, _parse_time(match["when"])
         if not numbers:
             continue
         current[match["key"]] = numbers
@@ -85,7 +91,16 @@ def parse_log(lines: Iterable[str]) -> list[Epoch]:
                     val_loss=current.get("val_loss", missing)[0],
                     pseudo_dice=tuple(current.get("Pseudo dice", [])),
                     seconds=numbers[0],
+                    begun=begun,
                 )
             )
             current = {}
     return found
+
+
+def _parse_time(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return math.nan
+    return moment.timestamp()

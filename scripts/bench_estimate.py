@@ -1,0 +1,98 @@
+"""Estimate a training from a short run, then train it, and set the two side by side.
+
+    python scripts/bench_estimate.py --epochs 4 --iterations 15
+
+Makes a small phantom, converts and plans it, runs what ``gi2nnunet estimate --measure`` runs, then
+what ``gi2nnunet train`` runs, all with the tiny preset on the CPU, in a temporary folder. Measures
+once more at the end: where the two short runs differ, the machine was busy with other things, and
+the ratios tell as much of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from gi2nnunet.dataset import convert
+from gi2nnunet.manifest import read_dataset
+from gi2nnunet.nnunet.costing import estimate_costs
+from gi2nnunet.nnunet.costs import Request
+from gi2nnunet.nnunet.hardware import find_hardware
+from gi2nnunet.nnunet.plan import plan_dataset
+from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
+from gi2nnunet.nnunet.train import train_folds
+from gi2nnunet.nnunet.training import TrainingSettings
+from gi2nnunet.nnunet.workspace import open_workspace
+from gi2nnunet.phantom import Geometry, write_phantom
+
+GEOMETRY = Geometry(width=96, height=96, slices=32, spacing_mm=(3.0, 3.0))
+
+
+def main() -> None:
+    """Measure, train, compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--config", nargs="+", default=list(CONFIGURATIONS))
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        run(Path(name), epochs=asked.epochs, iterations=asked.iterations, names=asked.config)
+
+
+def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None:
+    """Do all of it in a folder, and print the ratios."""
+    write_phantom(
+        folder / "source", patients=5, days=1, geometries=[GEOMETRY], detail="easy",
+        test_patients=0, sample="filled", seed=3,
+    )  # fmt: skip
+    space = open_workspace(folder / "workspace", environ={})
+    convert(
+        folder / "source", raw=space.raw, preprocessed=space.preprocessed, results=space.results,
+        holdout=0,
+    )  # fmt: skip
+    dataset = read_dataset(space.raw)
+    hardware = find_hardware(device="cpu", gpus=None, workspace=space, environ=os.environ)
+    plan = plan_dataset(
+        dataset, workspace=space, environ=os.environ, preset=PRESETS["tiny"], configurations=names
+    )
+    request = Request(
+        preset=PRESETS["tiny"], configurations=names, folds=(0,), hardware=hardware, measure=True,
+        epochs=epochs, iterations=iterations,
+    )  # fmt: skip
+    began = time.monotonic()
+    predicted = estimate_costs(dataset, workspace=space, environ=os.environ, request=request)
+    measuring = time.monotonic() - began
+    actual = {}
+    for training in predicted.trainings:
+        one = replace(
+            plan,
+            configurations={training.configuration: plan.configurations[training.configuration]},
+        )
+        began = time.monotonic()
+        train_folds(
+            dataset, one, workspace=space, environ=os.environ, hardware=hardware, folds=(0,),
+            settings=TrainingSettings(epochs=epochs, iterations=iterations),
+        )  # fmt: skip
+        actual[training.configuration] = time.monotonic() - began
+    after = estimate_costs(dataset, workspace=space, environ=os.environ, request=request)
+    print(
+        f"{hardware.name}; {epochs} epochs of {iterations} batches; measured for {measuring:.0f} s"
+    )
+    print("what                          predicted   actual    ratio")
+    for before, then in zip(predicted.trainings, after.trainings, strict=True):
+        name = before.configuration
+        again = next(c for c in after.checks if c.configuration == name)
+        for what, guess, real in (
+            ("an epoch, s", before.epoch_seconds, then.epoch_seconds),
+            ("measured after, s", again.predicted_seconds, again.actual_seconds),
+            ("the training, s", before.seconds, actual[name]),
+        ):
+            print(f"{name:<10} {what:<18} {guess:8.2f} {real:8.2f} {guess / real:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

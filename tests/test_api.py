@@ -1,0 +1,261 @@
+"""The calls of the package itself: light to import, the commands' defaults, the commands' bytes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import tree
+from source_factory import make_source, write_source
+
+import gi2nnunet
+from gi2nnunet.cli import data, prediction, reporting, scores, survey, training
+
+ROOT = Path(gi2nnunet.__file__).parent
+
+SAME = [
+    (gi2nnunet.check, survey.check),
+    (gi2nnunet.convert, data.convert),
+    (gi2nnunet.train, training.train),
+    (gi2nnunet.predict, prediction.predict),
+    (gi2nnunet.predict_and_score, prediction.predict_and_score),
+    (gi2nnunet.score, scores.score),
+    (gi2nnunet.write_report, reporting.report),
+]
+# A page, intervals and the cluster have functions of their own; printing is the command's alone.
+COMMANDS_ONLY = {
+    *("context", "as_json", "html", "intervals"),
+    *("on", "profile", "slurm", "dry_run", "shards", "part"),
+}
+CALLBACKS = {"progress", "on_epoch", "on_notice"}
+
+
+def python(code: str, *, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
+    loaded = python(
+        "import sys; before = set(sys.modules); import gi2nnunet; dir(gi2nnunet); "
+        "print(*{m.partition('.')[0] for m in set(sys.modules) - before})",
+        cwd=tmp_path,
+    ).split()
+    assert not set(loaded) & {"numpy", "pandas", "torch", "typer", "rich", "nibabel", "matplotlib"}
+
+
+def test_every_name_is_there_and_no_module_hides_one() -> None:
+    modules = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("*/")]}
+    assert not set(gi2nnunet.__all__) & modules
+    assert dir(gi2nnunet) == sorted(gi2nnunet.__all__)
+    for name in gi2nnunet.__all__:
+        assert getattr(gi2nnunet, name) is not None, name
+    with pytest.raises(AttributeError, match="nonsense"):
+        gi2nnunet.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(("call", "command"), SAME, ids=lambda value: value.__name__)
+def test_a_call_has_its_commands_options_and_defaults(call, command) -> None:
+    in_python = dict(inspect.signature(call).parameters)
+    on_the_line = inspect.signature(command).parameters
+    for name in CALLBACKS:
+        in_python.pop(name, None)
+    left_out = COMMANDS_ONLY | ({"show_all"} if call is gi2nnunet.check else set())
+    assert set(on_the_line) - left_out == set(in_python)
+    for name, parameter in in_python.items():
+        assert parameter.default == on_the_line[name].default, name
+        is_argument = name in ("source", "submission", "truth", "out")
+        assert is_argument or parameter.kind is inspect.Parameter.KEYWORD_ONLY, name
+
+
+def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> None:
+    write_source(here / "source")
+    before = dict(os.environ)
+    told: list[tuple[int, int, str]] = []
+    dataset = gi2nnunet.convert("source", workspace="called", progress=lambda *a: told.append(a))
+    assert capsys.readouterr() == ("", "")
+    assert told
+    code, _, _ = run("convert", "source", "--workspace", "typed")
+    assert code == 0
+    called, typed = tree(here / "called"), tree(here / "typed")
+    assert called == typed
+
+    truth = dataset.truth_path
+    submission = here / "submission.csv"
+    submission.write_text(truth.read_text())
+    score = gi2nnunet.score(submission, str(truth), metric="joined")
+    code, out, _ = run("score", submission, truth, "--metric", "joined", "--json")
+    assert code == 0
+    assert score.to_json() == json.loads(out)
+    assert dict(os.environ) == before
+    assert gi2nnunet.open_dataset(workspace="called").scans == dataset.scans
+
+
+def test_a_datasets_scans_are_arrays_and_a_table(here) -> None:
+    source = make_source()
+    write_source(here / "source", source)
+    for labels in ("regions", "exclusive"):
+        dataset = gi2nnunet.convert("source", workspace=labels, labels=labels)
+        for scan in dataset.scans:
+            made = source.truth[scan.scan_id]
+            assert np.array_equal(dataset.read_image(scan), made.image)
+            masks = dataset.read_masks(scan.scan_id)
+            assert tuple(masks) == gi2nnunet.ORGANS
+            if labels == "regions":
+                assert np.array_equal(np.stack(list(masks.values())), made.masks)
+            else:
+                assert np.array_equal(np.any(list(masks.values()), axis=0), made.masks.any(axis=0))
+    frame = dataset.to_frame()
+    assert list(frame.index) == [scan.scan_id for scan in dataset.scans]
+    assert frame.loc["case2_day1", "patient_id"] == "case2"
+    assert len(repr(dataset)) < 300  # the last line of a notebook's cell shows it
+    assert "slices" in dataset._repr_html_()
+
+
+def test_a_score_is_two_tables_and_a_line(here) -> None:
+    write_source(here / "source")
+    truth = gi2nnunet.convert("source", workspace="work").truth_path
+    score = gi2nnunet.score(truth, truth)
+    scans, organs = score.to_frame(), score.to_frame("organ")
+    assert len(scans) == len(score.per_scan)
+    assert scans["stomach_dice"].eq(1).all()
+    assert list(organs.index) == [*gi2nnunet.ORGANS, "all"]
+    assert organs.loc["all", "n_rows"] == organs["n_rows"].iloc[:3].sum()
+    assert str(score).startswith("1.00000 = 0.4 x Dice 1.00000")
+    assert "<table" in score._repr_html_()
+    assert "case2_day1" not in repr(score)
+    with pytest.raises(ValueError, match="organs"):
+        score.to_frame("organs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: gi2nnunet.train(epochs=0), "epochs"),
+        (lambda: gi2nnunet.train(lr=float("nan")), "lr"),
+        (lambda: gi2nnunet.train(gpus=-1), "gpus"),
+        (lambda: gi2nnunet.predict(step_size=0), "step_size"),
+        (lambda: gi2nnunet.predict(threads=0), "threads"),
+        (lambda: gi2nnunet.predict_and_score(metric="dice"), "metric"),
+        (lambda: gi2nnunet.score("a", "b", metric="dice"), "metric"),
+        (lambda: gi2nnunet.score("a", "b", tolerance_mm=-1), "tolerance_mm"),
+        (lambda: gi2nnunet.score("a", "b", medical=True), "images"),
+        (lambda: gi2nnunet.convert("a", jobs=0), "jobs"),
+        (lambda: gi2nnunet.check("a", jobs=0), "jobs"),
+    ],
+)
+def test_a_callers_mistake_is_told_before_anything_is_done(here, call, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
+    assert not list(here.iterdir())
+
+
+def test_errors_are_the_family(here) -> None:
+    with pytest.raises(gi2nnunet.GiError):
+        gi2nnunet.convert("nowhere")
+    for call in (gi2nnunet.train, gi2nnunet.predict_and_score, gi2nnunet.write_report):
+        with pytest.raises(gi2nnunet.InputError, match="convert"):
+            call(workspace="nowhere")
+    assert not list(here.iterdir())
+
+
+@pytest.mark.engine
+def test_from_a_source_to_a_report(here, capsys) -> None:
+    before = dict(os.environ)
+    small = gi2nnunet.Geometry(width=48, height=40, slices=16, spacing_mm=(3.0, 3.0))
+    gi2nnunet.write_phantom(
+        "source", patients=5, days=1, test_patients=1, geometries=[small], detail="easy"
+    )
+    dataset = gi2nnunet.convert("source", workspace="work")
+    epochs, notices, told = [], [], []
+    results = gi2nnunet.train(
+        workspace="work", preset="tiny", config="2d", fold="all", patch_size=(40, 48), epochs=2,
+        iterations=3, device="cpu", on_epoch=epochs.append, on_notice=notices.append,
+        progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert [(r.configuration, r.fold, r.outcome) for r in results] == [("2d", "all", "trained")]
+    assert [epoch.epoch for epoch in epochs] == [1, 2]
+    assert set(epochs[0].pseudo_dice) == set(gi2nnunet.ORGANS)
+    assert notices[0].startswith("Computing on: CPU")
+    assert any(what.startswith("preprocessing") for _, _, what in told)
+
+    told.clear()
+    prediction = gi2nnunet.predict_and_score(
+        workspace="work", device="cpu", mirroring=False, progress=lambda *step: told.append(step)
+    )
+    held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
+    assert prediction.standing == "held-out"
+    assert list(prediction.scan_ids) == held_out
+    assert told == [(n, len(held_out), "predicting scans") for n in range(len(held_out) + 1)]
+    again = gi2nnunet.score(prediction.submission, prediction.submission.with_name("truth.csv"))
+    assert again.to_json() == prediction.score.to_json()
+    stored = pd.read_csv(prediction.submission.with_name("score.csv"), index_col="scan_id")
+    pd.testing.assert_frame_equal(stored, again.to_frame(), check_exact=False)
+
+    # Masks as the submission has them give its very score against the true ones.
+    scan = dataset.scan(held_out[0])
+    masks, truth = prediction.read_masks(scan.scan_id), dataset.read_masks(scan)
+    assert np.array_equal(prediction.read_image(scan.scan_id), dataset.read_image(scan))
+    for organ, mask in masks.items():
+        assert mask.shape == scan.shape
+        sums = mask.sum((1, 2)) + truth[organ].sum((1, 2))
+        dice = 2 * (mask & truth[organ]).sum((1, 2))[sums > 0] / sums[sums > 0]
+        assert again.to_frame().loc[scan.scan_id, f"{organ}_dice"] == pytest.approx(dice.mean())
+    with pytest.raises(KeyError):
+        prediction.read_masks("case0_day0")
+
+    hidden = gi2nnunet.predict("source", workspace="work", device="cpu", mirroring=False)
+    assert hidden.score is None
+    name = hidden.scan_ids[0]
+    assert hidden.read_image(name).shape == hidden.read_masks(name)["stomach"].shape == (16, 40, 48)
+
+    page = gi2nnunet.write_report(workspace="work", prediction=prediction.submission.parent)
+    assert page.read_text().startswith("<!")
+    assert dict(os.environ) == before
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    project = Path(__file__).parent.parent
+    stored = project / "docs" / "notebook.ipynb"
+    before = stored.read_bytes()
+    out = tmp_path / "run.ipynb"
+    subprocess.run(
+        [sys.executable, project / "scripts" / "refresh_notebook.py", "--out", out],
+        check=True,
+        timeout=1800,
+    )
+    assert stored.read_bytes() == before
+    then, now = nbformat.read(stored, as_version=4), nbformat.read(out, as_version=4)
+    assert [cell.source for cell in then.cells] == [cell.source for cell in now.cells]
+    for notebook, when in ((then, "stored"), (now, "now")):
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        shown = [output for cell in code for output in cell.outputs]
+        kinds = {output.output_type for output in shown}
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), when
+        assert kinds == {"execute_result", "display_data", "stream"}, when
+        assert all(output.get("name") != "stderr" for output in shown), when
+        assert sum("image/png" in output.get("data", {}) for output in shown) == 3, when
+        text = "".join(output.get("text", "") for output in shown)
+        values = [float(v) for v in re.findall(r"^(0\.\d+) = ", text, re.MULTILINE)]
+        assert len(values) == 4, when
+        assert 0.3 < values[0] < 1, when  # per-class: something was learnt
+    assert stored.stat().st_size < 300_000
+    for trace in (tempfile.gettempdir(), str(project), f"{Path.home()}/"):
+        assert trace not in stored.read_text(encoding="utf-8")
