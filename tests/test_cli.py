@@ -26,7 +26,7 @@ from command_line import tree
 from source_factory import ORGANS, MadeSource, encode_plain, make_scan, make_source, write_files
 
 import gi2nnunet.cli
-from gi2nnunet import evaluation, metric
+from gi2nnunet import metric, parts
 from gi2nnunet.cli import options, training
 from gi2nnunet.errors import EngineError, InputError, OutputError
 from gi2nnunet.labels import LABEL_SCHEMES
@@ -518,7 +518,7 @@ def oracle(monkeypatch):
         return tuple(done)
 
     oracle_asked = []
-    monkeypatch.setattr(evaluation, "predict_scans", predict)
+    monkeypatch.setattr(parts, "predict_scans", predict)
     return oracle_asked
 
 

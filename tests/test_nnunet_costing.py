@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,9 @@ from gi2nnunet.nnunet.plan import (
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.stock import GEOMETRIES, is_stock, stock_flops
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
+from gi2nnunet.phantom.listing import read_listing
+
+RunCommand = Callable[..., tuple[int, str, str]]
 
 SCANS = ("case1_day0", "case2_day0", "case3_day0", "case4_day2")
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU, 2 cores")
@@ -235,7 +240,7 @@ def test_a_training_of_another_length_is_a_new_one_and_told(
     train(dataset, workspace, 0, seconds=8)
     found = ask(dataset, workspace, epochs=9, iterations=20)
     assert found.trainings[0].state == "new"
-    assert "fold 0: was trained for 4 epochs of 10 batches, not 9 of 20" in found.notes[0]
+    assert "2d, fold 0: trained for 4 epochs of 10 batches, not 9 of 20" in found.notes[0]
     # Twice as many batches, of training and of validation, take twice as long.
     assert found.trainings[0].epoch_seconds == pytest.approx(2 * 8 + 1)
     assert "of 10 batches an epoch" in found.paces["2d"].described
@@ -318,6 +323,42 @@ def test_the_competitions_sizes_are_estimated_before_anything_is_planned(
     )  # fmt: skip
     assert "T4: GPU memory: found 16.0 GiB; expected 24 GiB for resenc-l" in small.notes[-1]
     assert stock_flops(PRESETS["resenc-l"], "3d_fullres") > 5e12
+
+
+def test_the_sizes_are_those_of_the_real_scans(real_data: Path) -> None:
+    found = Counter(
+        ((g.slices, g.height, g.width), (3.0, *g.spacing_mm))
+        for g in (scan.geometry for scan in read_listing(real_data / "slices.csv.gz").values())
+    )
+    assert found == {(shape, spacing): count for shape, spacing, count in GEOMETRIES}
+
+
+# -- the command
+
+
+def test_the_command_tells_source_totals_checks_and_what_comes_next(
+    dataset: Dataset, workspace: Workspace, run: RunCommand
+) -> None:
+    plan(dataset, workspace)
+    train(dataset, workspace, 0, seconds=9, iterations=10)
+    words = ("estimate", "-w", str(workspace.raw.parent), "--preset", "tiny", "--fold", "cv")
+    code, out, err = run(*words, "--card", "rtx 4090", "--gpus", "2", "--config", "2d")
+    assert code == 0
+    assert "tiny on RTX 4090, 2 at a time" in out
+    assert "not measured: reckoned for one RTX 4090, 19% of 165.2 TFLOPS" in out
+    assert "GPU-hours" in out
+    assert "Nothing was trained here that these figures could be held to." in out
+    assert "Next: gi2nnunet train" in err
+    short = ("--config", "2d", "--device", "cpu", "--epochs", "4", "--iterations", "10")
+    code, out, err = run(*words, *short, "--measure")
+    assert code == 0
+    assert "finished" in out
+    assert "trained here: 4 epochs of fold 0" in out
+    assert "+140%" in out  # 24 s an epoch measured, 10 s as it was
+    code, out, err = run(*words, *short, "--json")
+    content = json.loads(out)
+    assert content["total"]["device_seconds_left"] == pytest.approx(15 + 4 * 10)
+    assert [entry["state"] for entry in content["trainings"]] == ["finished", "new"]
 
 
 # -- passes

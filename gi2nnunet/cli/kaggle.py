@@ -233,11 +233,15 @@ def kaggle_bundle(
             progress=report,
         )
     print_warnings(made.handed_over.warnings)
+    if made.handed_over.tuned:
+        print_notice(f"With what tuning chose: {made.handed_over.tuned.path}")
     if as_json:
         print_json(
             {
                 "folder": str(made.folder),
                 "bytes": made.size,
+                "models": ensemble.describe(),
+                "tuning": made.handed_over.tuned is not None,
                 "wheels": list(made.wheels),
                 "commands": list(made.commands),
             }

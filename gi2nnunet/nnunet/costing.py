@@ -67,7 +67,8 @@ class _Estimation:
     def __init__(self, dataset: Dataset, request: Request, evidence: Evidence) -> None:
         self.dataset, self.request, self.evidence = dataset, request, evidence
         self.planned, self.paces = evidence.planned, evidence.paces
-        self.notes = list(evidence.notes)
+        # Folds that were trained for another length than is asked about.
+        self.others: dict[tuple[str, int | None, int | None], list[Fold]] = {}
 
     def make(self) -> Estimate:
         request = self.request
@@ -105,7 +106,7 @@ class _Estimation:
                 "train": _training_memory(need, work),
             },
             gpu_memory_gib=memory if uses_cards else None,
-            notes=(*self.notes, *self._judge_card()),
+            notes=(*self.evidence.notes, *self._tell_others(), *self._judge_card()),
         )
 
     def _cost(self, name: str, fold: Fold) -> TrainingCost:
@@ -139,11 +140,7 @@ class _Estimation:
         if past is None or not (past.finished or past.curves):
             return "new", 0
         if (past.epochs, past.iterations) != (epochs, iterations):
-            self.notes.append(
-                f"{name}, fold {fold}: was trained for {past.epochs} epochs of {past.iterations} "
-                f"batches, not {epochs} of {iterations}: reckoned as a new one; train refuses it "
-                "without --restart."
-            )
+            self.others.setdefault((name, past.epochs, past.iterations), []).append(fold)
             return "new", 0
         if past.finished:
             return "finished", epochs
@@ -198,6 +195,15 @@ class _Estimation:
             planned=self.planned,
             trainings=len({e.fold for e in trainings if e.state != "finished"}),
         )
+
+    def _tell_others(self) -> list[str]:
+        epochs, iterations = self.request.length
+        return [
+            f"{name}, fold {', '.join(map(str, folds))}: trained for {had} epochs of {batches} "
+            f"batches, not {epochs} of {iterations}: reckoned anew; train refuses that without "
+            "--restart."
+            for (name, had, batches), folds in self.others.items()
+        ]
 
     def _judge_card(self) -> list[str]:
         """Tell where a card's memory does not suffice for the preset."""
