@@ -61,16 +61,20 @@ def encode(
             dir_okay=False,
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn label volumes into a submission CSV.
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.cli.show import count, print_result, print_warnings
+    from gi2nnunet.cli.show import count, print_json, print_result, print_warnings
     from gi2nnunet.encoding import encode_labels
 
     encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
+    if as_json:
+        print_json({"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans})
+        return
     print_result(
         f"{encoded.path}: {count(encoded.n_rows, 'row')} of {count(encoded.n_scans, 'scan')}"
     )

@@ -188,6 +188,9 @@ def _drawn_progress(bar: Progress) -> ProgressCallback:
 
     def update(done: int, total: int, what: str) -> None:
         if what not in steps:
+            for earlier, _ in steps.values():  # whoever counts to one may tell its start alone
+                if bar.tasks[earlier].total is None:
+                    bar.update(earlier, total=1, completed=1)
             step = _Step(what, done)
             task = bar.add_task(escape(what), total=None, step=step, counted="")
             steps[what] = (task, step)

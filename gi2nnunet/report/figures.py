@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -19,7 +20,7 @@ from gi2nnunet.scores import Score
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).
 ORGAN_COLOURS = {"large_bowel": "#b3430a", "small_bowel": "#00663d", "stomach": "#2a4fb8"}
-_RC: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
+STYLE: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
 _DARK = "#333333"
 
 
@@ -104,7 +105,7 @@ def _draw(
     x_label: str,
     size: tuple[float, float] = (3.4, 2.5),
 ) -> str:
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -113,12 +114,27 @@ def _draw(
         if x_label:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Title": label})
+        return to_svg(figure, title=label, label=label)
+
+
+def to_svg(figure: Figure, *, title: str, label: str) -> str:
+    """Return a figure as SVG text to stand in a page; to be called within :data:`STYLE`.
+
+    Parameters
+    ----------
+    figure
+        What to draw.
+    title
+        Unlike that of every other figure of the page: ids are made of it.
+    label
+        What it shows, in words, for whoever does not see it.
+    """
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Title": title})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # One page holds many figures: an id must not stand twice in it.
-    mark = re.sub(r"\W+", "-", label)
+    mark = re.sub(r"\W+", "-", title)
     svg = re.sub(r'\bid="', f'id="{mark}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
