@@ -126,7 +126,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     space = tmp_path / "gi2nnunet-workspace"
-    (path,) = space.glob("predictions/Dataset501_UWGI/*/score.json")
+    (path,) = space.glob("predictions/held-out/*/score.json")
     score = json.loads(path.read_text())
     assert score["standing"] == "held-out"
     assert score["dice"] > 0.6  # it has learned
