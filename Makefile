@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo docs test test-all test-slurm lint clean
+.PHONY: notebook demo docs test test-all test-slurm lint clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== Setting up .venv (the first time this downloads PyTorch: several GB)"
@@ -19,6 +19,10 @@ demo: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs site
 	@echo "Open site/index.html"
+
+# Runs docs/notebook.ipynb and stores what it shows.
+notebook: $(READY)
+	$(BIN)/python scripts/refresh_notebook.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,13 +31,14 @@ highlight_language = "none"  # indented blocks are commands and output
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"ignore-module-all": True}  # each name where it is defined
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 80  # longer ones: a line a parameter
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 autoclass_content = "class"
 napoleon_google_docstring = False
-napoleon_use_ivar = True  # attributes of a dataclass are listed once, in its own description
+# Several attributes may share a line of the docstring, as parameters may.
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"gi2nnunet {release}"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gi2nnunet.conversion import count_cores
 from gi2nnunet.errors import Problem, raise_problems
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS
 from gi2nnunet.labels import LabelScheme
 from gi2nnunet.nifti_source import is_nifti_source
-from gi2nnunet.opening import open_competition, open_nifti
+from gi2nnunet.opening import LoadedScan, open_competition, open_nifti
 from gi2nnunet.scan_measures import MaskMeasures, ScanMeasures, measure_scan
 from gi2nnunet.suspects import Suspect, find_suspects
 
@@ -42,6 +43,8 @@ class SourceReport:
         What measures unlike the rest, in the order of the scans.
     warnings
         What was passed over in reading.
+    load
+        Reads a scan again, to look at it.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class SourceReport:
     known_bad: Mapping[str, str]
     suspects: tuple[Suspect, ...]
     warnings: tuple[str, ...]
+    load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
 
     @property
     def masks(self) -> tuple[MaskMeasures, ...]:
@@ -93,23 +97,15 @@ class SourceReport:
 
         A tenth that no slice falls into is ``None``.
         """
-        shown = np.zeros((len(ORGANS), HEIGHT_BINS))
-        slices = np.zeros(HEIGHT_BINS)
-        for of_scan in self.masks:
-            depth = of_scan.pixels.shape[1]
-            bins = np.arange(depth) * HEIGHT_BINS // depth
-            slices += np.bincount(bins, minlength=HEIGHT_BINS)
-            for organ in range(len(ORGANS)):
-                shown[organ] += np.bincount(
-                    bins, weights=of_scan.pixels[organ] > 0, minlength=HEIGHT_BINS
-                )
+        shown = [of_scan.pixels > 0 for of_scan in self.masks]
         return {
-            organ: [
-                float(some / every) if every else None
-                for some, every in zip(of_organ, slices, strict=True)
-            ]
-            for organ, of_organ in zip(ORGANS, shown, strict=True)
+            organ: _share_by_height([of_scan[index] for of_scan in shown])
+            for index, organ in enumerate(ORGANS)
         }
+
+    def measure_emptiness(self) -> list[float | None]:
+        """Return the share of slices without any mask, as :meth:`measure_prevalence`."""
+        return _share_by_height([(of_scan.pixels == 0).all(axis=0) for of_scan in self.masks])
 
     def measure_volumes(self) -> dict[str, tuple[int, float, float, float] | None]:
         """Return by organ the scans that have it and least, median and greatest volume in ml."""
@@ -151,6 +147,7 @@ class SourceReport:
             ],
             "patients_by_scans": {str(days): n for days, n in self.count_days().items()},
             "prevalence_by_tenth_of_height": self.measure_prevalence(),
+            "empty_by_tenth_of_height": self.measure_emptiness(),
             "volume_ml": {
                 organ: dict(zip(("scans", "least", "median", "greatest"), values, strict=True))
                 if values
@@ -169,6 +166,16 @@ class SourceReport:
             "suspects": [asdict(suspect) for suspect in self.suspects],
             "warnings": list(self.warnings),
         }
+
+
+def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
+    """Return by tenth of the height the share of slices that were chosen, ``(z,)`` a scan."""
+    some, every = np.zeros(HEIGHT_BINS), np.zeros(HEIGHT_BINS)
+    for of_scan in chosen:
+        bins = np.arange(len(of_scan)) * HEIGHT_BINS // len(of_scan)
+        every += np.bincount(bins, minlength=HEIGHT_BINS)
+        some += np.bincount(bins, weights=of_scan, minlength=HEIGHT_BINS)
+    return [float(s / e) if e else None for s, e in zip(some, every, strict=True)]
 
 
 def check_source(
@@ -257,4 +264,5 @@ def check_source(
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
         suspects=find_suspects(scans),
         warnings=tuple(warnings),
+        load=opened.load,
     )

@@ -14,6 +14,18 @@ from gi2nnunet.scan_measures import FloatArray, MaskMeasures, ScanMeasures
 
 SuspectKind = Literal["mask jump", "slice order", "volume", "place", "missing organ", "day"]
 
+MEANINGS: dict[SuspectKind, str] = {
+    "mask jump": "An organ's mask in this slice does not fit the slices before and after, which "
+    "fit each other.",
+    "slice order": "The image of this slice does not fit its neighbours: it may be in the wrong "
+    "place or come from elsewhere.",
+    "volume": "An organ is far larger or smaller than in the other scans.",
+    "place": "An organ lies far from where it lies in the other scans.",
+    "missing organ": "An organ that nearly every scan has was not drawn anywhere.",
+    "day": "The organs lie elsewhere than on the patient's other days: perhaps another patient.",
+}
+"""What each kind says, for whoever has not read how it is measured."""
+
 # A slice is out of line where its two neighbours agree with each other so much better than either
 # does with it.
 LEAST_IOU_GAIN = 0.2
@@ -27,7 +39,7 @@ LEAST_SCANS = 8
 # height, mm.
 _LEAST_SPREAD_LOG_VOLUME = 0.15
 _LEAST_SPREAD = (0.03, 6.0, 6.0)
-_AXES = ("relative height", "mm to posterior", "mm to the left")
+_DIRECTIONS = (("anterior", "posterior"), ("right", "left"))
 _USUAL_SHARE = 0.9
 _NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
@@ -50,6 +62,8 @@ class Suspect:
         What was measured and what the others measure.
     remedy
         What to do.
+    exchanged_with
+        The slice with which this one may have changed places.
     """
 
     kind: SuspectKind
@@ -59,6 +73,7 @@ class Suspect:
     measured: str
     usual: str
     remedy: str
+    exchanged_with: int | None = None
 
 
 def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
@@ -143,6 +158,7 @@ def _find_slices_out_of_order(scan: ScanMeasures) -> Iterator[Suspect]:
                 f"with slices {number} and {number + 1} exchanged",
                 usual=f"likeness {usual:.3f} of neighbours in this scan",
                 remedy="Look at these slices; put the files in order, or leave the scan out.",
+                exchanged_with=number + 1,
             )
     for z, measured, across in _find_out_of_line(following, second, least=LEAST_CORRELATION_GAIN):
         if {z - 1, z, z + 1} & swapped:
@@ -182,22 +198,31 @@ def _find_unusual_organs(
             if abs(z) > MOST_Z:
                 yield Suspect(
                     kind="volume", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                    measured=f"{masks.volume_ml[index]:.0f} ml (z {z:+.1f})",
+                    measured=f"{masks.volume_ml[index]:.0f} ml (robust z {z:+.1f})",
                     usual=f"{np.exp(low):.0f} to {np.exp(high):.0f} ml",
                     remedy=remedy,
                 )  # fmt: skip
-        for axis, name in enumerate(_AXES):
+        for axis in range(1 + len(_DIRECTIONS)):
             places = np.array([masks.centre[index, axis] for _, masks in having])
             scores, low, high = _score(places, least_spread=_LEAST_SPREAD[axis])
-            digits = 2 if axis == 0 else 0
             for (scan, _), place, z in zip(having, places.tolist(), scores.tolist(), strict=True):
                 if abs(z) > MOST_Z:
                     yield Suspect(
                         kind="place", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                        measured=f"centre at {place:.{digits}f} {name} (z {z:+.1f})",
-                        usual=f"{low:.{digits}f} to {high:.{digits}f} {name}",
+                        measured=f"centre at {_tell_places(axis, place)} (robust z {z:+.1f})",
+                        usual=_tell_places(axis, low, high),
                         remedy=remedy,
                     )  # fmt: skip
+
+
+def _tell_places(axis: int, *places: float) -> str:
+    """Return relative heights, or mm from the image's middle with their direction."""
+    if axis == 0:
+        return (
+            f"{' to '.join(f'{min(max(p, 0), 1):.0%}' for p in places)} of the height from cranial"
+        )
+    told = [f"{abs(p):.0f} mm {_DIRECTIONS[axis - 1][int(p > 0)]}" for p in places]
+    return f"{' to '.join(told)} of the image's middle"
 
 
 def _find_unlike_days(
@@ -207,25 +232,31 @@ def _find_unlike_days(
     of_patient: dict[str, list[tuple[ScanMeasures, MaskMeasures]]] = {}
     for scan, masks in labelled:
         of_patient.setdefault(scan.patient_id, []).append((scan, masks))
-    days = [pair for days in of_patient.values() if len(days) >= 3 for pair in days]
-    if len(days) < LEAST_SCANS:
+    patients = [days for days in of_patient.values() if len(days) >= 3]
+    distances = np.array([distance for days in patients for distance in _measure_days(days)])
+    if len(distances) < LEAST_SCANS:
         return
-    distances = np.array(
-        [
-            _distance(masks, [other for s, other in of_patient[scan.patient_id] if s is not scan])
-            for scan, masks in days
-        ]
-    )
     usual, spread = float(np.median(distances)), _spread(distances)
     limit = usual + MOST_Z_OF_DAY * max(spread, usual / 4)
-    for (scan, _), distance in zip(days, distances.tolist(), strict=True):
-        if distance > limit:
+    for days in patients:
+        left = list(days)
+        # One day that is far off moves the median of the others' other days: it goes first.
+        while len(left) >= 2:
+            measured = _measure_days(left)
+            farthest = int(np.argmax(measured))
+            if measured[farthest] <= limit:
+                break
             yield Suspect(
-                kind="day", scan_id=scan.scan_id, slice_number=None, organ=None,
-                measured=f"organs {distance:.0f} mm away from the patient's other days",
+                kind="day", scan_id=left.pop(farthest)[0].scan_id, slice_number=None, organ=None,
+                measured=f"organs {measured[farthest]:.0f} mm away from the patient's other days",
                 usual=f"{usual:.0f} mm, at most {limit:.0f}",
                 remedy="Look whether the scan is the patient's; else leave it out.",
             )  # fmt: skip
+
+
+def _measure_days(days: Sequence[tuple[ScanMeasures, MaskMeasures]]) -> list[float]:
+    """Return how far each day is from the median of the others, in mm."""
+    return [_distance(masks, [other for s, other in days if s is not scan]) for scan, masks in days]
 
 
 def _distance(masks: MaskMeasures, others: Sequence[MaskMeasures]) -> float:

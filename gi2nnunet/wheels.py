@@ -328,16 +328,23 @@ def _read_freeze(path: Path) -> dict[str, Version | None]:
             continue
         try:
             one = Requirement(text)
-            pins = [spec.version for spec in one.specifier if spec.operator in ("==", "===")]
-            found[canonicalize_name(one.name)] = Version(pins[0]) if pins else None
-        except (InvalidRequirement, InvalidVersion) as error:
+            found[canonicalize_name(one.name)] = _read_pin(one)
+        except InvalidRequirement as error:
             raise InputError(
                 f"{path}: line {number}: found {text[:60]!r}; expected name==version, as pip "
                 "freeze writes it."
             ) from error
-    if "torch" not in found:
+    if missing := sorted(OF_THE_IMAGE - set(found)):
         raise InputError(
-            f"{path}: lists no torch, which the image has to hold. Give the pip freeze of an "
-            "image with a GPU."
+            f"{path}: lists no {' and '.join(missing)}, which the image has to hold. Give the pip "
+            "freeze of an image with a GPU."
         )
     return found
+
+
+def _read_pin(one: Requirement) -> Version | None:
+    pins = [spec.version for spec in one.specifier if spec.operator in ("==", "===")]
+    try:
+        return Version(pins[0]) if pins else None
+    except InvalidVersion:  # of before there were rules; pip freeze writes it after ===
+        return None

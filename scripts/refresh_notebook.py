@@ -3,7 +3,7 @@
     python scripts/refresh_notebook.py                  # in place
     python scripts/refresh_notebook.py --out other.ipynb
 
-It trains a small network: about a minute on a CPU.
+It trains a small network: a few minutes on a CPU.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from browser import browser
 from command_line import run_in_process
+from faulty_source import plant_faults, write_clean
 
 __all__ = ["browser"]
 
@@ -40,3 +41,23 @@ def run(here, monkeypatch, capsys):
         return run_in_process(args, monkeypatch=monkeypatch, capsys=capsys)
 
     return run_command
+
+
+@pytest.fixture(scope="session")
+def clean_phantom(tmp_path_factory):
+    """A small phantom of eight patients and more than twenty scans, in which nothing is wrong."""
+    return write_clean(tmp_path_factory.mktemp("clean") / "source")
+
+
+@pytest.fixture(scope="session")
+def clean_scans(clean_phantom):
+    """What its scans measure."""
+    from gi2nnunet.survey import check_source
+
+    return check_source(clean_phantom, jobs=2).scans
+
+
+@pytest.fixture(scope="session")
+def faults(clean_phantom, clean_scans, tmp_path_factory):
+    """Where faults were planted into a copy of it; not to be written to."""
+    return plant_faults(clean_phantom, clean_scans, tmp_path_factory.mktemp("faulty") / "source")

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,19 +29,47 @@ def test_every_command_stands_in_the_readme_and_has_an_example(command: str) -> 
     assert f"gi2nnunet {command} " in described + " "
 
 
+def shown_lines(text: str) -> list[str]:
+    """Command lines on lines of their own, indented or fenced, without what follows #."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    text += "\n" + "".join(re.sub("^", "    ", block, flags=re.MULTILINE) for block in fenced)
+    whole = re.sub(r" *\\\n *", " ", text)
+    lines = re.findall(r"^ {4,}gi2nnunet ([a-z].*)$", whole, re.MULTILINE)
+    return [line.split(" #")[0] for line in lines]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
+def test_every_command_line_of_a_page_parses(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for line in shown_lines(page.read_text()):
+        name, *words = shlex.split(line)
+        try:
+            group.commands[name].make_context(name, words)  # type: ignore[attr-defined]
+        except typer.Exit:
+            continue  # --help
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_and_script_that_a_page_names_exists(page: Path) -> None:
     group = typer.main.get_command(app)
     text = page.read_text()
-    shown = re.findall(r"^ {4}gi2nnunet (.+)$", text, re.MULTILINE)
-    shown += re.findall(r"`gi2nnunet ([a-z][^`.]*)`", text.replace("\n", " "))
     for script in re.findall(r"\bscripts/\w+\.\w+", text):
         assert (ROOT / script).is_file(), script
-    for line in shown:
+    for line in re.findall(r"`gi2nnunet ([a-z][^`.]*)`", text.replace("\n", " ")):
         name, *words = line.split("#")[0].split()
         command = group.commands[name]  # type: ignore[attr-defined]
         known = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}
-        assert {word for word in words if word.startswith("--")} <= known, line
+        asked = {word for word in words if word.startswith("--")} - {"--help"}
+        assert asked <= known, line
+
+
+def test_a_wrong_line_is_found() -> None:
+    page = "    gi2nnunet train --fold 0 \\\n      --folt 1 # no\n"
+    lines = shown_lines(page + "```\ngi2nnunet plan\n```\ngi2nnunet is prose")
+    assert lines == ["train --fold 0 --folt 1", "plan"]
+    train = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="--folt"):
+        train.make_context("train", shlex.split(lines[0])[1:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,3 +108,26 @@ def test_every_page_stands_in_a_table_of_contents() -> None:
     listed = {line.strip() for line in trees.splitlines()}
     missing = {page.stem for page in pages} - listed - {"index"}
     assert not missing, f"add {', '.join(sorted(missing))} to a toctree of docs/index.md"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    """The first tutorial's commands, as a reader would type them, in an empty folder."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 8
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", block],
+            cwd=tmp_path, env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    space = tmp_path / "gi2nnunet-workspace"
+    (path,) = space.glob("predictions/held-out/*/score.json")
+    score = json.loads(path.read_text())
+    assert score["standing"] == "held-out"
+    assert score["dice"] > 0.6  # it has learned
+    assert "</html>" in (space / "report.html").read_text()

@@ -123,10 +123,9 @@ def test_the_samples_rows_count_where_it_has_some(attached: Attached) -> None:
     assert [",".join(line) for line in lines[1:]] == rows
 
 
-@pytest.mark.parametrize("place", ["my-bundle", "datasets/jane/my-bundle"])
-def test_a_wheel_that_does_not_install_leaves_empty_rows(attached: Attached, place: str) -> None:
+def test_a_wheel_that_does_not_install_leaves_empty_rows(attached: Attached) -> None:
     attached.add_test()
-    folder = attached.add_bundle(place, python="3.99")
+    folder = attached.add_bundle("datasets/jane/my-bundle", python="3.99")
     (folder / "broken-1.0-py3-none-any.whl").write_text("no wheel")
     lines, said = attached.run()
     assert lines[1:] == TEST_ROWS

@@ -9,7 +9,7 @@ from command_line import tree
 from model_factory import write_model
 from source_factory import make_source, write_files
 
-from gi2nnunet import evaluation, out_of_fold
+from gi2nnunet import out_of_fold, parts
 from gi2nnunet.dataset import convert
 from gi2nnunet.decision import Decision
 from gi2nnunet.errors import EngineError, InputError
@@ -269,7 +269,7 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
             for scan, r in zip(scans, rows, strict=True)
         )
 
-    monkeypatch.setattr(evaluation, "predict_scans", predict)
+    monkeypatch.setattr(parts, "predict_scans", predict)
     where = ("--workspace", bench.workspace.raw.parent, "--device", "cpu", "--fold", "cv")
     code, _, err = run("predict-and-score", *where, "--out", "a")
     assert code == 0, err

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 def build(source: Path, out: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "-b", "dummy"]
     return subprocess.run(
-        [*command, str(source), str(out)], capture_output=True, text=True, check=False, timeout=300
+        [*command, str(source), str(out)], capture_output=True, text=True, check=False, timeout=600
     )
 
 

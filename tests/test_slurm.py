@@ -143,9 +143,35 @@ def test_a_job_on_a_drained_node_waits_and_starts_when_it_is_back(jobs: Path) ->
     wait(jobs, lambda all_: all_["only"].state == "finished")
 
 
-def change_node(*words: str) -> None:
+def change_node(*words: str, check: bool = True) -> None:
     node = subprocess.check_output(["sinfo", "-h", "-o", "%n"], text=True).strip()
-    subprocess.run(["scontrol", "update", f"nodename={node}", *words], check=True)
+    subprocess.run(["scontrol", "update", f"nodename={node}", *words], check=check)
+
+
+def test_a_training_at_its_limit_queues_itself_again_and_loses_nothing(tmp_path: Path) -> None:
+    """Slurm's own limit of a minute; then the node goes down under the job, and comes back."""
+    jobs = convert_phantom(tmp_path, patients=2)
+    gi2nnunet("plan", "--config", "2d", "--preset", "tiny", "--device", "cpu", "--jobs", "1",
+              cwd=tmp_path)  # fmt: skip
+    gi2nnunet(
+        "train", "--fold", "0", *TRAINING, "--epochs", "100000", *ON_SLURM,
+        "--slurm", "time=0:02:00", "--slurm", "warning_seconds=40", cwd=tmp_path,
+    )  # fmt: skip
+    name = "train_2d_fold_0"
+    try:
+        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 2)
+        first, second = runs_of(found[name])
+        assert "this job is timed-out" in found[name].log.read_text()
+        assert second[0] == first[-1] + 1
+
+        change_node("state=down", "reason=test")
+        wait(jobs, lambda all_: all_[name].state == "waiting")
+        change_node("state=resume", check=False)  # it may have come back by itself
+        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 3)
+        _, second, third = runs_of(found[name])
+        assert second[0] <= third[0] <= second[-1] + 2
+    finally:
+        cancel(jobs)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +183,7 @@ def trained(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     """
     folder = tmp_path_factory.mktemp("cv")
     jobs = convert_phantom(folder, patients=4)
-    words = ("train", "--fold", "cv", *TRAINING, "--epochs", "30", *ON_SLURM)
+    words = ("train", "--fold", "cv", *TRAINING, "--epochs", "40", *ON_SLURM)
     first = gi2nnunet(*words, cwd=folder).stdout
     assert re.findall(r"(\w+): submitted as job", first) == [
         "plan", "train_2d_fold_0", "train_2d_fold_1", "score",
@@ -183,9 +209,10 @@ def test_a_training_struck_down_goes_on_from_its_last_checkpoint(trained: Path) 
     before, after = runs_of(found["train_2d_fold_0"])
     assert "resumed and finished" in found["train_2d_fold_0"].log.read_text()
     assert before[0] == 1
-    assert after[-1] == 30
-    # Ten epochs were saved, or more where a later one was the best so far.
-    assert 10 < after[0] <= before[-1] + 1
+    assert after[-1] == 40
+    # Ten epochs were saved, or more where a later one was the best so far; one may have been saved
+    # in the instant before it was told.
+    assert 10 < after[0] <= before[-1] + 2
 
 
 def test_a_warned_training_loses_nothing(trained: Path) -> None:
@@ -193,7 +220,7 @@ def test_a_warned_training_loses_nothing(trained: Path) -> None:
     before, after = runs_of(found["train_2d_fold_1"])
     said = f"stopped as asked after epoch {before[-1]}, which is saved"
     assert said in found["train_2d_fold_1"].log.read_text()
-    assert [*before, *after] == list(range(1, 31))
+    assert [*before, *after] == list(range(1, 41))
 
 
 def test_the_last_job_scores_out_of_fold(trained: Path) -> None:
@@ -219,13 +246,12 @@ def test_the_last_job_scores_out_of_fold(trained: Path) -> None:
 def test_a_prediction_in_shards_is_byte_for_byte_the_local_one(trained: Path) -> None:
     gi2nnunet("predict", "source", "--threads", "1", "--device", "cpu", "--out", "here",
               cwd=trained)  # fmt: skip
-    words = ("predict", "source", *ON_SLURM, "--shards", "3", "--nifti", "--out", "there")
+    words = ("predict", "source", *ON_SLURM, "--shards", "2", "--nifti", "--out", "there")
     jobs = trained / "gi2nnunet-workspace" / "jobs"
     first = gi2nnunet(*words, cwd=trained).stdout
     names = re.findall(r"(\S+): submitted as job", first)
     assert [re.sub("_[0-9a-f]{6}_", "_", name) for name in names] == [
-        "predict_source_part_1", "predict_source_part_2", "predict_source_part_3",
-        "predict_source_join",
+        "predict_source_part_1", "predict_source_part_2", "predict_source_join",
     ]  # fmt: skip
     assert len({number.partition("_")[0] for number in re.findall(r"as job (\S+)", first)}) == 2
     assert "submitted" not in gi2nnunet(*words, cwd=trained).stdout
@@ -242,7 +268,7 @@ def test_a_prediction_in_shards_is_byte_for_byte_the_local_one(trained: Path) ->
     assert "submitted" not in gi2nnunet(*words, cwd=trained).stdout
     made.unlink()
     again = gi2nnunet(*words, cwd=trained).stdout
-    assert again.count("submitted as job") == 4
+    assert again.count("submitted as job") == 3
     table = {job["name"]: job for job in json.loads(
         gi2nnunet("jobs", "--json", cwd=trained).stdout)["jobs"]}  # fmt: skip
     assert all(table[name]["state"] in ("waiting", "running") for name in names)
@@ -271,34 +297,6 @@ def test_what_fails_for_good_is_told_and_only_that_is_submitted_again(trained: P
     assert {found[name].state for name in names} == {"finished"}
     score = json.loads((trained / "scored" / "score.json").read_text())
     assert len(score["per_scan"]) == 4
-
-
-def test_a_training_at_its_limit_queues_itself_again_and_loses_nothing(tmp_path: Path) -> None:
-    """Slurm's own limit of a minute; then the node goes down under the job, and comes back."""
-    jobs = convert_phantom(tmp_path, patients=2)
-    gi2nnunet("plan", "--config", "2d", "--preset", "tiny", "--device", "cpu", "--jobs", "1",
-              cwd=tmp_path)  # fmt: skip
-    gi2nnunet(
-        "train", "--fold", "0", *TRAINING, "--epochs", "100000", *ON_SLURM,
-        "--slurm", "time=0:02:00", "--slurm", "warning_seconds=40", cwd=tmp_path,
-    )  # fmt: skip
-    name = "train_2d_fold_0"
-    try:
-        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 2)
-        first, second = runs_of(found[name])
-        assert "this job is timed-out" in found[name].log.read_text()
-        assert second[0] == first[-1] + 1
-
-        change_node("state=down", "reason=test")
-        try:
-            wait(jobs, lambda all_: all_[name].state == "waiting")
-        finally:
-            change_node("state=resume")
-        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 3)
-        _, second, third = runs_of(found[name])
-        assert second[0] <= third[0] <= second[-1] + 1
-    finally:
-        cancel(jobs)
 
 
 def test_a_refused_partition_is_told_in_sbatchs_words(tmp_path: Path) -> None:

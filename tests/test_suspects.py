@@ -1,96 +1,44 @@
 from __future__ import annotations
 
-import csv
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_source import Faults
 
-from gi2nnunet.phantom import Geometry, write_phantom
-from gi2nnunet.rle import decode_mask, encode_mask
 from gi2nnunet.scan_measures import ScanMeasures
 from gi2nnunet.survey import check_source
-from gi2nnunet.suspects import find_suspects
-
-SIDE = 64
+from gi2nnunet.suspects import MEANINGS, find_suspects
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "source"
-    geometry = Geometry(width=SIDE, height=SIDE, slices=24, spacing_mm=(6, 6))
-    write_phantom(folder, patients=8, days=4, geometries=[geometry], seed=1, jobs=2)
-    return folder
+def measured(clean_scans: tuple[ScanMeasures, ...]) -> tuple[ScanMeasures, ...]:
+    return clean_scans
 
 
-@pytest.fixture(scope="module")
-def measured(clean: Path) -> tuple[ScanMeasures, ...]:
-    return check_source(clean, jobs=2).scans
+def test_nothing_is_suspect_in_a_clean_phantom(clean_phantom: Path) -> None:
+    assert check_source(clean_phantom, jobs=2).suspects == ()
 
 
-def change_rows(source: Path, change: Callable[[str, int, str, np.ndarray], np.ndarray]) -> None:
-    """Change masks: given scan, slice number, organ and mask, gives the mask to write."""
-    table = source / "train.csv"
-    with table.open() as file:
-        rows = list(csv.reader(file))
-    for row in rows[1:]:
-        scan, _, number = row[0].rpartition("_slice_")
-        mask = decode_mask(row[2], shape=(SIDE, SIDE))
-        row[2] = encode_mask(change(scan, int(number), row[1], mask))
-    table.write_text("".join(",".join(row) + "\n" for row in rows))
-
-
-def test_nothing_is_suspect_in_a_clean_phantom(clean: Path) -> None:
-    assert check_source(clean, jobs=2).suspects == ()
-
-
-def test_planted_faults_are_found_where_they_are_and_nowhere_else(
-    clean: Path, measured: tuple[ScanMeasures, ...], tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(clean, source)
-    swapped, jumped, displaced, shrunken, gone, foreign = (
-        scan.scan_id for scan in measured[::3][:6]
-    )
-    middle = {
-        scan.scan_id: int(np.flatnonzero(scan.masks.pixels[2]).mean().round()) + 1
-        for scan in measured
-        if scan.masks is not None
-    }
-
-    def plant(scan: str, number: int, organ: str, mask: np.ndarray) -> np.ndarray:
-        if scan == jumped and organ == "stomach" and number == middle[scan]:
-            return np.roll(mask, 15, axis=1)
-        if scan == displaced and organ == "large_bowel":
-            return np.roll(mask, 20, axis=0)
-        if scan == shrunken and organ == "stomach" and number != middle[scan]:
-            return np.zeros_like(mask)
-        return np.zeros_like(mask) if scan == gone and organ == "small_bowel" else mask
-
-    change_rows(source, plant)
-    files = sorted(source.glob(f"train/*/{swapped}/scans/*.png"))
-    first, second = files[10].read_bytes(), files[11].read_bytes()
-    files[10].write_bytes(second)
-    files[11].write_bytes(first)
-    files = sorted(source.glob(f"train/*/{foreign}/scans/*.png"))
-    files[12].write_bytes(files[2].read_bytes())
-
-    found = {(s.kind, s.scan_id, s.slice_number, s.organ) for s in check_source(source).suspects}
+def test_planted_faults_are_found_where_they_are_and_nowhere_else(faults: Faults) -> None:
+    suspects = check_source(faults.source).suspects
+    found = {(s.kind, s.scan_id, s.slice_number, s.organ) for s in suspects}
     assert found >= {
-        ("slice order", swapped, 11, None),
-        ("slice order", foreign, 13, None),
-        ("mask jump", jumped, middle[jumped], "stomach"),
-        ("place", displaced, None, "large_bowel"),
-        ("volume", shrunken, None, "stomach"),
-        ("missing organ", gone, None, "small_bowel"),
+        ("slice order", faults.swapped, 11, None),
+        ("slice order", faults.foreign, 13, None),
+        ("mask jump", faults.jumped, faults.middle[faults.jumped], "stomach"),
+        ("place", faults.displaced, None, "large_bowel"),
+        ("volume", faults.shrunken, None, "stomach"),
+        ("missing organ", faults.gone, None, "small_bowel"),
     }
-    assert {scan for _, scan, _, _ in found} <= {
-        swapped, jumped, displaced, shrunken, gone, foreign,
-    }  # fmt: skip
+    assert {scan for _, scan, _, _ in found} <= faults.scans
     assert len(found) <= 9
+    exchanged = {s.slice_number: s.exchanged_with for s in suspects if s.kind == "slice order"}
+    assert exchanged == {11: 12, 13: None}
+    place = next(s for s in suspects if s.kind == "place")
+    assert "mm posterior of the image's middle" in place.measured
+    assert {suspect.kind for suspect in suspects} <= set(MEANINGS)
 
 
 def test_a_day_whose_organs_lie_elsewhere_is_found(measured: tuple[ScanMeasures, ...]) -> None:
@@ -105,6 +53,34 @@ def test_a_day_whose_organs_lie_elsewhere_is_found(measured: tuple[ScanMeasures,
     days = [suspect for suspect in find_suspects(scans) if suspect.kind == "day"]
     assert [suspect.scan_id for suspect in days] == [odd.scan_id]
     assert "other days" in days[0].measured
+
+
+def test_a_patient_of_three_days_has_one_odd_day_not_three(
+    measured: tuple[ScanMeasures, ...],
+) -> None:
+    patient = next(
+        scan.patient_id for scan in measured
+        if sum(other.patient_id == scan.patient_id for other in measured) >= 3
+    )  # fmt: skip
+    three = [scan for scan in measured if scan.patient_id == patient][:3]
+    rest = [scan for scan in measured if scan.patient_id != patient]
+    odd = three[1]
+    assert odd.masks is not None
+    moved = replace(odd.masks, centre=odd.masks.centre + np.array([0, 90.0, 90.0]))
+    days = find_suspects([three[0], replace(odd, masks=moved), three[2], *rest])
+    assert [s.scan_id for s in days if s.kind == "day"] == [odd.scan_id]
+
+
+def test_a_place_is_told_in_words(measured: tuple[ScanMeasures, ...]) -> None:
+    odd = measured[0]
+    assert odd.masks is not None
+    moved = replace(odd.masks, centre=odd.masks.centre + np.array([0.4, -200.0, -200.0]))
+    places = [s for s in find_suspects([replace(odd, masks=moved), *measured[1:]])
+              if s.kind == "place" and s.organ == "stomach"]  # fmt: skip
+    told = " ".join(s.measured for s in places)
+    assert "% of the height from cranial" in told
+    assert "mm anterior of the image's middle" in told
+    assert "mm right of the image's middle" in told
 
 
 def test_few_scans_have_no_usual_volume(measured: tuple[ScanMeasures, ...]) -> None:

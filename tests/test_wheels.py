@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.wheels import Image, collect_wheels, describe_image
@@ -69,15 +70,14 @@ def test_nothing_known_of_the_image_takes_all_but_torch(tmp_path: Path) -> None:
     for text in fetch.asked:
         need = Requirement(text)
         assert str(need.specifier) == f"=={metadata.version(need.name)}"
-    # Closed: whatever a wheel needs goes along, or is torch's.
+    # Closed: whatever a wheel needs goes along, is torch's, or is a backport of Python's own.
+    assert not names & sys.stdlib_module_names
     for name in names:
         for text in metadata.requires(name) or ():
             need = Requirement(text)
             if need.marker is None or need.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(need.name) in {*names, "torch", "torchvision"}, (
-                    name,
-                    text,
-                )
+                known = {*names, "torch", "torchvision", *sys.stdlib_module_names}
+                assert canonicalize_name(need.name) in known, (name, text)
 
 
 def test_what_the_image_holds_stays_out_unless_it_does_not_suit(tmp_path: Path) -> None:
@@ -141,8 +141,9 @@ def test_the_image_is_checked(tmp_path: Path) -> None:
             describe_image(python)
     freeze = tmp_path / "freeze.txt"
     for text, said in (
-        ("numpy==1.0\n", "lists no torch"),
+        ("numpy==1.0\n", "lists no torch and torchvision"),
         ("", "lists no torch"),
+        ("torch==2.8.0\n", "lists no torchvision"),
         ("torch==2.6.0\nnumpy 1.0\n", r"line 2: found 'numpy 1\.0'"),
         ("torch==not-a-version\n", "line 1"),
     ):
@@ -151,8 +152,9 @@ def test_the_image_is_checked(tmp_path: Path) -> None:
             describe_image("3.12", freeze)
     with pytest.raises(InputError, match="cannot be read"):
         describe_image("3.12", tmp_path / "nothing.txt")
-    freeze.write_text("Torch==2.6.0+cu124\nscikit_learn==1.6\n")
-    assert set(describe_image("3.12.3", freeze).installed) == {"torch", "scikit-learn"}
+    freeze.write_text("Torch==2.6.0+cu124\ntorchvision @ file:///a\nscikit_learn===a-b\n")
+    installed = describe_image("3.12.3", freeze).installed
+    assert installed == {"torch": Version("2.6.0+cu124"), "torchvision": None, "scikit-learn": None}
 
 
 def test_pip_tells_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,11 +76,14 @@ def _describe_parameter(spelling: str, meaning: str) -> Iterator[str]:
         spelling = spelling.replace(kind, plain)
     spelling = spelling.strip().replace(" / ", ", ")
     meaning, bracket, extra = meaning.partition("  [")
-    extra = re.sub(r"\bx?([<>]=?)x?\b", r" \1 ", extra.rstrip("]"))
-    yield from ("````{option} " + spelling, meaning, "")
-    if bracket:
-        yield from ("`" + " ".join(extra.split()) + "`", "")
-    yield from ("````", "")
+    extra = re.sub(r"(\S+)<=x<=(\S+)", r"\1 to \2", extra.rstrip("]"))
+    extra = re.sub(r"\bx>=(\S+)", r"at least \1", extra)
+    yield from (
+        "````{option} " + spelling,
+        meaning + (f" ({extra})" if bracket else ""),
+        "````",
+        "",
+    )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -76,7 +76,7 @@ def convert(
     Returns
     -------
     Dataset
-        Its :attr:`~gi2nnunet.manifest.Dataset.warnings` say what was passed over.
+        Its ``warnings`` say what was passed over.
 
     Raises
     ------

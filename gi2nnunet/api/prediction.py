@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gi2nnunet.evaluation import Evaluation
     from gi2nnunet.labels import LabelScheme
     from gi2nnunet.metric import Metric
+    from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.workspace import Workspace
+    from gi2nnunet.selection import Selection
 
 
 def predict(
@@ -172,9 +175,7 @@ def _predict(
     **options: Any,
 ) -> Evaluation:
     from gi2nnunet.evaluation import evaluate
-    from gi2nnunet.manifest import read_dataset
     from gi2nnunet.metric import CONVENTIONS
-    from gi2nnunet.selection import select_models, select_own_scans, select_source
 
     require_positive(threads=threads, gpus=gpus)
     if metric not in CONVENTIONS:  # before hours of prediction
@@ -184,26 +185,10 @@ def _predict(
     tell = on_notice or (lambda text: None)
     report = progress or (lambda done, total, what: None)
     space = find_workspace(workspace)
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=list_texts(config),
-        folds=list_texts(fold),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
-    )
-    if source is None:
-        dataset = dataset or read_dataset(space.raw, dataset_id=dataset_id)
-        selection = select_own_scans(dataset, ensemble)
-    else:
-        selection = select_source(
-            Path(source),
-            dataset=dataset,
-            ensemble=ensemble,
-            truth=score,
-            source_labels=source_labels,
-            allow_missing=allow_missing,
-        )
+    selection, ensemble = select_work(
+        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
+        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
+    )  # fmt: skip
     hardware = find_hardware_of(space, device=device, gpus=gpus, tell=tell)
     tell(f"Models: {ensemble.describe()}")
     tell(f"Predicting {len(selection.scans)} scans: {selection.described}")
@@ -222,3 +207,46 @@ def _predict(
         on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
         **options,
     )
+
+
+def select_work(
+    space: Workspace,
+    source: FilePath | None,
+    *,
+    config: str | Sequence[str] | None,
+    fold: str | int | Sequence[str | int] | None,
+    preset: str | None,
+    trainer: str | None,
+    truth: bool,
+    source_labels: LabelScheme | None,
+    allow_missing: bool,
+    dataset_id: int | None,
+) -> tuple[Selection, Ensemble]:
+    """Choose what to predict and by which models, as :func:`predict` has these arguments.
+
+    ``truth`` says whether to look for it.
+    """
+    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.selection import select_models, select_own_scans, select_source
+
+    dataset, ensemble = select_models(
+        space,
+        dataset_id=dataset_id,
+        configurations=list_texts(config),
+        folds=list_texts(fold),
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    if source is None:
+        dataset = dataset or read_dataset(space.raw, dataset_id=dataset_id)
+        selection = select_own_scans(dataset, ensemble)
+    else:
+        selection = select_source(
+            Path(source),
+            dataset=dataset,
+            ensemble=ensemble,
+            truth=truth,
+            source_labels=source_labels,
+            allow_missing=allow_missing,
+        )
+    return selection, ensemble

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gi2nnunet.api.wiring import FilePath, Progress, find_workspace, list_texts, require_positive
 
 if TYPE_CHECKING:
     from gi2nnunet.metric import Metric
     from gi2nnunet.scores import Score
+    from gi2nnunet.source import Scan
+    from gi2nnunet.submission import Size
 
 
 def score(
@@ -60,24 +62,37 @@ def score(
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:
         raise ValueError("medical needs images: the source whose file names tell the spacing")
-    scans: Mapping[str, Any] = {}
-    if images is not None:
-        from gi2nnunet.source import read_index
-
-        index = read_index(images, allow_missing=True)
-        scans = {**index.train, **index.test}
+    scans = _read_scans(images)
     report = progress or (lambda done, total, what: None)
     return score_submission(
         Path(submission),
         Path(truth),
         metric=metric,
-        sizes={name: (scan.height, scan.width) for name, scan in scans.items()} or None,
+        sizes=_sizes_of(scans),
         medical=medical,
-        spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} or None,
+        spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
         tolerance_mm=tolerance_mm,
         jobs=jobs,
         progress=lambda done, total, scan: report(done, total, "scoring scans"),
     )
+
+
+def read_sizes(images: FilePath | None) -> Mapping[str, Size] | None:
+    """Return the image size of each scan of a source; ``None`` without one."""
+    return _sizes_of(_read_scans(images))
+
+
+def _read_scans(images: FilePath | None) -> Mapping[str, Scan]:
+    if images is None:
+        return {}
+    from gi2nnunet.source import read_index
+
+    index = read_index(images, allow_missing=True)
+    return {**index.train, **index.test}
+
+
+def _sizes_of(scans: Mapping[str, Scan]) -> Mapping[str, Size] | None:
+    return {name: (scan.height, scan.width) for name, scan in scans.items()} or None
 
 
 def write_report(

@@ -29,7 +29,9 @@ _PROFILE_NAME = "slurm.toml"
 # Options of train that the jobs beside the trainings share.
 _OF_PLAN = ("preset", "batch_size", "patch_size", "dataset_id", "jobs", "checks")
 _OF_SCORE = ("preset", "trainer", "trust", "dataset_id")
-_OWN = ("on", "profile", "slurm", "dry_run", "workspace", "gpus", "device", "fold", "config")
+_OWN = (
+    "on", "profile", "slurm", "dry_run", "workspace", "gpus", "device", "fold", "config", "as_json",
+)  # fmt: skip
 # Options of predict that are given to its jobs as they are, and those that only the last needs.
 _OF_PARTS = (
     "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
@@ -274,16 +276,23 @@ def _read_profile(context: typer.Context, space: Workspace) -> Profile:
 def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, mark: str) -> None:
     from shlex import join
 
-    from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.cli.show import print_json, print_notice, print_result
     from gi2nnunet.cluster.submitting import submit
 
     profile = _read_profile(context, space)
+    as_json = context.params["as_json"]
+    if context.params["dry_run"] and as_json:
+        print_json({"jobs": [{"job": j.name, "after": j.after, "words": j.words} for j in graph]})
+        return
     if context.params["dry_run"]:
         for job in graph:
             after = f"  after {', '.join(job.after)}" if job.after else ""
             print_result(f"{job.name}{after}\n    gi2nnunet {join(job.words)}")
         return
     done = submit(graph, profile=profile, folder=_jobs_folder(space), mark=mark)
+    if as_json:
+        print_json({"submitted": done.submitted, "left_alone": done.kept})
+        return
     for name, job_id in done.submitted.items():
         print_result(f"{name}: submitted as job {job_id}")
     for name, state in done.kept.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, SeedOption
-from gi2nnunet.cli.scores import ImagesOption, read_sizes
+from gi2nnunet.cli.scores import ImagesOption
 
 if TYPE_CHECKING:
     from gi2nnunet.compare import Comparison
@@ -37,6 +37,7 @@ def compare(
 
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
+    from gi2nnunet.api.results import read_sizes
     from gi2nnunet.cli.show import print_json, show_progress
     from gi2nnunet.compare import compare_submissions
 
@@ -46,7 +47,7 @@ def compare(
             b,
             truth,
             metric=metric,
-            sizes=read_sizes(images) if images else None,
+            sizes=read_sizes(images),
             seed=seed,
             jobs=jobs,
             progress=lambda done, total, what: report(done, total, "scoring scans"),

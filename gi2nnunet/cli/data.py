@@ -12,6 +12,7 @@ import typer
 from gi2nnunet.cli.options import (
     AllowMissingOption,
     JobsOption,
+    JsonOption,
     SchemeName,
     SeedOption,
     SourceLabelsOption,
@@ -86,12 +87,13 @@ def phantom(
     ] = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
+    as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write a synthetic source in the competition's own layout.
 
     Example: gi2nnunet phantom my-source --patients 8 --days 2
     """
-    from gi2nnunet.cli.show import count, print_notice, print_result, show_progress
+    from gi2nnunet.cli.show import count, print_json, print_notice, print_result, show_progress
     from gi2nnunet.kaggle import patient_of
     from gi2nnunet.phantom import paint_phantom, write_phantom, write_phantom_like
 
@@ -125,6 +127,21 @@ def phantom(
                 truth=truth,
                 **shared,
             )
+    if as_json:
+        print_json(
+            {
+                "source": made.path,
+                "truth": made.truth,
+                "scans": {"train": len(made.train), "test": len(made.test)},
+                "patients": {
+                    "train": len(set(map(patient_of, made.train))),
+                    "test": len(set(map(patient_of, made.test))),
+                },
+                "slices": made.slices,
+                "masks": made.masks,
+            }
+        )
+        return
     parts = [
         f"{count(len(scans), f'{part} scan')} of "
         f"{count(len(set(map(patient_of, scans))), 'patient')}"
@@ -218,12 +235,20 @@ def convert(
     source_labels: SourceLabelsOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn the competition's files into an nnU-Net raw dataset.
 
     Example: gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip
     """
-    from gi2nnunet.cli.show import count, print_notice, print_result, print_warnings, show_progress
+    from gi2nnunet.cli.show import (
+        count,
+        print_json,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
+    )
     from gi2nnunet.dataset import convert as convert_source
 
     rule = _parse_holdout(holdout)
@@ -250,6 +275,20 @@ def convert(
     print_warnings(dataset.warnings)
     parts = {part: [s for s in dataset.scans if s.part == part] for part in
              ("train", "holdout", "test")}  # fmt: skip
+    if as_json:
+        print_json(
+            {
+                "dataset": dataset.folder,
+                "id": dataset.dataset_id,
+                "folds": len(dataset.splits),
+                "scans": {part: len(scans) for part, scans in parts.items()},
+                "patients": {
+                    part: len({scan.patient_id for scan in scans}) for part, scans in parts.items()
+                },
+                "warnings": dataset.warnings,
+            }
+        )
+        return
     said = {"train": "training", "holdout": "held-out", "test": "unlabelled test"}
     counts = ", ".join(
         f"{count(len(scans), f'{said[part]} scan')} of "

@@ -62,6 +62,7 @@ def predict_hidden(
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict a hidden test set within a time budget; the CSV is valid at every moment.
 
@@ -70,7 +71,14 @@ def predict_hidden(
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """
-    from gi2nnunet.cli.show import count, print_notice, print_result, print_warnings, show_progress
+    from gi2nnunet.cli.show import (
+        count,
+        print_json,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
+    )
     from gi2nnunet.offline import predict_hidden
 
     with show_progress() as report:
@@ -90,6 +98,17 @@ def predict_hidden(
             on_scan=lambda n, total: report(n, total, "predicting scans"),
         )
     print_warnings(done.warnings)
+    if as_json:
+        print_json(
+            {
+                "submission": done.submission,
+                "scans": done.scans,
+                "predicted": len(done.outcome.used) if done.outcome else 0,
+                "tuning": done.tuned.path if done.tuned else None,
+                "warnings": done.warnings,
+            }
+        )
+        return
     if done.outcome is None:
         print_notice("test/ holds no scan to predict: the submission has no masks.")
     else:
@@ -214,11 +233,15 @@ def kaggle_bundle(
             progress=report,
         )
     print_warnings(made.handed_over.warnings)
+    if made.handed_over.tuned:
+        print_notice(f"With what tuning chose: {made.handed_over.tuned.path}")
     if as_json:
         print_json(
             {
                 "folder": str(made.folder),
                 "bytes": made.size,
+                "models": ensemble.describe(),
+                "tuning": made.handed_over.tuned is not None,
                 "wheels": list(made.wheels),
                 "commands": list(made.commands),
             }

@@ -10,6 +10,7 @@ import typer
 
 from gi2nnunet.cli.options import (
     IdOption,
+    JsonOption,
     TrustOption,
     WorkspaceOption,
     open_workspace_of,
@@ -36,12 +37,13 @@ def export_model(
     trust: TrustOption = False,
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write trained models into one file without pickles, for others to import.
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
-    from gi2nnunet.cli.show import print_notice, print_result, print_warnings
+    from gi2nnunet.cli.show import print_json, print_notice, print_result, print_warnings
     from gi2nnunet.handover import hand_over
     from gi2nnunet.selection import select_models
 
@@ -67,6 +69,16 @@ def export_model(
     print_warnings(made.warnings)
     if made.tuned:
         print_notice(f"With what tuning chose: {made.tuned.path}")
+    if as_json:
+        print_json(
+            {
+                "file": made.model.path,
+                "bytes": made.model.size,
+                "models": ensemble.describe(),
+                "tuning": made.tuned.path if made.tuned else None,
+            }
+        )
+        return
     print_result(f"{made.model.path} ({made.model.size / 2**20:.1f} MiB)")
 
 
@@ -77,6 +89,7 @@ def import_model(
     ] = False,
     trust: TrustOption = False,
     workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take models of export-model into the workspace; predict and nnU-Net find them there.
 
@@ -84,7 +97,7 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.cli.show import print_json, print_notice, print_result
     from gi2nnunet.handover import take_over
 
     space = open_workspace_of(workspace)
@@ -96,6 +109,16 @@ def import_model(
         trust=trust,
     )
     done = taken.model
+    if as_json:
+        print_json(
+            {
+                "id": done.bundle.dataset_id,
+                "written": done.written,
+                "left_alone": done.kept,
+                "tuning": taken.tuning,
+            }
+        )
+        return
     for folder in done.kept:
         print_result(f"{folder} (was there, left alone)")
     for folder in done.written:

@@ -266,6 +266,7 @@ def _predict(
     on: str,
     part: str | None,
 ) -> None:
+    from gi2nnunet.api.prediction import select_work
     from gi2nnunet.cli.show import (
         count,
         print_notice,
@@ -274,36 +275,17 @@ def _predict(
         show_progress,
     )
     from gi2nnunet.evaluation import evaluate
-    from gi2nnunet.manifest import read_dataset
     from gi2nnunet.parts import predict_part, select_part
-    from gi2nnunet.selection import select_models, select_own_scans, select_source
 
     asked_part = parse_part(part)
     if on == "slurm" and (part or as_json):
         raise typer.BadParameter("--part and --json do not go together with --on slurm")
     require_slurm(context)
     space = open_workspace_of(workspace)
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=config or (),
-        folds=fold or (),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
-    )
-    if source is None:
-        if dataset is None:
-            dataset = read_dataset(space.raw, dataset_id=dataset_id)
-        selection = select_own_scans(dataset, ensemble)
-    else:
-        selection = select_source(
-            source,
-            dataset=dataset,
-            ensemble=ensemble,
-            truth=score,
-            source_labels=source_labels,
-            allow_missing=allow_missing,
-        )
+    selection, ensemble = select_work(
+        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
+        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
+    )  # fmt: skip
     place = out or space.predictions / selection.name / ensemble.name
     if on == "slurm":
         submit_prediction(context, space, selection, ensemble, source=source, out=place)

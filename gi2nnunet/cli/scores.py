@@ -13,7 +13,6 @@ from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, require_
 if TYPE_CHECKING:
     from gi2nnunet.compare import Interval
     from gi2nnunet.scoring import Score
-    from gi2nnunet.submission import Size
 
 ImagesOption = Annotated[
     Path | None,
@@ -62,16 +61,20 @@ def encode(
             dir_okay=False,
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn label volumes into a submission CSV.
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.cli.show import count, print_result, print_warnings
+    from gi2nnunet.cli.show import count, print_json, print_result, print_warnings
     from gi2nnunet.encoding import encode_labels
 
     encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
+    if as_json:
+        print_json({"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans})
+        return
     print_result(
         f"{encoded.path}: {count(encoded.n_rows, 'row')} of {count(encoded.n_scans, 'scan')}"
     )
@@ -107,8 +110,8 @@ def score(
 
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
+    from gi2nnunet.api.results import score as score_submission
     from gi2nnunet.cli.show import print_json, show_progress
-    from gi2nnunet.scoring import score_submission
 
     if medical and images is None:
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
@@ -117,12 +120,11 @@ def score(
             submission,
             truth,
             metric=metric,
-            sizes=read_sizes(images) if images else None,
+            images=images,
             medical=medical,
-            spacing_mm=_read_spacing(images) if images and medical else None,
             tolerance_mm=tolerance_mm,
             jobs=jobs,
-            progress=lambda done, total, what: report(done, total, "scoring scans"),
+            progress=report,
         )
     content = result.to_json()
     if intervals:
@@ -141,22 +143,6 @@ def score(
         _print_medical(result)
     if intervals:
         _print_intervals(found)
-
-
-def read_sizes(images: Path) -> Mapping[str, Size]:
-    """Return the image size of each scan of a source."""
-    from gi2nnunet.source import read_index
-
-    index = read_index(images, allow_missing=True)
-    scans = {**index.train, **index.test}
-    return {scan_id: (scan.height, scan.width) for scan_id, scan in scans.items()}
-
-
-def _read_spacing(images: Path) -> Mapping[str, tuple[float, float, float]]:
-    from gi2nnunet.source import read_index
-
-    index = read_index(images, allow_missing=True)
-    return {scan_id: scan.spacing_mm for scan_id, scan in {**index.train, **index.test}.items()}
 
 
 def _plain(value: float) -> float | None:

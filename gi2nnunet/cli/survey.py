@@ -10,6 +10,7 @@ import typer
 from gi2nnunet.cli.options import AllowMissingOption, JobsOption, JsonOption, SourceLabelsOption
 
 if TYPE_CHECKING:
+    from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.survey import SourceReport
 
 _MOST_SHOWN = 30
@@ -28,21 +29,37 @@ def check(
     ],
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", "--out", "-o", help="Write all of it to this page too, with plots and with "
+            "pictures of the suspects.", metavar="PAGE", dir_okay=False, show_default=False,
+        ),
+    ] = None,
     show_all: Annotated[
-        bool, typer.Option("--all", help=f"Show every suspect, not the first {_MOST_SHOWN}.")
+        bool,
+        typer.Option(
+            "--all", help=f"Show every suspect, not the first {_MOST_SHOWN}; picture all of them."
+        ),
     ] = False,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Look at a source before training: what it holds, and what in it is worth a look.
 
-    Reads every slice once and writes nothing. Suspects are measured, not proven: exit code 0.
+    Writes nothing but the page that --html asks for. Suspects are measured, not proven: exit
+    code 0.
 
-    Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip
+    Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
     from gi2nnunet.cli.show import print_json, print_warnings, show_progress
     from gi2nnunet.survey import check_source
 
+    page: WrittenPage | None = None
+    if html is not None:
+        from gi2nnunet.report.check_page import check_page_place, write_check_page
+
+        check_page_place(html, source=source)
     with show_progress() as progress:
         found = check_source(
             source,
@@ -51,14 +68,21 @@ def check(
             jobs=jobs,
             progress=progress,
         )
+        if html is not None:
+            page = write_check_page(found, html, show_all=show_all, jobs=jobs, progress=progress)
     print_warnings(found.warnings)
     if as_json:
-        print_json(found.to_json())
+        content = found.to_json()
+        if page is not None:
+            content["page"] = {"path": str(page.path), "bytes": page.size}
+        print_json(content)
         return
     _print_contents(found)
     if found.masks:
         _print_masks(found)
     _print_suspects(found, most=None if show_all else _MOST_SHOWN)
+    if page is not None:
+        _print_page(page)
 
 
 def _print_contents(found: SourceReport) -> None:
@@ -149,6 +173,15 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
         print_result(f"{len(found.suspects) - most} more with --all, or --json.")
     for remedy in dict.fromkeys(f"{s.kind}: {s.remedy}" for s in found.suspects):
         print_result(remedy)
+
+
+def _print_page(page: WrittenPage) -> None:
+    from gi2nnunet.cli.show import count, print_result
+
+    left_out = ""
+    if page.without_pictures:
+        left_out = f"; {count(page.without_pictures, 'suspect')} without pictures (--all)"
+    print_result(f"{page.path} ({page.size / 1e6:.1f} MB{left_out})")
 
 
 def _name(organ: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,7 @@ from gi2nnunet.cli.options import (
     GpusOption,
     IdOption,
     JobsOption,
+    JsonOption,
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from gi2nnunet.manifest import Dataset
     from gi2nnunet.nnunet.hardware import Hardware
     from gi2nnunet.nnunet.plan import Plan
-    from gi2nnunet.nnunet.train import TrainingProgress
     from gi2nnunet.nnunet.workspace import Workspace
 
 _TRAINING = "What to train"
@@ -111,11 +112,13 @@ def plan(
     dataset_id: IdOption = None,
     jobs: JobsOption = None,
     checks: ChecksOption = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Plan and preprocess the dataset: the first half of train.
 
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
+    from gi2nnunet.cli.show import print_json
     from gi2nnunet.manifest import read_dataset
 
     patch_sizes = _parse_patch_sizes(patch_size or [])
@@ -127,7 +130,10 @@ def plan(
         space, dataset, hardware, preset=preset, config=config,
         batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs, checks=checks,
     )  # fmt: skip
-    _print_plan(made)
+    if as_json:
+        print_json(_describe_plan(made))
+    else:
+        _print_plan(made)
 
 
 def train(
@@ -211,6 +217,7 @@ def train(
     profile: ProfileOption = None,
     slurm: SlurmOption = None,
     dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train nnU-Net; plan and preprocess first where that has not been done.
 
@@ -219,7 +226,8 @@ def train(
 
     Example: gi2nnunet train --fold all --preset tiny
     """
-    from gi2nnunet.cli.show import print_notice, print_result
+    from gi2nnunet.cli.live import TrainingView
+    from gi2nnunet.cli.show import print_json, print_notice, print_result
     from gi2nnunet.cli.stopping import stop_when_warned
     from gi2nnunet.manifest import read_dataset
     from gi2nnunet.nnunet.checking import check_checkpoint_file, check_trainer
@@ -246,7 +254,7 @@ def train(
     )  # fmt: skip
     for line in _describe_folds(folds, dataset):
         print_notice(line)
-    with stop_when_warned() as stop, _LiveTraining() as live:
+    with stop_when_warned() as stop, TrainingView() as view:
         results = train_folds(
             dataset,
             planned,
@@ -269,9 +277,17 @@ def train(
             nnunet_validation=nnunet_validation,
             trust=trust,
             stop=stop,
-            on_start=live.start,
-            on_epoch=live.update,
+            on_start=view.start,
+            on_epoch=view.update,
         )
+    if as_json:
+        print_json(
+            {
+                "plan": _describe_plan(planned),
+                "trainings": [asdict(result) | view.describe_last(result) for result in results],
+            }
+        )
+        return
     said = {"kept": "was finished before, left alone", "resumed": "resumed and finished"}
     for result in results:
         outcome = said.get(result.outcome, "trained")
@@ -335,6 +351,24 @@ def _is_size(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) > 0
 
 
+def _describe_plan(made: Plan) -> dict[str, Any]:
+    return {
+        "preset": made.preset.name,
+        "plans": made.plans_name,
+        "file": made.plans_file,
+        "configurations": {
+            name: {
+                "patch_size": planned.patch_size,
+                "batch_size": planned.batch_size,
+                "spacing_mm": planned.spacing_mm,
+                "folder": planned.data_folder,
+            }
+            for name, planned in made.configurations.items()
+        },
+        "log": made.log,
+    }
+
+
 def _print_plan(made: Plan) -> None:
     from gi2nnunet.cli.show import print_notice, print_result, print_table
 
@@ -373,47 +407,3 @@ def _describe_folds(folds: Sequence[int | str], dataset: Dataset) -> list[str]:
             f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
         )
     return lines
-
-
-class _LiveTraining:
-    """The live line of each running training; plain lines off a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = Live("", console=self._console, auto_refresh=False)
-        self._lines: dict[tuple[str, int | str], str] = {}
-
-    def __enter__(self) -> _LiveTraining:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def start(self, configuration: str, fold: int | str, log: Path) -> None:
-        self._console.print(f"{configuration}, fold {fold}: log {log}", markup=False)
-
-    def update(self, progress: TrainingProgress) -> None:
-        from gi2nnunet.cli.show import format_seconds
-
-        dice = ", ".join(
-            f"{organ.replace('_', ' ')} {'-' if value != value else f'{value:.2f}'}"
-            for organ, value in progress.pseudo_dice.items()
-        )
-        line = (
-            f"{progress.configuration}, fold {progress.fold}: epoch {progress.epoch} of "
-            f"{progress.epochs}, loss {progress.train_loss:.3f}, pseudo Dice {dice}, "
-            f"{format_seconds(progress.seconds_left)} left"
-        )
-        if not self._console.is_terminal:
-            self._console.print(line, markup=False)
-            return
-        key = (progress.configuration, progress.fold)
-        self._lines[key] = line
-        if progress.epoch == progress.epochs:
-            self._console.print(self._lines.pop(key), markup=False)
-        self._live.update("\n".join(self._lines.values()), refresh=True)

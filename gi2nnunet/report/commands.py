@@ -9,6 +9,7 @@ from typing import Any
 
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
+from gi2nnunet.report.records import take_list, take_mapping
 from gi2nnunet.report.trainings import TrainedFold, order_of
 
 # Option by key of the record, and the value that need not be given.
@@ -83,8 +84,8 @@ def _options(values: Mapping[str, Any], flags: Mapping[str, tuple[str, Any]]) ->
 
 def _convert(dataset: Dataset) -> Command:
     manifest = dataset.manifest
-    source = str(manifest.get("source", {}).get("path") or "SOURCE")
-    words = ("gi2nnunet", "convert", source, *_options(manifest.get("options", {}), _CONVERT))
+    source = str(take_mapping(manifest, "source").get("path") or "SOURCE")
+    words = ("gi2nnunet", "convert", source, *_options(take_mapping(manifest, "options"), _CONVERT))
     return Command(words=words)
 
 
@@ -158,7 +159,7 @@ def _config_words(configurations: Sequence[str]) -> list[str]:
 def _computing_words(computing: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     if computing.get("device") in ("cpu", "mps"):
-        words += ["--device", computing["device"]]
+        words += ["--device", str(computing["device"])]
     if computing.get("threads"):
         words += ["--threads", f"{computing['threads']}"]
     if computing.get("mirroring") is False:
@@ -185,25 +186,29 @@ def _model_words(folders: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _tune(content: Mapping[str, Any]) -> Command:
-    chosen, note = _model_words([str(name) for name in content.get("models", ())])
+    chosen, note = _model_words([str(name) for name in take_list(content, "models")])
     words = ["gi2nnunet", "tune", *chosen]
     words += _options(content, {"metric": ("--metric", "per-class"), "seed": ("--seed", 0)})
-    words += _computing_words(content.get("computing", {}))
+    words += _computing_words(take_mapping(content, "computing"))
     return Command(words=tuple(words), note=note)
 
 
 def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
-    options = about.get("options")
-    if not isinstance(options, dict):
-        words = ["gi2nnunet", "predict-and-score", *_computing_words(about.get("computing", {}))]
+    options = take_mapping(about, "options")
+    if not options:
+        words = [
+            "gi2nnunet",
+            "predict-and-score",
+            *_computing_words(take_mapping(about, "computing")),
+        ]
         return Command(
             words=tuple(words), note="an earlier version recorded neither models nor source"
         )
     words = ["gi2nnunet", "predict-and-score" if options.get("score", True) else "predict"]
     if options.get("source"):
         words.append(str(options["source"]))
-    chosen, note = _model_words([str(name) for name in options.get("trained", ())])
-    words += _fold_words([str(fold) for fold in options.get("folds", ())], len(dataset.splits))
+    chosen, note = _model_words([str(name) for name in take_list(options, "trained")])
+    words += _fold_words([str(fold) for fold in take_list(options, "folds")], len(dataset.splits))
     words += chosen
     flags: dict[str, tuple[str, Any]] = {
         "source_labels": ("--source-labels", None),
@@ -215,4 +220,4 @@ def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
         flags["metric"] = ("--metric", "per-class")
     words += _options(options, flags)
     words += ["--no-tuning"] if options.get("tuning") is False else []
-    return Command(words=(*words, *_computing_words(about.get("computing", {}))), note=note)
+    return Command(words=(*words, *_computing_words(take_mapping(about, "computing"))), note=note)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.compare import Interval, estimate_intervals
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
-from gi2nnunet.kaggle import patient_of, read_mask_table
+from gi2nnunet.kaggle import MaskTable, patient_of, read_mask_table
 from gi2nnunet.labels import LabelMap, to_bits
+from gi2nnunet.locks import find_holder
 from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.metric import CONVENTIONS
-from gi2nnunet.nnunet.curves import Epoch, read_curves
-from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.parts import kept_folder
+from gi2nnunet.report.commands import Command, list_commands
+from gi2nnunet.report.costs import Cost, list_costs
+from gi2nnunet.report.trainings import TrainedFold, find_lacking, find_trainings
+from gi2nnunet.report.tunings import TuningFound, find_tunings
 from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scores import Score
 from gi2nnunet.scoring import score_submission
@@ -27,35 +34,9 @@ from gi2nnunet.submission import decode_table
 from gi2nnunet.volumes import read_volume
 
 Progress = Callable[[int, int, str], None]
-Masks = dict[str, tuple[tuple[int, ...], LabelMap]]
+Mask = tuple[tuple[int, ...], LabelMap]
 
 MOST_SHOWN = 6
-TUNING_FILE = "gi2nnunet_tuning.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedFold:
-    """One training: which, with what settings, and its epochs.
-
-    Attributes
-    ----------
-    configuration, fold, trainer, plans_name
-        nnU-Net's names.
-    finished
-        Whether there is a final checkpoint.
-    record
-        What was recorded beside it; empty for a training of plain nnU-Net.
-    epochs
-        From its logs; empty for none.
-    """
-
-    configuration: str
-    fold: str
-    trainer: str
-    plans_name: str
-    finished: bool
-    record: Mapping[str, Any]
-    epochs: tuple[Epoch, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +75,12 @@ class Report:
         Every configuration and fold, finished or not.
     prediction
         ``None`` where nothing was predicted yet.
-    tuning
-        What tuning recorded; empty for none.
+    tunings
+        What tuning chose, for the prediction's models first.
+    costs
+        Time and memory.
+    commands
+        What makes all of it again.
     shown
         Scans of the viewer.
     missing
@@ -106,7 +91,9 @@ class Report:
     leaks: tuple[str, ...]
     trainings: tuple[TrainedFold, ...]
     prediction: Prediction | None
-    tuning: Mapping[str, Any]
+    tunings: tuple[TuningFound, ...]
+    costs: tuple[Cost, ...]
+    commands: tuple[Command, ...]
     shown: tuple[PackedScan, ...]
     missing: tuple[str, ...]
 
@@ -144,36 +131,50 @@ def gather_report(
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     results = workspace.results / dataset.name
     trainings = find_trainings(results)
-    missing = []
+    missing = find_lacking(trainings, n_folds=len(dataset.splits))
     if not trainings:
         missing.append("Nothing is trained yet: gi2nnunet train --fold all")
+    missing += find_interrupted(workspace.predictions)
     folder = prediction or find_newest_prediction(workspace.predictions)
     predicted: Prediction | None = None
-    masks: Masks = {}
+    table: MaskTable | None = None
     if folder is None:
         missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
     else:
-        predicted, masks = read_prediction(folder, dataset=dataset, progress=progress)
+        predicted, table = read_prediction(folder, progress=progress)
         if predicted.score is None:
             missing.append(f"{folder.name} has no truth.csv, so it has no score.")
-    names = choose_scans(dataset, predicted, masks, scans=scans, show_all=show_all)
-    shown = []
-    for done, scan_id in enumerate(names):
-        shown.append(_pack(dataset, dataset.scan(scan_id), masks.get(scan_id)))
-        if progress:
-            progress(done + 1, len(names), "packing scans")
+    about = predicted.about if predicted else None
+    tunings, damaged = find_tunings(results, about)
+    missing += damaged
+    if not tunings and not damaged and _has_every_fold(trainings, len(dataset.splits)):
+        missing.append("Nothing is tuned yet, though every fold is trained: gi2nnunet tune")
+    names = choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
+    shown = _pack_all(dataset, names, table, progress=progress)
     if not shown:
         missing.append("None of the predicted scans lies in the dataset, so none can be shown.")
-    tuning = dict(predicted.about.get("tuning") or {}) if predicted else {}
     return Report(
         dataset=dataset,
         leaks=find_leaks(dataset),
         trainings=trainings,
         prediction=predicted,
-        tuning=tuning or read_json(results / TUNING_FILE),
-        shown=tuple(shown),
+        tunings=tuple(tunings),
+        costs=list_costs(
+            trainings,
+            prediction=folder,
+            out_of_fold=workspace.predictions / dataset.name / "out_of_fold",
+        ),
+        commands=list_commands(
+            dataset, trainings, tunings=[tuning.content for tuning in tunings], about=about
+        ),
+        shown=shown,
         missing=tuple(missing),
     )
+
+
+def _has_every_fold(trainings: Sequence[TrainedFold], n_folds: int) -> bool:
+    finished = {training.fold for training in trainings if training.finished}
+    return n_folds > 1 and {str(number) for number in range(n_folds)} <= finished
 
 
 def find_leaks(dataset: Dataset) -> tuple[str, ...]:
@@ -184,25 +185,6 @@ def find_leaks(dataset: Dataset) -> tuple[str, ...]:
     return (*both, *check_leaks(dataset.splits))
 
 
-def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
-    """Return every training under nnU-Net's results folder of one dataset, in order of name."""
-    found = []
-    for folder in sorted(results.glob("*__*__*/fold_*")):
-        trainer, plans_name, configuration = folder.parent.name.split("__", 2)
-        found.append(
-            TrainedFold(
-                configuration=configuration,
-                fold=folder.name.removeprefix("fold_"),
-                trainer=trainer,
-                plans_name=plans_name,
-                finished=(folder / "checkpoint_final.pth").is_file(),
-                record=read_json(folder / TRAINING_RECORD),
-                epochs=read_curves(folder),
-            )
-        )
-    return tuple(found)
-
-
 def find_newest_prediction(predictions: Path) -> Path | None:
     """Return the folder under a workspace's predictions whose submission is newest."""
     found = predictions.glob("**/submission.csv") if predictions.is_dir() else ()
@@ -210,10 +192,24 @@ def find_newest_prediction(predictions: Path) -> Path | None:
     return None if newest is None else newest.parent
 
 
+def find_interrupted(predictions: Path) -> list[str]:
+    """Return predictions that were begun and not finished, one sentence each."""
+    lines = []
+    for kept in sorted(predictions.glob(f"**/{kept_folder(Path()).name}")):
+        folder = kept.parent
+        scans = sum(1 for path in kept.iterdir() if path.suffix == ".json")
+        running = find_holder(folder / "prediction")
+        state = "is running" if running else "was interrupted"
+        then = "" if running else " The same command again goes on with it."
+        done = f"{scans} scan{'' if scans == 1 else 's'} done"
+        lines.append(f"The prediction {folder.relative_to(predictions)} {state}, {done}.{then}")
+    return lines
+
+
 def read_prediction(
-    folder: Path, *, dataset: Dataset, progress: Progress | None = None
-) -> tuple[Prediction, Masks]:
-    """Read, decode and score one folder of predictions."""
+    folder: Path, *, progress: Progress | None = None
+) -> tuple[Prediction, MaskTable]:
+    """Read and score one folder of predictions."""
     path = folder / "submission.csv"
     if not path.is_file():
         raise InputError(
@@ -222,27 +218,27 @@ def read_prediction(
         )
     about = read_json(folder / "prediction.json") or read_json(folder / "score.json")
     table = read_mask_table(path, any_scan=True)
-    known = {scan.scan_id: (scan.height, scan.width) for scan in dataset.scans}
-    masks: Masks = {}
-    if set(table.scan_ids) <= set(known):
-        for scan_id, numbers, label_map in decode_table(table, sizes=known):
-            masks[scan_id] = (numbers, label_map)
-            if progress:
-                progress(len(masks), len(table.scan_ids), "reading masks")
     score: Score | None = None
     intervals: dict[str, Interval] = {}
     if (folder / "truth.csv").is_file():
         recorded = read_json(folder / "score.json").get("metric")
-        metric = recorded if recorded in CONVENTIONS else "per-class"
-        score = score_submission(path, folder / "truth.csv", metric=metric)  # type: ignore[arg-type]
+        metric: Any = recorded if recorded in CONVENTIONS else "per-class"
+        score = score_submission(
+            table,
+            folder / "truth.csv",
+            metric=metric,
+            progress=(lambda done, total, _: progress(done, total, "scoring"))
+            if progress
+            else None,
+        )
         intervals = estimate_intervals(score)
-    return Prediction(folder=folder, about=about, score=score, intervals=intervals), masks
+    return Prediction(folder=folder, about=about, score=score, intervals=intervals), table
 
 
 def choose_scans(
     dataset: Dataset,
     prediction: Prediction | None,
-    masks: Masks,
+    table: MaskTable | None,
     *,
     scans: Sequence[str] = (),
     show_all: bool = False,
@@ -257,27 +253,69 @@ def choose_scans(
         )
     if scans:
         return tuple(dict.fromkeys(scans))
-    ranked = [scan_id for scan_id in known if scan_id in masks]
+    ranked = known
+    if table is not None:
+        predicted = set(table.scan_ids)
+        ranked = [s for s in known if s in predicted] if predicted <= set(known) else []
     if prediction is not None and prediction.score is not None:
         values = {s.scan_id: s.score for s in prediction.score.per_scan}
         # A scan without a value (nothing was counted) goes last.
         ranked.sort(key=lambda s: math.inf if math.isnan(v := values.get(s, math.nan)) else v)
-    elif prediction is None:
-        ranked = known
     if show_all or len(ranked) <= MOST_SHOWN:
         return tuple(ranked)
     middle = len(ranked) // 2
     return tuple(dict.fromkeys([*ranked[:3], ranked[middle], *ranked[-2:]]))
 
 
-def _pack(
-    dataset: Dataset, scan: DatasetScan, mask: tuple[tuple[int, ...], LabelMap] | None
-) -> PackedScan:
+def _pack_all(
+    dataset: Dataset,
+    names: Sequence[str],
+    table: MaskTable | None,
+    *,
+    progress: Progress | None,
+) -> tuple[PackedScan, ...]:
+    """Pack scans, a few at a time; in the order of ``names``."""
+    small = len(names) > MOST_SHOWN
+    found: dict[str, PackedScan] = {}
+    coming = _list_masks(dataset, names, table)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(islice(coming, 2 * (os.cpu_count() or 1))):
+            for packed in pool.map(lambda one: _pack(dataset, *one, small=small), some):
+                found[packed.scan_id] = packed
+                if progress:
+                    progress(len(found), len(names), "packing scans")
+    return tuple(found[scan_id] for scan_id in names)
+
+
+def _list_masks(
+    dataset: Dataset, names: Sequence[str], table: MaskTable | None
+) -> Iterator[tuple[DatasetScan, Mask | None]]:
+    """Give each of some scans with its predicted masks, decoded one after another."""
+    left = set(names)
+    known = {scan.scan_id: (scan.height, scan.width) for scan in dataset.scans}
+    if table is not None and set(table.scan_ids) <= set(known):
+        for scan_id, numbers, label_map in decode_table(table, sizes=known):
+            if scan_id in left:
+                left.remove(scan_id)
+                yield dataset.scan(scan_id), (numbers, label_map)
+    for scan_id in names:
+        if scan_id in left:
+            yield dataset.scan(scan_id), None
+
+
+def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool) -> PackedScan:
     image = read_volume(dataset.image_path(scan.scan_id)).array
     truth = None
     if scan.labelled:
         truth = read_volume(dataset.label_path(scan.scan_id)).array
         truth = to_bits(truth) if dataset.label_scheme == "exclusive" else truth
+    shape = (scan.depth, scan.height, scan.width)
+    for kind, array in (("image", image), ("label volume", truth)):
+        if array is not None and array.shape != shape:
+            raise InputError(
+                f"{dataset.folder}: the {kind} of {scan.scan_id} has the shape {array.shape}; "
+                f"expected {shape}, as manifest.json says. gi2nnunet verify finds all such files."
+            )
     pred = None
     if mask is not None and mask[1].shape == image.shape and mask[0] == scan.numbers:
         pred = mask[1]
@@ -288,6 +326,7 @@ def _pack(
         pred=pred,
         spacing_mm=scan.spacing_mm,
         first_number=scan.first_number,
+        small=small,
     )
 
 

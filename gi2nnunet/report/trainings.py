@@ -16,6 +16,7 @@ from gi2nnunet.nnunet.models import (
     TRAINING_RECORD,
     is_fold_number,
 )
+from gi2nnunet.report.records import take_list, take_mapping, take_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,12 @@ class TrainedFold:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Return the settings it was begun with; empty where they are not known."""
-        found = self.record.get("settings")
-        return found if isinstance(found, dict) else {}
+        return take_mapping(self.record, "settings")
 
     @property
     def runs(self) -> tuple[Mapping[str, Any], ...]:
         """Return what is known of each run of it, the first one first."""
-        found = self.record.get("runs")
-        return tuple(run for run in found if isinstance(run, dict)) if found else ()
+        return tuple(run for run in take_list(self.record, "runs") if isinstance(run, dict))
 
     @property
     def state(self) -> str:
@@ -72,9 +71,20 @@ class TrainedFold:
             return f"imported from {self.imported}"
         if self.finished:
             return "finished"
-        wanted = self.settings.get("epochs")
+        wanted = take_number(self.settings, "epochs")
         reached = f"after epoch {len(self.epochs)}" + (f" of {wanted}" if wanted else "")
         return f"running, {reached}" if self.running else f"stopped {reached}"
+
+    @property
+    def device(self) -> str:
+        """Return what it was trained on; empty where that is not known."""
+        return ", ".join(dict.fromkeys(str(run["device"]) for run in self.runs if "device" in run))
+
+    @property
+    def batch(self) -> str:
+        """Return its batch and patch size, for a table."""
+        patch = "\u00a0×\u00a0".join(map(str, take_list(self.record, "patch_size")))  # noqa: RUF001
+        return f"{self.record.get('batch_size')} of {patch}" if patch else ""
 
     @property
     def seconds(self) -> float:
@@ -83,7 +93,8 @@ class TrainedFold:
 
     def peak(self, key: str) -> int | None:
         """Return the largest ``peak_memory_bytes`` or ``peak_gpu_bytes`` of its runs."""
-        return max((run[key] for run in self.runs if isinstance(run.get(key), int)), default=None)
+        known = [peak for run in self.runs if (peak := take_number(run, key)) is not None]
+        return int(max(known)) if known else None
 
 
 def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
@@ -122,7 +133,7 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
     for training in trainings:
         if not training.finished:
             then = "" if training.running else " The same gi2nnunet train again goes on with it."
-            lines.append(f"{training.name} ({training.plans_name}) is {training.state}.{then}")
+            lines.append(f"{training.name} ({training.plans_name}): {training.state}.{then}")
     models: dict[tuple[str, str, str], set[str]] = {}
     for training in trainings:
         key = (training.configuration, training.plans_name, training.trainer)
@@ -133,8 +144,8 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
         if numbers and lacking:
             some = f"fold {lacking[0]}" if len(lacking) == 1 else f"folds {_join(lacking)}"
             lines.append(
-                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun: "
-                "gi2nnunet train --fold cv with the same options."
+                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun; "
+                "gi2nnunet train --fold cv with the same options trains the rest."
             )
     return lines
 

@@ -2,7 +2,7 @@
 (function () {
   const element = (id) => document.getElementById(id);
   if (!element("v")) return;
-  const data = JSON.parse(element("v-data").textContent);
+  const organs = JSON.parse(element("v-organs").textContent);
   // Brighter than on the page: these stand on grey anatomy, with a dark rim.
   const COLOURS = ["#ff9d5c", "#5ce6a8", "#7fb2ff"];
   const EDGES = { axial: ["R", "L", "A", "P"], coronal: ["R", "L", "H", "F"], sagittal: ["A", "P", "H", "F"] };
@@ -10,7 +10,7 @@
   const boxes = Array.from(document.querySelectorAll("[data-organ]"));
   let scan = null, at = [0, 0, 0], request = 0;
 
-  data.organs.forEach((organ, index) => {
+  organs.forEach((organ, index) => {
     document.querySelectorAll(".swatch-" + index).forEach((s) => { s.style.background = COLOURS[index]; });
   });
 
@@ -35,12 +35,13 @@
 
   function decodeImage(described, sheet) {
     const [depth, height, width] = described.shape, grey = new Uint8Array(depth * height * width);
+    const [tall, wide] = described.tile;
     const canvas = document.createElement("canvas");
     canvas.width = width; canvas.height = height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     for (let z = 0; z < depth; z++) {
       const column = z % described.columns, row = Math.floor(z / described.columns);
-      context.drawImage(sheet, column * width, row * height, width, height, 0, 0, width, height);
+      context.drawImage(sheet, column * wide, row * tall, wide, tall, 0, 0, width, height);
       const pixels = context.getImageData(0, 0, width, height).data;
       for (let i = 0, to = z * height * width; i < pixels.length; i += 4) grey[to++] = pixels[i];
     }
@@ -48,12 +49,16 @@
   }
 
   function open(index) {
-    const described = data.scans[index], mine = ++request, sheet = new Image();
+    const mine = ++request, sheet = new Image();
+    // Each scan's content stands alone, so that only what is looked at is read.
+    const described = JSON.parse(element("v-data-" + index).textContent);
+    element("v-error").textContent = "";
+    sheet.onerror = () => { element("v-error").textContent = "This browser cannot show the pictures (WebP)."; };
     sheet.onload = () => {
       if (mine !== request) return; // another scan was chosen meanwhile
       const [depth, height, width] = described.shape;
       scan = { about: described, grey: decodeImage(described, sheet), codes: decodeMasks(described.masks, depth * height * width) };
-      at = [fullestSlice(), Math.floor(height / 2), Math.floor(width / 2)];
+      at = middleOfOrgans();
       element("v-slice").max = depth - 1;
       element("v-window").textContent = "Window " + described.window[0] + " to " + described.window[1] +
         " (1st to 99.5th percentile of the scan). Voxels " + described.spacing.map((s) => s.toFixed(2)).join(" × ") + " mm (z, y, x).";
@@ -70,14 +75,14 @@
     return known.length ? 1 - known.reduce((a, b) => a + b, 0) / known.length : null;
   }
 
-  // The slice with the most organ voxels: a better start than an empty end of the scan.
-  function fullestSlice() {
+  // The slice with the most organ voxels and their middle in it: a better start than an empty one.
+  function middleOfOrgans() {
     const [depth, height, width] = scan.about.shape, plane = height * width;
-    let best = Math.floor(depth / 2), most = 0;
+    let best = [Math.floor(depth / 2), Math.floor(height / 2), Math.floor(width / 2)], most = 0;
     for (let z = 0; z < depth; z++) {
-      let n = 0;
-      for (let i = z * plane; i < (z + 1) * plane; i++) if (scan.codes[i]) n++;
-      if (n > most) { most = n; best = z; }
+      let n = 0, rows = 0, columns = 0;
+      for (let i = 0; i < plane; i++) if (scan.codes[z * plane + i]) { n++; rows += Math.floor(i / width); columns += i % width; }
+      if (n > most) { most = n; best = [z, Math.round(rows / n), Math.round(columns / n)]; }
     }
     return best;
   }
@@ -164,6 +169,7 @@
   }
 
   function drawStrip() {
+    element("v-strip").hidden = !scan.about.dice;
     const canvas = element("v-strip"), depth = scan.about.shape[0];
     canvas.width = Math.max(200, canvas.clientWidth); canvas.height = 60;
     const context = canvas.getContext("2d"), step = canvas.width / depth;
@@ -185,7 +191,7 @@
     views.forEach(drawPlane);
     drawStrip();
     element("v-dice").textContent = scan.about.dice
-      ? "Dice of slice " + number + ": " + data.organs.map((organ, i) => {
+      ? "Dice of slice " + number + ": " + organs.map((organ, i) => {
         const d = scan.about.dice[i][at[0]];
         return organ.name.replace("_", " ") + " " + (d === null ? "– (both empty)" : d.toFixed(3));
       }).join(", ")
@@ -232,6 +238,10 @@
     const box = event.target.getBoundingClientRect();
     move(0, Math.floor((event.clientX - box.left) / box.width * scan.about.shape[0]) - at[0]);
   });
+  document.querySelectorAll("a[data-scan]").forEach((link) => link.addEventListener("click", () => {
+    element("v-scan").value = link.dataset.scan;
+    open(Number(link.dataset.scan));
+  }));
   element("v-scan").addEventListener("change", (event) => open(Number(event.target.value)));
   boxes.concat([element("v-truth"), element("v-prediction")]).forEach((box) => box.addEventListener("change", draw));
   window.addEventListener("resize", draw);

@@ -9,6 +9,7 @@ from bad_inputs.bundles import BUNDLES
 from bad_inputs.entry import BadInput
 from bad_inputs.images import IMAGES
 from bad_inputs.models import MODELS
+from bad_inputs.reports import REPORTS
 from bad_inputs.sources import SOURCES
 from bad_inputs.tables import TABLES, TEXTS
 from bad_inputs.volumes import VOLUMES
@@ -25,6 +26,7 @@ CATALOGUE: tuple[BadInput, ...] = (
     *VOLUMES,
     *WORKSPACES,
     *MODELS,
+    *REPORTS,
     *ARGUMENTS,
     *BUNDLES,
 )

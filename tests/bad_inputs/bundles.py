@@ -31,7 +31,7 @@ BUNDLES = (
             ),
             (
                 "o --user jane --image-freeze freeze.txt",
-                ("freeze.txt: lists no torch", "an image with a GPU"),
+                ("freeze.txt: lists no torch", "freeze of an image with a GPU"),
                 3,
                 "numpy==2.0\n",
             ),

@@ -1,0 +1,143 @@
+"""The live view of running trainings; a line now and then where nothing can be drawn."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gi2nnunet.cli.show import PLAIN_EVERY_SECONDS, draw, format_seconds, print_notice
+
+if TYPE_CHECKING:
+    from gi2nnunet.nnunet.train import TrainingProgress
+    from gi2nnunet.nnunet.training import TrainingResult
+
+_REFRESHES = 2  # a second
+
+
+@dataclass
+class _Running:
+    """One training, as far as is known."""
+
+    name: str
+    since: float = field(default_factory=time.monotonic)  # its start, then its last epoch's end
+    told_at: float = float("-inf")
+    last: TrainingProgress | None = None
+
+    def line(self) -> str:
+        """Return all of it in one line."""
+        if self.last is None:
+            return f"{self.name}: first epoch"
+        return (
+            f"{self.name}: epoch {self.last.epoch} of {self.last.epochs}, "
+            f"{_describe_losses(self.last)}, {_describe_dice(self.last)}, "
+            f"{_format_pace(self.last)}, {self.time_left()}"
+        )
+
+    def time_left(self) -> str:
+        if self.last is None:
+            return f"{format_seconds(time.monotonic() - self.since)} so far"
+        left = self.last.seconds_left - (time.monotonic() - self.since)
+        return f"{format_seconds(max(0.0, left))} left"
+
+    def draw(self) -> RenderableType:
+        """Return a line with a bar, and one with the last epoch's numbers."""
+        head = Table.grid(padding=(0, 1), expand=True)
+        for ratio in (None, 1, None, None):
+            head.add_column(ratio=ratio, no_wrap=True)
+        epoch, epochs = (self.last.epoch, self.last.epochs) if self.last else (0, None)
+        head.add_row(
+            Text(self.name, style="bold"),
+            ProgressBar(total=epochs, completed=epoch, pulse=epochs is None),
+            f"epoch {epoch} of {epochs}" if self.last else "first epoch",
+            Text(self.time_left(), style="cyan"),
+        )
+        if self.last is None:
+            return head
+        parts = (_describe_losses(self.last), _describe_dice(self.last), _format_pace(self.last))
+        return Group(head, Text("  " + ", ".join(parts), style="dim"))
+
+
+class TrainingView:
+    """Shows each running training: epoch, losses, pseudo Dice per organ, pace and time left."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, int | str], TrainingProgress] = {}
+        self._running: dict[tuple[str, int | str], _Running] = {}
+        self._stack = ExitStack()
+        self._console: Console | None = None
+
+    def __enter__(self) -> TrainingView:
+        self._console = self._stack.enter_context(draw())
+        if self._console is not None:
+            live = Live(
+                get_renderable=self._draw,
+                console=self._console,
+                refresh_per_second=_REFRESHES,
+                transient=True,
+            )
+            self._stack.enter_context(live)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self, configuration: str, fold: int | str, log: Path) -> None:
+        """Take in that a training begins."""
+        name = f"{configuration}, fold {fold}"
+        self._running[configuration, fold] = _Running(name)
+        print_notice(f"{name}: log {log}")
+
+    def update(self, progress: TrainingProgress) -> None:
+        """Take in an epoch."""
+        key = (progress.configuration, progress.fold)
+        running = self._running.setdefault(key, _Running(f"{key[0]}, fold {key[1]}"))
+        first = running.last is None
+        running.last = self._last[key] = progress
+        running.since = now = time.monotonic()
+        ended = progress.epoch == progress.epochs
+        due = first or now - running.told_at >= PLAIN_EVERY_SECONDS
+        if ended or (due and self._console is None):
+            running.told_at = now
+            print_notice(running.line())
+        if ended:
+            del self._running[key]
+
+    def describe_last(self, result: TrainingResult) -> dict[str, Any]:
+        """Return the numbers of a training's last epoch; ``None`` where none was trained now."""
+        last = self._last.get((result.configuration, result.fold))
+        return {
+            "epochs": last and last.epochs,
+            "train_loss": last and last.train_loss,
+            "val_loss": last and last.val_loss,
+            "pseudo_dice": last and dict(last.pseudo_dice),
+            "epoch_seconds": last and last.epoch_seconds,
+        }
+
+    def _draw(self) -> RenderableType:
+        return Group(*(running.draw() for running in list(self._running.values())))
+
+
+def _describe_losses(progress: TrainingProgress) -> str:
+    return f"loss {progress.train_loss:.3f} (validation {progress.val_loss:.3f})"
+
+
+def _describe_dice(progress: TrainingProgress) -> str:
+    dice = ", ".join(
+        f"{organ.replace('_', ' ')} {'-' if value != value else f'{value:.2f}'}"
+        for organ, value in progress.pseudo_dice.items()
+    )
+    return f"pseudo Dice {dice}"
+
+
+def _format_pace(progress: TrainingProgress) -> str:
+    seconds = progress.epoch_seconds
+    return f"{seconds:.1f} s an epoch" if seconds < 10 else f"{format_seconds(seconds)} an epoch"

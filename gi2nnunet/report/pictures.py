@@ -1,0 +1,258 @@
+"""Small pictures of a scan with its masks' contours, as data that stands inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.errors import raise_problems
+from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.opening import LoadedScan
+
+# Brighter than on the page: these stand on grey anatomy, with a dark rim. The viewer's as well.
+CONTOUR_COLOURS = {"large_bowel": "#ff9d5c", "small_bowel": "#5ce6a8", "stomach": "#7fb2ff"}
+_MARK_COLOUR = (255, 214, 0)
+_MARK = 12  # pixels
+_JOINTS = 8  # slices above and below those that are marked
+_WINDOW_PERCENTILES = (1.0, 99.5)
+_LONGEST_SIDE = 320
+_QUALITY = 60
+_MARGIN_MM = 30.0
+_LEAST_SIDE_MM = 130.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One picture to take.
+
+    Attributes
+    ----------
+    scan_id
+        Of which scan.
+    plane
+        ``"axial"``: one slice. ``"coronal"``: one row of every slice, with the outlines of the
+        organs as seen from the front. ``"joints"``: the middle of some slices, one above the
+        other as in a coronal view, without masks.
+    slices
+        The slice of an axial view; those to be marked in a view of joints.
+    organ
+        The organ that it is about: its contour is thick; ``None`` for all alike.
+    around
+        Slices whose mask of that organ an axial view is cut out around; empty for the whole.
+    """
+
+    scan_id: str
+    plane: Literal["axial", "coronal", "joints"]
+    slices: tuple[int, ...] = ()
+    organ: int | None = None
+    around: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that was taken: a data URI, its size in pixels, and what is on it in words."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def take_pictures(
+    views: Iterable[View],
+    *,
+    load: Callable[[str], LoadedScan],
+    jobs: int,
+    progress: Callable[[int, int, str], None],
+) -> dict[View, Picture]:
+    """Take pictures, each scan loaded once and as many at once as there are ``jobs``.
+
+    Raises
+    ------
+    InputError
+        Where a scan cannot be read any more.
+    """
+    of_scan: dict[str, list[View]] = {}
+    for view in dict.fromkeys(views):
+        of_scan.setdefault(view.scan_id, []).append(view)
+
+    def take(scan_id: str) -> dict[View, Picture]:
+        scan = load(scan_id)
+        raise_problems(scan.problems, remedy="The source changed while it was read: run again.")
+        window = find_window(scan.image)
+        return {view: take_picture(view, scan=scan, window=window) for view in of_scan[scan_id]}
+
+    taken: dict[View, Picture] = {}
+    with ThreadPoolExecutor(jobs, thread_name_prefix="pictures") as pool:
+        try:
+            for done, found in enumerate(pool.map(take, of_scan), 1):
+                taken.update(found)
+                progress(done, len(of_scan), "taking pictures")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return taken
+
+
+def find_window(image: NDArray[Any]) -> tuple[float, float]:
+    """Return the intensities to show as black and as white, the same for every slice of a scan."""
+    low, high = np.percentile(image[:, ::2, ::2], _WINDOW_PERCENTILES)
+    return float(low), float(high)
+
+
+def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -> Picture:
+    """Take one picture.
+
+    Parameters
+    ----------
+    view
+        Which; its slices must lie inside the scan.
+    scan
+        Its scan.
+    window
+        Of :func:`find_window`.
+    """
+    image, spacing_mm = scan.image, scan.spacing_mm
+    labels = np.zeros(image.shape, np.uint8) if scan.label_map is None else scan.label_map
+    if view.plane == "axial":
+        rows, columns = _find_box(labels, view, spacing_mm=spacing_mm)
+        z, pixel_mm = view.slices[0], spacing_mm[1:]
+        grey, codes = image[z, rows, columns], labels[z, rows, columns]
+    elif view.plane == "coronal":
+        grey, pixel_mm = image[:, _find_row(labels, view.organ)], spacing_mm[::2]
+        codes = np.bitwise_or.reduce(labels, axis=1)
+    else:
+        first, past = max(min(view.slices) - _JOINTS, 0), max(view.slices) + _JOINTS + 1
+        _, columns = _find_box(labels, view, spacing_mm=spacing_mm)
+        grey, pixel_mm = image[first:past, image.shape[1] // 2, columns], spacing_mm[::2]
+        codes = np.zeros(grey.shape, np.uint8)
+    extent = [side * mm for side, mm in zip(grey.shape, pixel_mm, strict=True)]
+    height, width = (max(1, round(_LONGEST_SIDE * side / max(extent))) for side in extent)
+    at_rows, at_columns = _nearest(grey.shape[0], height), _nearest(grey.shape[1], width)
+    smooth = grey.astype(np.float32)
+    # Slices one above the other are shown as they are: between them lies what is to be judged.
+    smooth = smooth[at_rows] if view.plane == "joints" else _resize(smooth, height, axis=0)
+    low, high = window
+    scaled = (_resize(smooth, width, axis=1) - low) * (255 / max(high - low, 1e-6))
+    pixels = np.repeat(np.clip(scaled, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    codes = codes[at_rows][:, at_columns]
+    for index in sorted(range(len(ORGANS)), key=lambda organ: organ == view.organ):
+        _draw_contour(
+            pixels,
+            (codes & ORGAN_BITS[index]) != 0,
+            colour=CONTOUR_COLOURS[ORGANS[index]],
+            thick=index == view.organ,
+        )
+    if view.plane == "joints":
+        marked = np.isin(at_rows + first, view.slices)
+        pixels[marked, :_MARK] = pixels[marked, -_MARK:] = _MARK_COLOUR
+    webp = imagecodecs.webp_encode(pixels, level=_QUALITY, lossless=False)
+    return Picture(
+        uri="data:image/webp;base64," + base64.b64encode(webp).decode("ascii"),
+        width=width,
+        height=height,
+        alt=_describe(view, codes, first_number=scan.first_number),
+    )
+
+
+def _find_box(
+    labels: LabelMap, view: View, *, spacing_mm: tuple[float, float, float]
+) -> tuple[slice, slice]:
+    """Return the rows and columns of a square around the organ, or all."""
+    height, width = labels.shape[1:]
+    if view.plane == "joints":
+        length = min(width, round(_LEAST_SIDE_MM / spacing_mm[2]))
+        return slice(0, height), slice((width - length) // 2, (width + length) // 2)
+    mask: NDArray[np.bool_] = np.zeros((height, width), np.bool_)
+    if view.organ is not None and view.around:
+        mask |= (labels[list(view.around)] & ORGAN_BITS[view.organ]).any(axis=0)
+    if not mask.any():
+        return slice(0, height), slice(0, width)
+    spans = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    sides = [
+        (last - first + 1) * mm for (first, last), mm in zip(spans, spacing_mm[1:], strict=True)
+    ]
+    side_mm = max(_LEAST_SIDE_MM, max(sides) + 2 * _MARGIN_MM)
+    box = []
+    for (first, last), mm, most in zip(spans, spacing_mm[1:], (height, width), strict=True):
+        length = min(most, round(side_mm / mm))
+        start = min(max((int(first) + int(last) + 1 - length) // 2, 0), most - length)
+        box.append(slice(start, start + length))
+    return box[0], box[1]
+
+
+def _find_row(labels: LabelMap, organ: int | None) -> int:
+    """Return the row through the middle of the organ, of all organs, or of the image."""
+    bits = ORGAN_BITS[organ] if organ is not None else ALL_BITS
+    counted = (labels & bits).any(axis=2).sum(axis=0, dtype=np.int64)
+    if not counted.any():
+        return len(counted) // 2
+    middle = float(counted @ np.arange(len(counted)) / counted.sum())
+    return round(middle)
+
+
+def _nearest(size: int, wanted: int) -> NDArray[np.int64]:
+    return ((np.arange(wanted) + 0.5) * size / wanted).astype(np.int64)
+
+
+def _resize(values: NDArray[np.float32], wanted: int, *, axis: int) -> NDArray[np.float32]:
+    """Return the values at another size along an axis, linear between the pixels' middles."""
+    size = values.shape[axis]
+    at = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+    low = at.astype(np.int64)
+    part = np.expand_dims((at - low).astype(np.float32), 1 - axis)
+    first = values.take(low, axis=axis)
+    second = values.take(np.minimum(low + 1, size - 1), axis=axis)
+    resized: NDArray[np.float32] = first + (second - first) * part
+    return resized
+
+
+def _draw_contour(
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], *, colour: str, thick: bool
+) -> None:
+    if not mask.any():
+        return
+    inner = mask
+    for _ in range(3 if thick else 2):
+        inner = ~_grow(~inner)
+    rim = _grow(mask) & ~mask
+    pixels[rim] //= 3
+    pixels[mask & ~inner] = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with the pixels beside, above and below its own."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str:
+    there = [
+        organ.replace("_", " ")
+        for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
+        if (codes & bit).any()
+    ]
+    masks = f"with contours of {join_words(there)}" if there else "without any mask"
+    if view.plane == "coronal":
+        return f"{view.scan_id}, seen from the front, {masks}"
+    numbers = join_words([str(first_number + z) for z in view.slices])
+    if view.plane == "axial":
+        return f"{view.scan_id}, slice {numbers}, {masks}"
+    return f"{view.scan_id}, slices around {numbers} one above the other"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,0 +1,141 @@
+"""Time and weigh the report of a workspace at the real size.
+
+    python scripts/bench_report.py --scans 50
+
+The scans are phantoms of 144 slices of 266x266, three of them many times over; the predictions are
+their true masks, moved and with slices lost, so no network is needed. Ten trainings of 1000 epochs
+are made up as well. With ``--folder`` the workspace is kept and taken again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gi2nnunet.dataset import convert
+from gi2nnunet.manifest import Dataset, read_dataset
+from gi2nnunet.nnunet.workspace import Workspace, count_cores, open_workspace
+from gi2nnunet.phantom import Geometry, write_phantom
+from gi2nnunet.submission import encode_scan, write_submission
+from gi2nnunet.volumes import read_volume
+
+DISTINCT = 3
+SIZE = Geometry(width=266, height=266, slices=144, spacing_mm=(1.5, 1.5))
+STAMP = "2026-01-01 00:00:00.000000:"
+
+
+def make_workspace(folder: Path, *, scans: int) -> Workspace:
+    workspace = open_workspace(folder / "workspace", environ={})
+    done = workspace.predictions / "made-up" / "submission.csv"
+    if done.is_file():
+        return workspace
+    source = folder / "source"
+    if not source.exists():
+        write_phantom(
+            source, patients=DISTINCT, days=1, geometries=[SIZE], seed=1, sample="header",
+            as_zip=False, jobs=count_cores(),
+        )  # fmt: skip
+        multiply(source / "train", source / "train.csv", scans=scans)
+    dataset = convert(
+        source, raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        holdout=0,
+    )  # fmt: skip
+    shutil.rmtree(source)
+    for configuration in ("2d", "3d_fullres"):
+        for fold in range(5):
+            model = f"nnUNetTrainer__nnUNetPlans__{configuration}"
+            training = workspace.results / dataset.name / model / f"fold_{fold}"
+            training.mkdir(parents=True)
+            (training / "training_log_2026_1_1_00_00_00.txt").write_text(make_log(1000))
+    done.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(dataset.truth_path, done.parent / "truth.csv")
+    write_submission(done, predict(dataset))
+    return workspace
+
+
+def multiply(train: Path, table: Path, *, scans: int) -> None:
+    """Give the same scans to more patients, until there are as many scans as asked for."""
+    header, *rows = table.read_text().splitlines()
+    folders = sorted(train.glob("case*/case*_day*"))
+    for number in range(scans - len(folders)):
+        old = folders[number % len(folders)].name
+        new = f"case{900 + number}_day0"
+        shutil.copytree(
+            train / old.partition("_")[0] / old,
+            train / new.partition("_")[0] / new,
+            copy_function=os.link,
+        )
+        rows += [row.replace(old, new, 1) for row in rows if row.startswith(f"{old}_")]
+    table.write_text("\n".join([header, *rows, ""]))
+
+
+def predict(dataset: Dataset) -> list[tuple[str, str, str]]:
+    """Return rows of masks that are wrong in a way of their own in each scan."""
+    rows: list[tuple[str, str, str]] = []
+    for number, scan in enumerate(dataset.scans):
+        chance = np.random.default_rng(number)
+        masks = read_volume(dataset.label_path(scan.scan_id)).array.astype(np.uint8)
+        masks = np.roll(masks, chance.integers(-2, 3, 2), axis=(1, 2))
+        masks[chance.random(len(masks)) < 0.03] = 0
+        rows += encode_scan(scan.scan_id, scan.numbers, masks)
+    return rows
+
+
+def make_log(epochs: int) -> str:
+    chance = np.random.default_rng(0)
+    lines = []
+    for epoch in range(epochs):
+        loss, dice = chance.normal(-0.8, 0.02, 2), chance.normal(0.85, 0.03, 3).clip(0, 1)
+        lines += [
+            f"{STAMP} Epoch {epoch} ",
+            f"{STAMP} Current learning rate: {0.01 * (1 - epoch / epochs) ** 0.9:.5f} ",
+            f"{STAMP} train_loss {loss[0]:.4f} ",
+            f"{STAMP} val_loss {loss[1]:.4f} ",
+            f"{STAMP} Pseudo dice [{', '.join(f'np.float32({value:.4f})' for value in dice)}] ",
+            f"{STAMP} Epoch time: 60.00 s ",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def measure(workspace: Workspace, *options: str) -> tuple[float, float, float]:
+    """Return seconds, megabytes of the page, GiB of the process at its height."""
+    out = workspace.predictions.parent / "report.html"
+    began = time.monotonic()
+    command = [sys.executable, "-m", "gi2nnunet", "report", "--out", str(out), *options]
+    child = subprocess.Popen(
+        [*command, "--workspace", str(workspace.predictions.parent)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)}: failed")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.monotonic() - began, out.stat().st_size / 1e6, usage.ru_maxrss * unit / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time and weigh the report.")
+    parser.add_argument("--scans", type=int, default=50)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = make_workspace(given.folder or Path(scratch), scans=given.scans)
+        n_scans = len(read_dataset(workspace.raw).scans)
+        print(f"{n_scans} scans of {SIZE.slices} x {SIZE.height} x {SIZE.width}")
+        print(f"{'':12} {'seconds':>8} {'MB':>8} {'memory GiB':>11}")
+        for name, options in (("default", ()), ("--all", ("--all",))):
+            seconds, megabytes, memory = measure(workspace, *options)
+            print(f"{name:12} {seconds:8.1f} {megabytes:8.1f} {memory:11.2f}")
+
+
+if __name__ == "__main__":
+    main()

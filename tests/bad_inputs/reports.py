@@ -1,0 +1,134 @@
+"""What ``report`` is given: predictions, scans, records, places."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bad_inputs.entry import BadInput
+from bad_inputs.making import NAME, RAW, Make, cut, edit, remove, then, write
+from gi2nnunet.volumes import write_volume
+
+HOME = "gi2nnunet-workspace/predictions/held-out"
+ROW = "case10_day0_slice_0001,stomach"
+HEAD = "id,class,predicted\n"
+TRAINING = f"gi2nnunet-workspace/results/{NAME}/nnUNetTrainer__gi2nnunetTinyPlans__2d/fold_all"
+JUNK = {"settings": 5, "runs": {"a": 1}, "versions": [1], "patch_size": 7, "preset": None}
+
+
+def predicted(text: str, *more: Make) -> Make:
+    """A prediction with these rows, and the dataset's whole truth."""
+
+    def copy_truth(here: Path) -> None:
+        (here / HOME / "truth.csv").write_bytes((here / RAW / "truth.csv").read_bytes())
+
+    return then(write(f"{HOME}/submission.csv", HEAD + text), copy_truth, *more)
+
+
+def bad(name: str, make: Make, *message: str, command: str = "report") -> BadInput:
+    name = f"report: {name}"
+    return BadInput(name=name, start="converted", make=make, command=command, message=message)
+
+
+def other_shape(here: Path) -> None:
+    (path, *_) = sorted((here / RAW / "labelsTr").glob("*.nii.gz"))
+    write_volume(path, np.zeros((2, 3, 4), np.uint8), spacing_mm=(3.0, 1.5, 1.5))
+
+
+def damage_first_image(here: Path) -> None:
+    (path, *_) = sorted((here / RAW / "imagesTr").glob("*.nii.gz"))
+    path.write_bytes(cut(path.read_bytes()))
+
+
+REPORTS = (
+    BadInput(
+        name="report in no workspace",
+        command="report -w empty",
+        message=("empty/raw: holds no dataset", "gi2nnunet convert SOURCE"),
+    ),
+    bad(
+        "a scan that the dataset does not have",
+        lambda here: None,
+        "--scans: found case99_day1; expected scans of Dataset501_UWGI, for example case",
+        command="report --scans case99_day1",
+    ),
+    bad(
+        "a folder without a prediction",
+        lambda here: None,
+        "source: holds no submission.csv; expected the output folder of gi2nnunet predict",
+        command="report --prediction source",
+    ),
+    bad(
+        "a submission whose masks cannot be read",
+        write(f"{HOME}/submission.csv", f"{HEAD}{ROW},5 nonsense\n"),
+        "submission.csv, line 2 (case10_day0_slice_0001, stomach)",
+    ),
+    bad(
+        "a submission without its columns",
+        then(write(f"{HOME}/submission.csv", "a,b\n1,2\n")),
+        "submission.csv",
+        "expected",
+    ),
+    bad(
+        "a truth that is cut off",
+        predicted(f"{ROW},\n", edit(f"{HOME}/truth.csv", lambda data: data[:40])),
+        "truth.csv",
+    ),
+    bad("an image that is cut off", damage_first_image, "imagesTr", "case10_day0_0000.nii.gz"),
+    bad(
+        "an image that is gone",
+        remove(f"{RAW}/imagesTr/case10_day0_0000.nii.gz"),
+        "case10_day0_0000.nii.gz",
+    ),
+    bad(
+        "labels of another shape than their image",
+        other_shape,
+        "the label volume of case10_day0 has the shape (2, 3, 4); expected",
+        "gi2nnunet verify",
+    ),
+    BadInput(
+        name="report: a page that is a folder",
+        start="converted",
+        command="report --out source",
+        message=("Invalid value for '--out'",),
+        exit_code=2,
+    ),
+    BadInput(
+        name="report: a page below a file",
+        start="converted",
+        make=write("file", "x"),
+        command="report --out file/report.html",
+        message=("file",),
+        exit_code=5,
+    ),
+    BadInput(
+        name="report: records of another form",
+        start="model",
+        make=then(
+            write(f"{TRAINING}/gi2nnunet_training.json", json.dumps(JUNK)),
+            write(f"{TRAINING}/training_log_2026_1_1_00_00_00.txt", b"\xff\x00 Epoch x\n"),
+            write(f"{HOME}/submission.csv", HEAD),
+            write(f"{HOME}/cost.json", '{"scans": "many", "seconds_per_scan": null}'),
+            write(
+                f"{HOME}/prediction.json",
+                '{"options": [1], "computing": 3, "tuning": {"gains": 2}, "versions": "x"}',
+            ),
+        ),
+        command="report",
+        message=("is damaged, so what tuning chose is not shown",),
+        exit_code=0,
+    ),
+    BadInput(
+        name="report: records that are no JSON",
+        start="model",
+        make=then(
+            write(f"{TRAINING}/gi2nnunet_training.json", "{"),
+            write(f"gi2nnunet-workspace/results/{NAME}/gi2nnunet_tuning_0.json", "[]"),
+        ),
+        command="report",
+        message=("Nothing is predicted yet", "gi2nnunet_tuning_0.json is damaged"),
+        exit_code=0,
+    ),
+)
