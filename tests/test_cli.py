@@ -458,8 +458,8 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
     assert "Training every one of the split's 2 folds (cv)." in err
     assert "2d, fold 1: log 2d.log" in err
     assert (
-        "2d, fold 0: epoch 1 of 2, loss -0.250, pseudo Dice large bowel 0.50, small bowel 0.25, "
-        "stomach -, 2 h 00 min left"
+        "2d, fold 0: epoch 1 of 2, loss -0.250 (validation -0.200), pseudo Dice large bowel 0.50, "
+        "small bowel 0.25, stomach -, 2.0 s an epoch, 2 h 00 min left"
     ) in err
     assert out.splitlines() == [
         "2d, fold 0: resumed and finished: 2d_0",
@@ -486,6 +486,19 @@ def test_train_says_what_it_is_doing(run, converted, engine, arguments, folds, s
     assert "Computing on: CPU" in err
     assert "preset: tiny" in err
     assert f"3d_fullres, fold {folds[0]}: was finished before, left alone" in out
+
+
+def test_plan_and_train_as_json(run, converted, engine):
+    options = ("--device", "cpu", "--preset", "tiny", "--config", "2d", "--json")
+    code, out, _ = run("plan", *options)
+    assert code == 0
+    assert json.loads(out)["configurations"]["2d"]["patch_size"] == [32, 40]
+    code, out, _ = run("train", *options, "--fold", "0")
+    assert code == 0
+    (training,) = json.loads(out)["trainings"]
+    assert (training["configuration"], training["fold"]) == ("2d", 0)
+    assert (training["train_loss"], training["val_loss"]) == (-0.25, -0.2)
+    assert training["pseudo_dice"] == {"large_bowel": 0.5, "small_bowel": 0.25, "stomach": None}
 
 
 def test_plan_prints_what_was_planned(run, converted, engine):

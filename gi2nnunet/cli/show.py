@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -134,7 +134,7 @@ class _Step:
 
     what: str
     first: int
-    began: float = field(default_factory=time.monotonic)
+    began: float
     ends: float | None = None
 
     def go_on(self, done: int, total: int) -> None:
@@ -191,7 +191,7 @@ def _drawn_progress(bar: Progress) -> ProgressCallback:
             for earlier, _ in steps.values():  # whoever counts to one may tell its start alone
                 if bar.tasks[earlier].total is None:
                     bar.update(earlier, total=1, completed=1)
-            step = _Step(what, done)
+            step = _Step(what, done, time.monotonic())
             task = bar.add_task(escape(what), total=None, step=step, counted="")
             steps[what] = (task, step)
         task, step = steps[what]
@@ -213,7 +213,7 @@ def _plain_progress() -> ProgressCallback:
     def update(done: int, total: int, what: str) -> None:
         now = time.monotonic()
         told_at, told_done = told.get(what, (-math.inf, -1))
-        step = steps.setdefault(what, _Step(what, done))
+        step = steps.setdefault(what, _Step(what, done, time.monotonic()))
         step.go_on(done, total)
         if total == 1 and what in told:
             return
