@@ -38,9 +38,9 @@ _UNREAD = 141  # a shell's, after SIGPIPE
 app = Application(
     name="gi2nnunet",
     help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
-    "  gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
-    "  gi2nnunet train --fold all\n"
-    "  gi2nnunet predict-and-score\n\n"
+    "gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
+    "gi2nnunet train --fold all\n"
+    "gi2nnunet predict-and-score\n\n"
     "Each command explains itself: gi2nnunet train --help",
     epilog="Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input (or verify and "
     "doctor found something), 4 nnU-Net, 5 output, 6 stopped early as asked, 130 interrupted, "
