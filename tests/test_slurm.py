@@ -21,6 +21,7 @@ from gi2nnunet.cluster.profile import Profile
 from gi2nnunet.cluster.submitting import JobStatus, read_jobs, submit
 from gi2nnunet.kaggle import read_mask_table
 from gi2nnunet.manifest import read_dataset
+from gi2nnunet.nnunet.curves import parse_log
 from gi2nnunet.phantom import Geometry, write_phantom
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -91,15 +92,22 @@ def convert_phantom(folder: Path, *, patients: int) -> Path:
     return folder / "gi2nnunet-workspace" / "jobs"
 
 
-def runs_of(job: JobStatus) -> list[list[int]]:
-    """The epochs that a training's log tells, by each time that it was started."""
-    text = job.log.read_text() if job.log.exists() else ""
-    told = (re.findall(r"fold \d: epoch (\d+) of", run) for run in text.split("Training fold"))
-    return [[int(epoch) for epoch in run] for run in told if run]
+def runs_of(folder: Path, name: str) -> list[list[int]]:
+    """The epochs, from 1, that a training finished, by each time that it was started.
+
+    From nnU-Net's own logs, one a start: what the job prints is only a line now and then.
+    """
+    configuration, fold = re.fullmatch(r"train_(\w+)_fold_(\w+)", name).groups()
+    logs = folder.parent.glob(f"results/*/*__{configuration}/fold_{fold}/training_log_*.txt")
+    told = [
+        [epoch.number + 1 for epoch in parse_log(log.read_text().splitlines())]
+        for log in sorted(logs, key=lambda log: log.stat().st_mtime)
+    ]
+    return [run for run in told if run]
 
 
 def wait_for_epoch(folder: Path, name: str, epoch: int) -> JobStatus:
-    return wait(folder, lambda all_: any(epoch in run for run in runs_of(all_[name])))[name]
+    return wait(folder, lambda _: any(epoch in run for run in runs_of(folder, name)))[name]
 
 
 def test_a_job_waits_for_another_and_a_second_submission_adds_nothing(jobs: Path) -> None:
@@ -159,16 +167,16 @@ def test_a_training_at_its_limit_queues_itself_again_and_loses_nothing(tmp_path:
     )  # fmt: skip
     name = "train_2d_fold_0"
     try:
-        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 2)
-        first, second = runs_of(found[name])
+        found = wait(jobs, lambda _: len(runs_of(jobs, name)) == 2)
+        first, second = runs_of(jobs, name)
         assert "this job is timed-out" in found[name].log.read_text()
         assert second[0] == first[-1] + 1
 
         change_node("state=down", "reason=test")
         wait(jobs, lambda all_: all_[name].state == "waiting")
         change_node("state=resume", check=False)  # it may have come back by itself
-        found = wait(jobs, lambda all_: len(runs_of(all_[name])) == 3)
-        _, second, third = runs_of(found[name])
+        wait(jobs, lambda _: len(runs_of(jobs, name)) == 3)
+        _, second, third = runs_of(jobs, name)
         assert second[0] <= third[0] <= second[-1] + 2
     finally:
         cancel(jobs)
@@ -205,19 +213,21 @@ def trained(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 def test_a_training_struck_down_goes_on_from_its_last_checkpoint(trained: Path) -> None:
-    found = {job.name: job for job in read_jobs(trained / "gi2nnunet-workspace" / "jobs")}
-    before, after = runs_of(found["train_2d_fold_0"])
+    folder = trained / "gi2nnunet-workspace" / "jobs"
+    found = {job.name: job for job in read_jobs(folder)}
+    before, after = runs_of(folder, "train_2d_fold_0")
     assert "resumed and finished" in found["train_2d_fold_0"].log.read_text()
     assert before[0] == 1
     assert after[-1] == 40
     # Ten epochs were saved, or more where a later one was the best so far; one may have been saved
-    # in the instant before it was told.
+    # in the instant before it was logged.
     assert 10 < after[0] <= before[-1] + 2
 
 
 def test_a_warned_training_loses_nothing(trained: Path) -> None:
-    found = {job.name: job for job in read_jobs(trained / "gi2nnunet-workspace" / "jobs")}
-    before, after = runs_of(found["train_2d_fold_1"])
+    folder = trained / "gi2nnunet-workspace" / "jobs"
+    found = {job.name: job for job in read_jobs(folder)}
+    before, after = runs_of(folder, "train_2d_fold_1")
     said = f"stopped as asked after epoch {before[-1]}, which is saved"
     assert said in found["train_2d_fold_1"].log.read_text()
     assert [*before, *after] == list(range(1, 41))
