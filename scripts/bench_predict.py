@@ -150,13 +150,13 @@ def main() -> None:
     for path in [*folder.glob("plain*"), folder / "images", folder / "out"]:
         shutil.rmtree(path, ignore_errors=True)
     dataset = read_dataset(workspace / "raw", dataset_id=None)
-    held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
+    held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"][: options.scans]
     (folder / "images").mkdir()
     for scan_id in held_out:
         shutil.copy(dataset.image_path(scan_id), folder / "images")
     plain, stored = predict_plainly(folder)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
-    words = [sys.executable, "-m", "gi2nnunet", "predict-and-score", "--fold", "cv", "--nifti",
+    words = [sys.executable, "-m", "gi2nnunet", "predict", "images", "--fold", "cv", "--nifti",
              "--device", "cpu", "--out", "out"]  # fmt: skip
     ours = run(words, environment=environment, cwd=folder)
     equal = total = 0
