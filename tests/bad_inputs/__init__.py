@@ -6,6 +6,7 @@
 from bad_inputs.archives import ARCHIVES
 from bad_inputs.arguments import ARGUMENTS
 from bad_inputs.bundles import BUNDLES
+from bad_inputs.checks import CHECKS
 from bad_inputs.entry import BadInput
 from bad_inputs.images import IMAGES
 from bad_inputs.models import MODELS
@@ -27,6 +28,7 @@ CATALOGUE: tuple[BadInput, ...] = (
     *WORKSPACES,
     *MODELS,
     *REPORTS,
+    *CHECKS,
     *ARGUMENTS,
     *BUNDLES,
 )
