@@ -172,6 +172,7 @@ def test_errors_are_the_family(here) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_from_a_source_to_a_report(here, capsys) -> None:
     before = dict(os.environ)
     small = gi2nnunet.Geometry(width=48, height=40, slices=16, spacing_mm=(3.0, 3.0))

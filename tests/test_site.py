@@ -16,6 +16,7 @@ def build(source: Path, out: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="needs pip install -e '.[docs]'")
     done = build(ROOT / "docs", tmp_path / "site")
