@@ -20,10 +20,9 @@ from gi2nnunet.files import check_place, replace_file, write_json
 from gi2nnunet.kaggle import ORGANS, MaskTable, read_mask_table, slice_id
 from gi2nnunet.labels import split_organs
 from gi2nnunet.locks import hold
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.predict import InputScan, PredictedScan
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads
 from gi2nnunet.parts import kept_folder, predict_kept, submission_path
 from gi2nnunet.scoring import Score, score_submission
 from gi2nnunet.selection import Selection, take_rows
@@ -129,18 +128,12 @@ def evaluate(
     ensemble: Ensemble,
     *,
     out: Path,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
+    computing: Computing,
     metric: str = "per-class",
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
     nifti: bool = False,
     score: bool = True,
     save_probabilities: bool = False,
     tuning: bool = True,
-    trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
     """Predict, write ``submission.csv`` and, where truth is known, the score.
@@ -157,15 +150,10 @@ def evaluate(
         ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
         to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
         interrupted run leaves lies in a hidden folder, and the next one goes on from it.
-    workspace, environ, hardware
-        Where and on what.
+    computing
+        Where, on what and how.
     metric
         Convention of :mod:`gi2nnunet.metric`.
-    mirroring, step_size
-        As nnU-Net has them.
-    threads
-        Of the network's operations; they change the last bits of its output. By default as
-        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it; recorded either way.
     nifti
         Write label volumes too: the bit-coded map and a binary mask an organ.
     score
@@ -174,8 +162,6 @@ def evaluate(
         Write each configuration's probabilities in eight bits, into ``probabilities/``.
     tuning
         Decide as :func:`~gi2nnunet.tuning.tune_decision` chose for these models, where it did.
-    trust
-        Load checkpoints and plans that could run code.
     on_scan
         Called with ``(done, total, scan)``.
     """
@@ -187,7 +173,6 @@ def evaluate(
             "what tuning chose was chosen on these very scans, so their score flatters it; its "
             f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
         )
-    n_threads = choose_threads(threads, device=hardware.device, training=False)
     peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_kept(
@@ -195,33 +180,21 @@ def evaluate(
             ensemble,
             scans=selection.scans,
             out=out,
-            workspace=workspace,
-            environ=environ,
-            hardware=hardware,
-            mirroring=mirroring,
-            step_size=step_size,
-            threads=n_threads,
+            computing=computing,
             nifti=nifti,
             save_probabilities=save_probabilities,
             tuned=tuned,
-            trust=trust,
             on_scan=on_scan,
             on_peaks=peaks.update,
         )
         rows = [row for scan in predicted for row in scan.rows]
         warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
-        computing = {
-            "device": hardware.device,
-            "threads": n_threads,
-            "mirroring": mirroring,
-            "step_size": step_size,
-        }
         about = {
             "standing": selection.standing,
             "scans": selection.described,
             "models": ensemble.describe(),
-            "computing": computing,
+            "computing": computing.describe(),
             "tuning": tuned.describe() if tuned else None,
             "options": {
                 "source": str(selection.source) if selection.source else None,
@@ -240,7 +213,7 @@ def evaluate(
         seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
         # Apart from the rest, which is the same whenever the same is predicted again.
         cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
-        write_json(out / COST, {**cost, "device": hardware.device, **peaks})
+        write_json(out / COST, {**cost, "device": computing.hardware.device, **peaks})
         files = [submission]
         result = None
         for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
@@ -265,7 +238,7 @@ def evaluate(
             files=tuple(files),
             warnings=tuple(warnings),
             seconds_per_scan=seconds_per_scan,
-            computing=computing,
+            computing=computing.describe(),
             tuned=tuned,
             scans=selection.scans,
         )

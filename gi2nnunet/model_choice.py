@@ -8,7 +8,7 @@ from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.manifest import Dataset
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel, list_models
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.workspace import Workspace
@@ -92,16 +92,10 @@ class ModelComparison:
 def compare_all_models(
     dataset: Dataset,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
+    computing: Computing,
     preset: str | None = None,
     trainer: str | None = None,
     metric: TunedMetric = "per-class",
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
-    trust: bool = False,
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -112,14 +106,13 @@ def compare_all_models(
     ----------
     dataset
         What they were trained on.
-    workspace, environ, hardware
-        Where and on what.
+    computing
+        Where, on what and how :func:`~gi2nnunet.out_of_fold.predict_out_of_fold` predicts what is
+        missing.
     preset, trainer
         Only models of these.
     metric
         The convention.
-    mirroring, step_size, threads, trust
-        As in :func:`~gi2nnunet.out_of_fold.predict_out_of_fold`, which predicts what is missing.
     seed
         Of the bootstrap's draws.
     jobs
@@ -132,19 +125,13 @@ def compare_all_models(
     InputError
         Where no configuration has every fold.
     """
-    models = _list_complete(dataset, workspace, preset=preset, trainer=trainer)
+    models = _list_complete(dataset, computing.workspace, preset=preset, trainer=trainer)
     predicted: dict[str, OutOfFold] = {}
     for model in models:
         predicted[model.folder.name] = predict_out_of_fold(
             dataset,
             Ensemble(models=(model,), folds=tuple(range(len(dataset.splits))), chosen_by="all"),
-            workspace=workspace,
-            environ=environ,
-            hardware=hardware,
-            mirroring=mirroring,
-            step_size=step_size,
-            threads=threads,
-            trust=trust,
+            computing=computing,
             on_scan=progress,
         )
     everything = OutOfFold(

@@ -11,6 +11,7 @@ from gi2nnunet.handover import take_over
 from gi2nnunet.hidden import read_hidden
 from gi2nnunet.kaggle import ORGANS, slice_id
 from gi2nnunet.nnunet.budget import OnScan, Outcome, Step, list_steps, predict_within
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.hardware import find_hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.predict import InputScan, PredictedScan, predict_scans
@@ -143,13 +144,15 @@ def predict_hidden(
         predict_scans(
             ensemble,
             part,
-            workspace=workspace,
-            environ=environ,
-            hardware=hardware,
+            computing=Computing(
+                workspace=workspace,
+                environ=environ,
+                hardware=hardware,
+                mirroring=step.mirroring,
+                trust=trust,
+            ),
             folds={scan.scan_id: step.folds for scan in part},
-            mirroring=step.mirroring,
             decision=tuned.decision if tuned else None,
-            trust=trust,
             on_scan=lambda _done, _total, scan: tell(scan),
         )
 

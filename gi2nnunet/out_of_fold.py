@@ -22,10 +22,9 @@ from gi2nnunet.kaggle import patient_of
 from gi2nnunet.labels import LabelMap
 from gi2nnunet.locks import hold
 from gi2nnunet.manifest import Dataset
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
 from gi2nnunet.nnunet.predict import InputScan, predict_scans
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads
 from gi2nnunet.probabilities import SUFFIX, EightBits, read_about, read_probabilities
 from gi2nnunet.standing import find_trained_on, find_unseen_folds
 from gi2nnunet.tuned import digest_checkpoint
@@ -69,13 +68,7 @@ def predict_out_of_fold(
     dataset: Dataset,
     ensemble: Ensemble,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
-    trust: bool = False,
+    computing: Computing,
     on_scan: Callable[[int, int, str], None] | None = None,
 ) -> OutOfFold:
     """Predict every training scan by its own fold's models, where that has not been done.
@@ -86,10 +79,8 @@ def predict_out_of_fold(
         What the models were trained on.
     ensemble
         Models of every fold of its split.
-    workspace, environ, hardware
-        Where and on what.
-    mirroring, step_size, threads, trust
-        As in :func:`~gi2nnunet.nnunet.predict.predict_scans`.
+    computing
+        Where, on what and how.
     on_scan
         Called with ``(done, total, what)``.
 
@@ -101,14 +92,9 @@ def predict_out_of_fold(
         Where nnU-Net fails; what is predicted by then is kept.
     """
     fold_of = _assign_folds(dataset, ensemble)
-    home = workspace.predictions / dataset.name / "out_of_fold"
+    home = computing.workspace.predictions / dataset.name / "out_of_fold"
     folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
-    settings = {
-        "device": hardware.device,
-        "mirroring": mirroring,
-        "step_size": step_size,
-        "threads": choose_threads(threads, device=hardware.device, training=False),
-    }
+    settings = computing.describe()
     total, done = len(fold_of) * len(ensemble.models), 0
     with hold(home / "predictions", purpose="predicting out of fold"):
         for model in ensemble.models:
@@ -132,8 +118,7 @@ def predict_out_of_fold(
             if missing:
                 _predict_missing(
                     dataset, model, missing, fold_of=fold_of, about=about, folder=folder,
-                    workspace=workspace, environ=environ, hardware=hardware, mirroring=mirroring,
-                    step_size=step_size, threads=threads, trust=trust,
+                    computing=computing,
                     report=partial(_report, on_scan, done, total, model.configuration),
                 )  # fmt: skip
                 done += len(missing)
@@ -234,13 +219,7 @@ def _predict_missing(
     fold_of: Mapping[str, int],
     about: Mapping[str, Mapping[str, Any]],
     folder: Path,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
-    mirroring: bool,
-    step_size: float,
-    threads: int | None,
-    trust: bool,
+    computing: Computing,
     report: Callable[[int], None],
 ) -> None:
     folds: dict[str, tuple[Fold, ...]] = {scan_id: (fold_of[scan_id],) for scan_id in missing}
@@ -259,24 +238,18 @@ def _predict_missing(
             )
             for scan_id in missing
         ],
-        workspace=workspace,
-        environ=environ,
-        hardware=hardware,
+        computing=computing,
         folds=folds,
-        mirroring=mirroring,
-        step_size=step_size,
-        threads=threads,
         probability_folders={model.folder.name: folder},
         about=about,
-        trust=trust,
         on_scan=lambda done, total, scan: report(done),
         on_peaks=peaks.update,
     )
     before = read_json(folder / COST)
     if len(missing) >= int(before.get("scans", 0)):
         seconds = (time.monotonic() - began) / len(missing)
-        cost = {"scans": len(missing), "seconds_per_scan": seconds, "device": hardware.device}
-        write_json(folder / COST, {**cost, **peaks})
+        cost = {"scans": len(missing), "seconds_per_scan": seconds}
+        write_json(folder / COST, {**cost, "device": computing.hardware.device, **peaks})
 
 
 def _report(

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import check_place
 from gi2nnunet.locks import hold
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.kept import describe_file
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, fold_folder
 from gi2nnunet.nnunet.predict import InputScan, PredictedScan, predict_scans
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads
 from gi2nnunet.selection import Selection
 from gi2nnunet.tuned import Tuned, find_tuning
 
@@ -30,31 +29,23 @@ def predict_part(
     *,
     part: tuple[int, int],
     out: Path,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
+    computing: Computing,
     nifti: bool = False,
     save_probabilities: bool = False,
     tuning: bool = True,
-    trust: bool = False,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> int:
     """Predict a part of a selection and keep its rows.
 
     Parts may run at the same time, on several machines too;
-    :func:`~gi2nnunet.evaluation.evaluate`, given the same folder, device, threads and options,
-    then finds every scan predicted.
+    :func:`~gi2nnunet.evaluation.evaluate`, given the same folder, computing and options, then
+    finds every scan predicted.
 
     Parameters
     ----------
     part
         ``(2, 8)``: every eighth scan from the second on.
-    selection, ensemble, out, workspace, environ, hardware, mirroring, step_size, threads, nifti
-        As :func:`~gi2nnunet.evaluation.evaluate` has them.
-    save_probabilities, tuning, trust, on_scan
+    selection, ensemble, out, computing, nifti, save_probabilities, tuning, on_scan
         As :func:`~gi2nnunet.evaluation.evaluate` has them.
 
     Returns
@@ -82,16 +73,10 @@ def predict_part(
                 ensemble,
                 scans=scans,
                 out=out,
-                workspace=workspace,
-                environ=environ,
-                hardware=hardware,
-                mirroring=mirroring,
-                step_size=step_size,
-                threads=choose_threads(threads, device=hardware.device, training=False),
+                computing=computing,
                 nifti=nifti,
                 save_probabilities=save_probabilities,
                 tuned=tuned,
-                trust=trust,
                 on_scan=on_scan,
             )
         )

@@ -98,6 +98,7 @@ ORDER = (
     "nnunet.network",
     "nnunet.inference",
     "nnunet.kept",
+    "nnunet.computing",
     "nnunet.predict",
     "nnunet.budget",
     "nnunet.weights",

@@ -9,6 +9,7 @@ from model_factory import write_model
 
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.nnunet import predict as predict_module
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.predict import InputScan, predict_scans
@@ -60,10 +61,16 @@ class Bench:
             self.scans.append(InputScan(scan_id=path.name[:-7], numbers=(1,), volume=path))
 
     def predict(self, **options):
-        values = {"environ": {}, "hardware": CPU, "kept": self.kept, "threads": 1}
+        options.setdefault("kept", self.kept)
+        computing = {"hardware": CPU, "threads": 1}
+        for name in ("hardware", "threads", "mirroring", "step_size"):
+            if name in options:
+                computing[name] = options.pop(name)
         return predict_scans(
-            self.ensemble, self.scans, workspace=self.workspace, **{**values, **options}
-        )
+            self.ensemble, self.scans,
+            computing=Computing(workspace=self.workspace, environ={}, **computing),
+            **options,
+        )  # fmt: skip
 
     def names(self):
         return [name for name, _ in self.engine.asked]

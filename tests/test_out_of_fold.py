@@ -17,6 +17,7 @@ from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS, patient_of
 from gi2nnunet.labels import split_organs
 from gi2nnunet.model_choice import compare_all_models
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.workspace import open_workspace
@@ -74,11 +75,13 @@ class Bench:
             on_scan(number + 1, len(scans), None)
         on_peaks({"peak_memory_bytes": 5 << 20})
 
-    def predict(self, **options):
+    def compute(self, **options):
+        return Computing(workspace=self.workspace, environ={}, hardware=CPU, **options)
+
+    def predict(self, on_scan=None, **options):
         return predict_out_of_fold(
-            self.dataset, self.ensemble, workspace=self.workspace, environ={}, hardware=CPU,
-            **options,
-        )  # fmt: skip
+            self.dataset, self.ensemble, computing=self.compute(**options), on_scan=on_scan
+        )
 
     def tune(self):
         predicted = self.predict()
@@ -147,9 +150,7 @@ def test_a_missing_fold_is_named(tmp_path, monkeypatch):
         bench.workspace.results / bench.dataset.name, n_folds=3, folds=[0, 2]
     )
     with pytest.raises(InputError, match=r"missing folds: 1\).*train --fold cv"):
-        predict_out_of_fold(
-            bench.dataset, ensemble, workspace=bench.workspace, environ={}, hardware=CPU
-        )
+        predict_out_of_fold(bench.dataset, ensemble, computing=bench.compute())
 
 
 def test_labels_that_exclude_one_another_are_refused(tmp_path):
@@ -217,9 +218,7 @@ def test_a_damaged_choice_is_named(bench, change):
 
 def test_models_are_compared_with_their_cost_and_the_best_is_recommended(bench):
     bench.cut["3d_fullres"] = 0.5  # its mistakes lie below one half
-    compared = compare_all_models(
-        bench.dataset, workspace=bench.workspace, environ={}, hardware=CPU, jobs=1
-    )
+    compared = compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
     assert {entry.name for entry in compared.entries} == {"2d", "3d_fullres", "2d + 3d_fullres"}
     assert compared.entries[0].score == pytest.approx(1.0)
     assert compared.best.difference == 0
@@ -232,9 +231,7 @@ def test_models_are_compared_with_their_cost_and_the_best_is_recommended(bench):
 def test_without_a_whole_set_of_folds_there_is_nothing_to_compare(tmp_path):
     bench = Bench(tmp_path, folds=(0, 1))
     with pytest.raises(InputError, match="no configuration with every fold"):
-        compare_all_models(
-            bench.dataset, workspace=bench.workspace, environ={}, hardware=CPU, jobs=1
-        )
+        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
 
 
 def test_the_commands_say_what_they_found(bench, run, monkeypatch):

@@ -22,6 +22,7 @@ from gi2nnunet.kaggle import read_mask_table
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.metric import CONVENTIONS
 from gi2nnunet.nnunet import predict as predict_module
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.nnunet.predict import predict_scans
@@ -219,11 +220,13 @@ class Bench:
         self.ensemble = Ensemble(models=(model,), folds=(0, 1, 2, 3), chosen_by="a test")
         self.selection: Selection = select_own_scans(dataset, self.ensemble)
 
+    def compute(self, **options: Any) -> Computing:
+        return Computing(workspace=self.workspace, environ={}, **options)
+
     def evaluate(self, name: str, **options: Any) -> dict[str, Any]:
         done = evaluate(
-            self.selection, self.ensemble, out=self.root / name, workspace=self.workspace,
-            environ={}, **options,
-        )  # fmt: skip
+            self.selection, self.ensemble, out=self.root / name, computing=self.compute(**options)
+        )
         record = json.loads((self.root / name / "prediction.json").read_text())
         score = json.loads((self.root / name / "score.json").read_text())
         assert record["computing"] == score["computing"] == done.computing
@@ -259,9 +262,7 @@ def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(benc
     bench.evaluate("whole", hardware=CPU, threads=2)
     bench.engine.asked.clear()
     out = bench.root / "parts"
-    shared: dict[str, Any] = {
-        "out": out, "workspace": bench.workspace, "environ": {}, "hardware": CPU, "threads": 2,
-    }  # fmt: skip
+    shared: dict[str, Any] = {"out": out, "computing": bench.compute(hardware=CPU, threads=2)}
     counts = [
         predict_part(bench.selection, bench.ensemble, part=(number, 3), **shared)
         for number in (3, 1, 2)
@@ -277,7 +278,7 @@ def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(benc
 
 def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Bench) -> None:
     shared: dict[str, Any] = {
-        "out": bench.root / "o", "workspace": bench.workspace, "environ": {}, "hardware": CPU,
+        "out": bench.root / "o", "computing": bench.compute(hardware=CPU),
     }  # fmt: skip
 
     def during(_done: int, _total: int, _scan: Any) -> None:
@@ -294,7 +295,7 @@ def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Benc
 def test_more_parts_than_scans_leave_some_without_work(bench: Bench) -> None:
     many = len(bench.selection.scans) + 1
     shared: dict[str, Any] = {
-        "out": bench.root / "o", "workspace": bench.workspace, "environ": {}, "hardware": CPU,
+        "out": bench.root / "o", "computing": bench.compute(hardware=CPU),
     }  # fmt: skip
     part = (many, many)
     assert predict_part(bench.selection, bench.ensemble, part=part, **shared) == 0
@@ -337,7 +338,7 @@ def test_the_threads_of_a_prediction_are_given_and_recorded(
 
 def test_scans_come_back_in_the_order_they_were_given(bench: Bench) -> None:
     done = predict_scans(
-        bench.ensemble, bench.selection.scans, workspace=bench.workspace, environ={}, hardware=CARDS
+        bench.ensemble, bench.selection.scans, computing=bench.compute(hardware=CARDS)
     )
     assert [scan.scan_id for scan in done] == [scan.scan_id for scan in bench.selection.scans]
     assert len({organ for scan in done for _, organ, _ in scan.rows}) == len(ORGANS)

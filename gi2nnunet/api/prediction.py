@@ -58,7 +58,9 @@ def predict(
         the workspace's own scans, as :func:`predict_and_score` takes them.
     config, fold, preset, trainer
         Which models; by default the newest complete set.
-    mirroring, step_size, threads, nifti, save_probabilities, tuning, trust
+    mirroring, step_size, threads, trust
+        As :class:`~gi2nnunet.nnunet.computing.Computing` has them.
+    nifti, save_probabilities, tuning
         As in :func:`~gi2nnunet.evaluation.evaluate`.
     out
         Folder for the results; by default one in the workspace.
@@ -170,12 +172,15 @@ def _predict(
     progress: Progress | None,
     on_notice: Notice | None,
     score: bool,
+    mirroring: bool,
     step_size: float,
     threads: int | None,
+    trust: bool,
     **options: Any,
 ) -> Evaluation:
     from gi2nnunet.evaluation import evaluate
     from gi2nnunet.metric import CONVENTIONS
+    from gi2nnunet.nnunet.computing import Computing
 
     require_positive(threads=threads, gpus=gpus)
     if metric not in CONVENTIONS:  # before hours of prediction
@@ -189,7 +194,11 @@ def _predict(
         space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
         source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
     )  # fmt: skip
-    hardware = find_hardware_of(space, device=device, gpus=gpus, tell=tell)
+    computing = Computing(
+        workspace=space, environ=read_environment(),
+        hardware=find_hardware_of(space, device=device, gpus=gpus, tell=tell),
+        mirroring=mirroring, step_size=step_size, threads=threads, trust=trust,
+    )  # fmt: skip
     tell(f"Models: {ensemble.describe()}")
     tell(f"Predicting {len(selection.scans)} scans: {selection.described}")
     report(0, len(selection.scans), "predicting scans")
@@ -197,12 +206,8 @@ def _predict(
         selection,
         ensemble,
         out=Path(out) if out else space.predictions / selection.name / ensemble.name,
-        workspace=space,
-        environ=read_environment(),
-        hardware=hardware,
+        computing=computing,
         metric=metric,
-        step_size=step_size,
-        threads=threads,
         score=score,
         on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
         **options,

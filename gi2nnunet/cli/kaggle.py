@@ -17,6 +17,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     open_workspace_of,
     require_number,
+    select_models_of,
 )
 from gi2nnunet.cli.prediction import (
     ConfigOption,
@@ -200,20 +201,13 @@ def kaggle_bundle(
         show_progress,
     )
     from gi2nnunet.kaggle_bundle import make_bundle
-    from gi2nnunet.selection import select_models
     from gi2nnunet.wheels import describe_image
 
     image = describe_image(image_python, image_freeze)
     space = open_workspace_of(workspace)
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=config or (),
-        folds=fold or (),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
+    dataset, ensemble = select_models_of(
+        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
     )
-    print_notice(f"Models: {ensemble.describe()}")
     with show_progress() as report:
         made = make_bundle(
             ensemble,

@@ -15,6 +15,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     open_workspace_of,
     same_workspace,
+    select_models_of,
 )
 from gi2nnunet.cli.prediction import ConfigOption, FoldOption, PresetOption, TrainerOption
 
@@ -45,18 +46,11 @@ def export_model(
     """
     from gi2nnunet.cli.show import print_json, print_notice, print_result, print_warnings
     from gi2nnunet.handover import hand_over
-    from gi2nnunet.selection import select_models
 
     space = open_workspace_of(workspace)
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=config or (),
-        folds=fold or (),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
+    dataset, ensemble = select_models_of(
+        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
     )
-    print_notice(f"Models: {ensemble.describe()}")
     made = hand_over(
         ensemble,
         out,

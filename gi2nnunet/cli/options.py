@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from gi2nnunet.manifest import Dataset
+    from gi2nnunet.nnunet.computing import Computing
     from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.workspace import Workspace
 
 # The values that Typer shows and completes; the library's own lists would import NumPy for --help.
@@ -126,3 +129,36 @@ def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hard
     hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=os.environ)
     print_notice(f"Computing on: {hardware.name}")
     return hardware
+
+
+def choose_computing(space: Workspace, *, device: str, gpus: int | None, **how: Any) -> Computing:
+    """Choose what to predict on, and say it; ``how`` is the rest of a :class:`Computing`."""
+    from gi2nnunet.nnunet.computing import Computing
+
+    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    return Computing(workspace=space, environ=os.environ, hardware=hardware, **how)
+
+
+def select_models_of(
+    space: Workspace,
+    *,
+    config: list[str] | None,
+    fold: list[str] | None,
+    preset: str | None,
+    trainer: str | None,
+    dataset_id: int | None,
+) -> tuple[Dataset | None, Ensemble]:
+    """Choose the models that the options name, and say which."""
+    from gi2nnunet.cli.show import print_notice
+    from gi2nnunet.selection import select_models
+
+    dataset, ensemble = select_models(
+        space,
+        dataset_id=dataset_id,
+        configurations=config or (),
+        folds=fold or (),
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    print_notice(f"Models: {ensemble.describe()}")
+    return dataset, ensemble

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +31,7 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    find_hardware_of,
+    choose_computing,
     open_workspace_of,
     require_number,
 )
@@ -290,19 +289,20 @@ def _predict(
     if on == "slurm":
         submit_prediction(context, space, selection, ensemble, source=source, out=place)
         return
-    hardware = find_hardware_of(space, device=device, gpus=gpus)
     options: dict[str, Any] = {
         "out": place,
-        "workspace": space,
-        "environ": os.environ,
-        "hardware": hardware,
-        "mirroring": mirroring,
-        "step_size": step_size,
-        "threads": threads,
+        "computing": choose_computing(
+            space,
+            device=device,
+            gpus=gpus,
+            mirroring=mirroring,
+            step_size=step_size,
+            threads=threads,
+            trust=trust,
+        ),
         "nifti": nifti,
         "save_probabilities": save_probabilities,
         "tuning": tuning,
-        "trust": trust,
     }
     chosen = select_part(selection.scans, asked_part) if asked_part else selection.scans
     print_notice(f"Models: {ensemble.describe()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    find_hardware_of,
+    choose_computing,
     open_workspace_of,
     same_workspace,
 )
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from gi2nnunet.decision import OrganDecision
     from gi2nnunet.manifest import Dataset
     from gi2nnunet.model_choice import ModelComparison
+    from gi2nnunet.nnunet.computing import Computing
     from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.out_of_fold import OutOfFold
@@ -76,10 +76,11 @@ def out_of_fold(
 
     space = open_workspace_of(workspace)
     dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
-    predicted = _predict(
-        space, dataset, ensemble, mirroring=mirroring, step_size=step_size, threads=threads,
-        trust=trust, device=device, gpus=gpus,
+    computing = choose_computing(
+        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
+        threads=threads, trust=trust,
     )  # fmt: skip
+    predicted = _predict(dataset, ensemble, computing)
     if as_json:
         print_json(
             {
@@ -125,10 +126,11 @@ def tune(
 
     space = open_workspace_of(workspace)
     dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
-    predicted = _predict(
-        space, dataset, ensemble, mirroring=mirroring, step_size=step_size, threads=threads,
-        trust=trust, device=device, gpus=gpus,
+    computing = choose_computing(
+        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
+        threads=threads, trust=trust,
     )  # fmt: skip
+    predicted = _predict(dataset, ensemble, computing)
     with show_progress() as report:
         found = tune_decision(
             list_tuning_scans(dataset, predicted),
@@ -178,14 +180,21 @@ def compare_models(
 
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
-    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    computing = choose_computing(
+        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
+        threads=threads, trust=trust,
+    )  # fmt: skip
     with show_progress() as report:
         compared = compare_all_models(
-            dataset, workspace=space, environ=os.environ, hardware=hardware,
-            preset=None if preset == "auto" else preset, trainer=trainer, metric=metric,
-            mirroring=mirroring, step_size=step_size, threads=threads, trust=trust, seed=seed,
-            jobs=jobs, progress=report,
-        )  # fmt: skip
+            dataset,
+            computing=computing,
+            preset=None if preset == "auto" else preset,
+            trainer=trainer,
+            metric=metric,
+            seed=seed,
+            jobs=jobs,
+            progress=report,
+        )
     if as_json:
         print_json(compared.to_json())
     else:
@@ -214,36 +223,13 @@ def _select(
     return dataset, ensemble
 
 
-def _predict(
-    space: Workspace,
-    dataset: Dataset,
-    ensemble: Ensemble,
-    *,
-    mirroring: bool,
-    step_size: float,
-    threads: int | None,
-    trust: bool,
-    device: str,
-    gpus: int | None,
-) -> OutOfFold:
+def _predict(dataset: Dataset, ensemble: Ensemble, computing: Computing) -> OutOfFold:
     from gi2nnunet.cli.show import print_notice, show_progress
     from gi2nnunet.out_of_fold import predict_out_of_fold
 
-    hardware = find_hardware_of(space, device=device, gpus=gpus)
     print_notice(f"Models: {ensemble.describe()}")
     with show_progress() as report:
-        return predict_out_of_fold(
-            dataset,
-            ensemble,
-            workspace=space,
-            environ=os.environ,
-            hardware=hardware,
-            mirroring=mirroring,
-            step_size=step_size,
-            threads=threads,
-            trust=trust,
-            on_scan=report,
-        )
+        return predict_out_of_fold(dataset, ensemble, computing=computing, on_scan=report)
 
 
 def _print_tuning(found: Tuning) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from gi2nnunet.decision import Decision
 from gi2nnunet.errors import GiError, InputError
 from gi2nnunet.nnunet.checking import check_model, check_same_labels
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.kept import Kept
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
+from gi2nnunet.nnunet.workspace import engine_environment
 from gi2nnunet.source import Scan
 from gi2nnunet.submission import Row
 
@@ -71,18 +71,12 @@ def predict_scans(
     ensemble: Ensemble,
     scans: Sequence[InputScan],
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
+    computing: Computing,
     folds: Mapping[str, Sequence[Fold]] | None = None,
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
     nifti_folder: Path | None = None,
     probability_folders: Mapping[str, Path] | None = None,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     decision: Decision | None = None,
-    trust: bool = False,
     kept: Path | None = None,
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
     on_peaks: Callable[[Mapping[str, Any]], None] | None = None,
@@ -95,15 +89,10 @@ def predict_scans(
         The models.
     scans
         What to predict.
-    workspace, environ, hardware
-        Where and on what.
+    computing
+        Where, on what and how.
     folds
         Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
-    mirroring, step_size
-        nnU-Net's test-time mirroring and sliding-window step.
-    threads
-        Threads of each process; by default as
-        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     nifti_folder
         Where to write label volumes as well.
     probability_folders
@@ -113,8 +102,6 @@ def predict_scans(
     decision
         How masks are made of the probabilities; by default their mean above one half, or the
         likeliest label where labels exclude one another.
-    trust
-        Load checkpoints and plans that could run code.
     kept
         Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
         run goes on: what was predicted by the same models in the same way from the same files is
@@ -142,13 +129,9 @@ def predict_scans(
     for model in ensemble.models:
         check_model(model, used)
     check_same_labels(ensemble.models)
-    n_threads = choose_threads(threads, device=hardware.device, training=False)
     settings = {
         "models": [str(model.folder) for model in ensemble.models],
-        "device": hardware.device,
-        "mirroring": mirroring,
-        "step_size": step_size,
-        "threads": n_threads,
+        **computing.describe(),
         "nifti_folder": str(nifti_folder) if nifti_folder else None,
         "probability_folders": [
             str(probability_folders[model.folder.name]) for model in ensemble.models
@@ -156,7 +139,7 @@ def predict_scans(
         if probability_folders
         else None,
         "decision": decision.to_json() if decision else None,
-        "trust": trust,
+        "trust": computing.trust,
     }
     notes = about or {}
     tasks = [
@@ -178,11 +161,11 @@ def predict_scans(
             environment={
                 **_KEEP_MEMORY,
                 **engine_environment(
-                    workspace,
-                    environ=environ,
-                    processes=n_threads,
+                    computing.workspace,
+                    environ=computing.environ,
+                    processes=computing.threads_used,
                     augmentation_processes=0,
-                    threads=n_threads,
+                    threads=computing.threads_used,
                     gpu=gpu,
                 ),
             },
@@ -191,11 +174,11 @@ def predict_scans(
         )
         progress.take_peaks(peaks)
 
-    slots = hardware.slots
+    slots = computing.hardware.slots
     while todo := progress.list_undone(tasks):
         slots = slots[: len(todo)]
         parts = [todo[index :: len(slots)] for index in range(len(slots))]
-        logs = [new_log(workspace.logs, "predict") for _ in slots]
+        logs = [new_log(computing.workspace.logs, "predict") for _ in slots]
         failures = _run_each(run, parts, slots, logs)
         slots = tuple(slot for slot in slots if slot not in failures)
         if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):
