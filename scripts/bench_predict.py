@@ -27,7 +27,7 @@ import numpy as np
 
 from gi2nnunet.labels import ORGAN_BITS
 from gi2nnunet.manifest import read_dataset
-from gi2nnunet.nnunet.workspace import count_cores, engine_environment, open_workspace
+from gi2nnunet.nnunet.workspace import count_cores, open_workspace
 from gi2nnunet.volumes import read_volume
 
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -108,9 +108,12 @@ def predict_plainly(folder: Path) -> tuple[Cost, int]:
     """Predict by nnU-Net's own commands; return the cost and the bytes of probabilities."""
     workspace = open_workspace(folder / "gi2nnunet-workspace", environ={})
     cores = count_cores()
-    environment = engine_environment(
-        workspace, environ=os.environ, processes=cores, augmentation_processes=0, threads=cores
-    )
+    environment = {  # nothing but where its data lies: the rest is as its commands have it
+        **os.environ,
+        "nnUNet_raw": str(workspace.raw),
+        "nnUNet_preprocessed": str(workspace.preprocessed),
+        "nnUNet_results": str(workspace.results),
+    }
     tools = Path(sys.executable).parent
     costs, outs = [], []
     for configuration in CONFIGURATIONS:
