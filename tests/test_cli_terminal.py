@@ -64,6 +64,16 @@ def test_commands_stand_in_groups():
     }  # fmt: skip
 
 
+def test_the_first_help_names_the_commands_in_the_order_of_the_work(run):
+    code, text, _ = run("--help")
+    assert code == 0
+    assert "<bool>" not in text
+    named = re.findall(r"^│ ([a-z][a-z-]*) ", text, re.MULTILINE)
+    assert sorted(named) == sorted(COMMANDS)
+    way = ["check", "convert", "plan", "train", "predict", "score", "tune", "report"]
+    assert [name for name in named if name in way] == way
+
+
 # -- --quiet
 
 
@@ -140,6 +150,8 @@ def test_every_command_that_yields_numbers_takes_json():
 )  # fmt: skip
 def test_commands_options_and_choices_are_completed(shell, typed, offered, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gi2nnunet"])
+    # As when started by its own name; click would find "python -m pytest" where that started us.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
     monkeypatch.setenv("_GI2NNUNET_COMPLETE", f"complete_{shell}")
     for name, value in {
         "COMP_WORDS": typed,

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _DATA = "Workspace and data"
 _COMPUTING = "What to compute with"
@@ -68,6 +68,9 @@ QuietOption = Annotated[
 class Application(typer.Typer):
     """A Typer application whose commands are all :class:`Command`, each in its group."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, cls=Commands, **kwargs)
+
     def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Add a command, as Typer does."""
         name = kwargs.get("name", args[0] if args else None)
@@ -76,6 +79,23 @@ class Application(typer.Typer):
             if name in names:
                 kwargs.setdefault("rich_help_panel", group)
         return super().command(*args, **kwargs)
+
+
+class Commands(TyperGroup):
+    """The application itself: its commands in the order of their groups."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names as the groups have them, where each has its place."""
+        order = [name for names in _COMMANDS.values() for name in names]
+        return sorted(super().list_commands(ctx), key=order.index)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, flags without a type."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.param_type_name == "option" and param.is_flag:
+                param.metavar = ""
+        return params
 
 
 class Command(TyperCommand):
