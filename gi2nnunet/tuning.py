@@ -70,12 +70,16 @@ class Gain:
         Scores; NaN where nothing was counted.
     low, high
         Interval of ``tuned - plain``; NaN of fewer than two patients.
+    tuned_low, tuned_high
+        Interval of ``tuned`` itself, likewise.
     """
 
     plain: float
     tuned: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
+    tuned_low: float = math.nan
+    tuned_high: float = math.nan
 
     @property
     def gain(self) -> float:
@@ -391,14 +395,17 @@ def _gain(
     both = [rows @ side.sum(axis=0) for side in (plain, tuned)]
     before, after = (_score(side.sum(axis=0)) for side in both)
     if len(names) < 2:
-        return Gain(plain=before, tuned=after, low=math.nan, high=math.nan)
+        return Gain(plain=before, tuned=after)
     chance = np.random.default_rng(seed)
     share = np.full(len(names), 1 / len(names))
     drawn = chance.multinomial(len(names), share, size=N_RESAMPLES).astype(np.float64)
-    scores = [np.array([_score(sums) for sums in drawn @ side]) for side in both]
-    gains = scores[1] - scores[0]
-    gains = gains[~np.isnan(gains)]
-    if not len(gains):
-        return Gain(plain=before, tuned=after, low=math.nan, high=math.nan)
-    low, high = np.quantile(gains, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Gain(plain=before, tuned=after, low=float(low), high=float(high))
+    scores = np.array([[_score(sums) for sums in drawn @ side] for side in both])
+    scores = scores[:, ~np.isnan(scores).any(axis=0)]
+    if not scores.size:
+        return Gain(plain=before, tuned=after)
+    quantiles = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(scores[1] - scores[0], quantiles).tolist()
+    tuned_low, tuned_high = np.quantile(scores[1], quantiles).tolist()
+    return Gain(
+        plain=before, tuned=after, low=low, high=high, tuned_low=tuned_low, tuned_high=tuned_high
+    )
