@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gi2nnunet.choice_table import Progress, TunedMetric
 from gi2nnunet.errors import InputError
 from gi2nnunet.manifest import Dataset
 from gi2nnunet.nnunet.computing import Computing
@@ -13,7 +14,7 @@ from gi2nnunet.nnunet.models import Ensemble, TrainedModel, list_models
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.out_of_fold import OutOfFold, list_tuning_scans, predict_out_of_fold
-from gi2nnunet.tuning import Progress, TunedMetric, measure_plain
+from gi2nnunet.tuning import measure_plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gi2nnunet.choice_table import TuningScan
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import patient_of
@@ -28,7 +29,6 @@ from gi2nnunet.nnunet.predict import InputScan, predict_scans
 from gi2nnunet.probabilities import SUFFIX, EightBits, read_about, read_probabilities
 from gi2nnunet.standing import find_trained_on, find_unseen_folds
 from gi2nnunet.tuned import digest_checkpoint
-from gi2nnunet.tuning import TuningScan
 from gi2nnunet.volumes import read_volume
 
 COST = "cost.json"

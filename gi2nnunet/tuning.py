@@ -1,90 +1,43 @@
 """What is chosen on out-of-fold predictions: thresholds and the like, for the metric itself.
 
-Each organ is searched on its own, one property after another, on the grids below; the metric's mean
-over rows and its mean over distances both fall apart by organ. What is reported is cross-fitted:
-each fold's scans are decided by what was chosen without them. An organ's choice is made only where
-that gain's interval over patients lies above zero; else the organ keeps the plain threshold.
+Each organ is searched on its own, one property after another, on the grids below, for the score of
+all organs with the others plain. What is measured is cross-fitted: each fold's scans are decided by
+what was chosen without them. A property is kept only where the cross-fitted score is higher with it
+than without; an organ's choice is made only where the interval of its gain over patients lies above
+zero. For the whole gain that is reported, both are asked of the other folds alone, fold by fold, so
+that no scan has a say in whether it is decided by its choice.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import combinations
-from typing import Any, Literal
+from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.decision import PLAIN, Decision, OrganDecision, decide_organ
+from gi2nnunet.choice_table import ChoiceTable, Progress, TunedMetric, TuningScan
+from gi2nnunet.decision import PLAIN, Decision, OrganDecision
+from gi2nnunet.gain import (
+    CONFIDENCE,
+    CONFIDENCE_OF_EACH,
+    Gain,
+    measure_gain,
+    rank_score,
+    score_of_sums,
+)
 from gi2nnunet.kaggle import ORGANS, patient_of
-from gi2nnunet.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.metric import combine, dice_of_counts, normalised_hausdorff, slice_hausdorff
-from gi2nnunet.probabilities import EightBits
-
-TunedMetric = Literal["per-class", "slice-2d"]
-"""Conventions whose means fall apart by organ."""
 
 THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5))
 GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
 SMALLEST_ML = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 FILL_SLICES = (0, 1, 2, 4)
-N_RESAMPLES = 2000
-CONFIDENCE = 0.95
-
-Sums = NDArray[np.float64]
-"""Sum of Dice, number of rows, sum of distances, number of distances: ``(4,)``."""
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuningScan:
-    """A scan with its truth and out-of-fold probabilities.
-
-    Attributes
-    ----------
-    scan_id
-        The scan.
-    fold
-        The fold whose models did not see it.
-    load
-        Gives the probabilities by configuration, the truth (bit-coded) and the voxel spacing in mm.
-    """
-
-    scan_id: str
-    fold: int
-    load: Callable[[], tuple[Mapping[str, EightBits], LabelMap, tuple[float, float, float]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """A cross-fitted gain over the plain threshold, with its interval over patients.
-
-    Attributes
-    ----------
-    plain, tuned
-        Scores; NaN where nothing was counted.
-    low, high
-        Interval of ``tuned - plain``; NaN of fewer than two patients.
-    tuned_low, tuned_high
-        Interval of ``tuned`` itself, likewise.
-    """
-
-    plain: float
-    tuned: float
-    low: float = math.nan
-    high: float = math.nan
-    tuned_low: float = math.nan
-    tuned_high: float = math.nan
-
-    @property
-    def gain(self) -> float:
-        """Return ``tuned - plain``."""
-        return self.tuned - self.plain
+FEWEST_PATIENTS = 7
+"""By chance alone all of fewer would gain more often than the intervals allow for."""
+_PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +49,13 @@ class Tuning:
     metric
         The convention.
     decision
-        What to decide by: the organs whose choice gains.
+        What to decide by: the organs whose choice gains, with those properties alone that do.
     found
         What the search found for every organ, made or not.
     gains
-        Cross-fitted, by organ and for ``all`` (with what was made alone).
+        Cross-fitted: by organ, with its choice alone and the others plain, its interval at
+        :data:`~gi2nnunet.gain.CONFIDENCE_OF_EACH`; and for ``all``, each fold with what the other
+        folds would have made of it, at :data:`~gi2nnunet.gain.CONFIDENCE`.
     n_scans, n_patients, n_folds
         What it was chosen on.
     seed
@@ -174,7 +129,7 @@ def tune_decision(
             raise ValueError(f"{patient_of(scan.scan_id)} is in two folds")
     if len(folds) < 2:
         raise ValueError("cross-fitting needs two folds")
-    table = _Table(scans, metric=metric, jobs=jobs, progress=progress)
+    table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     # Without a fold's scans, and (None) on all of them.
     subsets: dict[int | None, list[int]] = {
         left_out: [n for n, scan in enumerate(scans) if scan.fold != left_out]
@@ -201,38 +156,55 @@ def tune_decision(
         wanted: dict[int, list[OrganDecision]] = {organ: [] for organ in range(len(ORGANS))}
         for (organ, _), some in candidates.items():
             wanted[organ] += [choice for choice in some if choice not in wanted[organ]]
-        table.fill(wanted, what=f"choosing: {name}")
+        table.fill([wanted] * len(scans), what=f"choosing: {name}")
         for (organ, subset), some in candidates.items():
-            totals = [table.add_up(organ, choice, subsets[subset]) for choice in some]
-            scores = [-1.0 if math.isnan(s := _score(total)) else s for total in totals]
+            others = np.sum(
+                [
+                    table.add_up(other, PLAIN, subsets[subset])
+                    for other in range(len(ORGANS))
+                    if other != organ
+                ],
+                axis=0,
+            )
+            totals = [others + table.add_up(organ, choice, subsets[subset]) for choice in some]
+            scores = [rank_score(score_of_sums(total)) for total in totals]
             # The first of equals: the grids begin with the plain way.
             best[organ, subset] = some[scores.index(max(scores))]
-    plain = np.stack([table.list_sums(organ, [PLAIN] * len(scans)) for organ in range(len(ORGANS))])
-    tuned = np.stack(
+    organs = range(len(ORGANS))
+    table.fill(
         [
-            table.list_sums(organ, [best[organ, scan.fold] for scan in scans])
-            for organ in range(len(ORGANS))
-        ]
+            {
+                organ: [_keep(best[organ, scan.fold], names) for names in _list_kept()]
+                for organ in organs
+            }
+            for scan in scans
+        ],
+        what="weighing what gains",
     )
-    patients = [patient_of(scan.scan_id) for scan in scans]
-    gains = {
-        name: _gain(plain[[organ]], tuned[[organ]], patients, seed=seed)
-        for organ, name in enumerate(ORGANS)
-    }
-    made = [gains[name].gain > 0 and gains[name].low > 0 for name in ORGANS]
-    mixed = np.where(np.array(made)[:, None, None], tuned, plain)
-    found = {name: best[organ, None] for organ, name in enumerate(ORGANS)}
+    fit = _CrossFit(scans, table, best, seed=seed)
+    made = fit.settle(range(len(scans)))
+    mixed = fit.plain.copy()
+    for left_out in folds:
+        others = [n for n, scan in enumerate(scans) if scan.fold != left_out]
+        for organ, names in fit.settle(others).items():
+            here = [n for n, scan in enumerate(scans) if scan.fold == left_out]
+            mixed[organ, here] = fit.list_sums(organ, names)[here]
+    everyone = range(len(scans))
     return Tuning(
         metric=metric,
         decision=Decision(
-            organs={
-                name: found[name] for name, is_made in zip(ORGANS, made, strict=True) if is_made
-            }
+            organs={ORGANS[organ]: _keep(best[organ, None], names) for organ, names in made.items()}
         ),
-        found=Decision(organs=found),
-        gains={**gains, "all": _gain(plain, mixed, patients, seed=seed)},
+        found=Decision(organs={name: best[organ, None] for organ, name in enumerate(ORGANS)}),
+        gains={
+            **{
+                name: fit.measure(organ, fit.list_gaining(organ, everyone), everyone)
+                for organ, name in enumerate(ORGANS)
+            },
+            "all": measure_gain(fit.plain, mixed, fit.patients, seed=seed),
+        },
         n_scans=len(scans),
-        n_patients=len(set(patients)),
+        n_patients=len(set(fit.patients)),
         n_folds=len(folds),
         seed=seed,
     )
@@ -260,11 +232,10 @@ def measure_plain(
     progress: Progress | None = None,
 ) -> dict[str, Gain]:
     """Return the plain score of several blends, by name, each against the first of them."""
-    table = _Table(scans, metric=metric, jobs=jobs, progress=progress)
+    table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     choices = {name: replace(PLAIN, weights=weights) for name, weights in blends.items()}
-    table.fill(
-        {organ: list(choices.values()) for organ in range(len(ORGANS))}, what="scoring models"
-    )
+    wanted = {organ: list(choices.values()) for organ in range(len(ORGANS))}
+    table.fill([wanted] * len(scans), what="scoring models")
     sums = {
         name: np.stack(
             [table.list_sums(organ, [choice] * len(scans)) for organ in range(len(ORGANS))]
@@ -273,139 +244,92 @@ def measure_plain(
     }
     first = next(iter(sums.values()))
     patients = [patient_of(scan.scan_id) for scan in scans]
-    return {name: _gain(first, values, patients, seed=seed) for name, values in sums.items()}
+    return {name: measure_gain(first, values, patients, seed=seed) for name, values in sums.items()}
 
 
-class _Table:
-    """Sums by scan, organ and choice; filled scan by scan, as no more than a few fit in memory."""
+class _CrossFit:
+    """Each scan decided by what was chosen without its fold; what of that gains, and on whom."""
 
     def __init__(
         self,
         scans: Sequence[TuningScan],
+        table: ChoiceTable,
+        best: Mapping[tuple[int, int | None], OrganDecision],
         *,
-        metric: TunedMetric,
-        jobs: int | None,
-        progress: Progress | None,
+        seed: int,
     ) -> None:
+        self.patients = [patient_of(scan.scan_id) for scan in scans]
         self._scans = scans
-        self._metric: TunedMetric = metric
-        self._jobs = jobs or os.cpu_count() or 1
-        self._progress = progress or (lambda done, total, what: None)
-        self._sums: dict[tuple[int, int, OrganDecision], Sums] = {}
+        self._table = table
+        self._best = best
+        self._seed = seed
+        plain = [table.list_sums(organ, [PLAIN] * len(scans)) for organ in range(len(ORGANS))]
+        self.plain: NDArray[np.float64] = np.stack(plain)
 
-    def fill(self, wanted: Mapping[int, Sequence[OrganDecision]], *, what: str) -> None:
-        """Measure what is not there yet."""
-        missing = {
-            organ: [c for c in choices if (0, organ, c) not in self._sums]
-            for organ, choices in wanted.items()
-        }
-        if not any(missing.values()):
-            return
-        measure = partial(_measure_scan, wanted=missing, metric=self._metric)
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="tune") as pool:
-            for number, sums in enumerate(pool.map(measure, self._scans)):
-                for (organ, choice), values in sums.items():
-                    self._sums[number, organ, choice] = values
-                self._progress(number + 1, len(self._scans), what)
+    def list_sums(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
+        """Return the sums of every scan, of its choices these properties alone."""
+        choices = [_keep(self._best[organ, scan.fold], kept) for scan in self._scans]
+        return self._table.list_sums(organ, choices)
 
-    def add_up(self, organ: int, choice: OrganDecision, numbers: Iterable[int]) -> Sums:
-        total: Sums = np.sum([self._sums[number, organ, choice] for number in numbers], axis=0)
-        return total
+    def list_gaining(self, organ: int, numbers: Sequence[int]) -> tuple[str, ...]:
+        """Return the properties with which these scans score higher than without, last one first.
 
-    def list_sums(self, organ: int, choices: Sequence[OrganDecision]) -> NDArray[np.float64]:
-        return np.stack([self._sums[n, organ, choice] for n, choice in enumerate(choices)])
+        What is asked first is what was searched for last, given all before it.
+        """
+        kept: tuple[str, ...] = _PROPERTIES
+        score = self._score_with(organ, kept, numbers)
+        for name in reversed(_PROPERTIES):
+            fewer = tuple(other for other in kept if other != name)
+            without = self._score_with(organ, fewer, numbers)
+            if without >= score:
+                kept, score = fewer, without
+        return kept
 
+    def measure(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> Gain:
+        """Return what an organ's choices gain on these scans, the other organs plain."""
+        with_it = self.plain.copy()
+        with_it[organ] = self.list_sums(organ, kept)
+        return self._measure(with_it, numbers, confidence=CONFIDENCE_OF_EACH)
 
-def _measure_scan(
-    scan: TuningScan, *, wanted: Mapping[int, Sequence[OrganDecision]], metric: TunedMetric
-) -> dict[tuple[int, OrganDecision], Sums]:
-    probabilities, truth_map, spacing_mm = scan.load()
-    voxel_ml = math.prod(spacing_mm) / 1000
-    found = {}
-    lowest = min(THRESHOLDS) * 255
-    for organ, choices in wanted.items():
-        if not choices:
-            continue
-        truth = (truth_map & ORGAN_BITS[organ]) != 0
-        volumes = {name: array[organ] for name, array in probabilities.items()}
-        # No blend exceeds the lowest threshold where none of its parts does.
-        box = _find_box([truth, *(volume > lowest for volume in volumes.values())])
-        inside = {name: volume[box] for name, volume in volumes.items()}
-        for choice in choices:
-            mask = decide_organ(inside, choice, voxel_ml=voxel_ml, scale=255.0)
-            found[organ, choice] = _add_scan(mask, truth[box], shape=truth.shape, metric=metric)
-    return found
+    def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        """Return the organs whose choices gain on these scans, with the properties that do."""
+        if len(set(self.patients)) < FEWEST_PATIENTS:
+            return {}
+        made = {}
+        together = self.plain.copy()
+        for organ in range(len(ORGANS)):
+            kept = self.list_gaining(organ, numbers)
+            gain = self.measure(organ, kept, numbers)
+            if gain.gain > 0 and gain.low > 0:
+                made[organ] = kept
+                together[organ] = self.list_sums(organ, kept)
+        return made if self._measure(together, numbers).gain > 0 else {}
 
+    def _measure(
+        self,
+        tuned: NDArray[np.float64],
+        numbers: Sequence[int],
+        *,
+        confidence: float = CONFIDENCE,
+    ) -> Gain:
+        some = list(numbers)
+        patients = [self.patients[n] for n in some]
+        return measure_gain(
+            self.plain[:, some], tuned[:, some], patients, seed=self._seed, confidence=confidence
+        )
 
-def _find_box(masks: Sequence[NDArray[np.bool_]]) -> tuple[slice, ...]:
-    spans = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        line = np.logical_or.reduce([mask.any(axis=others) for mask in masks])
-        places = np.flatnonzero(line)
-        spans.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 1))
-    return tuple(spans)
-
-
-def _add_scan(
-    mask: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
-    *,
-    shape: tuple[int, ...],
-    metric: TunedMetric,
-) -> Sums:
-    """Return what one organ of one scan adds; slices outside the crop are empty in both."""
-    depth, height, width = shape
-    dice = dice_of_counts(
-        np.count_nonzero(mask & truth, axis=(1, 2)),
-        np.count_nonzero(mask, axis=(1, 2)),
-        np.count_nonzero(truth, axis=(1, 2)),
-    )
-    if metric == "per-class":
-        distances = np.array([normalised_hausdorff(mask, truth, shape=(depth, height, width))])
-    else:
-        dice[~truth.any(axis=(1, 2))] = np.nan
-        inside = slice_hausdorff(mask, truth, shape=(height, width))
-        distances = np.concatenate([inside, np.zeros(depth - len(inside))])
-    return np.array(
-        [
-            np.nansum(dice),
-            np.count_nonzero(~np.isnan(dice)),
-            np.nansum(distances),
-            np.count_nonzero(~np.isnan(distances)),
-        ]
-    )
+    def _score_with(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> float:
+        sums = self.plain.copy()
+        sums[organ] = self.list_sums(organ, kept)
+        return rank_score(score_of_sums(sums[:, list(numbers)].sum(axis=(0, 1))))
 
 
-def _score(sums: Sums) -> float:
-    """Return the score of sums; NaN where a mean has nothing."""
-    if sums[1] == 0 or sums[3] == 0:
-        return math.nan
-    return combine(float(sums[0] / sums[1]), float(sums[2] / sums[3]))
+def _list_kept() -> list[tuple[str, ...]]:
+    """Return every set of properties, in their order."""
+    sizes = range(len(_PROPERTIES) + 1)
+    return list(chain.from_iterable(combinations(_PROPERTIES, size) for size in sizes))
 
 
-def _gain(
-    plain: NDArray[np.float64], tuned: NDArray[np.float64], patients: Sequence[str], *, seed: int
-) -> Gain:
-    """Compare ``(organs, scans, 4)`` sums; the same patients are drawn on both sides."""
-    names = list(dict.fromkeys(patients))
-    rows = np.zeros((len(names), len(patients)))
-    for number, patient in enumerate(patients):
-        rows[names.index(patient), number] = 1
-    both = [rows @ side.sum(axis=0) for side in (plain, tuned)]
-    before, after = (_score(side.sum(axis=0)) for side in both)
-    if len(names) < 2:
-        return Gain(plain=before, tuned=after)
-    chance = np.random.default_rng(seed)
-    share = np.full(len(names), 1 / len(names))
-    drawn = chance.multinomial(len(names), share, size=N_RESAMPLES).astype(np.float64)
-    scores = np.array([[_score(sums) for sums in drawn @ side] for side in both])
-    scores = scores[:, ~np.isnan(scores).any(axis=0)]
-    if not scores.size:
-        return Gain(plain=before, tuned=after)
-    quantiles = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = np.quantile(scores[1] - scores[0], quantiles).tolist()
-    tuned_low, tuned_high = np.quantile(scores[1], quantiles).tolist()
-    return Gain(
-        plain=before, tuned=after, low=low, high=high, tuned_low=tuned_low, tuned_high=tuned_high
-    )
+def _keep(choice: OrganDecision, names: Sequence[str]) -> OrganDecision:
+    """Return a choice with these properties alone, the others plain."""
+    return replace(PLAIN, **{name: getattr(choice, name) for name in names})

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gi2nnunet.choice_table import TuningScan
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs
 from gi2nnunet.nnunet.workspace import count_cores
@@ -28,7 +29,7 @@ from gi2nnunet.probabilities import (
     to_eight_bits,
     write_probabilities,
 )
-from gi2nnunet.tuning import TuningScan, tune_decision
+from gi2nnunet.tuning import tune_decision
 from gi2nnunet.volumes import read_volume, write_volume
 
 CONFIGURATIONS = ("2d", "3d_fullres")

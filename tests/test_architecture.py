@@ -60,6 +60,8 @@ ORDER = (
     "encoding",
     "probabilities",
     "decision",
+    "gain",
+    "choice_table",
     "tuning",
     "nnunet",
     "nnunet.workspace",

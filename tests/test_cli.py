@@ -609,7 +609,8 @@ def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
     assert run("predict", "source", "--device", "cpu", "--out", "mine")[0] == 0
     left = {p.name for p in (converted / "mine").iterdir()}
     assert left == {"submission.csv", "prediction.json", "cost.json"}
-    assert (oracle[0]["mirroring"], oracle[0]["step_size"]) == (False, 0.25)
+    computing = oracle[0]["computing"]
+    assert (computing.mirroring, computing.step_size) == (False, 0.25)
 
 
 def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracle):

@@ -31,11 +31,11 @@ CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 
 
 class Bench:
-    """A converted source of six patients, models of three folds, a stand-in for the engine."""
+    """A converted source of seven patients, models of three folds, a stand-in for the engine."""
 
     def __init__(self, folder, *, folds=(0, 1, 2), labels="regions"):
         self.workspace = open_workspace(folder / "w", environ={})
-        source = make_source([f"case{n}_day{day}" for n in range(1, 7) for day in (0, 5)])
+        source = make_source([f"case{n}_day{day}" for n in range(1, 8) for day in (0, 5)])
         self.dataset = convert(
             write_files(folder / "source", source.files()),
             raw=self.workspace.raw,

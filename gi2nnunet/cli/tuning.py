@@ -31,13 +31,14 @@ from gi2nnunet.cli.prediction import (
 
 if TYPE_CHECKING:
     from gi2nnunet.decision import OrganDecision
+    from gi2nnunet.gain import Gain
     from gi2nnunet.manifest import Dataset
     from gi2nnunet.model_choice import ModelComparison
     from gi2nnunet.nnunet.computing import Computing
     from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.out_of_fold import OutOfFold
-    from gi2nnunet.tuning import Gain, Tuning
+    from gi2nnunet.tuning import Tuning
 
 TunedMetricOption = Annotated[
     Literal["per-class", "slice-2d"],
@@ -235,6 +236,7 @@ def _predict(dataset: Dataset, ensemble: Ensemble, computing: Computing) -> OutO
 def _print_tuning(found: Tuning) -> None:
     from gi2nnunet.cli.show import count, print_result, print_table
     from gi2nnunet.kaggle import ORGANS
+    from gi2nnunet.tuning import FEWEST_PATIENTS
 
     print_table(
         f"Chosen on {count(found.n_scans, 'scan')} of {count(found.n_patients, 'patient')} in "
@@ -244,18 +246,23 @@ def _print_tuning(found: Tuning) -> None:
             (
                 organ.replace("_", " "),
                 "yes" if organ in found.decision.organs else "no",
-                *_cells(found.found.organs[organ]),
+                *_cells(found.decision.organs.get(organ, found.found.organs[organ])),
             )
             for organ in ORGANS
         ],
         text_columns=3,
     )
     print_table(
-        "Score on the folds that the choice did not see",
-        ("organ", "plain", "chosen", "gain", "95 % interval"),
+        "Score of all organs on the folds that the choice did not see",
+        ("choice of", "plain", "chosen", "gain", "95 % interval"),
         [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
     )
-    if not found.decision.organs:
+    if found.n_patients < FEWEST_PATIENTS:
+        print_result(
+            f"{count(found.n_patients, 'patient')}: fewer than {FEWEST_PATIENTS} are too few to "
+            "tell a gain from chance, so masks stay plain (mean above one half)."
+        )
+    elif not found.decision.organs:
         print_result("Nothing gains beyond chance: masks stay plain (mean above one half).")
 
 

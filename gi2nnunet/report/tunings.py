@@ -98,7 +98,7 @@ def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
         heading=heading,
         basis=", ".join(_list_basis(content)),
         choices=tuple(
-            (organ, "yes" if organ in made else "no", *_cells(searched[organ]))
+            (organ, "yes" if organ in made else "no", *_cells(made.get(organ, searched[organ])))
             for organ in ORGANS
             if organ in searched
         ),
