@@ -190,3 +190,46 @@ def test_an_error_of_the_callers_own_function_reaches_the_caller(bench, hardware
 
     with pytest.raises(ZeroDivisionError):
         bench.predict(hardware=hardware, on_scan=show)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"2d": {"previous_stage": "3d_lowres"}},
+        {
+            "2d": {"inherits_from": "a"}, "a": {"inherits_from": "b"},
+            "b": {"previous_stage": "3d_lowres"},
+        },
+    ],
+)  # fmt: skip
+def test_a_cascade_is_refused_before_anything_is_computed(bench, others):
+    change_plans(bench, others)
+    with pytest.raises(InputError) as told:
+        bench.predict()
+    assert "found a cascade, which takes the segmentation of 3d_lowres" in str(told.value)
+    assert "--config: 2d, 3d_fullres, 3d_lowres." in str(told.value)
+    assert bench.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {
+            "2d": {"previous_stage": None, "inherits_from": "a"},
+            "a": {"previous_stage": "3d_lowres"},
+        },
+        {"2d": {"next_stage": "3d_cascade_fullres", "inherits_from": "2d"}},
+        {"2d": {"inherits_from": "nowhere"}},
+    ],
+)  # fmt: skip
+def test_what_is_no_cascade_is_predicted(bench, others):
+    change_plans(bench, others)
+    assert len(bench.predict()) == 5
+
+
+def change_plans(bench, others):
+    path = bench.ensemble.models[0].folder / "plans.json"
+    plans = json.loads(path.read_text())
+    for name, values in others.items():
+        plans["configurations"][name] = plans["configurations"].get(name, {}) | values
+    path.write_text(json.dumps(plans))
