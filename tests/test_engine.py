@@ -11,24 +11,30 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from gi2nnunet.kaggle import read_mask_table
+from gi2nnunet.decision import Decision, OrganDecision, apply_decision
+from gi2nnunet.kaggle import ORGANS, read_mask_table
 from gi2nnunet.manifest import read_dataset
+from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.costing import estimate_costs
 from gi2nnunet.nnunet.costs import Request
 from gi2nnunet.nnunet.curves import read_curves
 from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.models import choose_ensemble
+from gi2nnunet.nnunet.predict import InputScan, predict_scans
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
 from gi2nnunet.phantom import Geometry, write_phantom
-from gi2nnunet.submission import decode_table
+from gi2nnunet.probabilities import StoredProbabilities, read_probabilities
+from gi2nnunet.submission import decode_table, write_submission
 from gi2nnunet.volumes import read_volume
 
 pytestmark = pytest.mark.engine
@@ -194,7 +200,9 @@ def test_a_half_preprocessed_folder_is_made_anew(trained: Trained) -> None:
 
 @pytest.fixture(scope="module")
 def scored(trained: Trained) -> Path:
-    done = run("predict-and-score", "--nifti", "--out", "out", cwd=trained.folder)
+    done = run(
+        "predict-and-score", "--nifti", "--save-probabilities", "--out", "out", cwd=trained.folder
+    )
     assert "Standing: held-out" in done.stdout
     assert "2d + 3d_fullres, fold all" in done.stderr
     return trained.folder / "out"
@@ -209,6 +217,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     ]  # fmt: skip
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
+        expected += [f"probabilities/{name}/{scan_id}.gi2prob" for name in ("2d", "3d_fullres")]
         expected += [
             f"organs/{scan_id}_{organ}.nii.gz"
             for organ in ("large_bowel", "small_bowel", "stomach")
@@ -262,6 +271,108 @@ def test_label_volumes_lie_on_their_images_and_hold_the_submission(
         np.testing.assert_allclose(labels.affine, image.affine)
         stomach = read_volume(scored / "organs" / f"{scan_id}_stomach.nii.gz").array
         np.testing.assert_array_equal(stomach != 0, (bits & 4) != 0)
+
+
+def test_decisions_are_made_of_the_probabilities_that_are_stored(
+    trained: Trained, scored: Path, tmp_path: Path
+) -> None:
+    """Thresholds, weights, gate and components chosen on them give the rows they promise."""
+    workspace = open_workspace(trained.workspace, environ={})
+    dataset = read_dataset(workspace.raw)
+    scans = [scan for scan in dataset.scans if scan.part == "holdout"]
+    plain = {scan.scan_id: read_stored(scored / "probabilities", scan.scan_id) for scan in scans}
+    for scan_id, _, bits in decode_table(
+        read_mask_table(scored / "submission.csv"),
+        sizes={scan.scan_id: (scan.height, scan.width) for scan in scans},
+    ):
+        hold_between(bits, plain[scan_id], Decision())
+
+    scan = scans[0]
+    stored = {name: found.array for name, found in plain[scan.scan_id].items()}
+    weights = {"large_bowel": 0.3, "small_bowel": 1.0, "stomach": 0.5}
+    organs = {}
+    for index, (organ, weight) in enumerate(weights.items()):
+        both = weight * stored["2d"][index] + (1 - weight) * stored["3d_fullres"][index]
+        threshold = float(np.quantile(both, 0.9)) / 255
+        highest = both.max(axis=(1, 2)) / 255
+        parts, _ = ndimage.label(both > threshold * 255, np.ones((3, 3, 3)))
+        largest_ml = np.bincount(parts[parts > 0]).max() * np.prod(scan.spacing_mm) / 1000
+        organs[organ] = OrganDecision(
+            weights=(("2d", weight), ("3d_fullres", 1 - weight)), threshold=threshold,
+            gate=float(np.median(highest[highest > threshold])) if organ == "large_bowel" else 0.0,
+            smallest_ml=float(largest_ml / 2) if organ == "small_bowel" else 0.0,
+        )  # fmt: skip
+    decision = Decision(organs=organs)
+    ensemble = choose_ensemble(
+        workspace.results / dataset.name, n_folds=len(dataset.splits), folds=("all",)
+    )
+    (predicted,) = predict_scans(
+        ensemble,
+        [
+            InputScan(
+                scan_id=scan.scan_id, numbers=tuple(scan.numbers),
+                volume=dataset.image_path(scan.scan_id),
+            )
+        ],
+        computing=Computing(
+            workspace=workspace, environ=os.environ,
+            hardware=Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU"),
+        ),
+        probability_folders={
+            model.folder.name: tmp_path / model.configuration for model in ensemble.models
+        },
+        decision=decision,
+    )  # fmt: skip
+    found = read_stored(tmp_path, scan.scan_id)
+    for name, array in stored.items():
+        np.testing.assert_allclose(found[name].array, array, atol=1)
+    write_submission(tmp_path / "submission.csv", predicted.rows)
+    ((_, _, bits),) = decode_table(
+        read_mask_table(tmp_path / "submission.csv"),
+        sizes={scan.scan_id: (scan.height, scan.width)},
+    )
+    hold_between(bits, found, decision)
+    for bit in (1, 2, 4):
+        assert 0.01 < np.mean(bits & bit != 0) < 0.15
+    for organ, other in {
+        "large_bowel": replace(organs["large_bowel"], gate=0.0),
+        "small_bowel": replace(organs["small_bowel"], weights=()),
+    }.items():  # they would have been told from others
+        with pytest.raises(AssertionError):
+            hold_between(bits, found, Decision(organs={**organs, organ: other}))
+
+
+def read_stored(folder: Path, scan_id: str) -> dict[str, StoredProbabilities]:
+    return {
+        name: read_probabilities(folder / name / f"{scan_id}.gi2prob")
+        for name in ("2d", "3d_fullres")
+    }
+
+
+def hold_between(bits: Any, stored: dict[str, StoredProbabilities], decision: Decision) -> None:
+    """Hold a label map to a decision on eight bits, give or take their rounding.
+
+    A stored value is off by half a step at most; so are the thresholds here, up and down.
+    """
+    spacing_mm = next(iter(stored.values())).spacing_mm
+    arrays = {name: found.array / np.float32(255) for name, found in stored.items()}
+    least, most = (
+        apply_decision(
+            arrays,
+            Decision(
+                organs={
+                    organ: replace(choice, threshold=choice.threshold + off, gate=choice.gate + off)
+                    for organ in ORGANS
+                    for choice in [decision.organs.get(organ, OrganDecision())]
+                }
+            ),
+            spacing_mm=spacing_mm,
+        )
+        for off in (0.51 / 255, -0.51 / 255)
+    )
+    assert not np.any(least & ~bits)
+    assert not np.any(bits & ~most)
+    assert np.mean(least != most) < 0.3  # a young network is unsure nearly everywhere
 
 
 @pytest.mark.parametrize(

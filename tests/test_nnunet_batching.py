@@ -1,5 +1,8 @@
 """Patches in batches give what nnU-Net gives one by one."""
 
+import weakref
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,16 @@ from model_factory import DATASET_JSON, make_plans, make_weights
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from gi2nnunet.nnunet.batching import BatchingPredictor
+from gi2nnunet.nnunet import batching
+from gi2nnunet.nnunet.batching import MOST_SLICES, BatchingPredictor
+
+WORDS = [
+    "CUDA out of memory. Tried to allocate 2 GiB",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "GET was unable to find an engine to execute this computation",
+    "Expected canUse32BitIndexMath(input) to be true, but got false.",
+]
 
 
 def make_predictor(kind, *, mirroring=True, folds=1):
@@ -55,11 +67,11 @@ def test_an_image_smaller_than_the_patch_is_padded_as_nnunet_does():
 
 
 class Small(torch.nn.Module):
-    """A network on a device with room for a few slices."""
+    """A network on a device with room for a few slices; larger batches fail after some passes."""
 
-    def __init__(self, network, most, words):
+    def __init__(self, network, most, words=WORDS[0], passes=0):
         super().__init__()
-        self.network, self.most, self.words = network, most, words
+        self.network, self.most, self.words, self.passes = network, most, words, passes
         self.sizes = []
 
     def load_state_dict(self, *args, **options):
@@ -67,32 +79,168 @@ class Small(torch.nn.Module):
 
     def forward(self, batch):
         self.sizes.append(len(batch))
-        if len(batch) > self.most:
+        if len(batch) > self.most and Counter(self.sizes)[len(batch)] > self.passes:
             raise RuntimeError(self.words)
         return self.network(batch)
 
 
-def test_where_memory_runs_out_the_batch_is_halved_and_the_answer_is_the_same():
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("passes", [0, 5])  # four passes a place: the first fails, or the second
+def test_where_memory_runs_out_the_batch_is_halved_and_the_answer_is_the_same(words, passes):
     image = make_image()
     expected = make_predictor(BatchingPredictor).predict_logits_from_preprocessed_data(image)
     small = make_predictor(BatchingPredictor)
-    small.network = Small(small.network, 2, "CUDA out of memory. Tried to allocate 2 GiB")
+    small.network = Small(small.network, 2, words, passes)
     small.slices_at_once = 7
     logits = small.predict_logits_from_preprocessed_data(image)
     assert small.slices_at_once == 1  # 7, 3, 1
-    assert max(small.network.sizes) == 7
+    counted = Counter(small.network.sizes)
+    assert (counted[7], counted[3]) == (passes + 1, passes + 1)
     torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
 
 
-@pytest.mark.parametrize(
-    ("most", "words"), [(0, "CUDA out of memory"), (2, "mat1 and mat2 shapes cannot be multiplied")]
-)
-def test_what_is_no_lack_of_memory_or_cannot_be_halved_is_told(most, words):
+def test_where_one_slice_fails_it_is_told():
     predictor = make_predictor(BatchingPredictor)
     predictor.perform_everything_on_device = False
-    predictor.network = Small(predictor.network, most, words)
-    with pytest.raises(RuntimeError, match=words):
+    predictor.network = Small(predictor.network, 0, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
         predictor.predict_logits_from_preprocessed_data(make_image())
+    assert predictor.network.sizes == [4, 2, 1]
+
+
+class Leaving(torch.nn.Module):
+    """Fails at the second place of the first attempt; looks then for what that one left alive."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.calls, self.made, self.left = network, 0, [], None
+
+    def load_state_dict(self, *args, **options):
+        return self.network.load_state_dict(*args, **options)
+
+    def forward(self, batch):
+        self.calls += 1
+        if self.calls <= 5:
+            layer = batch * 2
+            self.made.append(weakref.ref(layer))
+            if self.calls == 5:
+                raise RuntimeError(WORDS[0])
+        elif self.left is None:
+            self.left = sum(made() is not None for made in self.made)
+        return self.network(batch)
+
+
+def test_a_failed_attempt_leaves_nothing_on_the_device_for_the_one_on_the_cpu(monkeypatch):
+    image = make_image()
+    expected = make_predictor(BatchingPredictor).predict_logits_from_preprocessed_data(image)
+    predictor = make_predictor(BatchingPredictor)
+    predictor.perform_everything_on_device = True
+    predictor.slices_at_once = 1
+    network = predictor.network = Leaving(predictor.network)
+
+    def make_zeros(*args, **options):
+        made = zeros(*args, **options)
+        if network.calls == 0:  # the first attempt
+            network.made.append(weakref.ref(made))
+        return made
+
+    zeros = torch.zeros
+    with monkeypatch.context() as patch:
+        patch.setattr(batching.torch, "zeros", make_zeros)
+        logits = predictor.predict_logits_from_preprocessed_data(image)
+    assert len(network.made) >= 7  # five layers, logits and weights
+    assert network.left == 0
+    torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
+
+
+class Card(str):
+    """A device that is the CPU and calls itself a card."""
+
+    type = "cuda"
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Stands in for a card's memory: 100 bytes of its own and 40 a slice."""
+
+    class Memory:
+        sizes, free = (), 40 * 10 / 0.7 + 1
+
+    def find_peak(device):
+        return 1000 + 100 + 40 * Memory.sizes[-1]
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", find_peak)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (Memory.free, 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return Memory
+
+
+def predict_on(card, predictor, image, *, do_on_device=True):
+    if not isinstance(predictor.network, Small):
+        predictor.network = Small(predictor.network, 99)
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    predictor.device, card.sizes = Card("cpu"), predictor.network.sizes
+    slicers = predictor._internal_get_sliding_window_slicers(image.shape[1:])
+    return predictor._internal_predict_sliding_window_return_logits(image, slicers, do_on_device)
+
+
+@pytest.mark.parametrize(
+    ("depth", "slices"),
+    [
+        (7, 10),  # 400 bytes by 40
+        (3, 10),
+        (2, 10),
+        (1, 2),  # what more than one take is not known: 140 each
+    ],
+)
+def test_a_cards_batch_is_measured_on_the_first_scan(card, depth, slices):
+    image = make_image(depth=depth)
+    predictor = make_predictor(BatchingPredictor)
+    logits = predict_on(card, predictor, image)
+    assert predictor.slices_at_once == slices
+    sizes = predictor.network.sizes
+    measured = [1] * 4 + [min(3, depth)] * 4 * (depth > 1)
+    assert sizes[: len(measured)] == measured
+    assert set(sizes[len(measured) :]) == {min(depth, slices)}
+    expected = make_predictor(BatchingPredictor).predict_logits_from_preprocessed_data(image)
+    torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
+
+
+def test_a_card_of_much_or_no_memory_gets_a_batch_within_bounds(card):
+    for free, slices in ((1 << 40, MOST_SLICES), (0, 1)):
+        card.free = free
+        predictor = make_predictor(BatchingPredictor)
+        predict_on(card, predictor, make_image(depth=3))
+        assert predictor.slices_at_once == slices
+
+
+def test_a_card_with_room_for_one_slice_goes_slice_by_slice(card):
+    image = make_image()
+    predictor = make_predictor(BatchingPredictor)
+    predictor.network = Small(predictor.network, 1)
+    logits = predict_on(card, predictor, image)
+    assert predictor.slices_at_once == 1
+    expected = make_predictor(BatchingPredictor).predict_logits_from_preprocessed_data(image)
+    torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
+
+
+def test_the_batch_is_found_anew_where_the_results_come_to_lie_elsewhere(card):
+    image = make_image(depth=3)
+    predictor = make_predictor(BatchingPredictor)
+    predictor.network = network = Small(predictor.network, 0)
+    with pytest.raises(RuntimeError, match=WORDS[0]):
+        predict_on(card, predictor, image)
+    network.most = 1
+    predict_on(card, predictor, image, do_on_device=False)
+    assert predictor.slices_at_once == 1
+    network.most = 99
+    predict_on(card, predictor, image, do_on_device=False)
+    assert predictor.slices_at_once == 1
+    predict_on(card, predictor, image)
+    assert predictor.slices_at_once == 10
 
 
 class Volumes(torch.nn.Module):

@@ -11,6 +11,7 @@ from gi2nnunet.dataset import Dataset, convert
 from gi2nnunet.errors import InputError
 from gi2nnunet.nnunet.checking import (
     check_checkpoint_file,
+    check_configurations,
     check_dataset,
     check_split,
     check_trainer,
@@ -60,6 +61,12 @@ def test_other_folds_are_refused(
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(InputError, match=r"splits_final.json: (found another|missing or)"):
         check_split(dataset, folder)
+
+
+def test_the_cascade_is_no_configuration_to_train() -> None:
+    check_configurations(["2d", "3d_fullres", "3d_lowres"])
+    with pytest.raises(InputError, match="found '3d_cascade_fullres'; expected 2d, 3d_fullres, 3"):
+        check_configurations(["2d", "3d_cascade_fullres"])
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_250epochs", "_Mine"])

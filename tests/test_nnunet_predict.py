@@ -26,6 +26,7 @@ class Engine:
         self.asked = []
         self.unreadable = set()
         self.dies_before = set()
+        self.fails_on = set()
         self.bad_cards = set()
         self.lock = threading.Lock()
 
@@ -33,17 +34,23 @@ class Engine:
         assert task == "predict"
         json.dumps(options)
         card = environment.get("CUDA_VISIBLE_DEVICES")
+        failed = []
         for number, scan in enumerate(options["scans"]):
             name = scan["scan_id"]
             if name in self.dies_before or (card in self.bad_cards and number == 1):
                 raise EngineError("it was killed")
             with self.lock:
                 self.asked.append((name, card))
+            if name in self.fails_on:
+                failed.append(name)
+                continue
             if name in self.unreadable:
                 on_event({"event": "unreadable", "scan_id": name, "message": "cut off"})
                 continue
             row = [f"{name}_slice_0001", "stomach", f"{len(name)} 1"]
             on_event({"event": "scan", "scan_id": name, "rows": [row], "seconds": 2.0})
+        if failed:
+            raise EngineError(f"{failed[0]}: MemoryError")
         return {}
 
 
@@ -156,3 +163,73 @@ def test_where_every_card_fails_it_is_told(bench):
         "case1_day0",
         "case3_day0",
     }
+
+
+@pytest.mark.parametrize("hardware", [CPU, CARDS])
+def test_a_scan_that_fails_is_told_with_what_is_kept_and_what_cannot_be_read(bench, hardware):
+    bench.engine.fails_on, bench.engine.unreadable = {"case2_day0"}, {"case3_day0"}
+    with pytest.raises(EngineError) as told:
+        bench.predict(hardware=hardware)
+    assert str(told.value).splitlines() == [
+        "case2_day0: MemoryError",
+        "case3_day0: cut off",
+        "3 of 5 scans are predicted and kept: the same command goes on from there.",
+    ]
+    # Another card takes it over; where it fails there too the run ends.
+    assert bench.names().count("case2_day0") == len(hardware.slots)
+    bench.engine.fails_on = bench.engine.unreadable = set()
+    bench.engine.asked.clear()
+    assert len(bench.predict(hardware=hardware)) == 5
+    assert set(bench.names()) == {"case2_day0", "case3_day0"}
+
+
+@pytest.mark.parametrize("hardware", [CPU, CARDS])
+def test_an_error_of_the_callers_own_function_reaches_the_caller(bench, hardware):
+    def show(done, total, scan):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        bench.predict(hardware=hardware, on_scan=show)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"2d": {"previous_stage": "3d_lowres"}},
+        {
+            "2d": {"inherits_from": "a"}, "a": {"inherits_from": "b"},
+            "b": {"previous_stage": "3d_lowres"},
+        },
+    ],
+)  # fmt: skip
+def test_a_cascade_is_refused_before_anything_is_computed(bench, others):
+    change_plans(bench, others)
+    with pytest.raises(InputError) as told:
+        bench.predict()
+    assert "found a cascade, which takes the segmentation of 3d_lowres" in str(told.value)
+    assert "--config: 2d, 3d_fullres, 3d_lowres." in str(told.value)
+    assert bench.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {
+            "2d": {"previous_stage": None, "inherits_from": "a"},
+            "a": {"previous_stage": "3d_lowres"},
+        },
+        {"2d": {"next_stage": "3d_cascade_fullres", "inherits_from": "2d"}},
+        {"2d": {"inherits_from": "nowhere"}},
+    ],
+)  # fmt: skip
+def test_what_is_no_cascade_is_predicted(bench, others):
+    change_plans(bench, others)
+    assert len(bench.predict()) == 5
+
+
+def change_plans(bench, others):
+    path = bench.ensemble.models[0].folder / "plans.json"
+    plans = json.loads(path.read_text())
+    for name, values in others.items():
+        plans["configurations"][name] = plans["configurations"].get(name, {}) | values
+    path.write_text(json.dumps(plans))

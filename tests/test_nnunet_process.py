@@ -145,6 +145,26 @@ def test_a_killed_worker_is_told_where_a_pool_would_wait_for_ever(tmp_path: Path
     assert "killed, most likely for lack of memory. Use fewer --jobs" in event["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"), [("EngineError", "case1_day0: MemoryError"), ("MemoryError", "MemoryError: ")]
+)
+def test_what_the_child_failed_with_is_told(tmp_path: Path, kind: str, told: str) -> None:
+    package = tmp_path / "gi2nnunet" / "nnunet"
+    package.mkdir(parents=True)
+    (tmp_path / "gi2nnunet" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    message = "case1_day0: MemoryError" if kind == "EngineError" else ""
+    event = {"event": "failure", "kind": kind, "message": message}
+    (package / "child.py").write_text(
+        f"import sys\nsys.stdin.readline()\nprint({json.dumps(event)!r})\nsys.exit(4)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    with pytest.raises(EngineError) as caught:
+        run_engine("predict", {}, environment=environment, log=new_log(tmp_path, "x"))
+    first = str(caught.value).splitlines()[0]
+    assert first == f"nnU-Net failed in the step 'predict': {told}"
+
+
 def has_ended(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while is_running(pid) and time.monotonic() < deadline:

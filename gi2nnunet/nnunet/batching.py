@@ -10,6 +10,7 @@ between any two batch sizes. 3D patches on a GPU and everything else are nnU-Net
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any
 
 import torch
@@ -33,13 +34,15 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
     ----------
     slices_at_once
         Slices in a batch; ``None`` until the first scan on a GPU has shown what one takes. Halved
-        where the memory does not suffice.
+        where more than one fail, whatever they fail with: want of memory has many wordings. Found
+        anew where the results come to lie elsewhere.
     patches_at_once
         3D patches in a batch, on a CPU. Halved likewise.
     """
 
     slices_at_once: int | None = None
     patches_at_once: int = PATCHES_ON_CPU
+    _results_on_device: bool | None = None  # as slices_at_once was found
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(
@@ -47,13 +50,29 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return logits ``(heads, z, y, x)`` of one padded image ``(channel, z, y, x)``."""
         patch = tuple(self.configuration_manager.patch_size)
-        if len(patch) != 2:
+        try:
+            if len(patch) == 2:
+                return self._predict_slices(data, slicers, do_on_device=do_on_device)
             if self.device.type == "cpu" and math.prod(patch) <= _MOST_VOXELS_ON_CPU:
                 return self._predict_patches(data, slicers)
             whole: torch.Tensor = super()._internal_predict_sliding_window_return_logits(
                 data, slicers, do_on_device
             )
             return whole
+        except Exception as error:
+            # nnU-Net holds it while it tries again with the results on the CPU: what the frames of
+            # the failed attempt hold would lie on the device all that time.
+            traceback.clear_frames(error.__traceback__)
+            empty_cache(self.device)
+            raise
+
+    def _predict_slices(
+        self, data: torch.Tensor, slicers: list[tuple[Any, ...]], *, do_on_device: bool
+    ) -> torch.Tensor:
+        """Return logits ``(heads, z, y, x)`` from 2D slices in batches."""
+        if self._results_on_device not in (None, do_on_device):
+            self.slices_at_once = None
+        self._results_on_device = do_on_device
         results_device = self.device if do_on_device else torch.device("cpu")
         # The slicers go slice by slice; every slice has the same places.
         places = [slicer[2:] for slicer in slicers if slicer[1] == 0]
@@ -69,20 +88,21 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
             last = min(data.shape[1], first + self._choose_batch(data, places[0]))
             try:
                 for place in places:
-                    predicted = self._predict_slices(data, first, last, place)
+                    predicted = self._predict_place(data, first, last, place)
                     predicted = predicted.to(results_device)
                     if self.use_gaussian:
                         predicted *= gaussian
                     logits[(slice(None), slice(first, last), *place)] += predicted.transpose(0, 1)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error) or last - first == 1:
-                    raise
-                # What this batch has added is taken back, and it is tried again by halves.
-                logits[:, first:last] = 0
-                self.slices_at_once = max(1, (last - first) // 2)
-                empty_cache(self.device)
+                    del predicted
+                first = last
                 continue
-            first = last
+            except RuntimeError:
+                if last - first == 1:
+                    raise
+            # What this batch has added is taken back, and it is tried again by halves.
+            logits[:, first:last] = 0
+            self.slices_at_once = (last - first) // 2
+            empty_cache(self.device)
         return _divide(logits, weights)
 
     def _weigh_patch(self, device: torch.device) -> torch.Tensor | int:
@@ -108,8 +128,8 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
                 predicted = self._internal_maybe_mirror_and_predict(
                     torch.stack([data[slicer] for slicer in part])
                 )
-            except RuntimeError as error:
-                if not _is_out_of_memory(error) or len(part) == 1:
+            except RuntimeError:
+                if len(part) == 1:
                     raise
                 self.patches_at_once = len(part) // 2
                 continue
@@ -120,7 +140,7 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
             first += len(part)
         return _divide(logits, weights)
 
-    def _predict_slices(
+    def _predict_place(
         self, data: torch.Tensor, first: int, last: int, place: tuple[Any, ...]
     ) -> torch.Tensor:
         """Return the network's output ``(slices, heads, y, x)`` at one place of some slices."""
@@ -137,19 +157,28 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
         return self.slices_at_once
 
     def _measure_batch(self, data: torch.Tensor, place: tuple[Any, ...]) -> int:
-        """Return how many slices fit, from what two more than one take at their height."""
-        heights = []
-        for count in (1, min(3, data.shape[1])):
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-            self._predict_slices(data, 0, count, place)
-            torch.cuda.synchronize(self.device)
-            heights.append(torch.cuda.max_memory_allocated(self.device) - before)
+        """Return how many slices fit, from what some more than one take at their height."""
+        one = self._measure_height(data, 1, place)
+        count = min(3, data.shape[1])
+        each = one
+        if count > 1:
+            try:
+                more = self._measure_height(data, count, place)
+            except RuntimeError:
+                return 1
+            each = max((more - one) // (count - 1), one // 4)
         empty_cache(self.device)
-        each = max(1, (heights[1] - heights[0]) // 2, heights[0] // 4)
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, min(MOST_SLICES, int(_PART_OF_FREE_MEMORY * free) // each))
+        return max(1, min(MOST_SLICES, int(_PART_OF_FREE_MEMORY * free) // max(1, each)))
+
+    def _measure_height(self, data: torch.Tensor, count: int, place: tuple[Any, ...]) -> int:
+        """Return what so many slices take on the device at their height, in bytes."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._predict_place(data, 0, count, place)
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
 
 
 def _divide(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -157,9 +186,3 @@ def _divide(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     if torch.any(torch.isinf(logits)):
         raise RuntimeError("the network's output is infinite in some voxels")
     return logits
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("out of memory", "can't allocate memory")
-    )

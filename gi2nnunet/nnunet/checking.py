@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from gi2nnunet.errors import InputError
+from gi2nnunet.errors import InputError, shorten
 from gi2nnunet.files import find_kind, read_json_object
 from gi2nnunet.manifest import SPLITS, Dataset, find_damaged
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, TrainedModel, fold_folder
 
-CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-"""Every configuration that nnU-Net's planners know."""
+CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
+"""Every configuration that nnU-Net's planners know, but the cascade.
+
+That takes another configuration's segmentation as input, which nothing here makes for it.
+"""
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _RESTORE_MODEL = "Restore it, or train again with --restart."
 
 
 def check_configurations(names: Iterable[str]) -> None:
-    """Refuse a configuration that no planner of nnU-Net makes.
+    """Refuse a configuration that no planner of nnU-Net makes, and the cascade.
 
     Raises
     ------
@@ -109,6 +113,8 @@ def _scans_in(splits: object) -> set[str]:
 def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
     """Refuse a model whose plans, dataset description or checkpoints are missing or cut off.
 
+    So is a cascade, whose network takes another model's segmentation as well as the image.
+
     Raises
     ------
     InputError
@@ -121,6 +127,13 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
             f"{model.folder / 'plans.json'}: found no configuration {model.configuration}; "
             f"expected the plans that the model was trained with. {_RESTORE_MODEL}"
         )
+    before = _find_previous_stage(configurations, model.configuration)
+    if before is not None:
+        raise InputError(
+            f"{model.folder}: found a cascade, which takes the segmentation of {shorten(before)} "
+            "as input; expected a model that takes the image alone. "
+            f"Choose others with --config: {', '.join(CONFIGURATION_NAMES)}."
+        )
     described = read_json_object(model.folder / "dataset.json", remedy=_RESTORE_MODEL)
     for key in ("labels", "channel_names", "file_ending"):
         if key not in described:
@@ -130,6 +143,21 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
             )
     for fold in folds:
         check_checkpoint_file(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)
+
+
+def _find_previous_stage(configurations: Mapping[str, Any], name: str) -> str | None:
+    """Return the configuration that one needs the segmentation of; be it by inheritance."""
+    seen = set()
+    while name not in seen:
+        seen.add(name)
+        values = configurations.get(name)
+        if not isinstance(values, dict):
+            break
+        if "previous_stage" in values:  # one that is null takes back what is inherited
+            before = values["previous_stage"]
+            return None if before is None else str(before)
+        name = str(values.get("inherits_from"))
+    return None
 
 
 def check_same_labels(models: Sequence[TrainedModel]) -> None:

@@ -8,7 +8,9 @@ loses overlaps; here each organ keeps its own bit.
 
 from __future__ import annotations
 
+import contextlib
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from gi2nnunet.decision import Decision, apply_decision, read_decision
-from gi2nnunet.errors import InputError
+from gi2nnunet.errors import EngineError, GiError, InputError, shorten
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs, split_organs, to_bits
 from gi2nnunet.nnunet.memory import measure_peaks
@@ -33,6 +35,8 @@ from gi2nnunet.volumes import read_volume, write_volume, write_volume_like
 
 Emit = Callable[[dict[str, Any]], None]
 Probabilities = NDArray[np.float32]
+
+_MOST_TOLD = 20
 
 
 def run_prediction(
@@ -50,6 +54,8 @@ def run_prediction(
     decision: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Predict scans in turn, telling each as soon as it is done.
+
+    A scan on which something fails is put off, and told once the others are done.
 
     Parameters
     ----------
@@ -85,6 +91,16 @@ def run_prediction(
     -------
     dict
         ``peak_memory_bytes`` of this process, and ``peak_gpu_bytes`` on CUDA.
+
+    Raises
+    ------
+    InputError
+        Where a model is damaged, or could run code.
+    OutputError, OSError
+        Where something cannot be written; at once.
+    EngineError
+        Naming the scans that were put off: at the end, or at once where two in a row failed, for
+        then it is not the scans.
     """
     torch.set_num_threads(threads)
     if not models or not scans:
@@ -102,29 +118,39 @@ def run_prediction(
         probability_folders=[Path(folder) for folder in probability_folders or ()],
         decision=read_decision(decision) if decision else None,
     )  # fmt: skip
+    failures = _Failures()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         coming = reader.submit(_read, scans[0], networks)
-        leaving: Future[None] | None = None
+        leaving: tuple[str, Future[None]] | None = None
         for number, scan in enumerate(scans):
+            ready, logits, failure = None, None, None
             try:
                 ready = coming.result()
             except InputError as error:
-                ready = None
                 emit({"event": "unreadable", "scan_id": scan["scan_id"], "message": str(error)})
+            except Exception as error:
+                failure = _describe(scan["scan_id"], error)
             if number + 1 < len(scans):
                 coming = reader.submit(_read, scans[number + 1], networks)
-            if ready is None:
-                continue
-            logits = [
-                network.infer(prepared, scan["folds"])
-                for network, prepared in zip(networks, ready.prepared, strict=True)
-            ]
+            if ready is not None:
+                try:
+                    logits = [
+                        network.infer(prepared, scan["folds"])
+                        for network, prepared in zip(networks, ready.prepared, strict=True)
+                    ]
+                except Exception as error:
+                    failure = _describe(scan["scan_id"], error)
             if leaving is not None:
-                leaving.result()  # one scan at a time waits to be written
-            leaving = writer.submit(output.write, scan, ready, logits)
+                failures.take(_wait(*leaving))  # one scan at a time waits to be written
+                leaving = None
+            if failure is not None:
+                failures.take(failure)
+            elif ready is not None and logits is not None:
+                leaving = (scan["scan_id"], writer.submit(output.write, scan, ready, logits))
             del ready, logits
         if leaving is not None:
-            leaving.result()
+            failures.take(_wait(*leaving))
+    failures.tell()
     return {**measure_peaks(device)}
 
 
@@ -141,6 +167,54 @@ def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap
     if regions:
         return join_organs(mean > 0.5)
     return to_bits(mean.argmax(0).astype(np.uint8))
+
+
+class _Failures:
+    """What became of the scans, in their order."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._last_failed = False
+
+    def take(self, failure: str | None) -> None:
+        """Take what a scan failed with, ``None`` where it did not; tell two in a row."""
+        if failure is not None:
+            self._lines.append(failure)
+            if self._last_failed:
+                self.tell()
+        self._last_failed = failure is not None
+
+    def tell(self) -> None:
+        """Raise an EngineError where a scan failed."""
+        if self._lines:
+            more = len(self._lines) - _MOST_TOLD
+            raise EngineError(
+                "\n".join(
+                    self._lines[:_MOST_TOLD] + ([f"and {more} more scans"] if more > 0 else [])
+                )
+            )
+
+
+def _wait(scan_id: str, leaving: Future[None]) -> str | None:
+    """Wait until a scan is written; return what that failed with."""
+    try:
+        leaving.result()
+    except Exception as error:
+        return _describe(scan_id, error)
+    return None
+
+
+def _describe(scan_id: str, error: Exception) -> str:
+    """Return a line on what a scan failed with, without holding on to what its frames hold.
+
+    What is no fault of one scan, as a full disk or a damaged model, is raised.
+    """
+    if isinstance(error, (GiError, OSError)):
+        raise error
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        traceback.print_exception(error)
+    lines = str(error).strip().splitlines()
+    return ": ".join([scan_id, type(error).__name__, *(shorten(line) for line in lines[:1])])
 
 
 @dataclass(frozen=True, kw_only=True)

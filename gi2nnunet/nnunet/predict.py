@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.decision import Decision
-from gi2nnunet.errors import GiError, InputError
+from gi2nnunet.errors import EngineError, GiError, InputError
 from gi2nnunet.nnunet.checking import check_model, check_same_labels
 from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.kept import Kept
@@ -122,7 +122,8 @@ def predict_scans(
     InputError
         Where a model cannot be read; where scans cannot, after all others were predicted.
     EngineError
-        Where nnU-Net fails. With several GPUs the others first take over what one leaves undone.
+        Where nnU-Net fails: on a scan, after all others were predicted; on two in a row, at once.
+        With several GPUs the others first take over what one leaves undone.
     """
     chosen = folds or {}
     used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
@@ -182,7 +183,7 @@ def predict_scans(
         failures = _run_each(run, parts, slots, logs)
         slots = tuple(slot for slot in slots if slot not in failures)
         if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):
-            raise next(iter(failures.values()))
+            raise progress.explain(next(iter(failures.values())))
         if not failures:
             break
     if progress.unreadable:
@@ -258,6 +259,18 @@ class _Progress:
         if self._on_scan:
             self._on_scan(len(self.done), self._total, scan)
 
+    def explain(self, error: GiError) -> GiError:
+        """Return the engine's failure with what it left behind."""
+        if not isinstance(error, EngineError):
+            return error
+        lines = [str(error), *list(self.unreadable.values())[:20]]
+        if self._kept is not None:
+            lines.append(
+                f"{len(self.done)} of {self._total} scans are predicted and kept: "
+                "the same command goes on from there."
+            )
+        return EngineError("\n".join(lines))
+
     def list_undone(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what neither was predicted nor cannot be."""
         return [
@@ -289,24 +302,32 @@ def _run_each(
     slots: Sequence[int | None],
     logs: Sequence[LogFile],
 ) -> dict[int | None, GiError]:
-    """Run the parts at the same time; return what failed, by slot."""
+    """Run the parts at the same time; return what failed, by slot.
+
+    What is none of our errors, as that of a caller's function, is raised.
+    """
     failures: dict[int | None, GiError] = {}
+    others: list[BaseException] = []
 
     def work(index: int) -> None:
         try:
             run(parts[index], slots[index], logs[index])
         except GiError as error:
             failures[slots[index]] = error
+        except BaseException as error:
+            others.append(error)
 
     if len(slots) == 1:
         work(0)
-        return failures
-    # Daemons: on Ctrl-C this process ends at once, and its children with it.
-    threads = [
-        threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(slots))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    else:
+        # Daemons: on Ctrl-C this process ends at once, and its children with it.
+        threads = [
+            threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(slots))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if others:
+        raise others[0]
     return failures

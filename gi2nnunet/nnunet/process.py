@@ -214,7 +214,9 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
-    if failure is not None:
+    if failure is not None and failure["kind"] == EngineError.__name__:
+        what = failure["message"]
+    elif failure is not None:
         what = f"{failure['kind']}: {failure['message']}"
     elif code == -signal.SIGKILL:
         what = "it was killed, most likely for lack of memory"
