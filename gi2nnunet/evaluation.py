@@ -173,6 +173,7 @@ def evaluate(
             "what tuning chose was chosen on these very scans, so their score flatters it; its "
             f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
         )
+    told += tuned.list_differences(computing.describe()) if tuned and tuned.decision.organs else []
     peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_kept(

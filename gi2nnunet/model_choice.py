@@ -1,19 +1,36 @@
-"""Which models to use: every configuration and ensemble at hand, scored out of fold, with cost."""
+"""Which models to use: every configuration and ensemble at hand, scored out of fold, with cost.
+
+The best is picked on the scans it is scored on, so its score flatters it a little.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from gi2nnunet.choice_table import Progress, TunedMetric
 from gi2nnunet.errors import InputError
 from gi2nnunet.manifest import Dataset
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.models import Ensemble, TrainedModel, list_models
-from gi2nnunet.nnunet.presets import PRESETS
-from gi2nnunet.nnunet.workspace import Workspace
-from gi2nnunet.out_of_fold import OutOfFold, list_tuning_scans, predict_out_of_fold
+from gi2nnunet.nnunet.checking import check_labels_of
+from gi2nnunet.nnunet.computing import Computing, spell_computing
+from gi2nnunet.nnunet.models import (
+    Ensemble,
+    TrainedModel,
+    is_asked_for,
+    list_models,
+    spell_models,
+)
+from gi2nnunet.out_of_fold import (
+    OutOfFold,
+    assign_folds,
+    check_training_scans,
+    list_tuning_scans,
+    predict_out_of_fold,
+)
 from gi2nnunet.tuning import measure_plain
 
 
@@ -29,16 +46,22 @@ class ModelEntry:
         Its model folders' names.
     score
         Out of fold, at the plain threshold.
+    score_low, score_high
+        Its 95 % interval over patients; NaN of fewer than two.
     difference, low, high
         Score less the best's, with its 95 % interval over patients.
-    seconds_per_scan, peak_memory_bytes, peak_gpu_bytes
-        What the out-of-fold predictions took: sums of seconds, the largest memory; ``None`` where
-        that is not known.
+    seconds_per_scan
+        What the out-of-fold predictions took, summed over the configurations; ``None`` where that
+        is not known.
+    peak_memory_bytes, peak_gpu_bytes
+        Likewise summed, as one prediction holds all of them: an ensemble takes at most that.
     """
 
     name: str
     folders: tuple[str, ...]
     score: float
+    score_low: float
+    score_high: float
     difference: float
     low: float
     high: float
@@ -63,6 +86,8 @@ class ModelComparison:
         The command that uses it.
     advice
         Why, and a cheaper one whose difference may be chance.
+    warnings
+        What was left out and why, one sentence each.
     """
 
     metric: str
@@ -70,6 +95,7 @@ class ModelComparison:
     recommended: ModelEntry
     command: str
     advice: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> ModelEntry:
@@ -87,6 +113,7 @@ class ModelComparison:
             "recommended": self.recommended.name,
             "command": self.command,
             "advice": self.advice,
+            "warnings": list(self.warnings),
         }
 
 
@@ -101,7 +128,10 @@ def compare_all_models(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:
-    """Score every configuration with all folds, and the ensembles of one trainer and plan.
+    """Score every configuration with all folds, and the ensembles of those of one trainer and plan.
+
+    A configuration that lacks a fold, or of which it is not known what it was trained on, is left
+    out, with a warning.
 
     Parameters
     ----------
@@ -124,15 +154,19 @@ def compare_all_models(
     Raises
     ------
     InputError
-        Where no configuration has every fold.
+        Where no configuration is left, or one has other labels than the dataset.
     """
-    models = _list_complete(dataset, computing.workspace, preset=preset, trainer=trainer)
+    check_training_scans(dataset, truth=True)
+    results = computing.workspace.results / dataset.name
+    models, warnings = _list_complete(dataset, results, preset=preset, trainer=trainer)
+    check_labels_of(models, dataset)
     predicted: dict[str, OutOfFold] = {}
     for model in models:
         predicted[model.folder.name] = predict_out_of_fold(
             dataset,
-            Ensemble(models=(model,), folds=tuple(range(len(dataset.splits))), chosen_by="all"),
+            _every_fold(model, dataset),
             computing=computing,
+            truth=True,
             on_scan=progress,
         )
     everything = OutOfFold(
@@ -159,72 +193,89 @@ def compare_all_models(
                 name=name,
                 folders=tuple(model.folder.name for model in groups[name]),
                 score=gain.tuned,
+                score_low=gain.tuned_low,
+                score_high=gain.tuned_high,
                 difference=gain.gain,
                 low=gain.low,
                 high=gain.high,
-                seconds_per_scan=_combine(cost, "seconds_per_scan", add=True),
-                peak_memory_bytes=_combine(cost, "peak_memory_bytes", add=False),
-                peak_gpu_bytes=_combine(cost, "peak_gpu_bytes", add=False),
+                seconds_per_scan=_add_up(cost, "seconds_per_scan"),
+                peak_memory_bytes=_add_up(cost, "peak_memory_bytes"),
+                peak_gpu_bytes=_add_up(cost, "peak_gpu_bytes"),
             )
         )
-    return _recommend(entries, groups, metric=metric)
+    best = entries[0]
+    return ModelComparison(
+        metric=metric,
+        entries=tuple(entries),
+        recommended=best,
+        command=_spell(groups[best.name], dataset=dataset, computing=computing, metric=metric),
+        advice=_advise(entries),
+        warnings=tuple(warnings),
+    )
+
+
+def _every_fold(model: TrainedModel, dataset: Dataset) -> Ensemble:
+    folds = tuple(range(len(dataset.splits)))
+    return Ensemble(models=(model,), folds=folds, chosen_by="every fold")
 
 
 def _list_complete(
-    dataset: Dataset, workspace: Workspace, *, preset: str | None, trainer: str | None
-) -> list[TrainedModel]:
+    dataset: Dataset, results: Path, *, preset: str | None, trainer: str | None
+) -> tuple[list[TrainedModel], list[str]]:
+    """Return the models that can be compared, and why the others cannot."""
     split = set(range(len(dataset.splits)))
-    wanted = PRESETS[preset].plans_name if preset in PRESETS else preset
-    results = workspace.results / dataset.name
-    models = [
-        model
-        for model in list_models(results)
-        if split
-        and split <= set(model.folds)
-        and (trainer is None or model.trainer == trainer)
-        and (wanted is None or model.plans_name == wanted)
-    ]
+    models: list[TrainedModel] = []
+    warnings: list[str] = []
+    for model in list_models(results):
+        if not is_asked_for(model, preset=preset, trainer=trainer):
+            continue
+        if missing := sorted(split - set(model.folds)):
+            numbers = ", ".join(map(str, missing))
+            warnings.append(f"{model.folder.name}: left out, as fold {numbers} is not trained")
+            continue
+        try:
+            assign_folds(dataset, _every_fold(model, dataset))
+        except InputError as error:
+            warnings.append(f"{model.folder.name}: left out. {error}")
+            continue
+        models.append(model)
     if not models:
         raise InputError(
-            f"{results}: found no configuration with every fold of the split; expected one or more "
-            "to compare. Train them with gi2nnunet train --fold cv."
+            "\n".join(
+                [
+                    f"{results}: found no configuration with every fold of the split; expected one "
+                    "or more to compare. Train them with gi2nnunet train --fold cv.",
+                    *warnings,
+                ]
+            )
         )
-    return models
+    return models, warnings
 
 
 def _group(models: Sequence[TrainedModel]) -> dict[str, tuple[TrainedModel, ...]]:
-    """Return each model alone, then those of one trainer and plan together, by name."""
-    several = len({(model.trainer, model.plans_name) for model in models}) > 1
+    """Return each model alone, then every two or more of one trainer and plan, by name."""
+    keys = dict.fromkeys((model.trainer, model.plans_name) for model in models)
+    together = [
+        group
+        for key in keys
+        for alike in [[m for m in models if (m.trainer, m.plans_name) == key]]
+        for size in range(2, len(alike) + 1)
+        for group in combinations(alike, size)
+    ]
     groups: dict[str, tuple[TrainedModel, ...]] = {}
-
-    def add(group: Sequence[TrainedModel]) -> None:
-        first = group[0]
-        suffix = f" ({first.trainer}, {first.plans_name})" if several else ""
-        groups[" + ".join(m.configuration for m in group) + suffix] = tuple(group)
-
-    for model in models:
-        add([model])
-    for key in dict.fromkeys((model.trainer, model.plans_name) for model in models):
-        together = [m for m in models if (m.trainer, m.plans_name) == key]
-        if len(together) > 1:
-            add(together)
+    for group in [*((model,) for model in models), *together]:
+        suffix = f" ({group[0].trainer}, {group[0].plans_name})" if len(keys) > 1 else ""
+        groups[" + ".join(model.configuration for model in group) + suffix] = group
     return groups
 
 
-def _combine(costs: Sequence[Mapping[str, Any]], key: str, *, add: bool) -> Any:
+def _add_up(costs: Sequence[Mapping[str, Any]], key: str) -> Any:
     values = [cost.get(key) for cost in costs]
     known = [value for value in values if isinstance(value, (int, float))]
-    if len(known) < len(values):
-        return None
-    return sum(known) if add else max(known)
+    return sum(known) if len(known) == len(values) else None
 
 
-def _recommend(
-    entries: Sequence[ModelEntry],
-    groups: Mapping[str, tuple[TrainedModel, ...]],
-    *,
-    metric: str,
-) -> ModelComparison:
+def _advise(entries: Sequence[ModelEntry]) -> str:
     best = entries[0]
     advice = f"Recommended: {best.name}, the best score."
     cheaper = [
@@ -241,14 +292,21 @@ def _recommend(
             f"place of {best.seconds_per_scan:.1f}, and the difference ({other.difference:+.4f}, "
             f"interval {other.low:+.4f} to {other.high:+.4f}) may be chance."
         )
-    first = groups[best.name][0]
-    words = ["gi2nnunet", "predict-and-score", "--fold", "cv"]
-    words += [word for model in groups[best.name] for word in ("--config", model.configuration)]
-    words += ["--preset", first.plans_name, "--trainer", first.trainer]
-    return ModelComparison(
-        metric=metric,
-        entries=tuple(entries),
-        recommended=best,
-        command=" ".join(words),
-        advice=advice,
-    )
+    return advice
+
+
+def _spell(
+    models: Sequence[TrainedModel], *, dataset: Dataset, computing: Computing, metric: TunedMetric
+) -> str:
+    """Return the command that uses these models and no others, computed as here."""
+    asked = {
+        "threads": computing.threads,
+        "mirroring": computing.mirroring,
+        "step_size": computing.step_size,
+    }
+    words = ["gi2nnunet", "predict-and-score", *spell_models(models, folds=["cv"])]
+    # Always told: a second dataset may come later.
+    words += ["--id", str(dataset.dataset_id), *spell_computing(asked)]
+    words += [] if metric == "per-class" else ["--metric", metric]
+    words += ["--trust"] if computing.trust else []
+    return shlex.join(words)

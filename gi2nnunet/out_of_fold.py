@@ -22,7 +22,8 @@ from gi2nnunet.files import read_json, write_json
 from gi2nnunet.kaggle import patient_of
 from gi2nnunet.labels import LabelMap
 from gi2nnunet.locks import hold
-from gi2nnunet.manifest import Dataset
+from gi2nnunet.manifest import MANIFEST, Dataset, image_name_of, label_name_of
+from gi2nnunet.nnunet.checking import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
 from gi2nnunet.nnunet.predict import InputScan, predict_scans
@@ -69,6 +70,7 @@ def predict_out_of_fold(
     ensemble: Ensemble,
     *,
     computing: Computing,
+    truth: bool = False,
     on_scan: Callable[[int, int, str], None] | None = None,
 ) -> OutOfFold:
     """Predict every training scan by its own fold's models, where that has not been done.
@@ -81,17 +83,23 @@ def predict_out_of_fold(
         Models of every fold of its split.
     computing
         Where, on what and how.
+    truth
+        Refuse at once where the truth is not at hand that :func:`list_tuning_scans` reads later.
     on_scan
         Called with ``(done, total, what)``.
 
     Raises
     ------
     InputError
-        Where a fold is missing, a patient is in two folds, or the labels exclude one another.
+        Where a fold is missing, a patient is in two folds, the labels exclude one another or are
+        others than the dataset's, or files of the dataset are missing.
     EngineError
         Where nnU-Net fails; what is predicted by then is kept.
     """
-    fold_of = _assign_folds(dataset, ensemble)
+    check_training_scans(dataset, truth=truth)
+    check_same_labels(ensemble.models)
+    check_labels_of(ensemble.models, dataset)
+    fold_of = assign_folds(dataset, ensemble)
     home = computing.workspace.predictions / dataset.name / "out_of_fold"
     folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
     settings = computing.describe()
@@ -170,15 +178,60 @@ def _load(
     return found, truth.array.astype(np.uint8), truth.spacing_mm
 
 
-def _assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
+def check_training_scans(dataset: Dataset, *, truth: bool) -> None:
+    """Refuse a dataset whose training scans cannot be predicted, or not be held to their truth.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    truth
+        Whether their truth is needed.
+
+    Raises
+    ------
+    InputError
+        Where its labels exclude one another; naming files that are missing or cut off, and scans
+        that are marked as not labelled.
+    """
     if dataset.label_scheme != "regions":
         raise InputError(
             f"{dataset.folder}: its labels exclude one another; expected one region an organ, "
             "whose probabilities can be decided one by one. Convert it with --labels regions."
         )
+    train = [scan for scan in dataset.scans if scan.part == "train"]
+    unlabelled = [scan.scan_id for scan in train if not scan.labelled]
+    if truth and unlabelled:
+        more = f" and {len(unlabelled) - 5} more" if len(unlabelled) > 5 else ""
+        raise InputError(
+            f"{dataset.folder / MANIFEST}: found {', '.join(unlabelled[:5])}{more} marked as not "
+            "labelled; expected the truth of every training scan. Make the dataset again from a "
+            "source with rows of each: gi2nnunet convert SOURCE"
+        )
+    names = {image_name_of(scan.scan_id, scan.part) for scan in train}
+    if truth:
+        names |= {label_name_of(scan.scan_id, scan.part) for scan in train}
+    check_dataset(dataset, names=names)
+
+
+def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
+    """Return by training scan the one fold whose models did not see its patient.
+
+    Raises
+    ------
+    InputError
+        Where it is not known what the models were trained on, a fold is missing, or a patient is
+        in two folds.
+    """
     train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
     trained_on = find_trained_on(ensemble, dataset=dataset)
-    unseen = find_unseen_folds(train, trained_on or {})
+    if trained_on is None:
+        raise InputError(
+            f"{ensemble.describe()}: it is not known which scans the models were trained on; "
+            "expected that, as no model may predict what it saw. Train them here with "
+            "gi2nnunet train --fold cv."
+        )
+    unseen = find_unseen_folds(train, trained_on)
     numbered = [fold for fold in ensemble.folds if fold != "all"]
     if lacking := [scan_id for scan_id in train if scan_id not in unseen]:
         missing = sorted(set(range(len(dataset.splits))) - {int(fold) for fold in numbered})

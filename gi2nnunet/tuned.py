@@ -41,10 +41,35 @@ class Tuned:
         """Return what goes along with the models, for :func:`adopt_tuning`."""
         return {k: v for k, v in self.content.items() if k not in ("models", "checkpoints")}
 
+    def list_differences(self, computing: Mapping[str, Any]) -> list[str]:
+        """Return warnings where the networks run otherwise than when this was chosen.
+
+        Mirroring and step count: they change the probabilities that thresholds were chosen on.
+        Device and threads change their last bits alone. A file that does not tell is not judged.
+        """
+        recorded = self.content.get("computing") or {}
+        differing = [
+            (key, recorded[key], computing[key])
+            for key in ("mirroring", "step_size")
+            if key in recorded and key in computing and recorded[key] != computing[key]
+        ]
+        return [
+            f"{self.path}: was chosen with {_name_setting(key, before)}, and this predicts with "
+            f"{_name_setting(key, now)}, so its thresholds may not fit; give the same options, or "
+            "run gi2nnunet tune with these"
+            for key, before, now in differing
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Return what a score tells of it."""
         keys = ("metric", "decision", "found", "gains", "n_scans", "n_patients", "n_folds")
         return {"file": str(self.path), **{key: self.content.get(key) for key in keys}}
+
+
+def _name_setting(key: str, value: object) -> str:
+    if key == "mirroring":
+        return f"mirroring {'on' if value else 'off'}"
+    return f"a sliding-window step of {value}"
 
 
 def tuning_path(models: Sequence[TrainedModel]) -> Path:
@@ -126,6 +151,8 @@ def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
             raise ValueError(f"found format {content['format']!r}; expected {_FORMAT}")
         if content["models"] != sorted(model.folder.name for model in ensemble.models):
             raise ValueError("found the choice for other models")
+        if not isinstance(content.get("computing", {}), dict):
+            raise ValueError(f"computing: found {content['computing']!r}")
         decision = read_decision(content["decision"])
         known = {model.configuration for model in ensemble.models}
         for organ, choice in decision.organs.items():

@@ -134,10 +134,15 @@ def make_checkpoint(*, configuration: str = "2d", seed: int = 0) -> dict[str, An
 
 
 def write_model(
-    results: Path, *, configuration: str = "2d", folds: Sequence[int | str] = ("all",)
+    results: Path,
+    *,
+    configuration: str = "2d",
+    folds: Sequence[int | str] = ("all",),
+    plans: str = "gi2nnunetTinyPlans",
+    trainer: str = "nnUNetTrainer",
 ) -> Path:
     """Write a model folder under nnU-Net's results; return it."""
-    folder = results / DATASET / f"nnUNetTrainer__gi2nnunetTinyPlans__{configuration}"
+    folder = results / DATASET / f"{trainer}__{plans}__{configuration}"
     for seed, fold in enumerate(folds):
         path = folder / f"fold_{fold}" / "checkpoint_final.pth"
         path.parent.mkdir(parents=True)

@@ -13,9 +13,12 @@ from gi2nnunet.nnunet.checking import (
     check_checkpoint_file,
     check_configurations,
     check_dataset,
+    check_labels_of,
+    check_same_labels,
     check_split,
     check_trainer,
 )
+from gi2nnunet.nnunet.models import TrainedModel
 
 
 @pytest.fixture
@@ -67,6 +70,59 @@ def test_the_cascade_is_no_configuration_to_train() -> None:
     check_configurations(["2d", "3d_fullres", "3d_lowres"])
     with pytest.raises(InputError, match="found '3d_cascade_fullres'; expected 2d, 3d_fullres, 3"):
         check_configurations(["2d", "3d_cascade_fullres"])
+
+
+def test_only_the_files_asked_for_are_looked_at(dataset: Dataset) -> None:
+    scan = dataset.scans[0].scan_id
+    label = f"labelsTr/{scan}.nii.gz"
+    (dataset.folder / label).unlink()
+    check_dataset(dataset, names={f"imagesTr/{scan}_0000.nii.gz"})
+    with pytest.raises(InputError, match=rf"found {label} missing or of another size"):
+        check_dataset(dataset, names={label})
+
+
+REGIONS = {"background": 0, "large_bowel": [1, 3, 5, 7], "stomach": [4, 5, 6, 7]}
+EXCLUSIVE = {"background": 0, "large_bowel": 1, "stomach": 2}
+
+
+def make_model(results: Path, configuration: str, labels: object) -> TrainedModel:
+    folder = results / f"nnUNetTrainer__nnUNetPlans__{configuration}"
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return TrainedModel(
+        folder=folder, trainer="nnUNetTrainer", plans_name="nnUNetPlans",
+        configuration=configuration, folds=(0,), newest=0.0,
+    )  # fmt: skip
+
+
+def test_models_of_one_label_scheme_may_be_averaged(tmp_path: Path) -> None:
+    models = [make_model(tmp_path, name, REGIONS) for name in ("2d", "3d_fullres")]
+    check_same_labels(models)
+    check_same_labels(models[:1])
+    check_same_labels([])
+
+
+def test_models_of_different_label_schemes_are_refused(tmp_path: Path) -> None:
+    models = [
+        make_model(tmp_path, name, labels)
+        for name, labels in (("2d", REGIONS), ("3d_fullres", REGIONS), ("3d_lowres", EXCLUSIVE))
+    ]
+    with pytest.raises(InputError, match=r"3d_lowres: found labels .*expected those of .*__2d,"):
+        check_same_labels(models)
+    (models[0].folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"2d/dataset.json: no such file"):
+        check_same_labels(models)
+
+
+def test_a_model_of_other_labels_than_the_datasets_is_refused(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    labels = json.loads((dataset.folder / "dataset.json").read_text())["labels"]
+    fitting = make_model(tmp_path / "a", "2d", labels)
+    check_labels_of([fitting], dataset)
+    other = make_model(tmp_path / "b", "3d_fullres", EXCLUSIVE)
+    with pytest.raises(InputError, match=r"b/.*3d_fullres: found labels .*Dataset501.*--trainer"):
+        check_labels_of([fitting, other], dataset)
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_250epochs", "_Mine"])

@@ -10,9 +10,11 @@ from gi2nnunet.nnunet.models import (
     TRAINING_RECORD,
     Ensemble,
     Fold,
+    TrainedModel,
     choose_ensemble,
     count_folds,
     list_models,
+    spell_models,
 )
 
 TINY, DEFAULT = "gi2nnunetTinyPlans", "nnUNetPlans"
@@ -92,6 +94,43 @@ def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
     assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
     # A preset's plans with another batch size are that preset's, too.
     assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="tiny"))[2] == f"{TINY}_b4"
+    # nnU-Net's name of plans means those alone.
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset=TINY))[2] == TINY
+
+
+def test_plans_that_only_begin_like_a_presets_are_not_its_own(tmp_path: Path) -> None:
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=1000)
+    add(tmp_path, "2d", "all", plans=f"{DEFAULT}_best", when=9000)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset=f"{DEFAULT}_best"))[2] == (
+        f"{DEFAULT}_best"
+    )
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_options_spelled_for_models_choose_them_again(tmp_path: Path, number: int) -> None:
+    """Each of them beside newer ones of another batch size and of another trainer."""
+    for when, (plans, trainer) in enumerate(
+        [(DEFAULT, "nnUNetTrainer"), (f"{DEFAULT}_b4", "nnUNetTrainer"), (DEFAULT, "Other"),
+         (f"{DEFAULT}_b4", "Other")]
+    ):  # fmt: skip
+        for configuration in ("2d", "3d_fullres"):
+            add(tmp_path, configuration, 0, 1, plans=plans, trainer=trainer, when=1000 + when)
+    groups: dict[tuple[str, str], list[TrainedModel]] = {}
+    for model in list_models(tmp_path):
+        groups.setdefault((model.trainer, model.plans_name), []).append(model)
+    models = list(groups.values())[number]
+    for some in (models, models[:1], models[1:]):
+        words = iter(spell_models(some, folds=["cv"]))
+        given: dict[str, list[str]] = {}
+        for option in words:
+            given.setdefault(option, []).append(next(words))
+        found = choose_ensemble(
+            tmp_path, n_folds=2, configurations=given["--config"], folds=given["--fold"],
+            preset=given["--preset"][0], trainer=given["--trainer"][0],
+        )  # fmt: skip
+        assert list(found.models) == some
+        assert found.folds == (0, 1)
 
 
 def test_configurations_with_sizes_of_their_own_come_together_when_asked_for(

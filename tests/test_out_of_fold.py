@@ -1,94 +1,29 @@
 """Out-of-fold predictions, what tuning keeps, and which models are recommended; no engine."""
 
 import json
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from command_line import tree
+from fold_bench import Bench
 from model_factory import write_model
-from source_factory import make_source, write_files
 
 from gi2nnunet import out_of_fold, parts
-from gi2nnunet.dataset import convert
 from gi2nnunet.decision import Decision
 from gi2nnunet.errors import EngineError, InputError
 from gi2nnunet.files import read_json
 from gi2nnunet.kaggle import ORGANS, patient_of
-from gi2nnunet.labels import split_organs
 from gi2nnunet.model_choice import compare_all_models
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.nnunet.models import choose_ensemble
+from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble
 from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.out_of_fold import list_tuning_scans, predict_out_of_fold
-from gi2nnunet.probabilities import SUFFIX, read_probabilities, to_eight_bits, write_probabilities
-from gi2nnunet.tuned import adopt_tuning, find_tuning, save_tuning, tuning_path
+from gi2nnunet.out_of_fold import check_training_scans, list_tuning_scans, predict_out_of_fold
+from gi2nnunet.probabilities import read_probabilities, write_probabilities
+from gi2nnunet.tuned import adopt_tuning, find_tuning, tuning_path
 from gi2nnunet.tuning import tune_decision
-from gi2nnunet.volumes import read_volume
-
-CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
-
-
-class Bench:
-    """A converted source of seven patients, models of three folds, a stand-in for the engine."""
-
-    def __init__(self, folder, *, folds=(0, 1, 2), labels="regions"):
-        self.workspace = open_workspace(folder / "w", environ={})
-        source = make_source([f"case{n}_day{day}" for n in range(1, 8) for day in (0, 5)])
-        self.dataset = convert(
-            write_files(folder / "source", source.files()),
-            raw=self.workspace.raw,
-            preprocessed=self.workspace.preprocessed,
-            results=self.workspace.results,
-            folds=3, holdout=0, jobs=1, labels=labels,
-        )  # fmt: skip
-        for configuration in ("2d", "3d_fullres"):
-            write_model(self.workspace.results, configuration=configuration, folds=folds)
-        self.asked = []
-        self.dies_after = None
-        self.cut = {"2d": 0.7, "3d_fullres": 0.7}
-        self.train = [s.scan_id for s in self.dataset.scans if s.part == "train"]
-
-    @property
-    def ensemble(self):
-        return choose_ensemble(
-            self.workspace.results / self.dataset.name, n_folds=3, folds=["cv"],
-            configurations=["2d", "3d_fullres"],
-        )  # fmt: skip
-
-    def engine(self, ensemble, scans, *, folds, probability_folders, about, on_scan, on_peaks, **_):
-        """Give the truth at 0.9, and what lies beside it at the threshold to be found."""
-        (model,) = ensemble.models
-        for number, scan in enumerate(scans):
-            if self.dies_after is not None and number == self.dies_after:
-                raise EngineError("killed")
-            self.asked.append((model.configuration, scan.scan_id, folds[scan.scan_id]))
-            truth = split_organs(read_volume(self.dataset.label_path(scan.scan_id)).array)
-            beside = np.roll(truth, 1, axis=-1) & ~truth
-            value = truth * 0.95 + beside * (self.cut[model.configuration] - 0.05)
-            write_probabilities(
-                probability_folders[model.folder.name] / f"{scan.scan_id}{SUFFIX}",
-                to_eight_bits(value), scan_id=scan.scan_id, numbers=scan.numbers,
-                spacing_mm=(3, 1.5, 1.5), about=about[scan.scan_id],
-            )  # fmt: skip
-            on_scan(number + 1, len(scans), None)
-        on_peaks({"peak_memory_bytes": 5 << 20})
-
-    def compute(self, **options):
-        return Computing(workspace=self.workspace, environ={}, hardware=CPU, **options)
-
-    def predict(self, on_scan=None, **options):
-        return predict_out_of_fold(
-            self.dataset, self.ensemble, computing=self.compute(**options), on_scan=on_scan
-        )
-
-    def tune(self):
-        predicted = self.predict()
-        found = tune_decision(
-            list_tuning_scans(self.dataset, predicted), configurations=("2d", "3d_fullres"), jobs=1
-        )
-        return save_tuning(found, self.ensemble.models, (0, 1, 2))
 
 
 @pytest.fixture
@@ -159,6 +94,78 @@ def test_labels_that_exclude_one_another_are_refused(tmp_path):
         bench.predict()
 
 
+def give_other_labels(bench, configuration):
+    (model,) = [m for m in bench.ensemble.models if m.configuration == configuration]
+    path = model.folder / "dataset.json"
+    described = read_json(path)
+    described["labels"]["stomach"] = 3
+    path.write_text(json.dumps(described))
+
+
+def test_models_of_different_label_schemes_are_refused_even_with_everything_predicted(bench):
+    bench.predict()
+    give_other_labels(bench, "3d_fullres")
+    with pytest.raises(InputError, match=r"3d_fullres: found labels .*expected those of .*__2d"):
+        bench.predict()
+
+
+def test_models_of_other_labels_than_the_datasets_are_refused(bench):
+    for configuration in ("2d", "3d_fullres"):
+        give_other_labels(bench, configuration)
+    with pytest.raises(InputError, match=r"__2d: found labels .*expected those of .*raw/Dataset"):
+        bench.predict()
+    assert bench.asked == []
+
+
+def test_a_missing_label_file_is_told_before_anything_is_predicted(bench, run):
+    first, second = bench.train[:2]
+    bench.dataset.label_path(first).unlink()
+    path = bench.dataset.label_path(second)
+    path.write_bytes(path.read_bytes()[:-9])
+    named = rf"found labelsTr/{first}.nii.gz, labelsTr/{second}.nii.gz missing or of another size"
+    with pytest.raises(InputError, match=rf"{named}.*gi2nnunet convert"):
+        bench.predict(truth=True)
+    with pytest.raises(InputError, match=named):
+        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
+    where = ("--workspace", bench.workspace.raw.parent, "--device", "cpu")
+    code, _, err = run("tune", *where)
+    assert code == 3
+    assert f"labelsTr/{first}.nii.gz" in err
+    assert bench.asked == []
+
+
+def test_a_scan_that_is_not_labelled_is_told_before_anything_is_predicted(bench):
+    scans = list(bench.dataset.scans)
+    scans[3] = replace(scans[3], labelled=False)
+    bench.dataset = replace(bench.dataset, scans=tuple(scans))
+    named = rf"manifest.json: found {scans[3].scan_id} marked as not labelled.*gi2nnunet convert"
+    with pytest.raises(InputError, match=named):
+        bench.predict(truth=True)
+    with pytest.raises(InputError, match=named):
+        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
+    assert bench.asked == []
+
+
+def test_predictions_alone_need_images_and_no_truth(tmp_path):
+    bench = Bench(tmp_path)
+    scans = [replace(scan, labelled=False) for scan in bench.dataset.scans]
+    dataset = replace(bench.dataset, scans=tuple(scans))
+    for scan_id in bench.train:
+        bench.dataset.label_path(scan_id).unlink()
+    check_training_scans(dataset, truth=False)
+    bench.dataset.image_path(bench.train[0]).unlink()
+    with pytest.raises(InputError, match=rf"imagesTr/{bench.train[0]}_0000.nii.gz missing"):
+        check_training_scans(dataset, truth=False)
+
+
+def test_models_of_which_nobody_knows_what_they_saw_are_refused(bench):
+    for fold in (0, 1, 2):
+        record = bench.ensemble.models[0].folder / f"fold_{fold}" / IMPORT_RECORD
+        record.write_text('{"trained_on": null}')
+    with pytest.raises(InputError, match=r"not known which scans .*gi2nnunet train --fold cv"):
+        bench.predict()
+
+
 def test_probabilities_of_another_size_are_named(bench):
     predicted = bench.predict()
     path = predicted.path(predicted.models[0], bench.train[0])
@@ -200,9 +207,31 @@ def test_a_choice_on_other_checkpoints_is_passed_over(bench):
     assert "before 3d_fullres fold 2 was trained anew" in warning
 
 
+def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):
+    path = bench.tune()
+    tuned, _ = find_tuning(bench.ensemble)
+    assert tuned is not None
+
+    def warn(**options):
+        return tuned.list_differences(bench.compute(**options).describe())
+
+    assert warn() == []
+    assert warn(threads=7) == []
+    (warning,) = warn(mirroring=False)
+    assert warning.startswith(f"{path}: was chosen with mirroring on, and this predicts with mirro")
+    assert "gi2nnunet tune" in warning
+    assert len(warn(mirroring=False, step_size=0.75)) == 2
+    content = read_json(path)
+    del content["computing"]
+    path.write_text(json.dumps(content))
+    tuned, _ = find_tuning(bench.ensemble)
+    assert warn(mirroring=False) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"computing": "cpu"},
         {"format": 9}, {"models": []}, {"decision": {"liver": {}}}, {"gains": None},
         {"checkpoints": {}}, {"decision": {"stomach": {"threshold": 7, "weights": {}}}},
         {"decision": {"stomach": {"threshold": 0.5, "weights": {"4d": 1}, "gate": 0,
@@ -214,24 +243,6 @@ def test_a_damaged_choice_is_named(bench, change):
     path.write_text(json.dumps({**read_json(path), **change}))
     with pytest.raises(InputError, match=r"gi2nnunet_tuning_.*is damaged.*gi2nnunet tune"):
         find_tuning(bench.ensemble)
-
-
-def test_models_are_compared_with_their_cost_and_the_best_is_recommended(bench):
-    bench.cut["3d_fullres"] = 0.5  # its mistakes lie below one half
-    compared = compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
-    assert {entry.name for entry in compared.entries} == {"2d", "3d_fullres", "2d + 3d_fullres"}
-    assert compared.entries[0].score == pytest.approx(1.0)
-    assert compared.best.difference == 0
-    assert compared.entries[-1].difference < -0.01
-    assert all(entry.peak_memory_bytes == 5 << 20 for entry in compared.entries)
-    assert compared.command.startswith("gi2nnunet predict-and-score --fold cv --config ")
-    assert json.loads(json.dumps(compared.to_json()))["recommended"] == compared.best.name
-
-
-def test_without_a_whole_set_of_folds_there_is_nothing_to_compare(tmp_path):
-    bench = Bench(tmp_path, folds=(0, 1))
-    with pytest.raises(InputError, match="no configuration with every fold"):
-        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
 
 
 def test_the_commands_say_what_they_found(bench, run, monkeypatch):
@@ -249,6 +260,42 @@ def test_the_commands_say_what_they_found(bench, run, monkeypatch):
     assert "Recommended: " in out
     code, out, _ = run("out-of-fold", "--json", *where)
     assert set(json.loads(out)["folds"]) == set(bench.train)
+
+
+def test_the_next_command_is_of_the_same_models_computed_in_the_same_way(bench, run):
+    """What is printed, run as it is, predicts nothing anew."""
+    asked = ("--config", "2d", "--preset", "tiny", "--trainer", "nnUNetTrainer", "--no-mirroring",
+             "--step-size", 0.75, "--threads", 3, "--id", 501, "--device", "cpu",
+             "--workspace", bench.workspace.raw.parent)  # fmt: skip
+    code, _, err = run("out-of-fold", *asked)
+    assert code == 0, err
+    assert len(bench.asked) == len(bench.train)
+    bench.asked.clear()
+    words = shlex.split(err.partition("Next: ")[2])
+    assert words[:2] == ["gi2nnunet", "tune"]
+    code, out, err = run(*words[1:], "--metric", "slice-2d")
+    assert code == 0, err
+    assert bench.asked == []
+    assert "Chosen on" in out
+    words = shlex.split(err.partition("Next: ")[2])
+    assert words[1:] == [
+        "predict-and-score", "--config", "2d", "--fold", "cv", "--preset", "gi2nnunetTinyPlans",
+        "--trainer", "nnUNetTrainer", "--metric", "slice-2d", "--no-mirroring", "--step-size",
+        "0.75", "--threads", "3", "--device", "cpu", "--id", "501",
+        "--workspace", str(bench.workspace.raw.parent),
+    ]  # fmt: skip
+
+
+def test_a_place_that_takes_no_file_is_told_before_anything_is_predicted(bench, run, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != bench.results and allowed(path, mode)
+    )
+    code, _, err = run("tune", "--workspace", bench.workspace.raw.parent, "--device", "cpu")
+    assert code == 5
+    assert "gi2nnunet_tuning_" in err
+    assert "no right to write" in err
+    assert bench.asked == []
 
 
 def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
@@ -275,9 +322,15 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
     assert "Tuning: large bowel, small bowel, stomach; cross-fitted gain +" in err
     assert "chosen on these very scans" in err
     assert read_json(bench.workspace.raw.parent.parent / "a" / "score.json")["tuning"]["decision"]
-    code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning")
+    assert "was chosen with" not in err
+    code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning", "--no-mirroring")
     assert decided[1] is None
     assert "Tuning: none" in err
+    assert "was chosen with" not in err
+    code, _, err = run("predict-and-score", *where, "--out", "c", "--step-size", "0.75")
+    assert code == 0, err
+    assert "Warning: " in err
+    assert "was chosen with a sliding-window step of 0.5, and this predicts with a" in err
 
 
 def test_the_choice_goes_along_with_the_models(bench, tmp_path):

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def test_masks_of_another_shape_are_refused() -> None:
             pred=None,
             spacing_mm=(3, 1, 1),
         )
+
+
+def test_scans_are_packed_by_as_many_workers_as_there_are_cores_for_this_process(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of many cores may lend this process few."""
+    workers: list[object] = []
+
+    def make_pool(most: int) -> ThreadPoolExecutor:
+        workers.append(most)
+        return ThreadPoolExecutor(most)
+
+    monkeypatch.setattr("gi2nnunet.report.gather.ThreadPoolExecutor", make_pool)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    gather_report(space)
+    assert workers == [1]
 
 
 @pytest.fixture(scope="module")

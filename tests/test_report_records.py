@@ -119,7 +119,7 @@ def test_tuning_and_prediction_are_rebuilt(space: Workspace, tmp_path: Path) -> 
         },
     }  # fmt: skip
     how = "--device cpu --threads 2 --no-mirroring --step-size 0.75"
-    which = "--config 2d --preset tiny --trainer nnUNetTrainer"
+    which = "--config 2d --preset gi2nnunetTinyPlans --trainer nnUNetTrainer"
     assert commands_of(space, tmp_path, tunings=[tuning], about=about) == [
         f"gi2nnunet tune {which} --metric slice-2d --seed 4 {how}",
         f"gi2nnunet predict-and-score '/data/my scans' --fold cv {which} --allow-missing --nifti "

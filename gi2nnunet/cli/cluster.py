@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     open_workspace_of,
     same_workspace,
+    spell_options,
 )
 
 if TYPE_CHECKING:
@@ -182,9 +183,9 @@ def submit_training(
         configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
         folds=folds,
         n_folds=len(dataset.splits),
-        plan_words=("plan", *_spell(context, _OF_PLAN), *place),
-        train_words=("train", *_spell(context, every), *place),
-        score_words=("predict-and-score", *_spell(context, _OF_SCORE), *place),
+        plan_words=("plan", *spell_options(context, _OF_PLAN), *place),
+        train_words=("train", *spell_options(context, every), *place),
+        score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *place),
     )
     _submit(context, graph, space, mark=digest_dataset(dataset))
 
@@ -206,6 +207,7 @@ def submit_prediction(
     import hashlib
 
     from gi2nnunet.cluster.graph import make_prediction_graph
+    from gi2nnunet.nnunet.models import spell_models
     from gi2nnunet.nnunet.workspace import choose_threads
     from gi2nnunet.parts import digest_work, kept_folder, submission_path
 
@@ -218,8 +220,8 @@ def submit_prediction(
     out = out.absolute()
     words = [
         *([] if source is None else [str(source.absolute())]),
-        *_spell_models(ensemble),
-        *_spell(context, _OF_PARTS),
+        *spell_models(ensemble.models, folds=ensemble.folds),
+        *spell_options(context, _OF_PARTS),
         *("--device", device, "--threads", str(threads), "--out", str(out)),
         *_spell_place(context),
     ]
@@ -228,7 +230,7 @@ def submit_prediction(
         name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', selection.name)}_{place}",
         parts=min(context.params["shards"] or _PARTS, len(selection.scans)),
         part_words=("predict", *words),
-        join_words=(str(context.info_name), *words, *_spell(context, _OF_JOIN)),
+        join_words=(str(context.info_name), *words, *spell_options(context, _OF_JOIN)),
         kept=kept_folder(out),
         result=submission_path(out),
     )
@@ -250,15 +252,6 @@ def _refuse_gpus(context: typer.Context) -> None:
             "each job computes on one card. Leave it out; --slurm gpus=0 asks for none.",
             param_hint="--gpus",
         )
-
-
-def _spell_models(ensemble: Ensemble) -> list[str]:
-    words = [word for model in ensemble.models for word in ("--config", model.configuration)]
-    words += [word for fold in ensemble.folds for word in ("--fold", str(fold))]
-    plans = {model.plans_name for model in ensemble.models}
-    trainers = {model.trainer for model in ensemble.models}
-    words += ["--preset", *plans] if len(plans) == 1 else []
-    return words + (["--trainer", *trainers] if len(trainers) == 1 else [])
 
 
 def _spell_place(context: typer.Context) -> tuple[str, ...]:
@@ -298,24 +291,6 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     for name, state in done.kept.items():
         print_result(f"{name}: {state}, left alone")
     print_notice("Next: " + same_workspace("gi2nnunet jobs", context.params["workspace"]))
-
-
-def _spell(context: typer.Context, names: Sequence[str]) -> list[str]:
-    """Return the options of the running command that were given, as words."""
-    words: list[str] = []
-    for option in context.command.params:
-        name = str(option.name)
-        source = context.get_parameter_source(name)
-        if name not in names or source is None or source.name == "DEFAULT":
-            continue
-        value: Any = context.params[name]
-        if isinstance(value, bool):
-            words.append(option.opts[0] if value else option.secondary_opts[0])
-            continue
-        for one in value if isinstance(value, (list, tuple)) else (value,):
-            text = str(one.absolute()) if isinstance(one, Path) else str(one)
-            words += [option.opts[0], text]
-    return words
 
 
 def _jobs_folder(space: Workspace) -> Path:

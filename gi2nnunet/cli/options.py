@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -119,6 +120,24 @@ def same_workspace(command: str, folder: Path | None) -> str:
     from shlex import quote
 
     return command if folder is None else f"{command} --workspace {quote(str(folder))}"
+
+
+def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return the options of the running command that were given, as words; paths absolute."""
+    words: list[str] = []
+    for option in context.command.params:
+        name = str(option.name)
+        source = context.get_parameter_source(name)
+        if name not in names or source is None or source.name == "DEFAULT":
+            continue
+        value: Any = context.params[name]
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+            continue
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            text = str(one.absolute()) if isinstance(one, Path) else str(one)
+            words += [option.opts[0], text]
+    return words
 
 
 def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hardware:

@@ -119,7 +119,10 @@ def print_table(
     """Print a table; the first ``text_columns`` are aligned left, the others right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < text_columns else "right")
+        # Folded, not cut: of a name that is cut off nobody knows which it is.
+        table.add_column(
+            column, justify="left" if index < text_columns else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console = Console(highlight=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -20,6 +21,7 @@ from gi2nnunet.cli.options import (
     choose_computing,
     open_workspace_of,
     same_workspace,
+    spell_options,
 )
 from gi2nnunet.cli.prediction import (
     ConfigOption,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from gi2nnunet.decision import OrganDecision
     from gi2nnunet.gain import Gain
     from gi2nnunet.manifest import Dataset
-    from gi2nnunet.model_choice import ModelComparison
+    from gi2nnunet.model_choice import ModelComparison, ModelEntry
     from gi2nnunet.nnunet.computing import Computing
     from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.workspace import Workspace
@@ -46,6 +48,13 @@ TunedMetricOption = Annotated[
 ]
 
 
+# What tune shares with out-of-fold, and what of it a prediction takes besides its models.
+_OF_MODELS = ("config", "preset", "trainer")
+_OF_COMPUTING = ("mirroring", "step_size", "threads", "trust", "device", "gpus")
+# Of these the library's own command tells nothing: they are of this machine.
+_OF_MACHINE = ("device", "gpus")
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command("out-of-fold")(out_of_fold)
@@ -54,6 +63,7 @@ def register(app: typer.Typer) -> None:
 
 
 def out_of_fold(
+    context: typer.Context,
     config: ConfigOption = None,
     preset: PresetOption = None,
     trainer: TrainerOption = None,
@@ -81,7 +91,7 @@ def out_of_fold(
         space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
         threads=threads, trust=trust,
     )  # fmt: skip
-    predicted = _predict(dataset, ensemble, computing)
+    predicted = _predict(dataset, ensemble, computing, truth=False)
     if as_json:
         print_json(
             {
@@ -93,10 +103,13 @@ def out_of_fold(
         return
     for folder in predicted.folders.values():
         print_result(str(folder))
-    print_notice("Next: " + same_workspace("gi2nnunet tune", workspace))
+    words = ["gi2nnunet", "tune"]
+    words += spell_options(context, (*_OF_MODELS, *_OF_COMPUTING, "dataset_id"))
+    print_notice("Next: " + same_workspace(shlex.join(words), workspace))
 
 
 def tune(
+    context: typer.Context,
     config: ConfigOption = None,
     preset: PresetOption = None,
     trainer: TrainerOption = None,
@@ -121,8 +134,10 @@ def tune(
     Example: gi2nnunet tune
     """
     from gi2nnunet.cli.show import print_json, print_notice, print_result, show_progress
+    from gi2nnunet.files import check_place
+    from gi2nnunet.nnunet.models import spell_models
     from gi2nnunet.out_of_fold import list_tuning_scans
-    from gi2nnunet.tuned import save_tuning
+    from gi2nnunet.tuned import save_tuning, tuning_path
     from gi2nnunet.tuning import tune_decision
 
     space = open_workspace_of(workspace)
@@ -131,7 +146,8 @@ def tune(
         space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
         threads=threads, trust=trust,
     )  # fmt: skip
-    predicted = _predict(dataset, ensemble, computing)
+    check_place(tuning_path(ensemble.models))
+    predicted = _predict(dataset, ensemble, computing, truth=True)
     with show_progress() as report:
         found = tune_decision(
             list_tuning_scans(dataset, predicted),
@@ -153,9 +169,13 @@ def tune(
     _print_tuning(found)
     print_result(str(path))
     print_notice("predict and predict-and-score use it with these models; --no-tuning does not.")
+    words = ["gi2nnunet", "predict-and-score", *spell_models(ensemble.models, folds=["cv"])]
+    words += spell_options(context, (*_OF_COMPUTING, "metric", "dataset_id"))
+    print_notice("Next: " + same_workspace(shlex.join(words), workspace))
 
 
 def compare_models(
+    context: typer.Context,
     preset: PresetOption = None,
     trainer: TrainerOption = None,
     metric: TunedMetricOption = "per-class",
@@ -175,7 +195,7 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
-    from gi2nnunet.cli.show import print_json, show_progress
+    from gi2nnunet.cli.show import print_json, print_result, print_warnings, show_progress
     from gi2nnunet.manifest import read_dataset
     from gi2nnunet.model_choice import compare_all_models
 
@@ -196,10 +216,14 @@ def compare_models(
             jobs=jobs,
             progress=report,
         )
+    words = [compared.command, *spell_options(context, _OF_MACHINE)]
+    command = same_workspace(" ".join(words), workspace)
+    print_warnings(compared.warnings)
     if as_json:
-        print_json(compared.to_json())
-    else:
-        _print_models(compared, workspace)
+        print_json({**compared.to_json(), "command": command})
+        return
+    _print_models(compared)
+    print_result(command)
 
 
 def _select(
@@ -224,13 +248,17 @@ def _select(
     return dataset, ensemble
 
 
-def _predict(dataset: Dataset, ensemble: Ensemble, computing: Computing) -> OutOfFold:
+def _predict(
+    dataset: Dataset, ensemble: Ensemble, computing: Computing, *, truth: bool
+) -> OutOfFold:
     from gi2nnunet.cli.show import print_notice, show_progress
     from gi2nnunet.out_of_fold import predict_out_of_fold
 
     print_notice(f"Models: {ensemble.describe()}")
     with show_progress() as report:
-        return predict_out_of_fold(dataset, ensemble, computing=computing, on_scan=report)
+        return predict_out_of_fold(
+            dataset, ensemble, computing=computing, truth=truth, on_scan=report
+        )
 
 
 def _print_tuning(found: Tuning) -> None:
@@ -286,28 +314,39 @@ def _gain_cells(gain: Gain) -> tuple[str, ...]:
     )
 
 
-def _print_models(compared: ModelComparison, workspace: Path | None) -> None:
+def _print_models(compared: ModelComparison) -> None:
     from gi2nnunet.cli.show import print_result, print_table
 
-    def megabytes(value: Any) -> str:
-        return "-" if value is None else f"{value / 2**20:.0f}"
+    def gigabytes(value: Any) -> str:
+        return "-" if value is None else f"{value / 2**30:.2f}"
+
+    def score(entry: ModelEntry) -> str:
+        if math.isnan(entry.score_low):
+            return f"{entry.score:.4f}"
+        return f"{entry.score:.4f} ({entry.score_low:.2f} to {entry.score_high:.2f})"
 
     print_table(
-        f"Out of fold, plain threshold ({compared.metric})",
-        ("models", "score", "difference to the best", "s a scan", "memory (MiB)", "GPU (MiB)"),
+        f"Out of fold, plain threshold ({compared.metric}), 95 % intervals over patients",
+        (
+            "models",
+            "score",
+            "difference\nto the best",
+            "s a\nscan",
+            "GiB\nat most",
+            "GPU GiB\nat most",
+        ),
         [
             (
                 entry.name,
-                f"{entry.score:.4f}",
+                score(entry),
                 "-"
                 if entry.name == compared.best.name
                 else f"{entry.difference:+.4f} ({entry.low:+.4f} to {entry.high:+.4f})",
                 "-" if entry.seconds_per_scan is None else f"{entry.seconds_per_scan:.1f}",
-                megabytes(entry.peak_memory_bytes),
-                megabytes(entry.peak_gpu_bytes),
+                gigabytes(entry.peak_memory_bytes),
+                gigabytes(entry.peak_gpu_bytes),
             )
             for entry in compared.entries
         ],
     )
     print_result(compared.advice)
-    print_result(same_workspace(compared.command, workspace))

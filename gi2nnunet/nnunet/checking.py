@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.errors import InputError, shorten
 from gi2nnunet.files import find_kind, read_json_object
-from gi2nnunet.manifest import SPLITS, Dataset, find_damaged
+from gi2nnunet.manifest import DATASET_JSON, SPLITS, Dataset, find_damaged
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, TrainedModel, fold_folder
 
 CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
@@ -55,8 +55,15 @@ def check_trainer(name: str) -> None:
         )
 
 
-def check_dataset(dataset: Dataset) -> None:
+def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> None:
     """Refuse a raw dataset of which a file is missing or cut off.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    names
+        Paths of the files to look at, inside its folder; by default all.
 
     Raises
     ------
@@ -64,6 +71,8 @@ def check_dataset(dataset: Dataset) -> None:
         Naming the first five.
     """
     damaged = find_damaged(dataset.folder, dataset.manifest)
+    if names is not None:
+        damaged = [name for name in damaged if name in names]
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise InputError(
@@ -181,6 +190,26 @@ def check_same_labels(models: Sequence[TrainedModel]) -> None:
                 f"{folder}: found labels {described.get('labels')}; expected those of {first[0]}, "
                 f"{first[1].get('labels')}. Choose models of one label scheme with --config, "
                 "--preset or --trainer."
+            )
+
+
+def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
+    """Refuse models whose labels mean something else than the dataset's.
+
+    Raises
+    ------
+    InputError
+        Naming the first such model.
+    """
+    path = dataset.folder / DATASET_JSON
+    expected = read_json_object(path, remedy="Restore it with: gi2nnunet convert SOURCE")
+    for model in models:
+        described = read_json_object(model.folder / DATASET_JSON, remedy=_RESTORE_MODEL)
+        if described.get("labels") != expected.get("labels"):
+            raise InputError(
+                f"{model.folder}: found labels {described.get('labels')}; expected those of "
+                f"{path}, {expected.get('labels')}. Choose models of this dataset with --config, "
+                "--preset or --trainer, or move that folder elsewhere."
             )
 
 

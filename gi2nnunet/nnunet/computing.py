@@ -48,3 +48,20 @@ class Computing:
             "mirroring": self.mirroring,
             "step_size": self.step_size,
         }
+
+
+def spell_computing(described: Mapping[str, Any]) -> list[str]:
+    """Return the options that compute as described, by the keys of :meth:`Computing.describe`.
+
+    What is not told, or is the default anyway, is left out.
+    """
+    words: list[str] = []
+    if described.get("device") in ("cpu", "mps"):
+        words += ["--device", str(described["device"])]
+    if described.get("threads"):
+        words += ["--threads", f"{described['threads']}"]
+    if described.get("mirroring") is False:
+        words.append("--no-mirroring")
+    if described.get("step_size", 0.5) != 0.5:
+        words += ["--step-size", f"{described['step_size']}"]
+    return words

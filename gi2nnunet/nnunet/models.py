@@ -9,7 +9,7 @@ from typing import Any
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import read_json
-from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
+from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, read_plans_name
 
 Fold = int | str  # a fold's number, or "all"
 
@@ -153,13 +153,11 @@ def choose_ensemble(
         raise InputError(
             f"{results}: holds no finished model. Train one with gi2nnunet train --fold all."
         )
-    wanted_plans = PRESETS[preset].plans_name if preset in PRESETS else preset
     fitting = [
         model
         for model in models
         if (not configurations or model.configuration in configurations)
-        and (trainer is None or model.trainer == trainer)
-        and (wanted_plans is None or _is_of(model.plans_name, wanted_plans))
+        and is_asked_for(model, preset=preset, trainer=trainer)
     ]
     candidates: list[tuple[bool, float, Ensemble]] = []
     split = tuple(range(n_folds))
@@ -244,9 +242,30 @@ def _expand(folds: Sequence[Fold | str], split: tuple[int, ...]) -> tuple[Fold, 
     return tuple(dict.fromkeys(chosen))
 
 
-def _is_of(plans_name: str, wanted: str) -> bool:
-    """Return whether plans are those of a preset, be it with other batch or patch sizes."""
-    return plans_name == wanted or plans_name.startswith((f"{wanted}_b", f"{wanted}_p"))
+def is_asked_for(model: TrainedModel, *, preset: str | None, trainer: str | None) -> bool:
+    """Return whether a model is of what ``--preset`` and ``--trainer`` named; ``None`` names all.
+
+    A preset's name stands for its plans with whatever batch and patch sizes; nnU-Net's name of the
+    plans for those alone.
+    """
+    if trainer is not None and model.trainer != trainer:
+        return False
+    if preset in PRESETS:
+        known = read_plans_name(model.plans_name)
+        return known is not None and known[0].name == preset
+    return preset is None or model.plans_name == preset
+
+
+def spell_models(models: Sequence[TrainedModel], *, folds: Sequence[Fold | str] = ()) -> list[str]:
+    """Return the options that choose these models; those of one trainer and plan, and no others."""
+    words = [word for model in models for word in ("--config", model.configuration)]
+    words += [word for fold in folds for word in ("--fold", str(fold))]
+    for option, names in (
+        ("--preset", {model.plans_name for model in models}),
+        ("--trainer", {model.trainer for model in models}),
+    ):
+        words += [option, *names] if len(names) == 1 else []
+    return words
 
 
 def _order(configuration: str) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gi2nnunet.manifest import Dataset
+from gi2nnunet.nnunet.computing import spell_computing
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
 from gi2nnunet.report.records import take_list, take_mapping
 from gi2nnunet.report.trainings import TrainedFold, order_of
@@ -139,7 +140,7 @@ def _train_options(training: TrainedFold) -> list[str]:
         if settings.get(key) is not None and not (known and settings[key] == vars(known[0])[key]):
             words += [f"--{key}", f"{settings[key]}"]
     words += _options(settings, _SETTINGS)
-    return words + _computing_words(training.runs[-1] if training.runs else {})
+    return words + spell_computing(training.runs[-1] if training.runs else {})
 
 
 def _fold_words(folds: Sequence[str], n_folds: int) -> list[str]:
@@ -156,19 +157,6 @@ def _config_words(configurations: Sequence[str]) -> list[str]:
     return [word for name in configurations for word in ("--config", name)]
 
 
-def _computing_words(computing: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
-    if computing.get("device") in ("cpu", "mps"):
-        words += ["--device", str(computing["device"])]
-    if computing.get("threads"):
-        words += ["--threads", f"{computing['threads']}"]
-    if computing.get("mirroring") is False:
-        words.append("--no-mirroring")
-    if computing.get("step_size", 0.5) != 0.5:
-        words += ["--step-size", f"{computing['step_size']}"]
-    return words
-
-
 def _model_words(folders: Sequence[str]) -> tuple[list[str], str]:
     """Return the options that choose models by their folders' names, and a note."""
     parts = [folder.split("__", 2) for folder in folders if folder.count("__") >= 2]
@@ -179,17 +167,15 @@ def _model_words(folders: Sequence[str]) -> tuple[list[str], str]:
     if len(kinds) > 1:
         return words, "its configurations are of several plans: the newest of each was taken"
     ((trainer, plans_name),) = kinds
-    known = read_plans_name(plans_name)
-    plain = known is not None and known[0].plans_name == plans_name
-    words += ["--preset", known[0].name if known and plain else plans_name]
-    return [*words, "--trainer", trainer], ""
+    # A preset's name would stand for its plans with other batch and patch sizes, too.
+    return [*words, "--preset", plans_name, "--trainer", trainer], ""
 
 
 def _tune(content: Mapping[str, Any]) -> Command:
     chosen, note = _model_words([str(name) for name in take_list(content, "models")])
     words = ["gi2nnunet", "tune", *chosen]
     words += _options(content, {"metric": ("--metric", "per-class"), "seed": ("--seed", 0)})
-    words += _computing_words(take_mapping(content, "computing"))
+    words += spell_computing(take_mapping(content, "computing"))
     return Command(words=tuple(words), note=note)
 
 
@@ -199,7 +185,7 @@ def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
         words = [
             "gi2nnunet",
             "predict-and-score",
-            *_computing_words(take_mapping(about, "computing")),
+            *spell_computing(take_mapping(about, "computing")),
         ]
         return Command(
             words=tuple(words), note="an earlier version recorded neither models nor source"
@@ -220,4 +206,4 @@ def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
         flags["metric"] = ("--metric", "per-class")
     words += _options(options, flags)
     words += ["--no-tuning"] if options.get("tuning") is False else []
-    return Command(words=(*words, *_computing_words(take_mapping(about, "computing"))), note=note)
+    return Command(words=(*words, *spell_computing(take_mapping(about, "computing"))), note=note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from gi2nnunet.labels import LabelMap, to_bits
 from gi2nnunet.locks import find_holder
 from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.metric import CONVENTIONS
-from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.nnunet.workspace import Workspace, count_cores
 from gi2nnunet.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.costs import Cost, list_costs
@@ -278,8 +277,9 @@ def _pack_all(
     small = len(names) > MOST_SHOWN
     found: dict[str, PackedScan] = {}
     coming = _list_masks(dataset, names, table)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(islice(coming, 2 * (os.cpu_count() or 1))):
+    workers = count_cores()
+    with ThreadPoolExecutor(workers) as pool:
+        while some := list(islice(coming, 2 * workers)):
             for packed in pool.map(lambda one: _pack(dataset, *one, small=small), some):
                 found[packed.scan_id] = packed
                 if progress:

@@ -13,6 +13,7 @@ from bad_inputs.models import MODELS
 from bad_inputs.reports import REPORTS
 from bad_inputs.sources import SOURCES
 from bad_inputs.tables import TABLES, TEXTS
+from bad_inputs.tunings import TUNINGS
 from bad_inputs.volumes import VOLUMES
 from bad_inputs.workspaces import WORKSPACES
 
@@ -27,6 +28,7 @@ CATALOGUE: tuple[BadInput, ...] = (
     *VOLUMES,
     *WORKSPACES,
     *MODELS,
+    *TUNINGS,
     *REPORTS,
     *CHECKS,
     *ARGUMENTS,
