@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.conversion import count_cores
 from gi2nnunet.decision import OrganDecision, decide_organ
 from gi2nnunet.gain import Sums
 from gi2nnunet.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.metric import dice_of_counts, normalised_hausdorff, slice_hausdorff
 from gi2nnunet.probabilities import EightBits
+from gi2nnunet.workers import count_cores
 
 TunedMetric = Literal["per-class", "slice-2d"]
 """Conventions in which what one organ adds to the means does not depend on the others' masks."""

@@ -8,7 +8,6 @@ the memory of processes.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -111,14 +110,6 @@ class ScanWriter:
     def _write_file(self, name: str, content: bytes) -> dict[str, Any]:
         replace_file(self.folder / name, content)
         return describe_content(content)
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def describe_content(content: bytes) -> dict[str, Any]:

@@ -21,13 +21,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.conversion import (
-    Progress,
-    ScanWriter,
-    count_cores,
-    describe_content,
-    write_scans,
-)
+from gi2nnunet.conversion import Progress, ScanWriter, describe_content, write_scans
 from gi2nnunet.errors import InputError, OutputError
 from gi2nnunet.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
@@ -60,6 +54,7 @@ from gi2nnunet.splits import (
     shared_patients,
 )
 from gi2nnunet.target import Target, inspect_target
+from gi2nnunet.workers import count_cores
 
 __all__ = ["Dataset", "DatasetPart", "DatasetScan", "convert", "read_dataset"]
 

@@ -5,7 +5,6 @@ Rows are paired by slice and organ; memory is bounded by the two tables' texts a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -35,7 +34,7 @@ from gi2nnunet.metric import CONVENTIONS, Metric, Terms, score_label_maps
 from gi2nnunet.rle import RleProblem, decode_rows
 from gi2nnunet.scores import Score, combine_terms
 from gi2nnunet.submission import Size, find_sizes, group_rows, paint_runs
-from gi2nnunet.workers import QuietPool
+from gi2nnunet.workers import QuietPool, count_cores
 
 __all__ = ["Score", "score_submission"]
 
@@ -288,7 +287,7 @@ def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
     # MONAI, whose warnings can only be silenced for a whole process.
     medical = any(pair.spacing_mm is not None for pair in pairs)
     if jobs is None:
-        jobs = 1 if medical and len(pairs) < _FEW_SCANS else _count_cores()
+        jobs = 1 if medical and len(pairs) < _FEW_SCANS else count_cores()
     if jobs <= 1 or len(pairs) <= 1:
         yield from map(_score_pair, pairs)
         return
@@ -313,9 +312,3 @@ def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
             "A scoring process ended before its work was done (out of memory, or a script without "
             "an `if __name__ == '__main__':` guard). Score with one job: jobs=1."
         ) from error
-
-
-def _count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.conversion import count_cores
 from gi2nnunet.errors import Problem, raise_problems
 from gi2nnunet.kaggle import KNOWN_BAD_SCANS, ORGANS
 from gi2nnunet.labels import LabelScheme
@@ -20,6 +19,7 @@ from gi2nnunet.nifti_source import is_nifti_source
 from gi2nnunet.opening import LoadedScan, open_competition, open_nifti
 from gi2nnunet.scan_measures import MaskMeasures, ScanMeasures, measure_scan
 from gi2nnunet.suspects import Suspect, find_suspects
+from gi2nnunet.workers import count_cores
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")

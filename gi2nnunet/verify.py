@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.conversion import count_cores
 from gi2nnunet.dataset_checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import PART_SUFFIX
@@ -16,6 +15,7 @@ from gi2nnunet.findings import Check, Finding, Progress, run_checks
 from gi2nnunet.manifest import MANIFEST, Dataset, open_dataset
 from gi2nnunet.nnunet.derived_checks import list_model_checks, list_preprocessed_checks
 from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.workers import count_cores
 
 
 @dataclass(frozen=True, kw_only=True)

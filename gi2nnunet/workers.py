@@ -1,4 +1,4 @@
-"""Worker processes that leave Ctrl-C to the process that started them."""
+"""How many workers there can be, and processes that leave Ctrl-C to the one that started them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ class QuietPool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def count_cores() -> int:
+    """Return the cores this process may use (not those of the whole machine)."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on Linux
+        return max(1, os.cpu_count() or 1)
 
 
 def _end_with_parent() -> None:

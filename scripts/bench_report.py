@@ -22,10 +22,11 @@ import numpy as np
 
 from gi2nnunet.dataset import convert
 from gi2nnunet.manifest import Dataset, read_dataset
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, open_workspace
+from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.phantom import Geometry, write_phantom
 from gi2nnunet.submission import encode_scan, write_submission
 from gi2nnunet.volumes import read_volume
+from gi2nnunet.workers import count_cores
 
 DISTINCT = 3
 SIZE = Geometry(width=266, height=266, slices=144, spacing_mm=(1.5, 1.5))

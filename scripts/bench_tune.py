@@ -22,7 +22,6 @@ from scipy import ndimage
 from gi2nnunet.choice_table import TuningScan
 from gi2nnunet.kaggle import ORGANS
 from gi2nnunet.labels import LabelMap, join_organs
-from gi2nnunet.nnunet.workspace import count_cores
 from gi2nnunet.probabilities import (
     EightBits,
     read_probabilities,
@@ -31,6 +30,7 @@ from gi2nnunet.probabilities import (
 )
 from gi2nnunet.tuning import tune_decision
 from gi2nnunet.volumes import read_volume, write_volume
+from gi2nnunet.workers import count_cores
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 SHAPE = (144, 266, 266)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.nnunet.machine import measure_disk, read_installation, read_machine
-from gi2nnunet.nnunet.workspace import count_cores
+from gi2nnunet.workers import count_cores
 
 MEMINFO = "MemTotal:       16000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nHugePages:  0\n"
 

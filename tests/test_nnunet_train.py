@@ -24,7 +24,8 @@ from gi2nnunet.nnunet.train import (
     train_folds,
 )
 from gi2nnunet.nnunet.training import TrainingResult, TrainingSettings
-from gi2nnunet.nnunet.workspace import count_cores, open_workspace
+from gi2nnunet.nnunet.workspace import open_workspace
+from gi2nnunet.workers import count_cores
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 TWO_CARDS = Hardware(device="cuda", gpus=(0, 1), memory_gib=24.0, name="two cards")

@@ -26,12 +26,13 @@ from gi2nnunet.nnunet.computing import Computing
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.nnunet.predict import predict_scans
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, open_workspace
+from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.parts import digest_work, kept_folder, predict_part, submission_path
 from gi2nnunet.scoring import score_submission
 from gi2nnunet.selection import Selection, select_own_scans
 from gi2nnunet.submission import encode_scan, write_submission
 from gi2nnunet.volumes import read_volume
+from gi2nnunet.workers import count_cores
 
 SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "case5_day1")
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")

@@ -102,7 +102,7 @@ def phantom(
     if sizes:
         _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
     geometries = [_parse_size(text) for text in size] if size else None
-    from gi2nnunet.nnunet.workspace import count_cores
+    from gi2nnunet.workers import count_cores
 
     shared: dict[str, Any] = {
         "sample": sample,

@@ -15,7 +15,8 @@ from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.passes import prediction_seconds
 from gi2nnunet.nnunet.stock import stock_parameters
-from gi2nnunet.nnunet.workspace import Workspace, count_cores
+from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.workers import count_cores
 
 # Of one core, with margin; see docs/estimate.md.
 _PREPROCESSING_SECONDS_PER_MILLION_VOXELS = 0.5

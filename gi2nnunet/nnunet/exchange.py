@@ -24,7 +24,8 @@ from gi2nnunet.nnunet.models import (
     read_training_record,
 )
 from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, engine_environment
+from gi2nnunet.workers import count_cores
 
 FindScans = Callable[[TrainedModel, Fold], frozenset[str] | None]
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, engine_environment
+from gi2nnunet.workers import count_cores
 
 DeviceName = Literal["cuda", "cpu", "mps"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from gi2nnunet.nnunet.workspace import count_cores
+from gi2nnunet.workers import count_cores
 
 PACKAGES = ("gi2nnunet", "nnunetv2", "torch", "torchvision")
 _NO_LIMIT_BYTES = 1 << 60  # what a control group without a limit says is near 2 ** 63

@@ -27,7 +27,8 @@ from gi2nnunet.nnunet.models import (
 )
 from gi2nnunet.nnunet.plan import PlannedConfiguration
 from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
+from gi2nnunet.workers import count_cores
 
 Source = Literal["trainings", "measured", "card"]
 

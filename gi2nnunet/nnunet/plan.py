@@ -24,7 +24,8 @@ from gi2nnunet.manifest import SPLITS, Dataset, list_files
 from gi2nnunet.nnunet.checking import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.presets import Preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, engine_environment
+from gi2nnunet.workers import count_cores
 
 Progress = Callable[[int, int, str], None]
 

@@ -34,7 +34,8 @@ from gi2nnunet.nnunet.training import (
     make_record,
     remove_fold,
 )
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads, count_cores, engine_environment
+from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
+from gi2nnunet.workers import count_cores
 
 _MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
 # What PyTorch prints where a card, its driver or a library on it gives up.

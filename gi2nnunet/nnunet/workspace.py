@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gi2nnunet.errors import InputError
 from gi2nnunet.files import find_kind
+from gi2nnunet.workers import count_cores
 
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -180,11 +181,3 @@ def choose_threads(
     if device == "cpu":
         return known
     return 1 if training else max(1, known // 2)
-
-
-def count_cores() -> int:
-    """Return the cores this process may use (not those of the whole machine)."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:  # not on Linux
-        return max(1, os.cpu_count() or 1)

@@ -11,7 +11,6 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from gi2nnunet.conversion import count_cores
 from gi2nnunet.errors import OutputError
 from gi2nnunet.files import check_place, replace_file
 from gi2nnunet.kaggle import ORGANS
@@ -21,6 +20,7 @@ from gi2nnunet.report.check_tables import build_tables, name_of
 from gi2nnunet.report.pictures import CONTOUR_COLOURS, Picture, View, take_pictures
 from gi2nnunet.survey import SourceReport
 from gi2nnunet.suspects import LEAST_SCANS, MEANINGS
+from gi2nnunet.workers import count_cores
 
 Progress = Callable[[int, int, str], None]
 

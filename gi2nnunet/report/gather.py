@@ -19,7 +19,7 @@ from gi2nnunet.labels import LabelMap, to_bits
 from gi2nnunet.locks import find_holder
 from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.metric import CONVENTIONS
-from gi2nnunet.nnunet.workspace import Workspace, count_cores
+from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.costs import Cost, list_costs
@@ -31,6 +31,7 @@ from gi2nnunet.scoring import score_submission
 from gi2nnunet.splits import check_leaks
 from gi2nnunet.submission import decode_table
 from gi2nnunet.volumes import read_volume
+from gi2nnunet.workers import count_cores
 
 Progress = Callable[[int, int, str], None]
 Mask = tuple[tuple[int, ...], LabelMap]
