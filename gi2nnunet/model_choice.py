@@ -181,13 +181,10 @@ def compare_all_models(
         for name, group in groups.items()
     }
     scans = list_tuning_scans(dataset, everything, by_folder=True)
-    options: dict[str, Any] = {"metric": metric, "seed": seed, "jobs": jobs, "progress": progress}
-    scores = {name: gain.tuned for name, gain in measure_plain(scans, blends, **options).items()}
-    order = sorted(scores, key=lambda name: -scores[name] if scores[name] == scores[name] else 1)
-    gains = measure_plain(scans, {name: blends[name] for name in order}, **options)
+    gains = measure_plain(scans, blends, metric=metric, seed=seed, jobs=jobs, progress=progress)
     entries = []
-    for name in order:
-        gain, cost = gains[name], [everything.costs[m.folder.name] for m in groups[name]]
+    for name, gain in gains.items():
+        cost = [everything.costs[m.folder.name] for m in groups[name]]
         entries.append(
             ModelEntry(
                 name=name,

@@ -231,7 +231,7 @@ def measure_plain(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Gain]:
-    """Return the plain score of several blends, by name, each against the first of them."""
+    """Return the plain score of several blends by name, best first, each against the best."""
     table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     choices = {name: replace(PLAIN, weights=weights) for name, weights in blends.items()}
     wanted = {organ: list(choices.values()) for organ in range(len(ORGANS))}
@@ -242,9 +242,10 @@ def measure_plain(
         )
         for name, choice in choices.items()
     }
-    first = next(iter(sums.values()))
+    scores = {name: score_of_sums(values.sum(axis=(0, 1))) for name, values in sums.items()}
+    order = sorted(sums, key=lambda name: -rank_score(scores[name]))
     patients = [patient_of(scan.scan_id) for scan in scans]
-    return {name: measure_gain(first, values, patients, seed=seed) for name, values in sums.items()}
+    return {name: measure_gain(sums[order[0]], sums[name], patients, seed=seed) for name in order}
 
 
 class _CrossFit:
