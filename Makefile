@@ -29,8 +29,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two files of tests at a time: more would not fit beside the engine on a small machine.
 test: lint
-	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 # Installs Slurm and starts it (Debian, as root); without one its tests are skipped.
 test-slurm: $(READY)

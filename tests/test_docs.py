@@ -90,6 +90,7 @@ def test_the_librarys_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_the_librarys_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = ROOT / "docs" / "library.md"

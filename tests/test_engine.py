@@ -376,7 +376,13 @@ def hold_between(bits: Any, stored: dict[str, StoredProbabilities], decision: De
 
 
 @pytest.mark.parametrize(
-    "configurations", [("2d",), ("3d_fullres",), ("2d", "3d_fullres")], ids="+".join
+    "configurations",
+    [
+        pytest.param(("2d",), marks=pytest.mark.slow),
+        pytest.param(("3d_fullres",), marks=pytest.mark.slow),
+        ("2d", "3d_fullres"),
+    ],
+    ids="+".join,
 )
 def test_plain_nnunet_predicts_the_same_voxels(
     trained: Trained, configurations: tuple[str, ...], tmp_path: Path
@@ -486,6 +492,7 @@ def two_folds(trained: Trained, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_out_of_fold_and_resume(two_folds: Path) -> None:
     """A training killed outright goes on; with every fold trained the score is out-of-fold."""
     words = ["train", "--fold", "cv", "--config", "2d", "--preset", "tiny",
@@ -546,9 +553,9 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize("scheme", ["exclusive"])
-def test_exclusive_labels_train_and_predict(trained: Trained, tmp_path: Path, scheme: str) -> None:
-    run("convert", trained.folder / "source", "--labels", scheme, cwd=tmp_path)
+@pytest.mark.slow
+def test_exclusive_labels_train_and_predict(trained: Trained, tmp_path: Path) -> None:
+    run("convert", trained.folder / "source", "--labels", "exclusive", cwd=tmp_path)
     run("train", "--config", "2d", *SHORT, cwd=tmp_path)
     done = run("predict-and-score", "--json", cwd=tmp_path)
     content: dict[str, Any] = json.loads(done.stdout)
