@@ -169,6 +169,9 @@ def predict_hidden(
         on_scan=take,
         on_change=on_change,
     )
+    if tuned and tuned.decision.organs:
+        for mirroring in sorted({step.mirroring for step in outcome.used.values()}):
+            told += tuned.list_differences({"mirroring": mirroring})
     warnings = [*found.warnings, *told, *write()]
     warnings += [f"{name} is left empty: {text}" for name, text in outcome.failed.items()]
     if outcome.late:

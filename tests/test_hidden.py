@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from gi2nnunet import offline
+from gi2nnunet.decision import Decision, OrganDecision
 from gi2nnunet.errors import InputError
 from gi2nnunet.hidden import read_hidden
+from gi2nnunet.nnunet.predict import PredictedScan
 from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.offline import predict_hidden
+from gi2nnunet.tuned import Tuned
 
 
 def put(root: Path, scan_id: str, numbers: tuple[int, ...], size: str = "8_8") -> None:
@@ -59,6 +65,38 @@ def test_the_submission_stands_before_the_model_is_opened(tmp_path: Path) -> Non
             workspace=open_workspace(tmp_path / "w", environ={}), environ={},
         )  # fmt: skip
     assert len(out.read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize("mirroring", [True, False])
+def test_a_tuning_chosen_with_mirroring_is_doubted_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirroring: bool
+) -> None:
+    put(tmp_path / "s", "case1_day0", (1, 2))
+    bundle = SimpleNamespace(dataset="Dataset501_UWGI", n_folds=1, folds={"2d": (0,)})
+    tuned = Tuned(
+        path=Path("tuning.json"), decision=Decision(organs={"stomach": OrganDecision()}),
+        content={"computing": {"mirroring": True, "step_size": 0.5}},
+    )  # fmt: skip
+
+    def predict(_ensemble: Any, scans: Any, *, computing: Any, on_scan: Any, **_: Any) -> None:
+        assert computing.mirroring == mirroring
+        for scan in scans:
+            on_scan(1, 1, PredictedScan(scan_id=scan.scan_id, rows=(), seconds=1.0))
+
+    model = SimpleNamespace(model=SimpleNamespace(bundle=bundle))
+    for name, stand_in in {
+        "take_over": lambda *_, **__: model,
+        "choose_ensemble": lambda *_, **__: SimpleNamespace(folds=(0,)),
+        "find_tuning": lambda _: (tuned, []),
+        "predict_scans": predict,
+    }.items():
+        monkeypatch.setattr(offline, name, stand_in)
+    done = predict_hidden(
+        tmp_path / "s", tmp_path / "model", tmp_path / "submission.csv", hours=1, device="cpu",
+        workspace=open_workspace(tmp_path / "w", environ={}), environ={}, mirroring=mirroring,
+    )  # fmt: skip
+    doubted = [text for text in done.warnings if "chosen with mirroring on" in text]
+    assert len(doubted) == (0 if mirroring else 1)
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
