@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from gi2nnunet.choice_table import ChoiceTable, Progress, TunedMetric, TuningScan
 from gi2nnunet.decision import PLAIN, Decision, OrganDecision
 from gi2nnunet.gain import (
-    CONFIDENCE,
     CONFIDENCE_OF_EACH,
     Gain,
     measure_gain,
@@ -155,7 +154,7 @@ def tune_decision(
         }
         wanted: dict[int, list[OrganDecision]] = {organ: [] for organ in range(len(ORGANS))}
         for (organ, _), some in candidates.items():
-            wanted[organ] += [choice for choice in some if choice not in wanted[organ]]
+            wanted[organ] += some
         table.fill([wanted] * len(scans), what=f"choosing: {name}")
         for (organ, subset), some in candidates.items():
             others = np.sum(
@@ -170,12 +169,11 @@ def tune_decision(
             scores = [rank_score(score_of_sums(total)) for total in totals]
             # The first of equals: the grids begin with the plain way.
             best[organ, subset] = some[scores.index(max(scores))]
-    organs = range(len(ORGANS))
     table.fill(
         [
             {
                 organ: [_keep(best[organ, scan.fold], names) for names in _list_kept()]
-                for organ in organs
+                for organ in range(len(ORGANS))
             }
             for scan in scans
         ],
@@ -185,9 +183,8 @@ def tune_decision(
     made = fit.settle(range(len(scans)))
     mixed = fit.plain.copy()
     for left_out in folds:
-        others = [n for n, scan in enumerate(scans) if scan.fold != left_out]
-        for organ, names in fit.settle(others).items():
-            here = [n for n, scan in enumerate(scans) if scan.fold == left_out]
+        here = [n for n, scan in enumerate(scans) if scan.fold == left_out]
+        for organ, names in fit.settle(subsets[left_out]).items():
             mixed[organ, here] = fit.list_sums(organ, names)[here]
     everyone = range(len(scans))
     return Tuning(
@@ -278,19 +275,25 @@ class _CrossFit:
         What is asked first is what was searched for last, given all before it.
         """
         kept: tuple[str, ...] = _PROPERTIES
-        score = self._score_with(organ, kept, numbers)
+        score = self._score(self._decide(organ, kept), numbers)
         for name in reversed(_PROPERTIES):
             fewer = tuple(other for other in kept if other != name)
-            without = self._score_with(organ, fewer, numbers)
+            without = self._score(self._decide(organ, fewer), numbers)
             if without >= score:
                 kept, score = fewer, without
         return kept
 
     def measure(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> Gain:
         """Return what an organ's choices gain on these scans, the other organs plain."""
-        with_it = self.plain.copy()
-        with_it[organ] = self.list_sums(organ, kept)
-        return self._measure(with_it, numbers, confidence=CONFIDENCE_OF_EACH)
+        some = list(numbers)
+        tuned = self._decide(organ, kept)
+        return measure_gain(
+            self.plain[:, some],
+            tuned[:, some],
+            [self.patients[n] for n in some],
+            seed=self._seed,
+            confidence=CONFIDENCE_OF_EACH,
+        )
 
     def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """Return the organs whose choices gain on these scans, with the properties that do."""
@@ -304,24 +307,15 @@ class _CrossFit:
             if gain.gain > 0 and gain.low > 0:
                 made[organ] = kept
                 together[organ] = self.list_sums(organ, kept)
-        return made if self._measure(together, numbers).gain > 0 else {}
+        return made if self._score(together, numbers) > self._score(self.plain, numbers) else {}
 
-    def _measure(
-        self,
-        tuned: NDArray[np.float64],
-        numbers: Sequence[int],
-        *,
-        confidence: float = CONFIDENCE,
-    ) -> Gain:
-        some = list(numbers)
-        patients = [self.patients[n] for n in some]
-        return measure_gain(
-            self.plain[:, some], tuned[:, some], patients, seed=self._seed, confidence=confidence
-        )
-
-    def _score_with(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> float:
+    def _decide(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
+        """Return the sums of all organs, one decided by its choices, the others plain."""
         sums = self.plain.copy()
         sums[organ] = self.list_sums(organ, kept)
+        return sums
+
+    def _score(self, sums: NDArray[np.float64], numbers: Sequence[int]) -> float:
         return rank_score(score_of_sums(sums[:, list(numbers)].sum(axis=(0, 1))))
 
 
