@@ -9,19 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gi2nnunet.api.data import check, convert, open_dataset
-    from gi2nnunet.api.prediction import predict, predict_and_score
-    from gi2nnunet.api.results import score, write_report
-    from gi2nnunet.api.training import train
-    from gi2nnunet.errors import EngineError, GiError, InputError, OutputError
-    from gi2nnunet.evaluation import Evaluation
-    from gi2nnunet.kaggle import ORGANS
-    from gi2nnunet.manifest import Dataset, DatasetScan
-    from gi2nnunet.nnunet.train import TrainingProgress
-    from gi2nnunet.nnunet.training import TrainingResult
-    from gi2nnunet.phantom import Geometry, write_phantom
-    from gi2nnunet.scores import Score
-    from gi2nnunet.survey import SourceReport
+    from gi2nnunet.api import (
+        check,
+        convert,
+        open_dataset,
+        predict,
+        predict_and_score,
+        score,
+        train,
+        write_report,
+    )
+    from gi2nnunet.core.errors import EngineError, GiError, InputError, OutputError
+    from gi2nnunet.dataset.manifest import Dataset, DatasetScan
+    from gi2nnunet.formats.ids import ORGANS
+    from gi2nnunet.prediction.evaluate import Evaluation
+    from gi2nnunet.scoring.result import Score
+    from gi2nnunet.source.check.check import SourceReport
+    from gi2nnunet.source.phantom.frame import Geometry
+    from gi2nnunet.source.phantom.writing import write_phantom
+    from gi2nnunet.training.record import TrainingResult
+    from gi2nnunet.training.train import TrainingProgress
 
     __version__: str
 
@@ -52,20 +59,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.data": ("check", "convert", "open_dataset"),
-    "api.prediction": ("predict", "predict_and_score"),
-    "api.results": ("score", "write_report"),
-    "api.training": ("train",),
-    "errors": ("EngineError", "GiError", "InputError", "OutputError"),
-    "evaluation": ("Evaluation",),
-    "kaggle": ("ORGANS",),
-    "manifest": ("Dataset", "DatasetScan"),
-    "nnunet.train": ("TrainingProgress",),
-    "nnunet.training": ("TrainingResult",),
-    "phantom": ("Geometry", "write_phantom"),
-    "scores": ("Score",),
-    "survey": ("SourceReport",),
-}
+    "api": (
+        "check", "convert", "open_dataset", "predict", "predict_and_score", "score", "train",
+        "write_report",
+    ),
+    "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
+    "dataset.manifest": ("Dataset", "DatasetScan"),
+    "formats.ids": ("ORGANS",),
+    "prediction.evaluate": ("Evaluation",),
+    "scoring.result": ("Score",),
+    "source.check.check": ("SourceReport",),
+    "source.phantom.frame": ("Geometry",),
+    "source.phantom.writing": ("write_phantom",),
+    "training.record": ("TrainingResult",),
+    "training.train": ("TrainingProgress",),
+}  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if not TYPE_CHECKING:  # else every misspelt name would pass for one of these

@@ -28,8 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.phantom.listing import ListedScan, read_listing
-from gi2nnunet.phantom.writing import write_phantom_like
+from gi2nnunet.source.phantom.listing import ListedScan, read_listing
+from gi2nnunet.source.phantom.writing import write_phantom_like
 
 FAULTY = 7
 Row = tuple[int, str, str]  # slice number, organ, segmentation

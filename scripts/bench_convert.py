@@ -6,7 +6,7 @@ Three ways, one after another, each in a fresh process over the same files:
 
 floor       decode every PNG with imagecodecs and compress the image volumes with ISA-L's deflate,
             on all cores, from and into memory: nothing is checked, painted or written
-convert     ``gi2nnunet.dataset.convert``: everything
+convert     ``gi2nnunet.dataset.convert.convert``: everything
 plain       what a hand-written script does: pandas, a loop over the rows that decodes the RLE run
             by run, scikit-image slice by slice, SimpleITK writing compressed NIfTI; one process
 
@@ -51,7 +51,7 @@ def run_floor(source: Path, _: Path, jobs: int) -> int:
 
 
 def run_convert(source: Path, out: Path, jobs: int) -> int:
-    from gi2nnunet.dataset import convert
+    from gi2nnunet.dataset.convert import convert
 
     dataset = convert(
         source,

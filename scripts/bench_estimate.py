@@ -17,17 +17,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from gi2nnunet.dataset import convert
-from gi2nnunet.manifest import read_dataset
-from gi2nnunet.nnunet.costing import estimate_costs
-from gi2nnunet.nnunet.costs import Request
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.nnunet.hardware import find_hardware
-from gi2nnunet.nnunet.plan import plan_dataset
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
-from gi2nnunet.nnunet.train import train_folds
-from gi2nnunet.nnunet.training import TrainingSettings
 from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.phantom import Geometry, write_phantom
+from gi2nnunet.source.phantom.frame import Geometry
+from gi2nnunet.source.phantom.writing import write_phantom
+from gi2nnunet.training.estimate import Request, estimate_costs
+from gi2nnunet.training.plan import plan_dataset
+from gi2nnunet.training.record import TrainingSettings
+from gi2nnunet.training.train import train_folds
 
 GEOMETRY = Geometry(width=96, height=96, slices=32, spacing_mm=(3.0, 3.0))
 

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gi2nnunet.dataset import convert
-from gi2nnunet.manifest import Dataset, read_dataset
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.manifest import Dataset, read_dataset
+from gi2nnunet.formats.submission import encode_scan, write_submission
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
-from gi2nnunet.phantom import Geometry, write_phantom
-from gi2nnunet.submission import encode_scan, write_submission
-from gi2nnunet.volumes import read_volume
-from gi2nnunet.workers import count_cores
+from gi2nnunet.source.phantom.frame import Geometry
+from gi2nnunet.source.phantom.writing import write_phantom
 
 DISTINCT = 3
 SIZE = Geometry(width=266, height=266, slices=144, spacing_mm=(1.5, 1.5))

@@ -36,10 +36,11 @@ from scipy.interpolate import BSpline
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import directed_hausdorff
 
-from gi2nnunet.kaggle import ORGANS, read_mask_table, scan_order
-from gi2nnunet.metric import CONVENTIONS, directed_distance
-from gi2nnunet.scoring import score_submission
-from gi2nnunet.submission import decode_table, encode_scan
+from gi2nnunet.formats.ids import ORGANS, scan_order
+from gi2nnunet.formats.submission import encode_scan
+from gi2nnunet.formats.tables import decode_table, read_mask_table
+from gi2nnunet.scoring.metric import CONVENTIONS, directed_distance
+from gi2nnunet.scoring.score import score_submission
 
 Mask = NDArray[np.bool_]
 Listing = dict[str, tuple[int, int, list[int]]]  # scan -> height, width, slice numbers

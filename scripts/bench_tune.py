@@ -19,18 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gi2nnunet.choice_table import TuningScan
-from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.labels import LabelMap, join_organs
-from gi2nnunet.probabilities import (
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import LabelMap, join_organs
+from gi2nnunet.formats.probabilities import (
     EightBits,
+    TuningScan,
     read_probabilities,
     to_eight_bits,
     write_probabilities,
 )
-from gi2nnunet.tuning import tune_decision
-from gi2nnunet.volumes import read_volume, write_volume
-from gi2nnunet.workers import count_cores
+from gi2nnunet.formats.volumes import read_volume, write_volume
+from gi2nnunet.tuning.search import tune_decision
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 SHAPE = (144, 266, 266)

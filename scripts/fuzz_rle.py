@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gi2nnunet.rle import decode_rows, encode_runs
+from gi2nnunet.formats.rle import decode_rows, encode_runs
 
 Runs = list[tuple[int, int]]
 

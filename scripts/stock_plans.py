@@ -12,12 +12,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from gi2nnunet.files import write_json
-from gi2nnunet.nnunet.plan import read_planned
+from gi2nnunet.core.files import write_json
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
 from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.stock import GEOMETRIES
 from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
+from gi2nnunet.training.need import GEOMETRIES
+from gi2nnunet.training.plan import read_planned
 
 NAME = "Dataset501_UWGI"
 DATASET_JSON = {

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.labels import ORGAN_BITS
-from gi2nnunet.manifest import read_dataset
+from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import ORGAN_BITS
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.volumes import read_volume
 
 SCHEMES = ("exclusive", "regions")
 OUT = Path("predictions/out")

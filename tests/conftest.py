@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from browser import browser
-from command_line import run_in_process
-from faulty_source import plant_faults, write_clean
+
+from tests.browser import browser
+from tests.command_line import run_in_process
+from tests.faulty_source import plant_faults, write_clean
 
 __all__ = ["browser"]
 
@@ -52,7 +53,7 @@ def clean_phantom(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clean_scans(clean_phantom):
     """What its scans measure."""
-    from gi2nnunet.survey import check_source
+    from gi2nnunet.source.check.check import check_source
 
     return check_source(clean_phantom, jobs=2).scans
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gi2nnunet.phantom import Geometry, write_phantom
-from gi2nnunet.rle import decode_mask, encode_mask
-from gi2nnunet.scan_measures import ScanMeasures
+from gi2nnunet.formats.rle import decode_mask, encode_mask
+from gi2nnunet.source.check.measures import ScanMeasures
+from gi2nnunet.source.phantom.frame import Geometry
+from gi2nnunet.source.phantom.writing import write_phantom
 
 SIDE = 64
 

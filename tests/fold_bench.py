@@ -1,21 +1,21 @@
 """A workspace with models of every fold, and a stand-in for the engine that knows the truth."""
 
 import numpy as np
-from model_factory import write_model
-from source_factory import make_source, write_files
 
-from gi2nnunet.dataset import convert
-from gi2nnunet.errors import EngineError
-from gi2nnunet.labels import split_organs
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.core.errors import EngineError
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.formats.labels import split_organs
+from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
+from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
+from gi2nnunet.nnunet.saved_postprocess import save_tuning
 from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.out_of_fold import list_tuning_scans, predict_out_of_fold
-from gi2nnunet.probabilities import SUFFIX, to_eight_bits, write_probabilities
-from gi2nnunet.tuned import save_tuning
-from gi2nnunet.tuning import tune_decision
-from gi2nnunet.volumes import read_volume
+from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
+from gi2nnunet.tuning.search import tune_decision
+from gi2nnunet.tuning.table import list_tuning_scans
+from tests.model_factory import write_model
+from tests.source_factory import make_source, write_files
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 

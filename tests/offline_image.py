@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gi2nnunet.wheels import Image
+from gi2nnunet.sharing.wheels import Image
 
 HELD = ("torch", "torchvision", "ipykernel")
 NO_INDEX = {

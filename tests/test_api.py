@@ -14,22 +14,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import tree
-from source_factory import make_source, write_source
 
 import gi2nnunet
-from gi2nnunet.cli import data, prediction, reporting, scores, survey, training
+from gi2nnunet.cli import data, prediction, scores, training, workspace
+from tests.command_line import tree
+from tests.source_factory import make_source, write_source
 
 ROOT = Path(gi2nnunet.__file__).parent
 
 SAME = [
-    (gi2nnunet.check, survey.check),
+    (gi2nnunet.check, data.check),
     (gi2nnunet.convert, data.convert),
     (gi2nnunet.train, training.train),
     (gi2nnunet.predict, prediction.predict),
     (gi2nnunet.predict_and_score, prediction.predict_and_score),
     (gi2nnunet.score, scores.score),
-    (gi2nnunet.write_report, reporting.report),
+    (gi2nnunet.write_report, workspace.report),
 ]
 # A page, intervals and the cluster have functions of their own; printing is the command's alone.
 COMMANDS_ONLY = {

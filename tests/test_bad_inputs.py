@@ -3,14 +3,14 @@
 import shutil
 
 import pytest
-from bad_inputs import CATALOGUE
-from bad_inputs.making import SCANS, finish_model
-from command_line import tree
-from source_factory import make_source, write_files
 
 import gi2nnunet.cli
-from gi2nnunet.dataset import convert
-from gi2nnunet.nnunet import plan
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.training import plan
+from tests.bad_inputs import CATALOGUE
+from tests.bad_inputs.making import SCANS, finish_model
+from tests.command_line import tree
+from tests.source_factory import make_source, write_files
 
 # What a refused conversion may have made: the workspace itself, with nothing in it; and what the
 # engine's process leaves for the user to read.

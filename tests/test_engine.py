@@ -20,22 +20,22 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gi2nnunet.decision import Decision, OrganDecision, apply_decision
-from gi2nnunet.kaggle import ORGANS, read_mask_table
-from gi2nnunet.manifest import read_dataset
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.costing import estimate_costs
-from gi2nnunet.nnunet.costs import Request
+from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.probabilities import StoredProbabilities, read_probabilities
+from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.tables import decode_table, read_mask_table
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.curves import read_curves
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
-from gi2nnunet.nnunet.predict import InputScan, predict_scans
+from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, apply_decision
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
-from gi2nnunet.phantom import Geometry, write_phantom
-from gi2nnunet.probabilities import StoredProbabilities, read_probabilities
-from gi2nnunet.submission import decode_table, write_submission
-from gi2nnunet.volumes import read_volume
+from gi2nnunet.prediction.predict import InputScan, predict_scans
+from gi2nnunet.source.phantom.frame import Geometry
+from gi2nnunet.source.phantom.writing import write_phantom
+from gi2nnunet.training.estimate import Request, estimate_costs
 
 pytestmark = pytest.mark.engine
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_factory import DATASET, DATASET_JSON, make_plans, write_model
 
-from gi2nnunet.errors import EngineError, InputError
+from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.formats.volumes import read_volume, write_volume
 from gi2nnunet.nnunet.process import LogFile, run_engine
 from gi2nnunet.nnunet.workspace import Workspace, engine_environment, open_workspace
-from gi2nnunet.volumes import read_volume, write_volume
+from tests.model_factory import DATASET, DATASET_JSON, make_plans, write_model
 
 pytestmark = pytest.mark.engine
 NAME = "case1_day1"
@@ -222,7 +222,8 @@ def test_trainers_and_splits_are_checked_before_training(engine: Any, tmp_path: 
 
 def test_planted_pretrained_weights_run_only_when_trusted(engine: Any, tmp_path: Path) -> None:
     import torch
-    from model_factory import make_checkpoint
+
+    from tests.model_factory import make_checkpoint
 
     preprocess(tmp_path, make_plans())
     path = tmp_path / "evil.pth"

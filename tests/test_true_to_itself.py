@@ -12,27 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from source_factory import ORGANS, make_source, write_files, write_source
 
-from gi2nnunet import evaluation
-from gi2nnunet.dataset import convert
-from gi2nnunet.errors import InputError, OutputError
-from gi2nnunet.evaluation import evaluate, write_score
-from gi2nnunet.kaggle import read_mask_table
-from gi2nnunet.manifest import Dataset
-from gi2nnunet.metric import CONVENTIONS
-from gi2nnunet.nnunet import predict as predict_module
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.formats.submission import encode_scan, write_submission
+from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
-from gi2nnunet.nnunet.predict import predict_scans
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
-from gi2nnunet.parts import digest_work, kept_folder, predict_part, submission_path
-from gi2nnunet.scoring import score_submission
-from gi2nnunet.selection import Selection, select_own_scans
-from gi2nnunet.submission import encode_scan, write_submission
-from gi2nnunet.volumes import read_volume
-from gi2nnunet.workers import count_cores
+from gi2nnunet.prediction import evaluate as evaluation
+from gi2nnunet.prediction import predict as predict_module
+from gi2nnunet.prediction.choose import Selection, select_own_scans
+from gi2nnunet.prediction.evaluate import evaluate, write_score
+from gi2nnunet.prediction.parts import digest_work, kept_folder, predict_part, submission_path
+from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.score import score_submission
+from tests.source_factory import ORGANS, make_source, write_files, write_source
 
 SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "case5_day1")
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")

@@ -14,22 +14,18 @@ from pathlib import Path
 import typer
 
 from gi2nnunet.cli import (
-    checks,
-    cluster,
-    comparison,
     data,
     estimating,
-    kaggle,
-    models,
     prediction,
-    reporting,
     scores,
-    survey,
+    sharing,
     training,
     tuning,
+    workspace,
 )
-from gi2nnunet.cli.frame import Application, QuietOption
-from gi2nnunet.errors import EngineError, GiError, OutputError
+from gi2nnunet.cli.app import Application, QuietOption
+from gi2nnunet.cli.slurm import commands as slurm
+from gi2nnunet.core.errors import EngineError, GiError, OutputError
 
 _BUG = 1
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
@@ -67,24 +63,15 @@ def _common(
     quiet: QuietOption = False,
 ) -> None:
     """Parse what stands before the command."""
-    from gi2nnunet.cli.show import set_quiet
+    from gi2nnunet.cli.output import set_quiet
 
     set_quiet(quiet)
 
 
-data.register(app)
-training.register(app)
-cluster.register(app)
-prediction.register(app)
-tuning.register(app)
-models.register(app)
-kaggle.register(app)
-scores.register(app)
-comparison.register(app)
-estimating.register(app)
-checks.register(app)
-reporting.register(app)
-survey.register(app)
+for group in (
+    data, training, slurm, prediction, tuning, sharing, scores, estimating, workspace,
+):  # fmt: skip
+    group.register(app)
 
 
 def main() -> None:
@@ -129,7 +116,7 @@ def _run() -> int:
             )
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return _tell_unwritten(error)
-        from gi2nnunet.cli.last_resort import describe_bug
+        from gi2nnunet.cli.bug_report import describe_bug
 
         return _tell(describe_bug(error, sys.argv), _BUG)
     return 0
@@ -142,7 +129,7 @@ def _tell_unwritten(error: OSError) -> int:
 
 def _tell(problem: str, code: int) -> int:
     """Print what went wrong; give the code back."""
-    from gi2nnunet.cli.show import print_error
+    from gi2nnunet.cli.output import print_error
 
     print_error(problem)
     return code

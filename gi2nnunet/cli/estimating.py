@@ -22,7 +22,7 @@ from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gi2nnunet.nnunet.costs import Check, Estimate
+    from gi2nnunet.training.estimate import Check, Estimate
 
 _MOST_GPUS = 1024
 
@@ -91,15 +91,14 @@ def estimate(
 
     Example: gi2nnunet estimate --fold cv --preset resenc-m --gpus 4 --card A100
     """
-    from gi2nnunet.cli.show import print_json, print_notice, show_progress
-    from gi2nnunet.manifest import read_dataset
-    from gi2nnunet.nnunet.cards import choose_card
-    from gi2nnunet.nnunet.checking import check_configurations, check_trainer
-    from gi2nnunet.nnunet.costing import estimate_costs
-    from gi2nnunet.nnunet.costs import Request
+    from gi2nnunet.cli.output import print_json, print_notice, show_progress
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.checks import check_configurations, check_trainer
     from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
-    from gi2nnunet.nnunet.train import expand_folds
-    from gi2nnunet.nnunet.training import STOCK_TRAINER
+    from gi2nnunet.training.estimate import Request, estimate_costs
+    from gi2nnunet.training.gpus import choose_card
+    from gi2nnunet.training.record import STOCK_TRAINER
+    from gi2nnunet.training.train import expand_folds
 
     if card is not None and (measure or device != "auto"):
         raise typer.BadParameter(
@@ -148,7 +147,7 @@ def estimate(
 
 
 def _print_estimate(result: Estimate, workspace: Path | None) -> None:
-    from gi2nnunet.cli.show import print_notice, print_result, print_table, print_warnings
+    from gi2nnunet.cli.output import print_notice, print_result, print_table, print_warnings
 
     print_table(
         f"{result.preset} on {result.device}" + (f", {result.cards} at a time"
@@ -188,7 +187,7 @@ def _print_estimate(result: Estimate, workspace: Path | None) -> None:
 
 
 def _list_totals(result: Estimate) -> list[tuple[str, str]]:
-    from gi2nnunet.cli.show import count
+    from gi2nnunet.cli.output import count
 
     unit = "GPU-hours" if result.on_cards else "hours of computing"
     hours = result.seconds_left / 3600
@@ -210,7 +209,7 @@ def _list_totals(result: Estimate) -> list[tuple[str, str]]:
 
 
 def _print_checks(checks: tuple[Check, ...]) -> None:
-    from gi2nnunet.cli.show import print_result, print_table
+    from gi2nnunet.cli.output import print_result, print_table
 
     if not checks:
         print_result("Nothing was trained here that these figures could be held to.")
@@ -231,7 +230,7 @@ def _print_checks(checks: tuple[Check, ...]) -> None:
 
 
 def _duration(seconds: float, *, seconds_until: float = 90) -> str:
-    from gi2nnunet.cli.show import format_seconds
+    from gi2nnunet.cli.output import format_seconds
 
     if not seconds:
         return "-"

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from gi2nnunet.manifest import Dataset
-    from gi2nnunet.nnunet.computing import Computing
-    from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.nnunet.hardware import Computing, Hardware
     from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.workspace import Workspace
 
@@ -110,7 +109,7 @@ ThreadsOption = Annotated[
 
 def open_workspace_of(folder: Path | None) -> Workspace:
     """Open the workspace that ``--workspace`` or the environment names."""
-    from gi2nnunet.api.wiring import find_workspace
+    from gi2nnunet.api import find_workspace
 
     return find_workspace(folder)
 
@@ -142,7 +141,7 @@ def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:
 
 def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hardware:
     """Choose what to compute on, and say it."""
-    from gi2nnunet.cli.show import print_notice
+    from gi2nnunet.cli.output import print_notice
     from gi2nnunet.nnunet.hardware import find_hardware
 
     hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=os.environ)
@@ -152,7 +151,7 @@ def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hard
 
 def choose_computing(space: Workspace, *, device: str, gpus: int | None, **how: Any) -> Computing:
     """Choose what to predict on, and say it; ``how`` is the rest of a :class:`Computing`."""
-    from gi2nnunet.nnunet.computing import Computing
+    from gi2nnunet.nnunet.hardware import Computing
 
     hardware = find_hardware_of(space, device=device, gpus=gpus)
     return Computing(workspace=space, environ=os.environ, hardware=hardware, **how)
@@ -168,8 +167,8 @@ def select_models_of(
     dataset_id: int | None,
 ) -> tuple[Dataset | None, Ensemble]:
     """Choose the models that the options name, and say which."""
-    from gi2nnunet.cli.show import print_notice
-    from gi2nnunet.selection import select_models
+    from gi2nnunet.cli.output import print_notice
+    from gi2nnunet.prediction.choose import select_models
 
     dataset, ensemble = select_models(
         space,

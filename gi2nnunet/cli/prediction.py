@@ -7,17 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gi2nnunet.cli.cluster import (
-    DryRunOption,
-    OnOption,
-    PartOption,
-    ProfileOption,
-    ShardsOption,
-    SlurmOption,
-    parse_part,
-    require_slurm,
-    submit_prediction,
-)
 from gi2nnunet.cli.options import (
     AllowMissingOption,
     DeviceOption,
@@ -35,11 +24,21 @@ from gi2nnunet.cli.options import (
     open_workspace_of,
     require_number,
 )
+from gi2nnunet.cli.slurm.commands import (
+    DryRunOption,
+    OnOption,
+    PartOption,
+    ProfileOption,
+    ShardsOption,
+    SlurmOption,
+    parse_part,
+    require_slurm,
+    submit_prediction,
+)
 
 if TYPE_CHECKING:
-    from gi2nnunet.evaluation import Evaluation
-    from gi2nnunet.tuned import Tuned
-
+    from gi2nnunet.nnunet.saved_postprocess import Tuned
+    from gi2nnunet.prediction.evaluate import Evaluation
 
 _MODELS = "Which models: by default the newest complete set"
 
@@ -265,16 +264,16 @@ def _predict(
     on: str,
     part: str | None,
 ) -> None:
-    from gi2nnunet.api.prediction import select_work
-    from gi2nnunet.cli.show import (
+    from gi2nnunet.api import select_work
+    from gi2nnunet.cli.output import (
         count,
         print_notice,
         print_result,
         print_warnings,
         show_progress,
     )
-    from gi2nnunet.evaluation import evaluate
-    from gi2nnunet.parts import predict_part, select_part
+    from gi2nnunet.prediction.evaluate import evaluate
+    from gi2nnunet.prediction.parts import predict_part, select_part
 
     asked_part = parse_part(part)
     if on == "slurm" and (part or as_json):
@@ -321,8 +320,8 @@ def _predict(
 
 
 def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
+    from gi2nnunet.cli.output import print_json, print_notice, print_result
     from gi2nnunet.cli.scores import print_score
-    from gi2nnunet.cli.show import print_json, print_notice, print_result
 
     if as_json:
         content: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Commands around CSVs and scores: encode, score."""
+"""Commands around CSVs and scores: encode, score, compare."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, require_number
+from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, SeedOption, require_number
 
 if TYPE_CHECKING:
-    from gi2nnunet.compare import Interval
-    from gi2nnunet.scoring import Score
+    from gi2nnunet.scoring.compare import Comparison, Interval
+    from gi2nnunet.scoring.result import Score
 
 ImagesOption = Annotated[
     Path | None,
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command("encode")(encode)
     app.command("score")(score)
+    app.command("compare")(compare)
 
 
 def encode(
@@ -67,8 +68,8 @@ def encode(
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.cli.show import count, print_json, print_result, print_warnings
-    from gi2nnunet.encoding import encode_labels
+    from gi2nnunet.cli.output import count, print_json, print_result, print_warnings
+    from gi2nnunet.dataset.encode import encode_labels
 
     encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
@@ -110,8 +111,8 @@ def score(
 
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
-    from gi2nnunet.api.results import score as score_submission
-    from gi2nnunet.cli.show import print_json, show_progress
+    from gi2nnunet.api import score as score_submission
+    from gi2nnunet.cli.output import print_json, show_progress
 
     if medical and images is None:
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
@@ -128,7 +129,7 @@ def score(
         )
     content = result.to_json()
     if intervals:
-        from gi2nnunet.compare import estimate_intervals
+        from gi2nnunet.scoring.compare import estimate_intervals
 
         found = estimate_intervals(result)
         content["intervals"] = {
@@ -154,7 +155,7 @@ def _cell(value: float, *, digits: int = 4) -> str:
 
 
 def _print_medical(result: Score) -> None:
-    from gi2nnunet.cli.show import print_table
+    from gi2nnunet.cli.output import print_table
 
     print_table(
         f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
@@ -174,7 +175,7 @@ def _print_medical(result: Score) -> None:
 
 
 def _print_intervals(found: Mapping[str, Interval]) -> None:
-    from gi2nnunet.cli.show import print_table
+    from gi2nnunet.cli.output import print_table
 
     print_table(
         "95 % intervals over patients",
@@ -193,7 +194,7 @@ def _print_intervals(found: Mapping[str, Interval]) -> None:
 
 def print_score(result: Score, *, standing: str | None = None) -> None:
     """Print a score: a table of the organs, a table of the scans, and the total last."""
-    from gi2nnunet.cli.show import print_result, print_table
+    from gi2nnunet.cli.output import print_result, print_table
 
     if len(result.per_scan) > 1:
         print_table(
@@ -226,3 +227,77 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
     )
     if standing is not None:
         print_result(f"Standing: {_STANDINGS[standing]}")
+
+
+_MOST_SCANS = 10
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A submission CSV.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    truth: Annotated[
+        Path, typer.Option("--truth", "-t", help="The truth: train.csv or a grader's answers.")
+    ],
+    metric: MetricOption = "per-class",
+    images: ImagesOption = None,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two submissions: the difference, its interval over patients, what moved most.
+
+    Example: gi2nnunet compare before.csv after.csv --truth truth.csv
+    """
+    from gi2nnunet.api import read_sizes
+    from gi2nnunet.cli.output import print_json, show_progress
+    from gi2nnunet.scoring.compare import compare_submissions
+
+    with show_progress() as report:
+        result = compare_submissions(
+            a,
+            b,
+            truth,
+            metric=metric,
+            sizes=read_sizes(images),
+            seed=seed,
+            jobs=jobs,
+            progress=lambda done, total, what: report(done, total, "scoring scans"),
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_comparison(result)
+
+
+def _print_comparison(result: Comparison) -> None:
+    from gi2nnunet.cli.output import count, print_result, print_table
+
+    def cell(value: float, *, sign: bool = False) -> str:
+        return "-" if value != value else f"{value:{'+' if sign else ''}.4f}"
+
+    print_table(
+        f"B against A ({result.metric})",
+        ("", "A", "B", "B - A", f"{result.confidence:.0%} interval"),
+        [
+            (
+                name.replace("_", " ").replace(".", ", "),
+                cell(d.a),
+                cell(d.b),
+                cell(d.difference, sign=True),
+                f"{cell(d.low, sign=True)} to {cell(d.high, sign=True)}" if d.low == d.low else "-",
+            )
+            for name, d in result.differences.items()
+        ],
+    )
+    print_table(
+        "Scans that moved most",
+        ("scan", "A", "B", "B - A"),
+        [
+            (scan.scan_id, cell(scan.a), cell(scan.b), cell(scan.change, sign=True))
+            for scan in result.scans[:_MOST_SCANS]
+        ],
+    )
+    print_result(
+        f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
+        f"seed {result.seed}" + ("; one patient has none" if result.n_patients == 1 else "")
+    )

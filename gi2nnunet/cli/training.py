@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gi2nnunet.cli.cluster import (
-    DryRunOption,
-    OnOption,
-    ProfileOption,
-    SlurmOption,
-    require_slurm,
-    submit_training,
-)
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -32,13 +24,21 @@ from gi2nnunet.cli.options import (
     require_number,
     same_workspace,
 )
-from gi2nnunet.cli.starting import ChecksOption, check_machine, check_versions
+from gi2nnunet.cli.slurm.commands import (
+    DryRunOption,
+    OnOption,
+    ProfileOption,
+    SlurmOption,
+    require_slurm,
+    submit_training,
+)
 
 if TYPE_CHECKING:
-    from gi2nnunet.manifest import Dataset
+    from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.nnunet.hardware import Hardware
-    from gi2nnunet.nnunet.plan import Plan
+    from gi2nnunet.nnunet.presets import Preset
     from gi2nnunet.nnunet.workspace import Workspace
+    from gi2nnunet.training.plan import Plan
 
 _TRAINING = "What to train"
 _SETTINGS = "Settings of a training"
@@ -118,8 +118,8 @@ def plan(
 
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
-    from gi2nnunet.cli.show import print_json
-    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.cli.output import print_json
+    from gi2nnunet.dataset.manifest import read_dataset
 
     patch_sizes = _parse_patch_sizes(patch_size or [])
     space = open_workspace_of(workspace)
@@ -226,13 +226,12 @@ def train(
 
     Example: gi2nnunet train --fold all --preset tiny
     """
-    from gi2nnunet.cli.live import TrainingView
-    from gi2nnunet.cli.show import print_json, print_notice, print_result
-    from gi2nnunet.cli.stopping import stop_when_warned
-    from gi2nnunet.manifest import read_dataset
-    from gi2nnunet.nnunet.checking import check_checkpoint_file, check_trainer
-    from gi2nnunet.nnunet.train import expand_folds, train_folds
-    from gi2nnunet.nnunet.training import STOCK_TRAINER, TrainingSettings
+    from gi2nnunet.cli.live import TrainingView, stop_when_warned
+    from gi2nnunet.cli.output import print_json, print_notice, print_result
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
+    from gi2nnunet.training.record import STOCK_TRAINER, TrainingSettings
+    from gi2nnunet.training.train import expand_folds, train_folds
 
     require_slurm(context)
     patch_sizes = _parse_patch_sizes(patch_size or [])
@@ -309,9 +308,9 @@ def _plan(
     folds: Sequence[int | str] = (),
     trainer: str = "",
 ) -> Plan:
-    from gi2nnunet.cli.show import print_notice, show_progress
-    from gi2nnunet.nnunet.plan import plan_dataset
+    from gi2nnunet.cli.output import print_notice, show_progress
     from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
+    from gi2nnunet.training.plan import plan_dataset
 
     chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
     print_notice(f"Dataset: {dataset.folder}; preset: {chosen.name}")
@@ -370,7 +369,7 @@ def _describe_plan(made: Plan) -> dict[str, Any]:
 
 
 def _print_plan(made: Plan) -> None:
-    from gi2nnunet.cli.show import print_notice, print_result, print_table
+    from gi2nnunet.cli.output import print_notice, print_result, print_table
 
     print_table(
         f"{made.preset.name}: {made.plans_name}",
@@ -407,3 +406,55 @@ def _describe_folds(folds: Sequence[int | str], dataset: Dataset) -> list[str]:
             f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
         )
     return lines
+
+
+ChecksOption = Annotated[
+    bool,
+    typer.Option(
+        "--checks/--no-checks",
+        help="Stop before the start where versions, memory or disk will not do (gi2nnunet doctor).",
+    ),
+]
+
+
+def check_versions(checks: bool) -> None:
+    """Stop where the installed packages do not fit together, before one of them is loaded."""
+    from gi2nnunet.training.doctor import judge_installation, raise_errors
+    from gi2nnunet.training.machine import read_installation
+
+    if checks:
+        raise_errors(judge_installation(read_installation()))
+
+
+def check_machine(
+    checks: bool,
+    space: Workspace,
+    dataset: Dataset,
+    hardware: Hardware,
+    preset: Preset,
+    *,
+    configurations: Sequence[str],
+    folds: Sequence[int | str],
+    trainer: str,
+    jobs: int | None,
+    resized: bool,
+) -> None:
+    """Warn of what is scarce on this machine, and stop where it cannot do."""
+    from gi2nnunet.cli.output import print_warnings
+    from gi2nnunet.training.doctor import examine_start, list_warnings, raise_errors
+
+    if not checks:
+        return
+    verdicts = examine_start(
+        dataset,
+        workspace=space,
+        hardware=hardware,
+        preset=preset,
+        configurations=configurations,
+        folds=folds,
+        trainer=trainer,
+        jobs=jobs,
+        resized=resized,
+    )
+    print_warnings(list_warnings(verdicts))
+    raise_errors(verdicts)

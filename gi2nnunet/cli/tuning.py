@@ -32,21 +32,20 @@ from gi2nnunet.cli.prediction import (
 )
 
 if TYPE_CHECKING:
-    from gi2nnunet.decision import OrganDecision
-    from gi2nnunet.gain import Gain
-    from gi2nnunet.manifest import Dataset
-    from gi2nnunet.model_choice import ModelComparison, ModelEntry
-    from gi2nnunet.nnunet.computing import Computing
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.nnunet.hardware import Computing
     from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.postprocess import OrganDecision
+    from gi2nnunet.nnunet.saved_postprocess import Tuning
     from gi2nnunet.nnunet.workspace import Workspace
-    from gi2nnunet.out_of_fold import OutOfFold
-    from gi2nnunet.tuning import Tuning
+    from gi2nnunet.prediction.out_of_fold import OutOfFold
+    from gi2nnunet.scoring.bootstrap import Gain
+    from gi2nnunet.tuning.compare_models import ModelComparison, ModelEntry
 
 TunedMetricOption = Annotated[
     Literal["per-class", "slice-2d"],
     typer.Option("--metric", help="Convention: one whose means fall apart by organ."),
 ]
-
 
 # What tune shares with out-of-fold, and what of it a prediction takes besides its models.
 _OF_MODELS = ("config", "preset", "trainer")
@@ -83,7 +82,7 @@ def out_of_fold(
 
     Example: gi2nnunet out-of-fold --config 2d
     """
-    from gi2nnunet.cli.show import print_json, print_notice, print_result
+    from gi2nnunet.cli.output import print_json, print_notice, print_result
 
     space = open_workspace_of(workspace)
     dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
@@ -133,12 +132,12 @@ def tune(
 
     Example: gi2nnunet tune
     """
-    from gi2nnunet.cli.show import print_json, print_notice, print_result, show_progress
-    from gi2nnunet.files import check_place
+    from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
+    from gi2nnunet.core.files import check_place
     from gi2nnunet.nnunet.models import spell_models
-    from gi2nnunet.out_of_fold import list_tuning_scans
-    from gi2nnunet.tuned import save_tuning, tuning_path
-    from gi2nnunet.tuning import tune_decision
+    from gi2nnunet.nnunet.saved_postprocess import save_tuning, tuning_path
+    from gi2nnunet.tuning.search import tune_decision
+    from gi2nnunet.tuning.table import list_tuning_scans
 
     space = open_workspace_of(workspace)
     dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
@@ -195,9 +194,9 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
-    from gi2nnunet.cli.show import print_json, print_result, print_warnings, show_progress
-    from gi2nnunet.manifest import read_dataset
-    from gi2nnunet.model_choice import compare_all_models
+    from gi2nnunet.cli.output import print_json, print_result, print_warnings, show_progress
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.tuning.compare_models import compare_all_models
 
     space = open_workspace_of(workspace)
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
@@ -233,7 +232,7 @@ def _select(
     preset: str | None,
     trainer: str | None,
 ) -> tuple[Dataset, Ensemble]:
-    from gi2nnunet.manifest import read_dataset
+    from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.models import choose_ensemble
 
     dataset = read_dataset(space.raw, dataset_id=dataset_id)
@@ -251,8 +250,8 @@ def _select(
 def _predict(
     dataset: Dataset, ensemble: Ensemble, computing: Computing, *, truth: bool
 ) -> OutOfFold:
-    from gi2nnunet.cli.show import print_notice, show_progress
-    from gi2nnunet.out_of_fold import predict_out_of_fold
+    from gi2nnunet.cli.output import print_notice, show_progress
+    from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 
     print_notice(f"Models: {ensemble.describe()}")
     with show_progress() as report:
@@ -262,9 +261,9 @@ def _predict(
 
 
 def _print_tuning(found: Tuning) -> None:
-    from gi2nnunet.cli.show import count, print_result, print_table
-    from gi2nnunet.kaggle import ORGANS
-    from gi2nnunet.tuning import FEWEST_PATIENTS
+    from gi2nnunet.cli.output import count, print_result, print_table
+    from gi2nnunet.formats.ids import ORGANS
+    from gi2nnunet.tuning.search import FEWEST_PATIENTS
 
     print_table(
         f"Chosen on {count(found.n_scans, 'scan')} of {count(found.n_patients, 'patient')} in "
@@ -315,7 +314,7 @@ def _gain_cells(gain: Gain) -> tuple[str, ...]:
 
 
 def _print_models(compared: ModelComparison) -> None:
-    from gi2nnunet.cli.show import print_result, print_table
+    from gi2nnunet.cli.output import print_result, print_table
 
     def gigabytes(value: Any) -> str:
         return "-" if value is None else f"{value / 2**30:.2f}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import InputError
-from gi2nnunet.files import read_json
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import read_json
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, read_plans_name
 
 Fold = int | str  # a fold's number, or "all"
@@ -289,3 +290,29 @@ def read_import_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
     of folds of their split.
     """
     return read_json(fold_folder(model.folder, fold) / IMPORT_RECORD)
+
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def digest_checkpoint(model: TrainedModel, fold: Fold) -> str:
+    """Return a digest of a fold's final checkpoint: of its size, its first and last MiB.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be read.
+    """
+    path = fold_folder(model.folder, fold) / FINAL_CHECKPOINT
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            sample = file.read(_SAMPLE_BYTES)
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            sample += file.read(_SAMPLE_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}). Restore it, or train again."
+        ) from error
+    return hashlib.sha256(str(size).encode() + sample).hexdigest()[:16]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gi2nnunet.errors import InputError
+from gi2nnunet.core.errors import InputError
 
 PresetName = Literal["default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.errors import EngineError, InputError, OutputError, shorten
+from gi2nnunet.core.errors import EngineError, InputError, OutputError, shorten
 
 Event = dict[str, Any]
 Runner = Callable[..., Event]
@@ -105,7 +105,7 @@ def run_engine(
     Parameters
     ----------
     task
-        A task of :mod:`gi2nnunet.nnunet.child`.
+        A task of :mod:`gi2nnunet.nnunet.child.main`.
     options
         Its options; must go through JSON.
     environment
@@ -134,7 +134,7 @@ def run_engine(
     failure: Event | None = None
     with log.path.open("ab") as log_file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "gi2nnunet.nnunet.child"],
+            [sys.executable, "-m", "gi2nnunet.nnunet.child.main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gi2nnunet.errors import InputError
-from gi2nnunet.files import find_kind
-from gi2nnunet.workers import count_cores
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import find_kind
+from gi2nnunet.core.workers import count_cores
 
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

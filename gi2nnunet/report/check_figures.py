@@ -16,9 +16,9 @@ from matplotlib.ticker import (
     ScalarFormatter,
 )
 
-from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.figures import ORGAN_COLOURS, STYLE, to_svg
-from gi2nnunet.survey import HEIGHT_BINS, SourceReport
+from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 
 # Organs differ by more than their colour.
 _LINES = dict(zip(ORGANS, ("-", "--", ":"), strict=True))

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gi2nnunet.manifest import Dataset
-from gi2nnunet.nnunet.computing import spell_computing
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.hardware import spell_computing
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
-from gi2nnunet.report.records import take_list, take_mapping
-from gi2nnunet.report.trainings import TrainedFold, order_of
+from gi2nnunet.report.history import TrainedFold, order_of, take_list, take_mapping
 
 # Option by key of the record, and the value that need not be given.
 _CONVERT = {
@@ -61,7 +60,7 @@ def list_commands(
     dataset, trainings
         What was converted and trained.
     tunings
-        Contents of the files that :func:`~gi2nnunet.tuned.save_tuning` wrote.
+        Contents of the files that :func:`~gi2nnunet.nnunet.saved_postprocess.save_tuning` wrote.
     about
         ``prediction.json``; ``None`` where nothing was predicted.
     """

@@ -13,10 +13,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gi2nnunet.compare import Interval
-from gi2nnunet.kaggle import ORGANS
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.curves import Epoch
-from gi2nnunet.scores import Score
+from gi2nnunet.scoring.compare import Interval
+from gi2nnunet.scoring.result import Score
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).
 ORGAN_COLOURS = {"large_bowel": "#b3430a", "small_bowel": "#00663d", "stomach": "#2a4fb8"}

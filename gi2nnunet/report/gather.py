@@ -11,27 +11,33 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.compare import Interval, estimate_intervals
-from gi2nnunet.errors import InputError
-from gi2nnunet.files import read_json
-from gi2nnunet.kaggle import MaskTable, patient_of, read_mask_table
-from gi2nnunet.labels import LabelMap, to_bits
-from gi2nnunet.locks import find_holder
-from gi2nnunet.manifest import Dataset, DatasetScan, read_dataset
-from gi2nnunet.metric import CONVENTIONS
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import read_json
+from gi2nnunet.core.locks import find_holder
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.manifest import Dataset, DatasetScan, read_dataset
+from gi2nnunet.dataset.splits import check_leaks
+from gi2nnunet.formats.ids import patient_of
+from gi2nnunet.formats.labels import LabelMap, to_bits
+from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.workspace import Workspace
-from gi2nnunet.parts import kept_folder
+from gi2nnunet.prediction.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
-from gi2nnunet.report.costs import Cost, list_costs
-from gi2nnunet.report.trainings import TrainedFold, find_lacking, find_trainings
-from gi2nnunet.report.tunings import TuningFound, find_tunings
+from gi2nnunet.report.history import (
+    Cost,
+    TrainedFold,
+    TuningFound,
+    find_lacking,
+    find_trainings,
+    find_tunings,
+    list_costs,
+)
 from gi2nnunet.report.viewer import PackedScan, pack_scan
-from gi2nnunet.scores import Score
-from gi2nnunet.scoring import score_submission
-from gi2nnunet.splits import check_leaks
-from gi2nnunet.submission import decode_table
-from gi2nnunet.volumes import read_volume
-from gi2nnunet.workers import count_cores
+from gi2nnunet.scoring.compare import Interval, estimate_intervals
+from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.score import score_submission
 
 Progress = Callable[[int, int, str], None]
 Mask = tuple[tuple[int, ...], LabelMap]

@@ -12,10 +12,10 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.errors import raise_problems
-from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.labels import ALL_BITS, ORGAN_BITS, LabelMap
-from gi2nnunet.opening import LoadedScan
+from gi2nnunet.core.errors import raise_problems
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.source.open import LoadedScan
 
 # Brighter than on the page: these stand on grey anatomy, with a dark rim. The viewer's as well.
 CONTOUR_COLOURS = {"large_bowel": "#ff9d5c", "small_bowel": "#5ce6a8", "stomach": "#7fb2ff"}

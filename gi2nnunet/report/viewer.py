@@ -10,9 +10,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.metric import dice_of_counts
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.scoring.metric import dice_of_counts
 
 _WINDOW_PERCENTILES = (1.0, 99.5)
 _QUALITY = 70

@@ -3,19 +3,19 @@
 ``pytest tests/test_bad_inputs.py`` runs every entry; ``--collect-only -q`` counts them.
 """
 
-from bad_inputs.archives import ARCHIVES
-from bad_inputs.arguments import ARGUMENTS
-from bad_inputs.bundles import BUNDLES
-from bad_inputs.checks import CHECKS
-from bad_inputs.entry import BadInput
-from bad_inputs.images import IMAGES
-from bad_inputs.models import MODELS
-from bad_inputs.reports import REPORTS
-from bad_inputs.sources import SOURCES
-from bad_inputs.tables import TABLES, TEXTS
-from bad_inputs.tunings import TUNINGS
-from bad_inputs.volumes import VOLUMES
-from bad_inputs.workspaces import WORKSPACES
+from tests.bad_inputs.archives import ARCHIVES
+from tests.bad_inputs.arguments import ARGUMENTS
+from tests.bad_inputs.bundles import BUNDLES
+from tests.bad_inputs.checks import CHECKS
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.images import IMAGES
+from tests.bad_inputs.models import MODELS
+from tests.bad_inputs.reports import REPORTS
+from tests.bad_inputs.sources import SOURCES
+from tests.bad_inputs.tables import TABLES, TEXTS
+from tests.bad_inputs.tunings import TUNINGS
+from tests.bad_inputs.volumes import VOLUMES
+from tests.bad_inputs.workspaces import WORKSPACES
 
 __all__ = ["CATALOGUE", "BadInput"]
 

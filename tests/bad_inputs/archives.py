@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import (
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import (
     THIRD,
     Files,
     folder,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import RAW, ROW, Make, write, write_tables
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import RAW, ROW, Make, write, write_tables
 
 DIGITS = "9" * 5000
 JOBS = "gi2nnunet-workspace/jobs"

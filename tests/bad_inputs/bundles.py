@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bad_inputs.arguments import usage
-from bad_inputs.entry import BadInput
-from bad_inputs.making import then, write, write_tables
+from tests.bad_inputs.arguments import usage
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import then, write, write_tables
 
 BUNDLES = (
     usage("kaggle-bundle out -w w", "Missing option", "--user"),

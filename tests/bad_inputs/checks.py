@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import cut, write
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import cut, write
 
 
 def damage_last_slice(here: Path) -> None:

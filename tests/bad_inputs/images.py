@@ -7,10 +7,9 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from source_factory import write_files
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import (
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import (
     THIRD,
     folder,
     picture,
@@ -20,6 +19,7 @@ from bad_inputs.making import (
     with_picture,
     write_png,
 )
+from tests.source_factory import write_files
 
 CONVERT = "convert source --jobs 1"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from source_factory import ORGANS, make_source, write_files, write_zip
+
+from tests.source_factory import ORGANS, make_source, write_files, write_zip
 
 NAME = "Dataset501_UWGI"
 SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")

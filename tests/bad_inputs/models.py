@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import MODEL, Make, edit, then, write
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import MODEL, Make, edit, then, write
 
 CHECKPOINT = f"{MODEL}/fold_all/checkpoint_final.pth"
 PREDICT = "predict-and-score --device cpu"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import NAME, RAW, Make, cut, edit, remove, then, write
-from gi2nnunet.volumes import write_volume
+from gi2nnunet.formats.volumes import write_volume
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import NAME, RAW, Make, cut, edit, remove, then, write
 
 HOME = "gi2nnunet-workspace/predictions/held-out"
 ROW = "case10_day0_slice_0001,stomach"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from source_factory import make_source, write_files
-
-from bad_inputs.entry import BadInput
-from bad_inputs.making import (
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import (
     THIRD,
     Files,
     edit_rows,
@@ -20,6 +18,7 @@ from bad_inputs.making import (
     without_rows,
     write,
 )
+from tests.source_factory import make_source, write_files
 
 CONVERT = "convert source --jobs 1"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import (
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import (
     FIRST_ROW,
     ROW,
     ROWS,

@@ -13,17 +13,16 @@ from unittest import mock
 
 import numpy as np
 
-from bad_inputs.entry import BadInput, make_nothing
-from bad_inputs.making import NAME, RAW, Make, edit_json, remove, then
-from gi2nnunet.kaggle import ORGANS
-from gi2nnunet.manifest import read_dataset
-from gi2nnunet.nnunet.computing import Computing
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.probabilities import SUFFIX, write_probabilities
+from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, list_models
+from gi2nnunet.nnunet.saved_postprocess import tuning_path
 from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.out_of_fold import predict_out_of_fold
-from gi2nnunet.probabilities import SUFFIX, write_probabilities
-from gi2nnunet.tuned import tuning_path
+from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
+from tests.bad_inputs.entry import BadInput, make_nothing
+from tests.bad_inputs.making import NAME, RAW, Make, edit_json, remove, then
 
 SPACE = "gi2nnunet-workspace"
 RESULTS = f"{SPACE}/results/{NAME}"
@@ -90,7 +89,7 @@ def predict_all(here: Path) -> None:
                 numbers=scan.numbers, spacing_mm=(3, 1.5, 1.5), about=given["about"][scan.scan_id],
             )  # fmt: skip
 
-    with mock.patch("gi2nnunet.out_of_fold.predict_scans", engine):
+    with mock.patch("gi2nnunet.prediction.out_of_fold.predict_scans", engine):
         predict_out_of_fold(
             read_dataset(workspace.raw),
             choose_ensemble(workspace.results / NAME, n_folds=2, folds=["cv"]),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import nibabel
 import numpy as np
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import Make, cut, then, write
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import Make, cut, then, write
 
 SHAPE = (6, 5, 4)  # x, y, z
 AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])

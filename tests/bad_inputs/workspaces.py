@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
-from bad_inputs.entry import BadInput
-from bad_inputs.making import (
+from tests.bad_inputs.entry import BadInput
+from tests.bad_inputs.making import (
     NAME,
     PREPROCESSED,
     RAW,

@@ -1,0 +1,725 @@
+"""The commands as calls, for notebooks and scripts: the same names, keywords and defaults.
+
+Every option of a command is a keyword of its call, under the name of the command's Python parameter
+(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). What a command prints, its call returns;
+progress goes to callbacks. They are all available from :mod:`gi2nnunet` itself. A call wires the
+library's deeper functions together; where more is to be decided, use these.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.dataset.splits import HoldOutRule
+    from gi2nnunet.formats.labels import LabelScheme
+    from gi2nnunet.formats.tables import Size
+    from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.workspace import Workspace
+    from gi2nnunet.prediction.choose import Selection
+    from gi2nnunet.prediction.evaluate import Evaluation
+    from gi2nnunet.scoring.metric import Metric
+    from gi2nnunet.scoring.result import Score
+    from gi2nnunet.source.check.check import SourceReport
+    from gi2nnunet.source.competition import Scan
+    from gi2nnunet.training.record import TrainingResult
+    from gi2nnunet.training.train import TrainingProgress
+# Each call loads what it needs and no more, so that score does not wait for what train takes.
+
+Progress = Callable[[int, int, str], None]
+Notice = Callable[[str], None]
+FilePath = Path | str
+
+
+def read_environment() -> Mapping[str, str]:
+    """Return this process's environment, to be read alone: an engine process gets its own."""
+    return os.environ
+
+
+def find_workspace(folder: FilePath | None) -> Workspace:
+    """Return the workspace of a folder, else of nnU-Net's variables, else the default."""
+    from gi2nnunet.nnunet.workspace import open_workspace
+
+    return open_workspace(Path(folder) if folder else None, environ=read_environment())
+
+
+def find_hardware_of(space: Workspace, *, device: str, gpus: int | None, tell: Notice) -> Hardware:
+    """Choose what to compute on, and tell it."""
+    from gi2nnunet.nnunet.hardware import find_hardware
+
+    hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=read_environment())
+    tell(f"Computing on: {hardware.name}")
+    return hardware
+
+
+def require_positive(**numbers: float | None) -> None:
+    """Raise a :class:`ValueError` for a number that is not above 0; ``None`` is one's default."""
+    for name, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}: found {value!r}; expected a number above 0")
+
+
+def list_texts(given: str | int | Sequence[str | int] | None) -> list[str]:
+    """Return one or several, given as text or number, as texts; none for ``None``."""
+    if given is None:
+        return []
+    return [str(item) for item in ([given] if isinstance(given, str | int) else given)]
+
+
+def list_patches(given: Sequence[int] | Sequence[Sequence[int]] | None) -> list[list[int]]:
+    """Return one patch size or several as several; none for ``None``."""
+    patches: Any = () if given is None else given
+    if patches and all(isinstance(item, int) for item in patches):
+        patches = [patches]
+    return [list(patch) for patch in patches]
+
+
+def check(
+    source: FilePath,
+    *,
+    allow_missing: bool = False,
+    source_labels: LabelScheme | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> SourceReport:
+    """Look at a source before training: what it holds, and what in it is worth a look.
+
+    Parameters
+    ----------
+    source, allow_missing, source_labels, jobs, progress
+        As in :func:`~gi2nnunet.source.check.check.check_source`, which this is.
+    """
+    from gi2nnunet.source.check.check import check_source
+
+    require_positive(jobs=jobs)
+    return check_source(
+        source,
+        allow_missing=allow_missing,
+        source_labels=source_labels,
+        jobs=jobs,
+        progress=progress,
+    )
+
+
+def convert(
+    source: FilePath,
+    *,
+    workspace: FilePath | None = None,
+    dataset_id: int = 501,
+    name: str = "UWGI",
+    labels: LabelScheme = "regions",
+    folds: int | None = None,
+    holdout: HoldOutRule = None,
+    keep_known_bad: bool = False,
+    allow_missing: bool = False,
+    source_labels: LabelScheme | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Make a source into an nnU-Net raw dataset; what is there already is not made again.
+
+    Parameters
+    ----------
+    source
+        The competition's folder or zip, or a folder of NIfTI volumes.
+    workspace
+        Folder of all data and models; by default nnU-Net's three environment variables where all
+        are set, else ``./gi2nnunet-workspace``.
+    dataset_id, name, labels, folds, holdout, keep_known_bad, allow_missing, source_labels, seed
+        As in :func:`gi2nnunet.dataset.convert.convert`.
+    jobs
+        Scans in work at once; by default one a core.
+    progress
+        Called with ``(done, total, what)``.
+
+    Returns
+    -------
+    Dataset
+        Its ``warnings`` say what was passed over.
+
+    Raises
+    ------
+    InputError, OutputError, EngineError
+        As :func:`gi2nnunet.dataset.convert.convert`.
+    """
+    from gi2nnunet.dataset.convert import convert as convert_source
+
+    require_positive(jobs=jobs)
+    space = find_workspace(workspace)
+    return convert_source(
+        Path(source),
+        raw=space.raw,
+        preprocessed=space.preprocessed,
+        results=space.results,
+        dataset_id=dataset_id,
+        name=name,
+        labels=labels,
+        folds=folds,
+        holdout=holdout,
+        keep_known_bad=keep_known_bad,
+        allow_missing=allow_missing,
+        source_labels=source_labels,
+        seed=seed,
+        jobs=jobs,
+        progress=progress,
+    )
+
+
+def open_dataset(
+    *, workspace: FilePath | None = None, dataset_id: int | None = None
+) -> Dataset:  # fmt: skip
+    """Open what :func:`convert` made before.
+
+    Parameters
+    ----------
+    workspace
+        As in :func:`convert`.
+    dataset_id
+        Which one, where the workspace holds several.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or more than one.
+    """
+    from gi2nnunet.dataset.manifest import read_dataset
+
+    return read_dataset(find_workspace(workspace).raw, dataset_id=dataset_id)
+
+
+def train(
+    *,
+    fold: str | int | Sequence[str | int] | None = None,
+    config: str | Sequence[str] | None = None,
+    preset: str = "auto",
+    epochs: int | None = None,
+    iterations: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    patch_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    trainer: str | None = None,
+    pretrained_weights: FilePath | None = None,
+    restart: bool = False,
+    nnunet_validation: bool = False,
+    trust: bool = False,
+    device: str = "auto",
+    gpus: int | None = None,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    checks: bool = True,
+    progress: Progress | None = None,
+    on_epoch: Callable[[TrainingProgress], None] | None = None,
+    on_notice: Notice | None = None,
+) -> tuple[TrainingResult, ...]:
+    """Train nnU-Net; plan and preprocess first where that has not been done.
+
+    nnU-Net runs in a process of its own. An interrupted training goes on where it stopped; a
+    finished one is left alone.
+
+    Parameters
+    ----------
+    fold
+        A fold's number, ``"cv"`` for every fold of the split, or ``"all"`` for one model on every
+        training scan, or several of these; by default ``"all"``.
+    config
+        nnU-Net configuration, or several; by default ``2d`` and ``3d_fullres``.
+    preset
+        ``default``, ``resenc-m``, ``resenc-l``, ``resenc-xl``, ``tiny`` (for CPUs and smoke tests),
+        or ``auto``, which chooses by the GPU's memory.
+    epochs, iterations, lr
+        Length, batches an epoch and initial learning rate; by default the preset's and the
+        trainer's.
+    batch_size, patch_size
+        In place of the plan's. A patch is ``(y, x)`` voxels for 2d, ``(z, y, x)`` for 3d_fullres;
+        two patches may be given, one for each.
+    trainer
+        One of nnU-Net's trainer classes.
+    pretrained_weights
+        A checkpoint whose weights to start from.
+    restart
+        Throw away what was trained of these before.
+    nnunet_validation
+        Run nnU-Net's own final validation too.
+    trust
+        Load checkpoints and plans as they are: they can run any code.
+    device, gpus
+        ``auto``, ``cuda``, ``cpu`` or ``mps``; how many GPUs, by default one.
+    workspace, dataset_id
+        As in :func:`open_dataset`.
+    jobs, threads
+        Worker processes, and threads of the network's operations.
+    checks
+        Stop before the start where versions, memory or disk will not do.
+    progress
+        Called with ``(done, total, what)`` while the data is prepared, also from another thread.
+    on_epoch
+        Called after every epoch of every training.
+    on_notice
+        Called with sentences: what is computed on, and what of this machine is scarce.
+
+    Returns
+    -------
+    tuple
+        One result for each configuration and fold, whose ``folder`` holds its checkpoints.
+
+    Raises
+    ------
+    InputError, EngineError, OutputError
+        As :func:`~gi2nnunet.training.plan.plan_dataset` and
+        :func:`~gi2nnunet.training.train.train_folds`; where the machine will not do.
+    ValueError
+        For a number out of range.
+    """
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
+    from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
+    from gi2nnunet.training.doctor import (
+        examine_start,
+        judge_installation,
+        list_warnings,
+        raise_errors,
+    )
+    from gi2nnunet.training.machine import read_installation
+    from gi2nnunet.training.plan import plan_dataset
+    from gi2nnunet.training.record import STOCK_TRAINER, TrainingSettings
+    from gi2nnunet.training.train import expand_folds, train_folds
+
+    require_positive(
+        epochs=epochs, iterations=iterations, lr=lr, batch_size=batch_size, gpus=gpus, jobs=jobs,
+        threads=threads,
+    )  # fmt: skip
+    tell = on_notice or (lambda text: None)
+    patch_sizes = list_patches(patch_size)
+    configurations = tuple(dict.fromkeys(list_texts(config) or CONFIGURATIONS))
+    settings = TrainingSettings(
+        trainer=trainer or STOCK_TRAINER,
+        epochs=epochs,
+        iterations=iterations,
+        learning_rate=lr,
+        pretrained_weights=str(Path(pretrained_weights).absolute()) if pretrained_weights else None,
+    )
+    space = find_workspace(workspace)
+    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
+    check_trainer(settings.trainer)  # before planning, which takes minutes
+    if pretrained_weights:
+        check_checkpoint_file(Path(pretrained_weights))
+    if checks:
+        raise_errors(judge_installation(read_installation()))
+    hardware = find_hardware_of(space, device=device, gpus=gpus, tell=tell)
+    chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
+    if checks:
+        verdicts = examine_start(
+            dataset,
+            workspace=space,
+            hardware=hardware,
+            preset=chosen,
+            configurations=configurations,
+            folds=folds,
+            trainer=settings.trainer,
+            jobs=jobs,
+            resized=batch_size is not None or bool(patch_sizes),
+        )
+        for warning in list_warnings(verdicts):
+            tell(warning)
+        raise_errors(verdicts)
+    planned = plan_dataset(
+        dataset,
+        workspace=space,
+        environ=read_environment(),
+        preset=chosen,
+        configurations=configurations,
+        batch_size=batch_size,
+        patch_sizes=patch_sizes,
+        jobs=jobs,
+        progress=progress,
+    )
+    return train_folds(
+        dataset,
+        planned,
+        workspace=space,
+        environ=read_environment(),
+        hardware=hardware,
+        folds=folds,
+        settings=settings,
+        jobs=jobs,
+        threads=threads,
+        restart=restart,
+        nnunet_validation=nnunet_validation,
+        trust=trust,
+        on_epoch=on_epoch,
+    )
+
+
+def predict(
+    source: FilePath | None = None,
+    *,
+    config: str | Sequence[str] | None = None,
+    fold: str | int | Sequence[str | int] | None = None,
+    preset: str | None = None,
+    trainer: str | None = None,
+    mirroring: bool = True,
+    step_size: float = 0.5,
+    threads: int | None = None,
+    nifti: bool = False,
+    save_probabilities: bool = False,
+    tuning: bool = True,
+    out: FilePath | None = None,
+    allow_missing: bool = False,
+    trust: bool = False,
+    device: str = "auto",
+    gpus: int | None = None,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> Evaluation:
+    """Predict a source and write ``submission.csv``; no truth is looked for.
+
+    Parameters
+    ----------
+    source
+        A source (its ``test/`` if there is one, else its ``train/``), or NIfTI files; by default
+        the workspace's own scans, as :func:`predict_and_score` takes them.
+    config, fold, preset, trainer
+        Which models; by default the newest complete set.
+    mirroring, step_size, threads, trust
+        As :class:`~gi2nnunet.nnunet.hardware.Computing` has them.
+    nifti, save_probabilities, tuning
+        As in :func:`~gi2nnunet.prediction.evaluate.evaluate`.
+    out
+        Folder for the results; by default one in the workspace.
+    allow_missing
+        Pass over rows without image and images without rows.
+    device, gpus, workspace, dataset_id
+        As in :func:`train`.
+    progress
+        Called with ``(done, total, what)`` in scans.
+    on_notice
+        Called with sentences: what is computed on, which models, what is predicted.
+
+    Returns
+    -------
+    Evaluation
+        The submission's path; images and predicted masks as arrays.
+
+    Raises
+    ------
+    InputError, EngineError, OutputError
+        As :func:`~gi2nnunet.prediction.evaluate.evaluate`; where there are no such models.
+    ValueError
+        For a number out of range.
+    """
+    return _predict(
+        source, metric="per-class", source_labels=None, config=config, fold=fold, preset=preset,
+        trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads, nifti=nifti,
+        save_probabilities=save_probabilities, tuning=tuning, out=out, allow_missing=allow_missing,
+        trust=trust, device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
+        progress=progress, on_notice=on_notice, score=False,
+    )  # fmt: skip
+
+
+def predict_and_score(
+    source: FilePath | None = None,
+    *,
+    metric: Metric = "per-class",
+    source_labels: LabelScheme | None = None,
+    config: str | Sequence[str] | None = None,
+    fold: str | int | Sequence[str | int] | None = None,
+    preset: str | None = None,
+    trainer: str | None = None,
+    mirroring: bool = True,
+    step_size: float = 0.5,
+    threads: int | None = None,
+    nifti: bool = False,
+    save_probabilities: bool = False,
+    tuning: bool = True,
+    out: FilePath | None = None,
+    allow_missing: bool = False,
+    trust: bool = False,
+    device: str = "auto",
+    gpus: int | None = None,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> Evaluation:
+    """Predict, write ``submission.csv``, and score it where the truth is known.
+
+    Without a source: the held-out test scans; where there are none, every training scan by the
+    model that did not see its patient; else the training scans, the score marked in-sample.
+
+    Parameters
+    ----------
+    source, config, fold, preset, trainer, mirroring, step_size, threads, nifti, save_probabilities
+        As in :func:`predict`, as all that follows but the metric.
+    metric
+        Convention of :mod:`gi2nnunet.scoring.metric`.
+    source_labels
+        How given NIfTI labels are coded, where their values or a dataset.json do not tell.
+    tuning, out, allow_missing, trust, device, gpus, workspace, dataset_id, progress, on_notice
+        As in :func:`predict`.
+
+    Returns
+    -------
+    Evaluation
+        Its ``score`` is ``None`` where no truth is known; its ``standing`` says what it means.
+
+    Raises
+    ------
+    InputError, EngineError, OutputError, ValueError
+        As :func:`predict`.
+    """
+    return _predict(
+        source, metric=metric, source_labels=source_labels, config=config, fold=fold,
+        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads,
+        nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
+        allow_missing=allow_missing, trust=trust, device=device, gpus=gpus, workspace=workspace,
+        dataset_id=dataset_id, progress=progress, on_notice=on_notice, score=True,
+    )  # fmt: skip
+
+
+def _predict(
+    source: FilePath | None,
+    *,
+    metric: Metric,
+    source_labels: LabelScheme | None,
+    config: str | Sequence[str] | None,
+    fold: str | int | Sequence[str | int] | None,
+    preset: str | None,
+    trainer: str | None,
+    out: FilePath | None,
+    allow_missing: bool,
+    device: str,
+    gpus: int | None,
+    workspace: FilePath | None,
+    dataset_id: int | None,
+    progress: Progress | None,
+    on_notice: Notice | None,
+    score: bool,
+    mirroring: bool,
+    step_size: float,
+    threads: int | None,
+    trust: bool,
+    **options: Any,
+) -> Evaluation:
+    from gi2nnunet.nnunet.hardware import Computing
+    from gi2nnunet.prediction.evaluate import evaluate
+    from gi2nnunet.scoring.metric import CONVENTIONS
+
+    require_positive(threads=threads, gpus=gpus)
+    if metric not in CONVENTIONS:  # before hours of prediction
+        raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
+    if not 0.1 <= step_size <= 1:
+        raise ValueError(f"step_size: found {step_size!r}; expected 0.1 to 1")
+    tell = on_notice or (lambda text: None)
+    report = progress or (lambda done, total, what: None)
+    space = find_workspace(workspace)
+    selection, ensemble = select_work(
+        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
+        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
+    )  # fmt: skip
+    computing = Computing(
+        workspace=space, environ=read_environment(),
+        hardware=find_hardware_of(space, device=device, gpus=gpus, tell=tell),
+        mirroring=mirroring, step_size=step_size, threads=threads, trust=trust,
+    )  # fmt: skip
+    tell(f"Models: {ensemble.describe()}")
+    tell(f"Predicting {len(selection.scans)} scans: {selection.described}")
+    report(0, len(selection.scans), "predicting scans")
+    return evaluate(
+        selection,
+        ensemble,
+        out=Path(out) if out else space.predictions / selection.name / ensemble.name,
+        computing=computing,
+        metric=metric,
+        score=score,
+        on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
+        **options,
+    )
+
+
+def select_work(
+    space: Workspace,
+    source: FilePath | None,
+    *,
+    config: str | Sequence[str] | None,
+    fold: str | int | Sequence[str | int] | None,
+    preset: str | None,
+    trainer: str | None,
+    truth: bool,
+    source_labels: LabelScheme | None,
+    allow_missing: bool,
+    dataset_id: int | None,
+) -> tuple[Selection, Ensemble]:
+    """Choose what to predict and by which models, as :func:`predict` has these arguments.
+
+    ``truth`` says whether to look for it.
+    """
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
+
+    dataset, ensemble = select_models(
+        space,
+        dataset_id=dataset_id,
+        configurations=list_texts(config),
+        folds=list_texts(fold),
+        preset=None if preset == "auto" else preset,
+        trainer=trainer,
+    )
+    if source is None:
+        dataset = dataset or read_dataset(space.raw, dataset_id=dataset_id)
+        selection = select_own_scans(dataset, ensemble)
+    else:
+        selection = select_source(
+            Path(source),
+            dataset=dataset,
+            ensemble=ensemble,
+            truth=truth,
+            source_labels=source_labels,
+            allow_missing=allow_missing,
+        )
+    return selection, ensemble
+
+
+def score(
+    submission: FilePath,
+    truth: FilePath,
+    *,
+    metric: Metric = "per-class",
+    images: FilePath | None = None,
+    medical: bool = False,
+    tolerance_mm: float = 3.0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """Score a submission against the truth by the competition's metric.
+
+    Parameters
+    ----------
+    submission, truth
+        CSV files of the competition's form.
+    metric
+        Convention of :mod:`gi2nnunet.scoring.metric`.
+    images
+        The source whose file names tell the image sizes, where the truth has no ``image_height``
+        and ``image_width`` columns.
+    medical
+        Add surface Dice, HD95 in mm and volume error in ml; needs ``images`` for the spacing, and
+        MONAI.
+    tolerance_mm
+        Of the surface Dice.
+    jobs
+        Threads; by default one a core.
+    progress
+        Called with ``(done, total, what)`` in scans.
+
+    Raises
+    ------
+    InputError, EngineError
+        As :func:`~gi2nnunet.scoring.score.score_submission`.
+    ValueError
+        For an unknown convention, a number out of range, ``medical`` without ``images``.
+    """
+    from gi2nnunet.scoring.score import score_submission
+
+    require_positive(jobs=jobs)
+    if not 0 <= tolerance_mm < math.inf:
+        raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
+    if medical and images is None:
+        raise ValueError("medical needs images: the source whose file names tell the spacing")
+    scans = _read_scans(images)
+    report = progress or (lambda done, total, what: None)
+    return score_submission(
+        Path(submission),
+        Path(truth),
+        metric=metric,
+        sizes=_sizes_of(scans),
+        medical=medical,
+        spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
+        tolerance_mm=tolerance_mm,
+        jobs=jobs,
+        progress=lambda done, total, scan: report(done, total, "scoring scans"),
+    )
+
+
+def read_sizes(images: FilePath | None) -> Mapping[str, Size] | None:
+    """Return the image size of each scan of a source; ``None`` without one."""
+    return _sizes_of(_read_scans(images))
+
+
+def _read_scans(images: FilePath | None) -> Mapping[str, Scan]:
+    if images is None:
+        return {}
+    from gi2nnunet.source.competition import read_index
+
+    index = read_index(images, allow_missing=True)
+    return {**index.train, **index.test}
+
+
+def _sizes_of(scans: Mapping[str, Scan]) -> Mapping[str, Size] | None:
+    return {name: (scan.height, scan.width) for name, scan in scans.items()} or None
+
+
+def write_report(
+    out: FilePath | None = None,
+    *,
+    prediction: FilePath | None = None,
+    scans: str | Sequence[str] | None = None,
+    show_all: bool = False,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write one HTML page: data, folds, training curves, scores, and slices with contours.
+
+    Parameters
+    ----------
+    out
+        The page; by default ``report.html`` in the workspace.
+    prediction
+        Folder of :func:`predict` or :func:`predict_and_score`; by default the workspace's newest.
+    scans
+        Scans to show slices of; by default some of the worst, middle and best.
+    show_all
+        Show slices of every predicted scan.
+    workspace, dataset_id
+        As in :func:`open_dataset`.
+    progress
+        Called with ``(done, total, what)``.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Raises
+    ------
+    InputError, OutputError
+        As :func:`~gi2nnunet.report.gather.gather_report` and
+        :func:`~gi2nnunet.report.page.write_report`.
+    """
+    from gi2nnunet.report.gather import gather_report
+    from gi2nnunet.report.page import write_report as write_page
+
+    space = find_workspace(workspace)
+    content = gather_report(
+        space,
+        dataset_id=dataset_id,
+        prediction=Path(prediction) if prediction else None,
+        scans=list_texts(scans),
+        show_all=show_all,
+        progress=progress,
+    )
+    path = Path(out) if out else space.predictions.parent / "report.html"
+    write_page(content, path)
+    return path

@@ -1,0 +1,355 @@
+"""Commands for other machines: model files, Kaggle's bundle and its hidden test set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gi2nnunet.cli.options import (
+    DeviceOption,
+    GpusOption,
+    IdOption,
+    JsonOption,
+    TrustOption,
+    WorkspaceOption,
+    open_workspace_of,
+    require_number,
+    same_workspace,
+    select_models_of,
+)
+from gi2nnunet.cli.prediction import (
+    ConfigOption,
+    FoldOption,
+    MirroringOption,
+    PresetOption,
+    TrainerOption,
+    TuningOption,
+)
+
+HoursOption = Annotated[
+    float,
+    typer.Option(
+        "--hours",
+        help="Time budget; mirroring is given up first, then folds, then scans.",
+        min=0.0001,
+        max=1000,
+        callback=require_number,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("predict-hidden")(predict_hidden)
+    app.command("kaggle-bundle")(kaggle_bundle)
+    app.command("export-model")(export_model)
+    app.command("import-model")(import_model)
+
+
+def predict_hidden(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The competition's folder; its test/ is used.")
+    ],
+    model: Annotated[
+        Path, typer.Option("--model", help="A file that export-model wrote.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The submission to write.", dir_okay=False)
+    ] = Path("submission.csv"),
+    hours: HoursOption = 8.5,
+    mirroring: MirroringOption = True,
+    tuning: TuningOption = True,
+    trust: TrustOption = False,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a hidden test set within a time budget; the CSV is valid at every moment.
+
+    It is written with empty rows at once and replaced with every scan. Scans that cannot be read,
+    and those that no time is left for, stay empty, with a warning.
+
+    Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
+    """
+    from gi2nnunet.cli.output import (
+        count,
+        print_json,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
+    )
+    from gi2nnunet.sharing.hidden import predict_hidden
+
+    with show_progress() as report:
+        done = predict_hidden(
+            source,
+            model,
+            out,
+            hours=hours,
+            workspace=open_workspace_of(workspace),
+            environ=os.environ,
+            device=device,
+            gpus=gpus,
+            mirroring=mirroring,
+            tuning=tuning,
+            trust=trust,
+            on_change=print_notice,
+            on_scan=lambda n, total: report(n, total, "predicting scans"),
+        )
+    print_warnings(done.warnings)
+    if as_json:
+        print_json(
+            {
+                "submission": done.submission,
+                "scans": done.scans,
+                "predicted": len(done.outcome.used) if done.outcome else 0,
+                "tuning": done.tuned.path if done.tuned else None,
+                "warnings": done.warnings,
+            }
+        )
+        return
+    if done.outcome is None:
+        print_notice("test/ holds no scan to predict: the submission has no masks.")
+    else:
+        predicted = len(done.outcome.used)
+        print_notice(f"Predicted {predicted} of {count(done.scans, 'scan')}.")
+        if done.tuned:
+            print_notice(f"Masks decided as tuning chose: {done.tuned.path}")
+    print_result(str(done.submission))
+
+
+_NOTEBOOK = "The notebook"
+_IMAGE = "The competition's machine"
+
+
+def kaggle_bundle(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user",
+            envvar="KAGGLE_USERNAME",
+            help="Name of your Kaggle account.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", help="Name of the Kaggle dataset; the notebook's has -notebook after it."
+        ),
+    ] = "gi2nnunet-bundle",
+    image_python: Annotated[
+        str,
+        typer.Option(
+            "--image-python",
+            help="Its Python, as python --version tells it there.",
+            rich_help_panel=_IMAGE,
+        ),
+    ] = "3.12",
+    image_freeze: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-freeze",
+            help="What pip freeze writes there; wheels that it suits stay out of the bundle. "
+            "Without it, everything but torch goes in.",
+            show_default=False,
+            rich_help_panel=_IMAGE,
+        ),
+    ] = None,
+    hours: Annotated[
+        float,
+        typer.Option(
+            "--hours",
+            help="Its time budget; the competition gives nine.",
+            min=0.0001,
+            max=1000,
+            callback=require_number,
+            rich_help_panel=_NOTEBOOK,
+        ),
+    ] = 8.5,
+    mirroring: MirroringOption = True,
+    tuning: TuningOption = True,
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in half precision: half the size.")
+    ] = False,
+    trust: TrustOption = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a former bundle.")] = False,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write models, wheels and a notebook for the competition's offline machine.
+
+    One flat folder, with the metadata that Kaggle's own client expects, and the commands that
+    upload it, run it and submit.
+
+    Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
+    """
+    from gi2nnunet.cli.output import (
+        count,
+        print_json,
+        print_notice,
+        print_result,
+        print_warnings,
+        show_progress,
+    )
+    from gi2nnunet.sharing.kaggle_bundle import make_bundle
+    from gi2nnunet.sharing.wheels import describe_image
+
+    image = describe_image(image_python, image_freeze)
+    space = open_workspace_of(workspace)
+    dataset, ensemble = select_models_of(
+        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+    )
+    with show_progress() as report:
+        made = make_bundle(
+            ensemble,
+            out,
+            user=user,
+            image=image,
+            dataset=dataset,
+            workspace=space,
+            environ=os.environ,
+            name=name,
+            hours=hours,
+            mirroring=mirroring,
+            tuning=tuning,
+            half=half,
+            trust=trust,
+            replace=replace,
+            progress=report,
+        )
+    print_warnings(made.handed_over.warnings)
+    if made.handed_over.tuned:
+        print_notice(f"With what tuning chose: {made.handed_over.tuned.path}")
+    if as_json:
+        print_json(
+            {
+                "folder": str(made.folder),
+                "bytes": made.size,
+                "models": ensemble.describe(),
+                "tuning": made.handed_over.tuned is not None,
+                "wheels": list(made.wheels),
+                "commands": list(made.commands),
+            }
+        )
+        return
+    print_result(
+        f"{made.folder}: {count(len(made.wheels), 'wheel')}, the models and the notebook, "
+        f"{made.size / 2**20:.0f} MiB"
+    )
+    print_notice("With Kaggle's client (pip install kaggle) upload it, run it, and submit:")
+    for command in made.commands:
+        print_result(f"  {command}")
+    print_notice(
+        "A bundle made anew goes up with kaggle datasets version -m WHY in place of create."
+    )
+
+
+def export_model(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    preset: PresetOption = None,
+    trainer: TrainerOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in half precision: half the size.")
+    ] = False,
+    trust: TrustOption = False,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write trained models into one file without pickles, for others to import.
+
+    Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
+    """
+    from gi2nnunet.cli.output import print_json, print_notice, print_result, print_warnings
+    from gi2nnunet.sharing.exchange import hand_over
+
+    space = open_workspace_of(workspace)
+    dataset, ensemble = select_models_of(
+        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+    )
+    made = hand_over(
+        ensemble,
+        out,
+        dataset=dataset,
+        workspace=space,
+        environ=os.environ,
+        half=half,
+        trust=trust,
+    )
+    print_warnings(made.warnings)
+    if made.tuned:
+        print_notice(f"With what tuning chose: {made.tuned.path}")
+    if as_json:
+        print_json(
+            {
+                "file": made.model.path,
+                "bytes": made.model.size,
+                "models": ensemble.describe(),
+                "tuning": made.tuned.path if made.tuned else None,
+            }
+        )
+        return
+    print_result(f"{made.model.path} ({made.model.size / 2**20:.1f} MiB)")
+
+
+def import_model(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export-model wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace models of the same names.")
+    ] = False,
+    trust: TrustOption = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take models of export-model into the workspace; predict and nnU-Net find them there.
+
+    Nothing of the file is run. Its checksums tell damage; they do not tell who made it.
+
+    Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
+    """
+    from gi2nnunet.cli.output import print_json, print_notice, print_result
+    from gi2nnunet.sharing.exchange import take_over
+
+    space = open_workspace_of(workspace)
+    taken = take_over(
+        file,
+        workspace=space,
+        environ=os.environ,
+        replace=replace,
+        trust=trust,
+    )
+    done = taken.model
+    if as_json:
+        print_json(
+            {
+                "id": done.bundle.dataset_id,
+                "written": done.written,
+                "left_alone": done.kept,
+                "tuning": taken.tuning,
+            }
+        )
+        return
+    for folder in done.kept:
+        print_result(f"{folder} (was there, left alone)")
+    for folder in done.written:
+        print_result(str(folder))
+    if taken.tuning:
+        print_result(f"{taken.tuning} (what tuning chose)")
+    print_notice(
+        "Predict with: "
+        + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)
+    )

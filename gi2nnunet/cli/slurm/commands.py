@@ -1,0 +1,302 @@
+"""Commands and options of a cluster: train and predict --on slurm, jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gi2nnunet.cli.options import (
+    JsonOption,
+    WorkspaceOption,
+    open_workspace_of,
+    same_workspace,
+    spell_options,
+)
+
+if TYPE_CHECKING:
+    from gi2nnunet.cli.slurm.graph import Job
+    from gi2nnunet.cli.slurm.profile import Profile
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.workspace import Workspace
+    from gi2nnunet.prediction.choose import Selection
+
+_CLUSTER = "On a cluster"
+_PROFILE_NAME = "slurm.toml"
+# Options of train that the jobs beside the trainings share.
+_OF_PLAN = ("preset", "batch_size", "patch_size", "dataset_id", "jobs", "checks")
+_OF_SCORE = ("preset", "trainer", "trust", "dataset_id")
+_OWN = (
+    "on", "profile", "slurm", "dry_run", "workspace", "gpus", "device", "fold", "config", "as_json",
+)  # fmt: skip
+# Options of predict that are given to its jobs as they are, and those that only the last needs.
+_OF_PARTS = (
+    "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
+    "dataset_id",
+)  # fmt: skip
+_OF_JOIN = ("metric", "source_labels")
+_PARTS = 8
+_MOST_PARTS = 1000  # Slurm's own bound of an array
+
+OnOption = Annotated[
+    Literal["here", "slurm"],
+    typer.Option("--on", help="Run it here, or as jobs of Slurm.", rich_help_panel=_CLUSTER),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="TOML file of what jobs ask for: partition, account, time, memory, gpus, cpus, "
+        "flags; by default slurm.toml in the workspace, else in ~/.config/gi2nnunet.",
+        show_default=False,
+        dir_okay=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="In place of the profile's; may be repeated.",
+        show_default=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the jobs, submit none.", rich_help_panel=_CLUSTER),
+]
+
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        help=f"Into how many jobs the scans are dealt; by default {_PARTS}, or one a scan.",
+        min=1,
+        max=_MOST_PARTS,
+        show_default=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="K/N",
+        help="Predict every N-th scan from the K-th on and keep it for the same command without "
+        "--part, which joins; what a job of --on slurm does.",
+        show_default=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+
+
+def parse_part(text: str | None) -> tuple[int, int] | None:
+    """Parse ``--part``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(
+            f"found {text!r}; expected one of so many, from 1/8 to 8/8", param_hint="--part"
+        )
+    return int(found[1]), int(found[2])
+
+
+def require_slurm(context: typer.Context) -> None:
+    """Refuse options that say how to submit where nothing is submitted."""
+    names = ("profile", "slurm", "dry_run", "shards")
+    given = [f"--{name.replace('_', '-')}" for name in names if context.params.get(name)]
+    if context.params["on"] != "slurm" and given:
+        raise typer.BadParameter(f"{', '.join(given)}: needs --on slurm")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("jobs")(jobs)
+
+
+def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show the jobs on the cluster: what waits, runs, finished or failed, and what is left.
+
+    Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
+    """
+    from gi2nnunet.cli.output import count, print_json, print_notice, print_result, print_table
+    from gi2nnunet.cli.slurm.submit import read_jobs
+
+    space = open_workspace_of(workspace)
+    found = read_jobs(_jobs_folder(space))
+    left = sum(job.state != "finished" for job in found)
+    if as_json:
+        print_json({"jobs": [job.to_json() for job in found], "left": left})
+        return
+    if not found:
+        print_notice("No jobs were submitted from this workspace.")
+        return
+    print_table(
+        "Jobs",
+        ("job", "Slurm's id", "state", "why"),
+        [(job.name, job.job_id, job.state, job.reason) for job in found],
+        text_columns=4,
+    )
+    for job in found:
+        if job.state in ("failed", "stopped"):
+            print_notice(f"{job.name}: {job.state}; log {job.log}\n{job.last_lines}")
+    print_result(f"{count(left, 'job')} of {len(found)} left.")
+    if any(job.state in ("failed", "stopped") for job in found):
+        print_notice("Run the same command with --on slurm again to submit what is missing.")
+
+
+def submit_training(
+    context: typer.Context,
+    space: Workspace,
+    dataset: Dataset,
+    *,
+    folds: Sequence[int | str],
+    config: Sequence[str],
+) -> None:
+    """Submit what train was asked for, or print it.
+
+    Each job runs a command line of its own with the options that were given.
+    """
+    from gi2nnunet.cli.slurm.graph import make_training_graph
+    from gi2nnunet.nnunet.presets import CONFIGURATIONS
+    from gi2nnunet.training.plan import digest_dataset
+
+    _refuse_gpus(context)
+    if context.params["restart"]:
+        raise typer.BadParameter(
+            "--restart would throw a job's own work away each time it goes on after a time limit. "
+            "Remove the fold's folder instead.",
+            param_hint="--restart",
+        )
+    settled = ("--device", _settle_device(context, _read_profile(context, space)))
+    place = (*settled, *_spell_place(context))
+    every = tuple(name for name in context.params if name not in _OWN)
+    graph = make_training_graph(
+        configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
+        folds=folds,
+        n_folds=len(dataset.splits),
+        plan_words=("plan", *spell_options(context, _OF_PLAN), *place),
+        train_words=("train", *spell_options(context, every), *place),
+        score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *place),
+    )
+    _submit(context, graph, space, mark=digest_dataset(dataset))
+
+
+def submit_prediction(
+    context: typer.Context,
+    space: Workspace,
+    selection: Selection,
+    ensemble: Ensemble,
+    *,
+    source: Path | None,
+    out: Path,
+) -> None:
+    """Submit what predict or predict-and-score was asked for, or print it.
+
+    What could differ from node to node (device, threads) or from day to day (which models are the
+    newest) is decided here, so that the parts fit together.
+    """
+    import hashlib
+
+    from gi2nnunet.cli.slurm.graph import make_prediction_graph
+    from gi2nnunet.nnunet.models import spell_models
+    from gi2nnunet.nnunet.workspace import choose_threads
+    from gi2nnunet.prediction.parts import digest_work, kept_folder, submission_path
+
+    _refuse_gpus(context)
+    asked = _read_profile(context, space)
+    device = _settle_device(context, asked)
+    threads = choose_threads(
+        context.params["threads"], device=device, training=False, cores=asked.cpus
+    )
+    out = out.absolute()
+    words = [
+        *([] if source is None else [str(source.absolute())]),
+        *spell_models(ensemble.models, folds=ensemble.folds),
+        *spell_options(context, _OF_PARTS),
+        *("--device", device, "--threads", str(threads), "--out", str(out)),
+        *_spell_place(context),
+    ]
+    place = hashlib.sha256(str(out).encode()).hexdigest()[:6]
+    graph = make_prediction_graph(
+        name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', selection.name)}_{place}",
+        parts=min(context.params["shards"] or _PARTS, len(selection.scans)),
+        part_words=("predict", *words),
+        join_words=(str(context.info_name), *words, *spell_options(context, _OF_JOIN)),
+        kept=kept_folder(out),
+        result=submission_path(out),
+    )
+    _submit(context, graph, space, mark=digest_work(selection, ensemble))
+
+
+def _settle_device(context: typer.Context, profile: Profile) -> str:
+    """Return what jobs compute on: a node without the card it should have is to fail, not crawl."""
+    asked: str = context.params["device"]
+    if asked != "auto":
+        return asked
+    return "cuda" if profile.gpus else "cpu"
+
+
+def _refuse_gpus(context: typer.Context) -> None:
+    """Refuse ``--gpus``, which says how many cards of this machine to use."""
+    if context.params["gpus"]:
+        raise typer.BadParameter(
+            "each job computes on one card. Leave it out; --slurm gpus=0 asks for none.",
+            param_hint="--gpus",
+        )
+
+
+def _spell_place(context: typer.Context) -> tuple[str, ...]:
+    workspace = context.params["workspace"]
+    return () if workspace is None else ("--workspace", str(workspace.absolute()))
+
+
+def _read_profile(context: typer.Context, space: Workspace) -> Profile:
+    from gi2nnunet.cli.slurm.profile import read_profile
+
+    file = context.params["profile"] or _find_profile(space)
+    return read_profile(file, overrides=context.params["slurm"] or ())
+
+
+def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, mark: str) -> None:
+    from shlex import join
+
+    from gi2nnunet.cli.output import print_json, print_notice, print_result
+    from gi2nnunet.cli.slurm.submit import submit
+
+    profile = _read_profile(context, space)
+    as_json = context.params["as_json"]
+    if context.params["dry_run"] and as_json:
+        print_json({"jobs": [{"job": j.name, "after": j.after, "words": j.words} for j in graph]})
+        return
+    if context.params["dry_run"]:
+        for job in graph:
+            after = f"  after {', '.join(job.after)}" if job.after else ""
+            print_result(f"{job.name}{after}\n    gi2nnunet {join(job.words)}")
+        return
+    done = submit(graph, profile=profile, folder=_jobs_folder(space), mark=mark)
+    if as_json:
+        print_json({"submitted": done.submitted, "left_alone": done.kept})
+        return
+    for name, job_id in done.submitted.items():
+        print_result(f"{name}: submitted as job {job_id}")
+    for name, state in done.kept.items():
+        print_result(f"{name}: {state}, left alone")
+    print_notice("Next: " + same_workspace("gi2nnunet jobs", context.params["workspace"]))
+
+
+def _jobs_folder(space: Workspace) -> Path:
+    return space.logs.parent / "jobs"
+
+
+def _find_profile(space: Workspace) -> Path | None:
+    places = (space.logs.parent, Path.home() / ".config" / "gi2nnunet")
+    return next((p / _PROFILE_NAME for p in places if (p / _PROFILE_NAME).is_file()), None)

@@ -1,0 +1,209 @@
+"""Commands that only look: verify, doctor, report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gi2nnunet.cli.options import (
+    DeviceOption,
+    GpusOption,
+    IdOption,
+    JobsOption,
+    JsonOption,
+    WorkspaceOption,
+    open_workspace_of,
+)
+from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
+
+if TYPE_CHECKING:
+    from gi2nnunet.training.doctor import Diagnosis
+    from gi2nnunet.upkeep.verify import Verification
+
+_NOT_WELL = 3  # as bad input
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("verify")(verify)
+    app.command("doctor")(doctor)
+    app.command("report")(report)
+
+
+def verify(
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Names, sizes, splits and marks; read no voxels.")
+    ] = False,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a workspace: what is missing, altered, stale, leaking, half-made or left behind.
+
+    Changes nothing. Exit code 0 where all is well, 3 where something is not.
+
+    Example: gi2nnunet verify --quick
+    """
+    from gi2nnunet.cli.output import print_json, print_notice, show_progress
+    from gi2nnunet.upkeep.verify import verify_workspace
+
+    space = open_workspace_of(workspace)
+    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
+    with show_progress() as report:
+        result = verify_workspace(
+            space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=report
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_verification(result)
+    if not result.sound:
+        raise typer.Exit(_NOT_WELL)
+
+
+def _print_verification(result: Verification) -> None:
+    from gi2nnunet.cli.output import count, print_result, print_warnings
+
+    print_warnings(result.notes)
+    for finding in result.findings:
+        print_result(str(finding))
+    looked = "names and sizes" if result.quick else "names, content and geometry"
+    outcome = count(len(result.findings), "finding") if result.findings else "all is well"
+    print_result(
+        f"{', '.join(result.datasets)}: {count(result.checks, 'check')} ({looked}): {outcome}"
+    )
+
+
+def doctor(
+    preset: PresetOption = "auto",
+    config: ConfigOption = None,
+    fold: FoldOption = None,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the installation and, where there is a dataset, whether this machine can train on it.
+
+    Versions, GPU, cores, memory, shared memory, disk, rights: each with its number and what is
+    needed. Exit code 0 where nothing would stop a training, 3 where something would.
+
+    Example: gi2nnunet doctor --preset resenc-l --fold cv
+    """
+    from gi2nnunet.cli.output import print_json, print_notice
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.presets import CONFIGURATIONS
+    from gi2nnunet.training.doctor import diagnose
+    from gi2nnunet.training.train import expand_folds
+
+    space = open_workspace_of(workspace)
+    dataset = None
+    if dataset_id is not None or any(space.raw.glob("Dataset[0-9][0-9][0-9]_*")):
+        dataset = read_dataset(space.raw, dataset_id=dataset_id)
+        print_notice(f"Dataset: {dataset.folder}")
+    else:
+        print_notice(f"{space.raw} holds no dataset: checking the installation alone.")
+    result = diagnose(
+        dataset,
+        workspace=space,
+        environ=os.environ,
+        device=device,
+        gpus=gpus,
+        preset=preset,
+        configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
+        folds=expand_folds(fold or ["all"], n_folds=len(dataset.splits)) if dataset else (),
+        jobs=jobs,
+    )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_diagnosis(result)
+    if not result.fit:
+        raise typer.Exit(_NOT_WELL)
+
+
+def _print_diagnosis(result: Diagnosis) -> None:
+    from gi2nnunet.cli.output import print_result, print_table
+
+    print_table(
+        "Installation" if result.dataset is None else f"Installation and {result.dataset}",
+        ("check", "", "found", "expected"),
+        [(v.name, v.level, v.found, v.expected) for v in result.verdicts],
+        text_columns=4,
+    )
+    for verdict in result.verdicts:
+        if verdict.remedy:
+            print_result(f"{verdict.level}: {verdict.name}: {verdict.remedy}")
+    print_result("Nothing here would stop a run." if result.fit else "This would stop a run.")
+
+
+def report(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The page; by default report.html in the workspace.",
+            dir_okay=False, show_default=False,
+        ),
+    ] = None,
+    prediction: Annotated[
+        Path | None,
+        typer.Option(
+            "--prediction", "-p", help="Folder of predict or predict-and-score; by default the "
+            "workspace's newest.", file_okay=False, show_default=False,
+        ),
+    ] = None,
+    scans: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scans", help="Scan to show slices of; may be repeated. By default some of the "
+            "worst, middle and best.", show_default=False,
+        ),
+    ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show slices of every predicted scan: a large page.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write one HTML page: data, folds, training curves, scores, and slices with contours.
+
+    It needs no network. What is not trained or predicted yet is said on it.
+
+    Example: gi2nnunet report --out report.html --scans case12_day22
+    """
+    from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
+    from gi2nnunet.report.gather import gather_report
+    from gi2nnunet.report.page import write_report
+
+    space = open_workspace_of(workspace)
+    with show_progress() as progress:
+        content = gather_report(
+            space,
+            dataset_id=dataset_id,
+            prediction=prediction,
+            scans=scans or (),
+            show_all=show_all,
+            progress=progress,
+        )
+    path = out or space.predictions.parent / "report.html"
+    size = write_report(content, path)
+    for line in content.missing:
+        print_notice(line)
+    if as_json:
+        print_json(
+            {
+                "report": str(path),
+                "bytes": size,
+                "scans": [scan.scan_id for scan in content.shown],
+                "missing": list(content.missing),
+            }
+        )
+    else:
+        print_result(f"{path} ({size / 1e6:.1f} MB, slices of {len(content.shown)} scans)")

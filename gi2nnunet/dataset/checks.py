@@ -1,0 +1,272 @@
+"""Checks of a converted dataset: are its files those that its manifest tells of, and sound.
+
+Nothing is changed. Each check looks at a few files of its own, so that they can run side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.files import read_json
+from gi2nnunet.dataset.manifest import (
+    DATASET_JSON,
+    MANIFEST,
+    SPLITS,
+    Dataset,
+    DatasetScan,
+    list_files,
+)
+from gi2nnunet.dataset.splits import Fold, check_leaks, shared_patients
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import ALL_BITS, LabelScheme, nnunet_labels
+from gi2nnunet.formats.volumes import Volume, read_volume
+
+CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
+_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+_HASH_BYTES = 1 << 20
+_SAME_MM = 1e-3  # NIfTI keeps geometry in 32-bit numbers
+
+
+def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
+    """Return the checks of one dataset.
+
+    Parameters
+    ----------
+    dataset
+        What its manifest tells.
+    quick
+        Look at names and sizes alone; else read every file: digests, voxels, geometry.
+    """
+    of_scans: dict[str, Mapping[str, Any]] = {
+        entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]
+    }
+    checks: list[Check] = [
+        partial(_check_scan, dataset, scan, of_scans[scan.scan_id], quick=quick)
+        for scan in dataset.scans
+    ]
+    for name, described in dataset.manifest["files"].items():
+        checks.append(partial(check_file, dataset.folder / name, described, quick=quick))
+    checks.append(partial(_check_strangers, dataset))
+    checks.append(partial(_check_description, dataset))
+    checks.append(partial(_check_parts, dataset))
+    checks.append(partial(check_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN))
+    return checks
+
+
+def check_file(
+    path: Path, described: Mapping[str, Any], *, quick: bool, remedy: str = CONVERT_AGAIN
+) -> list[Finding]:
+    """Compare a file with what the manifest tells: its size and, unless ``quick``, its SHA-256."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            return [_finding(path, "no file of that name", "a file", remedy)]
+        if size != described["bytes"]:
+            return [_finding(path, f"{size} bytes", f"{described['bytes']} bytes", remedy)]
+        if quick or "sha256" not in described:
+            return []
+        digest = _hash_file(path)
+    except FileNotFoundError:
+        return [_finding(path, "nothing", f"a file of {described['bytes']} bytes", remedy)]
+    except OSError as error:
+        return [_finding(path, f"that it cannot be read ({error})", "a readable file", remedy)]
+    if digest == described["sha256"]:
+        return []
+    found = f"other content (SHA-256 {digest[:16]})"
+    return [_finding(path, found, f"SHA-256 {described['sha256'][:16]}, as converted", remedy)]
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
+    """Check a copy of the split: as the manifest has it, no patient on both sides, no scan apart.
+
+    A dataset without a split has no such file.
+    """
+    expected = list(dataset.splits)
+    if not path.is_file():
+        if not expected:
+            return []
+        found = "nothing (nnU-Net would draw a random split that mixes patients)"
+        return [_finding(path, found, f"the split's {len(expected)} folds", remedy)]
+    splits = _read_splits(path)
+    if splits is None:
+        return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
+    findings = [
+        _finding(path, leak, "patients on one side alone, each scan validating once", remedy)
+        for leak in check_leaks(splits)
+    ]
+    train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
+    for number, fold in enumerate(splits):
+        strangers = sorted({*fold["train"], *fold["val"]} - train)
+        if strangers:
+            found = f"fold {number}: {_name_some(strangers)}, which is no training scan"
+            findings.append(_finding(path, found, "training scans of the dataset alone", remedy))
+    if splits != expected:
+        found = f"{len(splits)} folds that differ from the manifest's"
+        findings.append(_finding(path, found, f"the manifest's {len(expected)} folds", remedy))
+    return findings
+
+
+def _read_splits(path: Path) -> list[Fold] | None:
+    """Return a split; ``None`` where the file holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        splits = [Fold(train=fold["train"], val=fold["val"]) for fold in content]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    names = [name for fold in splits for part in (fold["train"], fold["val"]) for name in part]
+    return splits if all(isinstance(name, str) for name in names) else None
+
+
+def _check_parts(dataset: Dataset) -> list[Finding]:
+    """Find patients in training and in the held-out set, but those that the manifest names."""
+    of_part = {
+        part: [scan.scan_id for scan in dataset.scans if scan.part == part]
+        for part in ("train", "holdout")
+    }
+    shared = shared_patients(of_part["train"], of_part["holdout"])
+    unexpected = [p for p in shared if p not in dataset.manifest.get("shared_patients", ())]
+    if not unexpected:
+        return []
+    found = f"{_name_some(unexpected)} in training and in the held-out set"
+    path = dataset.folder / MANIFEST
+    return [_finding(path, found, "patients on one side alone", CONVERT_AGAIN)]
+
+
+def _check_description(dataset: Dataset) -> list[Finding]:
+    """Compare nnU-Net's dataset.json with the manifest."""
+    path = dataset.folder / DATASET_JSON
+    described = read_json(path)
+    labels, order = nnunet_labels(dataset.label_scheme)
+    if path.is_file() and (
+        described.get("labels") != labels or described.get("regions_class_order") != order
+    ):
+        found = f"labels {described.get('labels')}"
+        return [_finding(path, found, f"those of the scheme {dataset.label_scheme}", CONVERT_AGAIN)]
+    return []
+
+
+def _check_strangers(dataset: Dataset) -> list[Finding]:
+    """Find volumes that the manifest does not know: nnU-Net trains on whatever lies there."""
+    known = set(list_files(dataset.manifest))
+    findings = []
+    for folder in _FOLDERS:
+        try:
+            names = sorted(entry.name for entry in (dataset.folder / folder).iterdir())
+        except OSError:
+            continue  # its missing files are told one by one
+        findings += [
+            _finding(
+                dataset.folder / folder / name, "a file that the manifest does not know",
+                "the dataset's own files alone", "Move it elsewhere.",
+            )
+            for name in names
+            if f"{folder}/{name}" not in known and not name.startswith(".")
+        ]  # fmt: skip
+    return findings
+
+
+def _check_scan(
+    dataset: Dataset, scan: DatasetScan, files: Mapping[str, Any], *, quick: bool
+) -> list[Finding]:
+    findings = []
+    for name, described in files.items():
+        findings += check_file(dataset.folder / name, described, quick=quick)
+    if quick:
+        return findings
+    image_path = dataset.image_path(scan.scan_id)
+    image, problems = _read(image_path)
+    findings += problems
+    if image is not None:
+        findings += _compare_with_manifest(image_path, image, scan)
+    if scan.labelled:
+        label_path = dataset.label_path(scan.scan_id)
+        labels, problems = _read(label_path)
+        findings += problems
+        if labels is not None:
+            findings += _check_values(label_path, labels.array, dataset.label_scheme)
+        if image is not None and labels is not None:
+            findings += _compare_geometry(image_path, image, label_path, labels)
+    return findings
+
+
+def _read(path: Path) -> tuple[Volume | None, list[Finding]]:
+    if not path.is_file():
+        return None, []  # told already
+    try:
+        return read_volume(path), []
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return None, [
+            _finding(path, f"an unreadable volume ({reason})", "a NIfTI volume", CONVERT_AGAIN)
+        ]
+
+
+def _compare_with_manifest(path: Path, image: Volume, scan: DatasetScan) -> list[Finding]:
+    same = image.array.shape == scan.shape and np.allclose(
+        image.spacing_mm, scan.spacing_mm, rtol=0, atol=_SAME_MM
+    )
+    if same:
+        return []
+    return [
+        _finding(
+            path, _describe(image.array.shape, image.spacing_mm),
+            f"{_describe(scan.shape, scan.spacing_mm)}, as the manifest has it", CONVERT_AGAIN,
+        )
+    ]  # fmt: skip
+
+
+def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list[Finding]:
+    highest = ALL_BITS if scheme == "regions" else len(ORGANS)
+    outside = [value for value in np.unique(labels).tolist() if value not in range(highest + 1)]
+    if not outside:
+        return []
+    found = f"the values {_name_some([str(value) for value in outside])}"
+    expected = f"0 to {highest} (labels {scheme})"
+    return [_finding(path, found, expected, CONVERT_AGAIN)]
+
+
+def _compare_geometry(
+    image_path: Path, image: Volume, label_path: Path, labels: Volume
+) -> list[Finding]:
+    if image.array.shape != labels.array.shape:
+        found, expected = f"{labels.array.shape} voxels", f"{image.array.shape}, as its image has"
+        return [_finding(label_path, found, expected, CONVERT_AGAIN)]
+    # nnU-Net pairs voxels by their order in the files, so that has to agree as well.
+    of_image, of_labels = (nibabel.load(path).affine for path in (image_path, label_path))
+    if np.allclose(of_image, of_labels, rtol=0, atol=_SAME_MM):
+        return []
+    found = f"an affine {np.round(of_labels, 3).tolist()}"
+    expected = f"its image's, {np.round(of_image, 3).tolist()}"
+    return [_finding(label_path, found, expected, CONVERT_AGAIN)]
+
+
+def _describe(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
+    voxels = " x ".join(map(str, shape))
+    return f"{voxels} voxels of {' x '.join(f'{value:g}' for value in spacing_mm)} mm"
+
+
+def _name_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
+
+
+def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
+    return Finding(file=file, found=found, expected=expected, remedy=remedy)

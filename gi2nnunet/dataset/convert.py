@@ -1,0 +1,387 @@
+"""One nnU-Net raw dataset, written whole or not at all.
+
+A conversion fills a hidden folder beside the final one and renames it as its last step, so that a
+dataset that can be seen is whole. A run that was interrupted leaves the hidden folder, and the next
+one of the same recipe goes on there.
+
+References
+----------
+https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
+from gi2nnunet.core.locks import hold_dataset
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.destination import Target, inspect_target
+from gi2nnunet.dataset.manifest import (
+    DATASET_JSON,
+    FORMAT,
+    MANIFEST,
+    SAMPLE,
+    SPLITS,
+    TRUTH,
+    Dataset,
+    DatasetPart,
+    dataset_name_of,
+    find_damaged,
+    open_dataset,
+)
+from gi2nnunet.dataset.splits import (
+    Fold,
+    HoldOutRule,
+    check_folds_asked,
+    check_leaks,
+    hold_out,
+    make_folds,
+    shared_patients,
+)
+from gi2nnunet.dataset.writer import Progress, ScanWriter, describe_content, write_scans
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
+from gi2nnunet.formats.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
+from gi2nnunet.source.nifti import is_nifti_source
+from gi2nnunet.source.open import OpenSource, Rows, open_competition, open_nifti
+
+_NOTES, _RECIPE = ".notes", "recipe.json"
+_PACKAGES = ("gi2nnunet", "nnunetv2", "numpy", "nibabel", "imagecodecs", "isal")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")
+
+
+def convert(
+    source: Path,
+    *,
+    raw: Path,
+    preprocessed: Path,
+    results: Path,
+    dataset_id: int = 501,
+    name: str = "UWGI",
+    labels: LabelScheme = "regions",
+    folds: int | None = None,
+    holdout: HoldOutRule = None,
+    keep_known_bad: bool = False,
+    allow_missing: bool = False,
+    source_labels: LabelScheme | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Make a source into an nnU-Net raw dataset with its splits.
+
+    Parameters
+    ----------
+    source
+        The competition's folder or zip, or a folder of NIfTI volumes.
+    raw, preprocessed, results
+        nnU-Net's three folders. The dataset goes into ``raw``, its split also into
+        ``preprocessed``; ``results`` is only looked at.
+    dataset_id, name
+        nnU-Net's number (1 to 999) and name of the dataset.
+    labels
+        ``"regions"`` (bit-coded, overlaps kept) or ``"exclusive"``.
+    folds
+        How many; ``None`` for 5, or fewer where there are fewer patients.
+    holdout
+        What stays out of training: see :func:`~gi2nnunet.dataset.splits.hold_out`. Labelled test
+        scans of a NIfTI source are held out anyway; ``None`` then holds out no others.
+    keep_known_bad
+        Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
+        its test set.
+    allow_missing
+        Pass over rows without image and images without rows.
+    source_labels
+        How a NIfTI source's labels are coded, where neither its dataset.json nor its values tell.
+    seed
+        Decides the hold-out and the folds.
+    jobs
+        Scans in work at once; ``None`` for one a core. The output does not depend on it.
+    progress
+        Told ``(done, total, what)``.
+
+    Returns
+    -------
+    Dataset
+        The whole dataset. Where it is there already, made by the same recipe from the same files,
+        nothing is written but what is missing.
+
+    Raises
+    ------
+    InputError
+        For a source that cannot be used, with all that is wrong with it; for options that do not
+        fit it; where another dataset is in the way, or one made by another recipe that something
+        has been trained on. Then nothing was changed.
+    OutputError
+        Where a file cannot be written; what is written is kept for the next run, hidden. Where
+        another run works on the dataset.
+    EngineError
+        Where the memory does not suffice.
+    """
+    if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
+        raise InputError(
+            f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "
+            "letters, digits, _ and -."
+        )
+    if labels not in LABEL_SCHEMES or (jobs is not None and jobs < 1):
+        raise ValueError(f"labels {labels!r}, jobs {jobs}")
+    workers = jobs or count_cores()
+    path = Path(source)
+    if is_nifti_source(path):
+        opened = open_nifti(path, source_labels=source_labels, workers=workers)
+    else:
+        opened = open_competition(path, allow_missing=allow_missing)
+    plan = _plan_parts(
+        opened, folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed
+    )
+    recipe = {
+        "source": dict(opened.fingerprint),
+        "labels": labels,
+        "parts": plan.parts,
+        "splits": plan.splits,
+    }
+    with hold_dataset(raw, dataset_id, purpose="converting", shared=False):
+        target = inspect_target(
+            raw=raw, preprocessed=preprocessed, results=results, dataset_id=dataset_id,
+            folder_name=dataset_name_of(dataset_id, name), recipe=recipe,
+        )  # fmt: skip
+        if target.same_recipe and not find_damaged(target.folder, target.manifest):
+            target.write_split(plan.splits)
+            return open_dataset(target.folder)
+        writer = ScanWriter(
+            source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
+        )
+        if not target.hidden.exists():  # else part of it is written already
+            check_room(raw, needed=int(opened.fingerprint.get("bytes", 0)))
+        keep = _prepare_hidden(target, writer, recipe)
+        records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
+        if wrong:
+            if target.same_recipe:
+                target.move_back(notes=_NOTES)
+            elif not keep:
+                target.discard()
+            shown = [*wrong[:20], *([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
+            raise InputError(
+                "\n".join([*shown, f"Correct these in {path}, or download them again."])
+            )
+        options = {
+            "dataset_id": dataset_id, "name": name, "labels": labels, "folds": folds,
+            "holdout": holdout, "keep_known_bad": keep_known_bad, "allow_missing": allow_missing,
+            "source_labels": source_labels, "seed": seed,
+        }  # fmt: skip
+        _write_tables(target, opened, plan, records, recipe=recipe, options=options)
+        warnings = target.put_in_place(plan.splits, notes=_NOTES)
+        dataset = open_dataset(target.folder)
+        return replace(dataset, warnings=(*dataset.warnings, *warnings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Which scan goes where."""
+
+    parts: Mapping[str, DatasetPart]
+    splits: list[Fold]
+    left_out: Mapping[str, str]
+    held_out_patients: tuple[str, ...]
+    shared_patients: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def _plan_parts(
+    opened: OpenSource, *, folds: int | None, holdout: HoldOutRule, keep_known_bad: bool, seed: int
+) -> _Plan:
+    warnings = list(opened.warnings)
+    if holdout == "mle-bench" and opened.patient_order is None:
+        raise InputError(
+            f"{opened.path}: holdout mle-bench needs the order of patients in train.csv, which a "
+            "folder of volumes does not have. Give the competition's folder or zip."
+        )
+    for_training = {s: scan.stratum for s, scan in opened.scans.items() if scan.part == "train"}
+    given = {s for s, scan in opened.scans.items() if scan.part == "test" and scan.labelled}
+    known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
+    if keep_known_bad:
+        known_bad = {}
+    held = set(
+        hold_out(
+            # The benchmark's test set is drawn from all scans and holds known bad ones.
+            [s for s in for_training if holdout == "mle-bench" or s not in known_bad],
+            rule=0 if given and holdout is None else holdout,
+            patient_order=opened.patient_order,
+            seed=seed,
+        )
+    )
+    left_out = {s: why for s, why in known_bad.items() if s not in held}
+    warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
+    warnings += [
+        f"{s} stays in the held-out test set, as the benchmark has it ({why})"
+        for s, why in known_bad.items()
+        if s in held
+    ]
+    training = {s: x for s, x in for_training.items() if s not in held and s not in left_out}
+    held |= given
+    patients = {patient_of(s) for s in training}
+    count, warning = check_folds_asked(folds, patients=len(patients))
+    warnings += [warning] if warning else []
+    splits = make_folds(training, folds=count, seed=seed) if count else []
+    if leaks := check_leaks(splits):
+        raise ValueError("; ".join(leaks))
+    parts: dict[str, DatasetPart] = {}
+    for scan_id, scan in opened.scans.items():
+        if scan_id in held:
+            parts[scan_id] = "holdout"
+        elif scan.part == "test":
+            parts[scan_id] = "test"
+        elif scan_id in training:
+            parts[scan_id] = "train"
+    if not parts:
+        raise InputError(
+            f"{opened.path}: every scan is on the list of known bad ones "
+            f"({', '.join(left_out)}). Keep them with --keep-known-bad."
+        )
+    shared = shared_patients(training, held)
+    if shared:
+        warnings.append(
+            f"{len(shared)} patients are in training and in the held-out test set, as the "
+            f"{'benchmark' if holdout == 'mle-bench' else 'source'} has it: {', '.join(shared)}"
+        )
+    return _Plan(
+        parts=parts,
+        splits=splits,
+        left_out=left_out,
+        held_out_patients=tuple(dict.fromkeys(patient_of(s) for s in opened.scans if s in held)),
+        shared_patients=shared,
+        warnings=tuple(warnings),
+    )
+
+
+def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any]) -> bool:
+    """Make the hidden folder ready; return whether it holds work worth keeping after a failure."""
+    hidden, recipe_file = target.hidden, writer.notes / _RECIPE
+    as_json = json.loads(json.dumps(recipe))
+    try:
+        if target.same_recipe:  # whole once, now damaged: mend it
+            shutil.rmtree(hidden, ignore_errors=True)
+            target.folder.replace(hidden)
+            (hidden / MANIFEST).unlink()
+            shutil.rmtree(writer.notes, ignore_errors=True)
+            for record in target.manifest["scans"]:
+                if not record["labelled"] or writer.source.rows(record["scan_id"]) is not None:
+                    write_json(writer.notes / f"{record['scan_id']}.json", record)
+            write_json(recipe_file, as_json)
+            return True
+        if read_json(recipe_file) == as_json:  # interrupted: go on
+            (hidden / MANIFEST).unlink(missing_ok=True)
+            for part in hidden.rglob(f".*{PART_SUFFIX}"):
+                part.unlink()
+            return True
+        if hidden.exists():
+            shutil.rmtree(hidden)
+    except OSError as error:
+        raise OutputError(
+            f"{hidden}: cannot be prepared ({error.strerror or error}). Check its rights."
+        ) from error
+    write_json(recipe_file, as_json)
+    return False
+
+
+def _write_tables(
+    target: Target,
+    opened: OpenSource,
+    plan: _Plan,
+    records: Mapping[str, dict[str, Any]],
+    *,
+    recipe: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """Write everything but the volumes, the manifest last."""
+    label_table, order = nnunet_labels(options["labels"])
+    description = {
+        "name": target.folder.name,
+        "description": "Large bowel, small bowel and stomach on abdominal MR of radiotherapy days",
+        "reference": "https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation",
+        "licence": "the source's own terms",
+        "converted_by": "gi2nnunet",
+        # nnU-Net normalises a channel of this name by z-score, scan by scan.
+        "channel_names": {"0": "MRI"},
+        "labels": label_table,
+        **({"regions_class_order": order} if order else {}),
+        "numTraining": sum(part == "train" for part in plan.parts.values()),
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+    rows = {
+        scan_id: opened.rows(scan_id) or record["rows"]
+        for scan_id, record in records.items()
+        if record["labelled"]
+    }
+    contents = {TRUTH: _format_truth(records, rows)}
+    if opened.sample is not None:
+        contents[SAMPLE] = opened.sample
+    if plan.splits:
+        contents[SPLITS] = _format_json(plan.splits)
+    contents[DATASET_JSON] = _format_json(description)
+    for folder in ("imagesTr", "labelsTr"):  # nnU-Net expects both, even empty
+        (target.hidden / folder).mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, text in contents.items():
+        replace_file(target.hidden / name, text)
+        files[name] = describe_content(text.encode())
+    eight_bit = [scan_id for scan_id, record in records.items() if "slices_of_8_bits" in record]
+    warnings = list(plan.warnings)
+    if eight_bit:
+        more = f" and {len(eight_bit) - 5} more" if len(eight_bit) > 5 else ""
+        warnings.append(
+            f"8-bit slices in {', '.join(eight_bit[:5])}{more}: the competition's own are 16-bit; "
+            "values are taken as they are"
+        )
+    manifest = {
+        "format": FORMAT,
+        "dataset_id": options["dataset_id"],
+        "name": target.folder.name,
+        "made_by": {"python": platform.python_version(), **_versions()},
+        "source": {"path": str(opened.path.absolute()), "kind": opened.kind},
+        "options": dict(options),
+        "recipe": dict(recipe),
+        "left_out": dict(plan.left_out),
+        "held_out_patients": list(plan.held_out_patients),
+        "shared_patients": list(plan.shared_patients),
+        "warnings": warnings,
+        "scans": [
+            {key: value for key, value in record.items() if key != "rows"}
+            for record in records.values()
+        ],
+        "files": files,
+    }
+    replace_file(target.hidden / MANIFEST, _format_json(manifest))
+
+
+def _format_truth(records: Mapping[str, dict[str, Any]], rows: Mapping[str, Rows]) -> str:
+    lines = ["id,class,segmentation,image_height,image_width"]
+    for scan_id, of_scan in rows.items():
+        first, (_, height, width) = records[scan_id]["first_number"], records[scan_id]["shape"]
+        lines += [
+            f"{slice_id(scan_id, first + z)},{organ},{text},{height},{width}"
+            for z, texts in enumerate(of_scan)
+            for organ, text in zip(ORGANS, texts, strict=True)
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _format_json(content: object) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        package: next((found.version for found in distributions(name=package)), "unknown")
+        for package in _PACKAGES
+    }

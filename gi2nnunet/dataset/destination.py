@@ -1,0 +1,260 @@
+"""Where a dataset goes: what stands there already, whether it may be replaced, putting it in place.
+
+Nothing that a trained model was made from is ever changed under it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.files import read_json, replace_file, write_json
+from gi2nnunet.dataset.manifest import (
+    DATASET_JSON,
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    find_datasets,
+    is_of_newer_format,
+    open_dataset,
+)
+from gi2nnunet.dataset.splits import Fold
+from gi2nnunet.formats.labels import nnunet_labels
+
+_PREPROCESSED_ENDINGS = {".b2nd", ".npz", ".npy", ".pkl"}
+_WAY_OUT = (
+    "Convert into another workspace or under another number (--id, --name), or delete the results "
+    "if they are no longer needed."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The place of one dataset.
+
+    Attributes
+    ----------
+    folder
+        The final folder.
+    hidden
+        The folder beside it that is filled first.
+    preprocessed
+        nnU-Net's preprocessed folder of the dataset.
+    manifest
+        The manifest that stands there; empty where none does.
+    same_recipe
+        Whether it was made from the same files in the same way.
+    keep_preprocessed
+        Whether what nnU-Net has preprocessed may stay.
+    missing
+        The folders around ``hidden`` that were not there yet, innermost first.
+    """
+
+    folder: Path
+    hidden: Path
+    preprocessed: Path
+    manifest: Mapping[str, Any]
+    same_recipe: bool
+    keep_preprocessed: bool
+    missing: tuple[Path, ...]
+
+    def write_split(self, splits: Sequence[Fold]) -> None:
+        """Put the split where nnU-Net's training reads it; it goes where there is none."""
+        path = self.preprocessed / SPLITS
+        text = json.dumps(list(splits), indent=2) + "\n"
+        try:
+            if not splits:
+                path.unlink(missing_ok=True)
+            elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+                replace_file(path, text)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def put_in_place(self, splits: Sequence[Fold], *, notes: str) -> list[str]:
+        """Make the filled hidden folder the dataset; return warnings."""
+        warnings = []
+        try:
+            if not self.keep_preprocessed:
+                removed = _remove_preprocessed(self.preprocessed)
+                if removed:
+                    warnings.append(
+                        f"{self.preprocessed}: removed what nnU-Net had preprocessed from the "
+                        f"former dataset ({', '.join(removed)})"
+                    )
+            self.write_split(splits)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            shutil.rmtree(self.hidden / notes)
+            self.hidden.replace(self.folder)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        return warnings
+
+    def move_back(self, *, notes: str) -> None:
+        """Show the dataset that was being mended again as it was found, its manifest last."""
+        try:
+            shutil.rmtree(self.hidden / notes, ignore_errors=True)
+            self.hidden.replace(self.folder)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        write_json(self.folder / MANIFEST, self.manifest)
+
+    def discard(self) -> None:
+        """Delete the hidden folder and, where they are empty, the folders made for it."""
+        shutil.rmtree(self.hidden, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self.missing:
+                folder.rmdir()
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}). "
+        "Check the free space and the rights of its folder, then run the same again."
+    )
+
+
+def _remove_preprocessed(folder: Path) -> list[str]:
+    """Delete nnU-Net's own files of a dataset; return their names. Other files stay."""
+    if not folder.is_dir():
+        return []
+    removed = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            derived = path.name == "gt_segmentations" or any(
+                file.suffix in _PREPROCESSED_ENDINGS for file in path.iterdir()
+            )
+            if derived:
+                shutil.rmtree(path)
+                removed.append(path.name)
+        elif path.suffix == ".json":
+            path.unlink()
+            if path.name != SPLITS:
+                removed.append(path.name)
+    return removed
+
+
+def inspect_target(
+    *,
+    raw: Path,
+    preprocessed: Path,
+    results: Path,
+    dataset_id: int,
+    folder_name: str,
+    recipe: Mapping[str, Any],
+) -> Target:
+    """Look at what stands where a dataset is to go.
+
+    Parameters
+    ----------
+    raw, preprocessed, results
+        nnU-Net's three folders.
+    dataset_id, folder_name
+        nnU-Net's number of the dataset and the folder it gets.
+    recipe
+        What it is to be made from, and how.
+
+    Raises
+    ------
+    InputError
+        Where another dataset has the number, the folder holds something else, or a model was
+        trained on what would be replaced.
+    """
+    for root in (raw, preprocessed, results):
+        for other in find_datasets(root, dataset_id):
+            if other.name != folder_name:
+                raise InputError(
+                    f"{other}: found another dataset of number {dataset_id}; expected only "
+                    f"{folder_name}, as nnU-Net finds datasets by number. "
+                    "Take another number or that name (--id, --name), or remove it."
+                )
+    folder = raw / folder_name
+    manifest = _read_manifest(folder)
+    if not manifest and folder.exists():
+        made_here = read_json(folder / DATASET_JSON).get("converted_by") == "gi2nnunet"
+        if not made_here and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(
+                f"{folder}: found files that this tool did not write; expected a dataset of its "
+                "own or nothing. Take another number or name (--id, --name), or remove it."
+            )
+    trained = _find_trained(results / folder_name)
+    differences = _find_differences(manifest, recipe, preprocessed / folder_name)
+    if trained and differences:
+        raise InputError(
+            f"{trained}: a model was trained on {folder_name} as it is, and this conversion would "
+            f"change it: {'; '.join(differences)}. {_WAY_OUT}"
+        )
+    return Target(
+        folder=folder,
+        hidden=raw / f".{folder_name}.part",
+        preprocessed=preprocessed / folder_name,
+        manifest=manifest,
+        same_recipe=bool(manifest) and not differences,
+        keep_preprocessed=not differences and bool(manifest or trained),
+        missing=tuple(path for path in (raw, *raw.parents) if not path.exists()),
+    )
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest that stands in a folder; an empty one where it is missing or damaged."""
+    manifest = read_json(folder / MANIFEST)
+    if is_of_newer_format(manifest):
+        raise InputError(
+            f"{folder / MANIFEST}: found format {manifest['format']}; expected at most {FORMAT}. "
+            "A newer version wrote it: update gi2nnunet, or convert into another workspace."
+        )
+    try:
+        return open_dataset(folder).manifest
+    except InputError:
+        return {}
+
+
+def _find_trained(results: Path) -> Path | None:
+    """Return a checkpoint in nnU-Net's results folder of a dataset; a folder alone is no model."""
+    for pattern in ("**/checkpoint*.pth", "**/checkpoint*.safetensors"):
+        for found in sorted(results.glob(pattern)):
+            return found
+    return None
+
+
+def _find_differences(
+    manifest: Mapping[str, Any], recipe: Mapping[str, Any], preprocessed: Path
+) -> list[str]:
+    """Say in what the dataset that stands there differs from the one to be made."""
+    wanted = json.loads(json.dumps(recipe))
+    if not manifest:
+        # The raw dataset is gone; what nnU-Net preprocessed tells how it was split and coded.
+        try:
+            splits = json.loads((preprocessed / SPLITS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            splits = []
+        labels = read_json(preprocessed / DATASET_JSON).get("labels")
+        same = splits == wanted["splits"] and labels == nnunet_labels(wanted["labels"])[0]
+        return [] if same else ["what it was trained on is no longer there to compare with"]
+    former, found = manifest["recipe"], []
+    old, new = former["source"], wanted["source"]
+    if any(old[key] != new[key] for key in old.keys() & new.keys()):
+        found.append(
+            f"the source's files (made from {manifest['source']['path']}: "
+            f"{old.get('scans')} scans, now {new.get('scans')})"
+        )
+    if former["labels"] != wanted["labels"]:
+        found.append(f"labels {former['labels']}, now {wanted['labels']}")
+    if former["parts"] != wanted["parts"]:
+        moved = [
+            f"{scan_id} {former['parts'].get(scan_id, 'left out')}, "
+            f"now {wanted['parts'].get(scan_id, 'left out')}"
+            for scan_id in {**former["parts"], **wanted["parts"]}
+            if former["parts"].get(scan_id) != wanted["parts"].get(scan_id)
+        ]
+        more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+        found.append(f"the part of {'; '.join(moved[:3])}{more}")
+    if former["splits"] != wanted["splits"]:
+        found.append(f"{len(former['splits'])} folds, now {len(wanted['splits'])} other ones")
+    return found

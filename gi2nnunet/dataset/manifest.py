@@ -1,0 +1,322 @@
+"""The record of a converted dataset: what it holds, from what it was made, how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError, shorten
+from gi2nnunet.core.files import read_json_object
+from gi2nnunet.dataset.splits import Fold
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import LabelScheme, split_organs
+from gi2nnunet.formats.volumes import read_volume
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+DatasetPart = Literal["train", "holdout", "test"]
+
+FORMAT = 1
+_LARGEST_NUMBER = 2**53
+MANIFEST, DATASET_JSON, SPLITS, TRUTH, SAMPLE = (
+    "manifest.json", "dataset.json", "splits_final.json", "truth.csv", "sample_submission.csv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetScan:
+    """One scan of a converted dataset.
+
+    Attributes
+    ----------
+    scan_id, patient_id
+        Who and when.
+    part
+        ``"train"``: trained on and cross-validated. ``"holdout"``: labelled, kept apart.
+        ``"test"``: the source's own test scan.
+    first_number
+        The competition's number of slice z = 0.
+    depth, height, width
+        Slices, rows, columns.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    labelled
+        Whether truth is known.
+    """
+
+    scan_id: str
+    patient_id: str
+    part: DatasetPart
+    first_number: int
+    depth: int
+    height: int
+    width: int
+    spacing_mm: tuple[float, float, float]
+    labelled: bool
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the slice numbers in slice order."""
+        return tuple(range(self.first_number, self.first_number + self.depth))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return ``(slices, height, width)``."""
+        return self.depth, self.height, self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A whole nnU-Net raw dataset.
+
+    Attributes
+    ----------
+    folder
+        Where it lies, for example ``raw/Dataset501_UWGI``.
+    name
+        The folder's name, which is nnU-Net's name of the dataset.
+    dataset_id
+        nnU-Net's number of it.
+    label_scheme
+        How its label volumes are coded.
+    scans
+        In numeric order of patient and day.
+    splits
+        Folds of the training scans; empty where one patient allows none.
+    manifest
+        The whole content of manifest.json.
+    warnings
+        What the conversion passed over or changed, one sentence each.
+    """
+
+    folder: Path
+    name: str
+    dataset_id: int
+    label_scheme: LabelScheme
+    scans: tuple[DatasetScan, ...] = field(repr=False)
+    splits: tuple[Fold, ...] = field(repr=False)
+    manifest: Mapping[str, Any] = field(repr=False)
+    warnings: tuple[str, ...] = field(repr=False)
+
+    @property
+    def truth_path(self) -> Path:
+        """Return the CSV that holds the rows of every labelled scan."""
+        return self.folder / TRUTH
+
+    @property
+    def sample_path(self) -> Path | None:
+        """Return the source's sample_submission.csv, where it had one."""
+        path = self.folder / SAMPLE
+        return path if path.is_file() else None
+
+    def scan(self, scan_id: str) -> DatasetScan:
+        """Return one scan; raises :class:`KeyError` for an unknown id."""
+        for scan in self.scans:
+            if scan.scan_id == scan_id:
+                return scan
+        raise KeyError(scan_id)
+
+    def image_path(self, scan_id: str) -> Path:
+        """Return where a scan's image lies."""
+        return self.folder / image_name_of(scan_id, self.scan(scan_id).part)
+
+    def label_path(self, scan_id: str) -> Path:
+        """Return where a scan's labels lie; :class:`ValueError` where it has none."""
+        scan = self.scan(scan_id)
+        if not scan.labelled:
+            raise ValueError(f"{scan_id} has no labels")
+        return self.folder / label_name_of(scan_id, scan.part)
+
+    def read_image(self, scan: str | DatasetScan) -> NDArray[Any]:
+        """Return a scan's image ``(z, y, x)``, cranial slice first, values as in the source."""
+        return read_volume(self.image_path(_id_of(scan))).array
+
+    def read_masks(self, scan: str | DatasetScan) -> dict[str, NDArray[np.bool_]]:
+        """Return a scan's true masks ``(z, y, x)`` by organ; :class:`ValueError` without truth."""
+        label_map = read_volume(self.label_path(_id_of(scan))).array
+        return dict(zip(ORGANS, split_organs(label_map, scheme=self.label_scheme), strict=True))
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the scans, indexed by their ids."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(scan) for scan in self.scans]).set_index("scan_id")
+
+    def _repr_html_(self) -> str:
+        table = (
+            self.to_frame()
+            .groupby("part", sort=False)
+            .agg(
+                patients=("patient_id", "nunique"), scans=("depth", "size"), slices=("depth", "sum")
+            )
+        )
+        return f"<p>{self.name}, {len(self.splits)} folds</p>{table.to_html()}"
+
+
+def _id_of(scan: str | DatasetScan) -> str:
+    return scan if isinstance(scan, str) else scan.scan_id
+
+
+def image_name_of(scan_id: str, part: DatasetPart) -> str:
+    """Return the path of an image inside the dataset."""
+    return f"{'imagesTr' if part == 'train' else 'imagesTs'}/{scan_id}_0000.nii.gz"
+
+
+def label_name_of(scan_id: str, part: DatasetPart) -> str:
+    """Return the path of a label volume inside the dataset."""
+    return f"{'labelsTr' if part == 'train' else 'labelsTs'}/{scan_id}.nii.gz"
+
+
+def dataset_name_of(dataset_id: int, name: str) -> str:
+    """Return nnU-Net's folder name of a dataset."""
+    return f"Dataset{dataset_id:03d}_{name}"
+
+
+def find_datasets(folder: Path, dataset_id: int) -> list[Path]:
+    """Return the folders of a dataset number in one of nnU-Net's three folders."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob(f"Dataset{dataset_id:03d}_*") if p.is_dir())
+
+
+def read_dataset(
+    raw: Path, *, dataset_id: int | None = None, name: str | None = None
+) -> Dataset:  # fmt: skip
+    """Find and read a converted dataset.
+
+    Parameters
+    ----------
+    raw
+        nnU-Net's folder of raw datasets.
+    dataset_id, name
+        Which one; either may stay open as long as one dataset alone fits.
+
+    Raises
+    ------
+    InputError
+        Where no whole dataset, or more than one, fits.
+    """
+    pattern = f"Dataset{'???' if dataset_id is None else f'{dataset_id:03d}'}_{name or '*'}"
+    folders = sorted(p for p in raw.glob(pattern) if p.is_dir()) if raw.is_dir() else []
+    whole = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    remedy = "Make it with: gi2nnunet convert SOURCE"
+    if not whole:
+        if folders:
+            raise InputError(
+                f"{folders[0]}: found no {MANIFEST}; expected a whole dataset made by this tool. "
+                f"{remedy}"
+            )
+        asked = "" if pattern == "Dataset???_*" else f" {pattern}"
+        raise InputError(f"{raw}: holds no dataset{asked}. {remedy}")
+    if len(whole) > 1:
+        raise InputError(
+            f"{raw}: holds several datasets ({', '.join(p.name for p in whole)}). "
+            "Say which by its id or name."
+        )
+    return open_dataset(whole[0])
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Read the manifest of one dataset folder.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or it is of another format than this version's.
+    """
+    path = folder / MANIFEST
+    manifest = read_json_object(
+        path, remedy="Make the dataset again with: gi2nnunet convert SOURCE"
+    )
+    if manifest.get("format") != FORMAT:
+        newer = is_of_newer_format(manifest)
+        raise InputError(
+            f"{path}: found format {manifest.get('format')!r}; expected {FORMAT}. "
+            + ("A newer version wrote it: update gi2nnunet, or make" if newer else "Make")
+            + " the dataset again with: gi2nnunet convert SOURCE"
+        )
+    try:
+        _check_types(manifest)
+        scans = tuple(
+            DatasetScan(
+                scan_id=scan["scan_id"],
+                patient_id=scan["patient_id"],
+                part=scan["part"],
+                first_number=scan["first_number"],
+                depth=scan["shape"][0],
+                height=scan["shape"][1],
+                width=scan["shape"][2],
+                spacing_mm=(
+                    scan["spacing_mm"][0], scan["spacing_mm"][1], scan["spacing_mm"][2],
+                ),
+                labelled=scan["labelled"],
+            )
+            for scan in manifest["scans"]
+        )  # fmt: skip
+        return Dataset(
+            folder=folder,
+            name=folder.name,
+            dataset_id=manifest["dataset_id"],
+            label_scheme=manifest["recipe"]["labels"],
+            scans=scans,
+            splits=tuple(manifest["recipe"]["splits"]),
+            manifest=manifest,
+            warnings=tuple(manifest["warnings"]),
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: is damaged ({shorten(repr(error))}). "
+            "Make the dataset again with: gi2nnunet convert SOURCE"
+        ) from error
+
+
+def is_of_newer_format(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a later version than this one wrote a manifest."""
+    found = manifest.get("format")
+    return isinstance(found, int) and found > FORMAT
+
+
+def _check_types(manifest: Mapping[str, Any]) -> None:
+    """Raise a :class:`TypeError` or its like where a manifest is not of its own shape."""
+    recipe = manifest["recipe"]
+    lists = [manifest["warnings"], manifest["scans"], recipe["splits"]]
+    lists += [fold[part] for fold in recipe["splits"] for part in ("train", "val")]
+    tables = [manifest["files"], manifest["source"], recipe["source"], recipe["parts"]]
+    tables += [scan["files"] for scan in manifest["scans"]]
+    texts = [manifest["source"]["path"], recipe["labels"]]
+    texts += [scan[key] for scan in manifest["scans"] for key in ("scan_id", "patient_id", "part")]
+    numbers = [manifest["dataset_id"]]
+    for scan in manifest["scans"]:
+        numbers += [scan["first_number"], *scan["shape"]]
+    numbers += [file["bytes"] for file in list_files(manifest).values()]
+    for kind, values in ((list, lists), (dict, tables), (str, texts), (int, numbers)):
+        for value in values:
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r} is no {kind.__name__}")
+    spacings = [float(value) for scan in manifest["scans"] for value in scan["spacing_mm"]]
+    if min([*numbers, *spacings], default=0) < 0 or max(numbers) > _LARGEST_NUMBER:
+        raise ValueError("a number out of range")
+
+
+def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the size and digest of every file of a dataset by its path inside it."""
+    files = dict(manifest["files"])
+    for scan in manifest["scans"]:
+        files.update(scan["files"])
+    return files
+
+
+def find_damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files that are missing or not of the size that the manifest tells."""
+    damaged = []
+    for name, described in list_files(manifest).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != described["bytes"]:
+            damaged.append(name)
+    return damaged

@@ -1,0 +1,258 @@
+"""Which patients are trained on, which validate, which stay out.
+
+Every split is by patient: a patient's days look alike, so a model validated on another day of a
+patient it was trained on is measured on what it has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.formats.ids import day_of, patient_of, scan_order
+
+DEFAULT_FOLDS = 5
+DEFAULT_HOLDOUT = 0.1
+FEWEST_PATIENTS_FOR_HOLDOUT = 5
+HoldOutRule = float | Literal["mle-bench"] | None
+
+_MLE_BENCH_FRACTION, _MLE_BENCH_SEED, _MLE_BENCH_DAYS = 0.1, 42, 4
+
+
+class Fold(TypedDict):
+    """One entry of nnU-Net's ``splits_final.json``: scan ids to train on and to validate on."""
+
+    train: list[str]
+    val: list[str]
+
+
+def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[Fold]:
+    """Spread patients over folds, evenly in scans, in patients and in strata.
+
+    Patients are shuffled, then the heaviest go first, each to the fold that it leaves most even.
+
+    Parameters
+    ----------
+    scans
+        The stratum of each scan id, any text (for example its geometry).
+    folds
+        How many, at least 2 and at most the number of patients.
+    seed
+        Decides between equally good folds.
+
+    Returns
+    -------
+    list of Fold
+        Every scan validates in exactly one fold; no fold validates on nothing. The order of
+        ``scans`` does not matter.
+
+    Raises
+    ------
+    ValueError
+        For a number of folds that the patients do not allow.
+    """
+    by_patient: dict[str, list[str]] = {}
+    for scan_id in sorted(scans, key=scan_order):
+        by_patient.setdefault(patient_of(scan_id), []).append(scan_id)
+    if not 2 <= folds <= len(by_patient):
+        raise ValueError(f"{folds} folds of {len(by_patient)} patients")
+    strata = sorted(set(scans.values()))
+    # What is to be even: scans of each stratum, scans, patients. Each is weighed by its total, so
+    # that a rare stratum counts like a common one.
+    amounts = {
+        patient: _count(Counter(scans[scan_id] for scan_id in of_patient), strata)
+        for patient, of_patient in by_patient.items()
+    }
+    total = np.sum(list(amounts.values()), axis=0)
+    patients = list(by_patient)
+    np.random.default_rng(seed).shuffle(patients)
+    patients.sort(key=lambda patient: -float((amounts[patient] / total).sum()))
+    filled = np.zeros((folds, len(total)))
+    members: list[list[str]] = [[] for _ in range(folds)]
+    for position, patient in enumerate(patients):
+        unused = [fold for fold in range(folds) if not members[fold]]
+        must_fill = len(patients) - position <= len(unused)
+        choices = unused if must_fill else range(folds)
+
+        def unevenness(
+            fold: int, amount: NDArray[np.float64] = amounts[patient]
+        ) -> tuple[float, float]:
+            after = (filled[fold] + amount) / total
+            before = filled[fold] / total
+            return float((after**2 - before**2).sum()), float(len(members[fold]))
+
+        best = min(choices, key=unevenness)
+        members[best].append(patient)
+        filled[best] += amounts[patient]
+    validating = [
+        sorted((s for patient in fold for s in by_patient[patient]), key=scan_order)
+        for fold in members
+    ]
+    everything = sorted(scans, key=scan_order)
+    return [Fold(train=[s for s in everything if s not in set(val)], val=val) for val in validating]
+
+
+def _count(of_patient: Counter[str], strata: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([*(of_patient[s] for s in strata), of_patient.total(), 1], np.float64)
+
+
+def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | None]:
+    """Return the number of folds to make and, where that is not the default, a warning why.
+
+    Parameters
+    ----------
+    asked
+        What the user asked for; ``None`` for :data:`DEFAULT_FOLDS`.
+    patients
+        How many patients there are to train on.
+
+    Returns
+    -------
+    tuple
+        At most ``patients``; 0 where one patient (or none) allows no split.
+
+    Raises
+    ------
+    InputError
+        Where more folds were asked for than there are patients, or fewer than 2.
+    """
+    if asked is not None:
+        if asked < 2:
+            raise InputError(f"folds: found {asked}; expected at least 2. Give a larger number.")
+        if asked > patients:
+            raise InputError(
+                f"folds: found {asked} for {patients} training patients; expected at most one fold "
+                "a patient. Ask for fewer folds, or leave the number open."
+            )
+        return asked, None
+    if patients >= DEFAULT_FOLDS:
+        return DEFAULT_FOLDS, None
+    if patients >= 2:
+        return patients, f"{patients} folds instead of {DEFAULT_FOLDS}: one a training patient"
+    if patients == 1:
+        return 0, "one training patient allows no split: only fold all can be trained"
+    return 0, None
+
+
+def hold_out(
+    scan_ids: Collection[str],
+    *,
+    rule: HoldOutRule = None,
+    patient_order: Sequence[str] | None = None,
+    seed: int = 0,
+) -> tuple[str, ...]:
+    """Choose the scans that stay out of training.
+
+    Parameters
+    ----------
+    scan_ids
+        All labelled scans.
+    rule
+        A fraction of the patients, at least one patient (0 holds nothing out); ``"mle-bench"`` for
+        that benchmark's exact test set, in which patients with more than four days stand on both
+        sides; ``None`` for a tenth where there are five or more patients.
+    patient_order
+        Patients in order of first appearance in ``train.csv``, which ``"mle-bench"`` depends on;
+        by default numeric order.
+    seed
+        Decides which patients a fraction takes.
+
+    Returns
+    -------
+    tuple
+        Scan ids in numeric order.
+
+    Raises
+    ------
+    InputError
+        For a fraction outside [0, 1), or one that leaves no patient to train on.
+
+    References
+    ----------
+    https://github.com/openai/mle-bench
+    """
+    ordered = sorted(scan_ids, key=scan_order)
+    patients = list(dict.fromkeys(patient_of(scan_id) for scan_id in ordered))
+    if rule == "mle-bench":
+        order = patients if patient_order is None else list(patient_order)
+        return _hold_out_like_mle_bench(ordered, order)
+    if rule is None:
+        if len(patients) < FEWEST_PATIENTS_FOR_HOLDOUT:
+            return ()
+        rule = DEFAULT_HOLDOUT
+    if not 0 <= rule < 1:
+        raise InputError(
+            f"holdout: found {rule}; expected a fraction of the patients of at least 0 and below "
+            "1, or mle-bench."
+        )
+    if rule == 0 or not patients:
+        return ()
+    count = max(1, math.floor(rule * len(patients) + 0.5))
+    if count >= len(patients):
+        raise InputError(
+            f"holdout: found {rule} of {len(patients)} patients, which leaves none to train on. "
+            "Hold out fewer, or none with 0."
+        )
+    drawn = np.random.default_rng(seed).permutation(len(patients))[:count]
+    chosen = {patients[index] for index in drawn.tolist()}
+    return tuple(scan_id for scan_id in ordered if patient_of(scan_id) in chosen)
+
+
+def _hold_out_like_mle_bench(scan_ids: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
+    if len(order) < 2:
+        raise InputError(
+            f"holdout: mle-bench needs at least 2 patients; found {len(order)}. Give another rule."
+        )
+    # What scikit-learn's train_test_split does, whose import costs more than a second.
+    drawn = np.random.RandomState(_MLE_BENCH_SEED).permutation(len(order))
+    drawn = drawn[: math.ceil(_MLE_BENCH_FRACTION * len(order))]
+    test_patients = {order[index] for index in drawn.tolist()}
+    held_out = {scan_id for scan_id in scan_ids if patient_of(scan_id) in test_patients}
+    days: dict[str, list[str]] = {}
+    for scan_id in scan_ids:
+        days.setdefault(patient_of(scan_id), []).append(scan_id)
+    for of_patient in days.values():
+        held_out.update(sorted(of_patient, key=day_of)[_MLE_BENCH_DAYS:])
+    return tuple(scan_id for scan_id in scan_ids if scan_id in held_out)
+
+
+def shared_patients(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
+    """Return the patients who have scans on both sides, in numeric order."""
+    both = {patient_of(scan_id) for scan_id in first} & {patient_of(s) for s in second}
+    return tuple(sorted(both, key=lambda patient: scan_order(f"{patient}_day0")))
+
+
+def check_leaks(splits: Sequence[Fold]) -> list[str]:
+    """Say what is wrong with a split: nothing for a sound one.
+
+    Returns
+    -------
+    list of str
+        A sentence for each fold in which a patient both trains and validates, that trains or
+        validates on nothing, and for each scan that does not validate exactly once.
+    """
+    found: list[str] = []
+    for number, fold in enumerate(splits):
+        found += [
+            f"fold {number}: {patient} is in training and in validation"
+            for patient in shared_patients(fold["train"], fold["val"])
+        ]
+        found += [
+            f"fold {number}: no scan in {part}"
+            for part, scans in (("training", fold["train"]), ("validation", fold["val"]))
+            if not scans
+        ]
+    validating = Counter(scan_id for fold in splits for scan_id in fold["val"])
+    everything = {scan_id for fold in splits for scan_id in (*fold["train"], *fold["val"])}
+    found += [
+        f"{scan_id} validates in {validating[scan_id]} folds, not in one"
+        for scan_id in sorted(everything, key=scan_order)
+        if validating[scan_id] != 1
+    ]
+    return found

@@ -1,0 +1,1 @@
+"""Formats, read and written: ids, labels, masks as RLE and CSV, volumes, probabilities."""

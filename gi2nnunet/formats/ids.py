@@ -1,0 +1,80 @@
+"""Ids, file names and organs of the competition.
+
+Vocabulary: ``patient_id`` is ``case123``; ``scan_id`` is ``case123_day20`` (nnU-Net's case
+identifier too); ``slice_id`` is ``case123_day20_slice_0065``. Slice 1 is the most cranial one.
+
+References
+----------
+https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/data
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+ORGANS = ("large_bowel", "small_bowel", "stomach")
+SLICE_THICKNESS_MM = 3.0
+
+KNOWN_BAD_SCANS: Mapping[str, str] = {
+    "case7_day0": "wrong masks",
+    "case81_day30": "wrong masks",
+    "case43_day18": "on the organisers' list of bad scans",
+    "case43_day26": "on the organisers' list of bad scans",
+    "case138_day0": "on the organisers' list of bad scans",
+    "case124_day19": "on the organisers' list of bad scans",
+    "case144_day15": "on the organisers' list of bad scans",
+    "case61_day14": "on the organisers' list of bad scans",
+    "case9_day27": "on the organisers' list of bad scans",
+    "case34_day20": "on the organisers' list of bad scans",
+    "case83_day11": "on the organisers' list of bad scans",
+    "case13_day0": "on the organisers' list of bad scans",
+}
+
+# Scan id, number.
+SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})", re.ASCII)
+# Patient id, day, number, width, height, spacing x, spacing y.
+IMAGE_PATH = re.compile(
+    r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
+    r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
+    re.ASCII,
+)
+_SCAN_ID = re.compile(r"(case\d{1,9})_day(\d{1,9})", re.ASCII)
+
+
+def patient_of(scan_id: str) -> str:
+    """Return the patient a scan belongs to: ``case123_day20`` gives ``case123``."""
+    return scan_id.partition("_day")[0]
+
+
+def day_of(scan_id: str) -> int:
+    """Return the day of a scan: ``case123_day20`` gives 20; -1 for an id of another form."""
+    found = _SCAN_ID.fullmatch(scan_id)
+    return int(found[2]) if found else -1
+
+
+def scan_order(scan_id: str) -> tuple[int, int, str]:
+    """Return a sort key that puts scans in numeric order of patient and day."""
+    found = _SCAN_ID.fullmatch(scan_id)
+    return (int(found[1][4:]), int(found[2]), "") if found else (2**62, 0, scan_id)
+
+
+def slice_id(scan_id: str, number: int) -> str:
+    """Return the competition's slice id: ``("case123_day20", 65)`` gives ``..._slice_0065``."""
+    return f"{scan_id}_slice_{number:04d}"
+
+
+def image_name(number: int, *, width: int, height: int, spacing_mm: tuple[float, float]) -> str:
+    """Return the competition's file name of one slice.
+
+    Parameters
+    ----------
+    number
+        Slice number, from 1.
+    width, height
+        Image size in pixels; the width comes first in the name.
+    spacing_mm
+        Pixel spacing ``(y, x)`` in mm; x comes first in the name.
+    """
+    spacing_y, spacing_x = spacing_mm
+    return f"slice_{number:04d}_{width}_{height}_{spacing_x:.2f}_{spacing_y:.2f}.png"

@@ -1,0 +1,98 @@
+"""Label maps: bit-coded (one bit an organ, so that overlaps survive) or exclusive.
+
+Bit-coded: bit 0 (value 1) large bowel, bit 1 (value 2) small bowel, bit 2 (value 4) stomach; a
+voxel of large *and* small bowel is 3. nnU-Net trains on such maps through its *regions*.
+
+Exclusive: 1 large bowel, 2 small bowel, 3 stomach; where organs overlap, the one that comes first
+in :data:`EXCLUSIVE_PRIORITY` keeps the voxel.
+
+References
+----------
+https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/region_based_training.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.formats.ids import ORGANS
+
+LabelScheme = Literal["regions", "exclusive"]
+LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
+
+ORGAN_BITS = tuple(1 << index for index in range(len(ORGANS)))
+ALL_BITS = sum(ORGAN_BITS)
+
+# Where two organs claim a voxel, the smaller one keeps it: it has more to lose.
+EXCLUSIVE_PRIORITY = ("stomach", "large_bowel", "small_bowel")
+
+LabelMap = NDArray[np.uint8]
+
+
+def nnunet_labels(scheme: LabelScheme) -> tuple[dict[str, int | list[int]], list[int] | None]:
+    """Return what nnU-Net's dataset.json says of the labels.
+
+    Returns
+    -------
+    tuple
+        Its ``labels`` table and its ``regions_class_order`` (``None`` for exclusive labels).
+    """
+    if scheme == "exclusive":
+        return {"background": 0, **{organ: i + 1 for i, organ in enumerate(ORGANS)}}, None
+    regions = {
+        organ: [value for value in range(1, ALL_BITS + 1) if value & bit]
+        for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
+    }
+    return {"background": 0, **regions}, list(ORGAN_BITS)
+
+
+def split_organs(label_map: LabelMap, *, scheme: LabelScheme = "regions") -> NDArray[np.bool_]:
+    """Return one mask an organ.
+
+    Parameters
+    ----------
+    label_map
+        Labels of any shape.
+    scheme
+        How they are coded.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool of shape ``(organs, *label_map.shape)``, in the order of
+        :data:`~gi2nnunet.formats.ids.ORGANS`.
+    """
+    if scheme == "regions":
+        return np.stack([(label_map & bit) != 0 for bit in ORGAN_BITS])
+    return np.stack([label_map == index + 1 for index in range(len(ORGANS))])
+
+
+def join_organs(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> LabelMap:
+    """Return the bit-coded label map of one mask an organ (the inverse of :func:`split_organs`)."""
+    label_map = np.zeros(masks[0].shape, np.uint8)
+    for mask, bit in zip(masks, ORGAN_BITS, strict=True):
+        label_map |= mask.astype(np.uint8) * np.uint8(bit)
+    return label_map
+
+
+def to_exclusive(bit_map: LabelMap) -> LabelMap:
+    """Turn a bit-coded label map into an exclusive one by :data:`EXCLUSIVE_PRIORITY`."""
+    table = np.zeros(256, np.uint8)
+    for value in range(1, ALL_BITS + 1):
+        table[value] = next(
+            ORGANS.index(organ) + 1
+            for organ in EXCLUSIVE_PRIORITY
+            if value & ORGAN_BITS[ORGANS.index(organ)]
+        )
+    return table[bit_map]
+
+
+def to_bits(exclusive_map: LabelMap) -> LabelMap:
+    """Turn an exclusive label map into a bit-coded one."""
+    table = np.zeros(256, np.uint8)
+    table[1 : len(ORGANS) + 1] = ORGAN_BITS
+    return table[exclusive_map]

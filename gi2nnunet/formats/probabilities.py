@@ -1,0 +1,197 @@
+"""Probabilities of one scan in eight bits, compressed: what tuning reads.
+
+A file is one line of JSON (what it holds, of which scan, how it was made), then the zlib stream of
+the array. 255 steps are finer than any threshold that is chosen on them, and a scan of 10 million
+voxels takes one or two megabytes in place of 120.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import replace_file
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import LabelMap
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningScan:
+    """A scan with its truth and out-of-fold probabilities.
+
+    Attributes
+    ----------
+    scan_id
+        The scan.
+    fold
+        The fold whose models did not see it.
+    load
+        Gives the probabilities by configuration, the truth (bit-coded) and the voxel spacing in mm.
+    """
+
+    scan_id: str
+    fold: int
+    load: Callable[[], tuple[Mapping[str, EightBits], LabelMap, tuple[float, float, float]]]
+
+
+SUFFIX = ".gi2prob"
+
+_FORMAT = 1
+_LEVEL = 1  # higher ones take longer and save little: most voxels are 0
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_VOXELS = 1 << 31
+
+EightBits = NDArray[np.uint8]
+"""Probabilities ``(organ, z, y, x)`` in slice order, 0 for 0 and 255 for 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredProbabilities:
+    """What a file holds.
+
+    Attributes
+    ----------
+    scan_id
+        The scan.
+    numbers
+        Slice number of each plane.
+    spacing_mm
+        Voxel spacing ``(z, y, x)``.
+    array
+        Probabilities ``(organ, z, y, x)``, uint8, organs in the order of
+        :data:`~gi2nnunet.formats.ids.ORGANS`.
+    about
+        How they were made, as given when they were written.
+    """
+
+    scan_id: str
+    numbers: tuple[int, ...]
+    spacing_mm: tuple[float, float, float]
+    array: EightBits
+    about: Mapping[str, Any]
+
+
+def to_eight_bits(probabilities: NDArray[np.floating]) -> EightBits:
+    """Return probabilities from 0 to 1 in 255 steps, rounded to the nearest."""
+    scaled: NDArray[np.float32] = np.multiply(probabilities, 255, dtype=np.float32)
+    scaled += 0.5
+    np.clip(scaled, 0, 255, out=scaled)
+    rounded: EightBits = scaled.astype(np.uint8)
+    return rounded
+
+
+def write_probabilities(
+    path: Path,
+    array: EightBits,
+    *,
+    scan_id: str,
+    numbers: Sequence[int],
+    spacing_mm: Sequence[float],
+    about: Mapping[str, Any],
+) -> None:
+    """Write one scan's probabilities; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    path
+        The file, by custom ending in :data:`SUFFIX`.
+    array
+        ``(organ, z, y, x)`` from :func:`to_eight_bits`.
+    scan_id, numbers, spacing_mm
+        The scan, the slice number of each plane, and the voxel spacing ``(z, y, x)``.
+    about
+        How they were made; must go through JSON.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
+    if array.dtype != np.uint8 or array.shape[:2] != (len(ORGANS), len(numbers)):
+        raise ValueError(f"{array.dtype} array {array.shape} for {len(numbers)} slices")
+    packed = isal_zlib.compress(np.ascontiguousarray(array).data, _LEVEL)
+    header = {
+        "format": _FORMAT,
+        "scan_id": scan_id,
+        "organs": list(ORGANS),
+        "shape": list(array.shape),
+        "numbers": list(numbers),
+        "spacing_mm": [float(value) for value in spacing_mm],
+        "crc32": zlib.crc32(packed),
+        "about": dict(about),
+    }
+    line = json.dumps(header, sort_keys=True).encode() + b"\n"
+    replace_file(path, line + packed)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return how a file's probabilities were made; empty where it is missing or damaged."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline(_MOST_HEADER_BYTES))
+        return dict(header["about"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _unpack(packed: bytes, size: int) -> bytes:
+    try:
+        content = bytes(isal_zlib.decompressobj().decompress(packed, size + 1))
+    except Exception as error:  # isal's own is no zlib.error
+        raise ValueError(f"no zlib stream: {error}") from error
+    if len(content) != size:
+        raise ValueError(f"{len(content)} voxels in place of {size}")
+    return content
+
+
+def read_probabilities(path: Path) -> StoredProbabilities:
+    """Read one scan's probabilities.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, cut off, altered, or something else.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline(_MOST_HEADER_BYTES))
+            packed = file.read()
+        shape = tuple(int(size) for size in header["shape"])
+        size = int(np.prod(shape, dtype=np.int64))
+        if (
+            header["format"] != _FORMAT
+            or header["organs"] != list(ORGANS)
+            or len(shape) != 4
+            or shape[:2] != (len(ORGANS), len(header["numbers"]))
+            or not 0 < size <= _MOST_VOXELS
+            or zlib.crc32(packed) != header["crc32"]
+        ):
+            raise ValueError("its parts do not fit")
+        content = _unpack(packed, size)
+        z, y, x = header["spacing_mm"]
+        return StoredProbabilities(
+            scan_id=str(header["scan_id"]),
+            numbers=tuple(int(number) for number in header["numbers"]),
+            spacing_mm=(float(z), float(y), float(x)),
+            array=np.frombuffer(content, np.uint8).reshape(shape),
+            about=dict(header["about"]),
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}). "
+            "Make it again with: gi2nnunet out-of-fold"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: found a damaged file ({error}); expected probabilities as "
+            "gi2nnunet out-of-fold writes them. Delete it and run that again."
+        ) from error

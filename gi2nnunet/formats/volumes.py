@@ -1,0 +1,367 @@
+"""Volumes on disk with their geometry, and the order of the arrays they become.
+
+The one place where array order meets world axes.
+
+*Slice order* is the order of every volume in memory: an array ``(z, y, x)`` with z = 0 the most
+cranial slice (the competition's slice 1), y running anterior to posterior, x running from the
+patient's right to the left. It is how the slices look on a radiologist's screen.
+
+*Files* are NIfTI with voxel axes i = x, j = y, k = z flipped: k runs inferior to superior. With the
+direction the identity in ITK's LPS world (``diag(-sx, -sy, sz)`` in NIfTI's RAS world) that makes a
+right-handed frame that every viewer and nnU-Net read alike. The origin is 0; the competition's
+files do not tell where in the scanner a patient lay.
+
+References
+----------
+https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nibabel
+import numpy as np
+from isal import igzip, isal_zlib
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import MOST_VOXELS, InputError
+from gi2nnunet.core.files import replace_file
+
+# ISA-L's level 1: on 16-bit slices as fast as its level 0 and a tenth smaller.
+_COMPRESSION_LEVEL = 1
+_GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
+_NIFTI_VOXELS_AT = 352
+_NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
+_MOST_BYTES = 8 * MOST_VOXELS
+_EXTRA_BYTES = 2**16  # what may stand after the voxels
+_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
+_MOST_OBLIQUE_DEGREES = 30.0
+_MOST_SHEAR = 1e-2  # cosine between two voxel axes
+
+
+@lru_cache(maxsize=32)
+def _nifti_start(
+    shape: tuple[int, int, int], dtype: np.dtype[Any], spacing_mm: tuple[float, float, float]
+) -> bytes:
+    """Return the 352 bytes before the voxels; shape and spacing ``(z, y, x)``."""
+    spacing_z, spacing_y, spacing_x = spacing_mm
+    affine = np.diag([-spacing_x, -spacing_y, spacing_z, 1.0])
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape[::-1])
+    header.set_qform(affine, code=1)
+    header.set_sform(affine, code=1)
+    header.set_zooms(spacing_mm[::-1])
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = _NIFTI_VOXELS_AT
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    start: bytes = header.binaryblock
+    return start.ljust(_NIFTI_VOXELS_AT, b"\0")
+
+
+def encode_volume(array: NDArray[Any], *, spacing_mm: Sequence[float]) -> bytes:
+    """Return the content of a ``.nii.gz`` file; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    array
+        ``(z, y, x)`` in slice order, of a type that NIfTI knows; bool is written as uint8.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    """
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"expected a volume (z, y, x), got the shape {array.shape}")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    in_file_order = np.ascontiguousarray(array[::-1], array.dtype.newbyteorder("<"))
+    spacing_z, spacing_y, spacing_x = map(float, spacing_mm)
+    start = _nifti_start(
+        (array.shape[0], array.shape[1], array.shape[2]),
+        in_file_order.dtype,
+        (spacing_z, spacing_y, spacing_x),
+    )
+    return _compress(start, in_file_order.reshape(-1).data)
+
+
+def _compress(*parts: bytes | memoryview) -> bytes:
+    compressor = isal_zlib.compressobj(_COMPRESSION_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])
+
+
+def write_volume(path: Path, array: NDArray[Any], *, spacing_mm: Sequence[float]) -> None:
+    """Write a volume as ``.nii.gz``: right-handed, qform and sform set, identity direction in LPS.
+
+    Parameters
+    ----------
+    path
+        A name that ends in ``.nii.gz``.
+    array, spacing_mm
+        As in :func:`encode_volume`.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
+    if not path.name.endswith(".nii.gz"):
+        raise ValueError(f"{path} does not end in .nii.gz")
+    replace_file(path, encode_volume(array, spacing_mm=spacing_mm))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A volume in slice order.
+
+    Attributes
+    ----------
+    array
+        ``(z, y, x)`` in slice order, in the file's own type (scaled values: float32).
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    corner_mm
+        Where the centre of voxel ``[0, 0, 0]`` lies, ``(x, y, z)`` in LPS mm.
+    """
+
+    array: NDArray[Any]
+    spacing_mm: tuple[float, float, float]
+    corner_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a NIfTI volume of any orientation and bring it to slice order.
+
+    A volume that is tilted by up to 30 degrees is taken along the nearest axes, with its voxels as
+    they are.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, no NIfTI, truncated or damaged, not 3D, or does not say how it
+        lies in the patient.
+    """
+    data = _read_nifti_bytes(path)
+    kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
+    claimed = _size_claimed(data[:_NIFTI_VOXELS_AT])
+    if claimed is not None and claimed > len(data):
+        _refuse(path, f"{len(data)} bytes where its header tells {claimed}")
+    try:
+        nifti = kind.from_bytes(data)
+        header, affine = nifti.header, np.asarray(nifti.affine, np.float64)
+        forms = [
+            np.asarray(form, np.float64)
+            for form, code in (header.get_sform(coded=True), header.get_qform(coded=True))
+            if code
+        ]
+        units = header.get_xyzt_units()[0]
+        # As it stands in the file: nibabel puts 1 mm in the place of 0.
+        raw = kind.header_class(data[: kind.header_class.sizeof_hdr], check=False)
+        unsized = not header["sform_code"] and not (raw["pixdim"][1:4] > 0).all()
+        scaled = (nifti.dataobj.slope, nifti.dataobj.inter) != (1.0, 0.0)
+        array = nifti.dataobj[...] if scaled else nifti.dataobj.get_unscaled()
+    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+        _refuse(path, f"no readable NIfTI volume ({error})")
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
+        array = np.asarray(array, np.float32 if scaled else None)
+    if array.ndim > 3 and set(array.shape[3:]) == {1}:
+        array = array.reshape(array.shape[:3])
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "iuf":
+        _refuse(path, f"values of shape {array.shape}, {array.dtype}", "one volume of numbers")
+    if units not in ("mm", "unknown"):
+        _refuse(path, f"lengths in {units}", "millimetres")
+    if not forms:
+        _refuse(
+            path, "neither qform nor sform, so the orientation is unknown", "one of the two set"
+        )
+    if (
+        unsized
+        or not np.isfinite(affine).all()
+        or (spacing := np.linalg.norm(affine[:3, :3], axis=0)).min() <= 0
+    ):
+        _refuse(path, "a voxel size that is no positive number", "spacing in mm")
+    layouts = {_slice_order_of(_TO_LPS @ form[:3, :3], where=str(path)) for form in forms}
+    if len(layouts) > 1:
+        _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
+    (order, flips) = layouts.pop()
+    first_voxel = [array.shape[axis] - 1 if flip else 0 for axis, flip in _ijk(order, flips)]
+    corner = _TO_LPS @ (affine[:3, :3] @ first_voxel + affine[:3, 3])
+    array = _reorder(array.transpose(2, 1, 0), order, flips)
+    spacing_kji = spacing[::-1]
+    return Volume(
+        array=np.ascontiguousarray(array, array.dtype.newbyteorder("=")),
+        spacing_mm=_three(spacing_kji[list(order)]),
+        corner_mm=_three(corner),
+    )
+
+
+def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return three numbers without the noise of NIfTI's 32-bit fields."""
+    first, second, third = (round(float(value), 6) for value in values)
+    return first, second, third
+
+
+def _read_nifti_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return _unpack(data)
+    except ValueError as error:
+        _refuse(path, str(error))
+    except Exception as error:  # isal_zlib.error, EOFError, BadGzipFile
+        _refuse(path, f"a truncated or damaged gzip file ({error})")
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return what a gzip file holds, once its header's size, and no more than that, is fair."""
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    start = unpacker.decompress(data, _NIFTI_VOXELS_AT)
+    if len(start) < _NIFTI_VOXELS_AT and not unpacker.eof:
+        raise EOFError("it ends before its end")
+    if (claimed := _size_claimed(start)) is None:
+        raise ValueError("a gzip file of something else than a NIfTI volume")
+    if claimed > _MOST_BYTES:
+        raise ValueError(f"a header that claims {claimed} bytes; at most {_MOST_BYTES} are read")
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    unpacked: bytes = unpacker.decompress(data, claimed + _EXTRA_BYTES)
+    if unpacker.eof and not unpacker.unused_data:
+        return unpacked
+    # Several gzip members, a file cut off, or a bomb.
+    with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked = packed.read(claimed + _EXTRA_BYTES + 1)
+    if len(unpacked) > claimed + _EXTRA_BYTES:
+        raise ValueError(f"far more than the {claimed} bytes that its header tells")
+    return unpacked
+
+
+def _size_claimed(start: bytes) -> int | None:
+    """Return the bytes of a NIfTI file as its first 352 tell; ``None`` where it is none."""
+    for size, order, field, dim_at, bits_at, offset_at, offset in (
+        (348, "<", "h", 40, 72, 108, "f"), (348, ">", "h", 40, 72, 108, "f"),
+        (540, "<", "q", 16, 14, 168, "q"), (540, ">", "q", 16, 14, 168, "q"),
+    ):  # fmt: skip
+        if len(start) >= 348 and struct.unpack_from(f"{order}i", start)[0] == size:
+            dims = struct.unpack_from(f"{order}8{field}", start, dim_at)
+            (bits,) = struct.unpack_from(f"{order}h", start, bits_at)
+            (voxels_at,) = struct.unpack_from(f"{order}{offset}", start, offset_at)
+            used = dims[1 : 1 + min(max(dims[0], 0), 7)]
+            at = int(voxels_at) if 0 <= voxels_at < _MOST_BYTES else 0
+            return at + math.prod(max(int(dim), 1) for dim in used) * max(int(bits), 0) // 8
+    return None
+
+
+def _refuse(path: Path, found: str, expected: str = "a whole .nii or .nii.gz file") -> NoReturn:
+    raise InputError(f"{path}: found {found}; expected {expected}. Write or download it again.")
+
+
+# How a file's array becomes slice order: for each of z, y, x the axis of the file's (k, j, i) array
+# that runs along it, and whether that axis runs the other way.
+_Order = tuple[int, int, int]
+_Flips = tuple[bool, bool, bool]
+
+
+def _slice_order_of(direction_lps: NDArray[np.float64], *, where: str) -> tuple[_Order, _Flips]:
+    """Return how to bring a ``(k, j, i)`` array to slice order.
+
+    ``direction_lps`` is ``(3, 3)``: column a is where voxel axis i, j, k points in LPS.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = direction_lps / np.linalg.norm(direction_lps, axis=0)
+    shear = cosines.T @ cosines - np.eye(3)
+    nearest = np.abs(cosines).argmax(axis=1)
+    along = cosines[[0, 1, 2], nearest]
+    if (
+        not np.isfinite(cosines).all()
+        or np.abs(shear).max() > _MOST_SHEAR
+        or len(set(nearest.tolist())) != 3
+        or np.abs(along).min() < np.cos(np.deg2rad(_MOST_OBLIQUE_DEGREES))
+    ):
+        raise InputError(
+            f"{where}: found voxel axes along {np.round(cosines.T, 3).tolist()} (LPS); expected "
+            f"axes at right angles within {_MOST_OBLIQUE_DEGREES:.0f} degrees of the patient's. "
+            "Resample it to the patient's axes."
+        )
+    (left, posterior, superior), wanted = 2 - nearest, np.array([1.0, 1.0, -1.0])
+    flip_left, flip_posterior, flip_superior = (along * wanted < 0).tolist()
+    return (
+        (int(superior), int(posterior), int(left)),
+        (flip_superior, flip_posterior, flip_left),
+    )
+
+
+def _reorder(array: NDArray[Any], order: _Order, flips: _Flips) -> NDArray[Any]:
+    leading = array.ndim - 3
+    array = array.transpose(*range(leading), *(leading + axis for axis in order))
+    step = tuple(slice(None, None, -1 if flip else None) for flip in flips)
+    return array[(..., *step)]
+
+
+def _ijk(order: _Order, flips: _Flips) -> list[tuple[int, bool]]:
+    """Return for the file's axes i, j, k the axis itself and whether it is flipped."""
+    by_array_axis = dict(zip(order, flips, strict=True))
+    return [(axis, by_array_axis[2 - axis]) for axis in range(3)]
+
+
+def to_slice_order(array: NDArray[Any], *, direction: Sequence[float]) -> NDArray[Any]:
+    """Bring an array in a file's order to slice order.
+
+    Parameters
+    ----------
+    array
+        ``(..., k, j, i)`` as SimpleITK's ``GetArrayFromImage`` gives it, for example nnU-Net's
+        probabilities.
+    direction
+        The file's nine direction cosines as SimpleITK's ``GetDirection`` gives them.
+
+    Returns
+    -------
+    numpy.ndarray
+        A view ``(..., z, y, x)``.
+
+    Raises
+    ------
+    InputError
+        Where the axes are not the patient's within 30 degrees.
+    """
+    cosines = np.asarray(direction, np.float64).reshape(3, 3)
+    return _reorder(array, *_slice_order_of(cosines, where="direction cosines"))
+
+
+def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> None:
+    """Write a volume given in slice order into the geometry of another NIfTI file.
+
+    Parameters
+    ----------
+    path
+        A name that ends in ``.nii.gz``.
+    array
+        ``(z, y, x)`` in slice order, of the reference's shape in slice order.
+    reference
+        The file whose axes, position and header geometry to take.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
+    data = _read_nifti_bytes(reference)
+    kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
+    affine = kind.from_bytes(data).affine
+    order, flips = _slice_order_of(_TO_LPS @ affine[:3, :3], where=str(reference))
+    flipped = array[tuple(slice(None, None, -1 if flip else None) for flip in flips)]
+    kji = flipped.transpose(np.argsort(order))
+    written = nibabel.Nifti1Image(kji.transpose(2, 1, 0), affine)
+    written.set_qform(affine, code=1)
+    written.set_sform(affine, code=1)
+    written.header.set_xyzt_units("mm")
+    replace_file(path, _compress(written.to_bytes()))

@@ -1,0 +1,334 @@
+"""Predict scans with an ensemble, one pass over the scans; runs in the engine's child process.
+
+Three stages overlap in time: while the networks work on one scan, the next is read and preprocessed
+and the last is resampled, decided and encoded. Logits are averaged over folds as nnU-Net does,
+probabilities over configurations. nnU-Net's own export paints the organs one over the other and so
+loses overlaps; here each organ keeps its own bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import EngineError, GiError, InputError, shorten
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import LabelMap, join_organs, split_organs, to_bits
+from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
+from gi2nnunet.formats.submission import encode_scan
+from gi2nnunet.formats.volumes import read_volume, write_volume, write_volume_like
+from gi2nnunet.nnunet.child.network import Network, Prepared
+from gi2nnunet.nnunet.child.trainer import measure_peaks
+from gi2nnunet.nnunet.postprocess import Decision, apply_decision, read_decision
+from gi2nnunet.source.archive import Source
+from gi2nnunet.source.competition import Scan
+from gi2nnunet.source.slices import read_image
+
+Emit = Callable[[dict[str, Any]], None]
+Probabilities = NDArray[np.float32]
+
+_MOST_TOLD = 20
+
+
+def run_prediction(
+    *,
+    emit: Emit,
+    models: Sequence[str],
+    scans: Sequence[Mapping[str, Any]],
+    device: str,
+    mirroring: bool,
+    step_size: float,
+    threads: int,
+    nifti_folder: str | None,
+    trust: bool,
+    probability_folders: Sequence[str] | None = None,
+    decision: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Predict scans in turn, telling each as soon as it is done.
+
+    A scan on which something fails is put off, and told once the others are done.
+
+    Parameters
+    ----------
+    emit
+        Called for each scan with ``event`` ``scan``, its id, its rows ``(slice_id, organ, RLE
+        text)`` and the seconds since the one before; or ``unreadable``, its id and why.
+    models
+        nnU-Net's model folders, one a configuration; their probabilities are averaged.
+    scans
+        Each with ``scan_id``, ``numbers``, ``folds`` (whose logits are averaged), ``about`` (kept
+        with its probabilities), and either ``volume`` (a NIfTI file) or ``source`` and ``scan``
+        (slices of a competition source).
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    mirroring
+        Average over mirrored images, as nnU-Net does.
+    step_size
+        Step of the sliding window, as a part of the patch.
+    threads
+        Threads of the network's operations.
+    nifti_folder
+        Where to write label volumes as well (``labels/`` bit-coded, ``organs/`` one mask an
+        organ); ``None`` writes none.
+    trust
+        Load checkpoints and plans that could run code.
+    probability_folders
+        Where to write each model's probabilities in eight bits; ``None`` writes none.
+    decision
+        How masks are made of the probabilities, as
+        :meth:`~gi2nnunet.nnunet.postprocess.Decision.to_json` gives it; ``None`` for their mean
+        above one half.
+
+    Returns
+    -------
+    dict
+        ``peak_memory_bytes`` of this process, and ``peak_gpu_bytes`` on CUDA.
+
+    Raises
+    ------
+    InputError
+        Where a model is damaged, or could run code.
+    OutputError, OSError
+        Where something cannot be written; at once.
+    EngineError
+        Naming the scans that were put off: at the end, or at once where two in a row failed, for
+        then it is not the scans.
+    """
+    torch.set_num_threads(threads)
+    if not models or not scans:
+        raise ValueError("no model or no scan was given")
+    networks = [
+        Network(
+            Path(folder), fold=scans[0]["folds"][0], device=device, mirroring=mirroring,
+            step_size=step_size, trust=trust,
+        )
+        for folder in models
+    ]  # fmt: skip
+    output = _Output(
+        emit=emit, networks=networks,
+        nifti_folder=Path(nifti_folder) if nifti_folder else None,
+        probability_folders=[Path(folder) for folder in probability_folders or ()],
+        decision=read_decision(decision) if decision else None,
+    )  # fmt: skip
+    failures = _Failures()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        coming = reader.submit(_read, scans[0], networks)
+        leaving: tuple[str, Future[None]] | None = None
+        for number, scan in enumerate(scans):
+            ready, logits, failure = None, None, None
+            try:
+                ready = coming.result()
+            except InputError as error:
+                emit({"event": "unreadable", "scan_id": scan["scan_id"], "message": str(error)})
+            except Exception as error:
+                failure = _describe(scan["scan_id"], error)
+            if number + 1 < len(scans):
+                coming = reader.submit(_read, scans[number + 1], networks)
+            if ready is not None:
+                try:
+                    logits = [
+                        network.infer(prepared, scan["folds"])
+                        for network, prepared in zip(networks, ready.prepared, strict=True)
+                    ]
+                except Exception as error:
+                    failure = _describe(scan["scan_id"], error)
+            if leaving is not None:
+                failures.take(_wait(*leaving))  # one scan at a time waits to be written
+                leaving = None
+            if failure is not None:
+                failures.take(failure)
+            elif ready is not None and logits is not None:
+                leaving = (scan["scan_id"], writer.submit(output.write, scan, ready, logits))
+            del ready, logits
+        if leaving is not None:
+            failures.take(_wait(*leaving))
+    failures.tell()
+    return {**measure_peaks(device)}
+
+
+def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap:
+    """Return the bit-coded label map of the configurations' probabilities ``(heads, z, y, x)``.
+
+    With regions each organ is where the mean exceeds one half; else the likeliest label stands
+    alone.
+    """
+    mean = probabilities[0]
+    if len(probabilities) > 1:
+        mean = np.add.reduce(probabilities)
+        mean /= len(probabilities)
+    if regions:
+        return join_organs(mean > 0.5)
+    return to_bits(mean.argmax(0).astype(np.uint8))
+
+
+class _Failures:
+    """What became of the scans, in their order."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._last_failed = False
+
+    def take(self, failure: str | None) -> None:
+        """Take what a scan failed with, ``None`` where it did not; tell two in a row."""
+        if failure is not None:
+            self._lines.append(failure)
+            if self._last_failed:
+                self.tell()
+        self._last_failed = failure is not None
+
+    def tell(self) -> None:
+        """Raise an EngineError where a scan failed."""
+        if self._lines:
+            more = len(self._lines) - _MOST_TOLD
+            raise EngineError(
+                "\n".join(
+                    self._lines[:_MOST_TOLD] + ([f"and {more} more scans"] if more > 0 else [])
+                )
+            )
+
+
+def _wait(scan_id: str, leaving: Future[None]) -> str | None:
+    """Wait until a scan is written; return what that failed with."""
+    try:
+        leaving.result()
+    except Exception as error:
+        return _describe(scan_id, error)
+    return None
+
+
+def _describe(scan_id: str, error: Exception) -> str:
+    """Return a line on what a scan failed with, without holding on to what its frames hold.
+
+    What is no fault of one scan, as a full disk or a damaged model, is raised.
+    """
+    if isinstance(error, (GiError, OSError)):
+        raise error
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        traceback.print_exception(error)
+    lines = str(error).strip().splitlines()
+    return ": ".join([scan_id, type(error).__name__, *(shorten(line) for line in lines[:1])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A scan that was read: its spacing, and what each network takes."""
+
+    spacing_mm: tuple[float, float, float]
+    prepared: tuple[Prepared, ...]
+
+
+def _read(scan: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
+    image, spacing_mm = _load(scan)
+    made: dict[str, Prepared] = {}  # configurations that preprocess alike share it
+    prepared = []
+    for network in networks:
+        key = network.describe_preprocessing(spacing_mm)
+        if key not in made:
+            made[key] = network.prepare(image, spacing_mm=spacing_mm)
+        prepared.append(made[key])
+    return _Ready(spacing_mm=spacing_mm, prepared=tuple(prepared))
+
+
+class _Output:
+    """Turns logits into what is kept of a scan."""
+
+    def __init__(
+        self,
+        *,
+        emit: Emit,
+        networks: Sequence[Network],
+        nifti_folder: Path | None,
+        probability_folders: Sequence[Path],
+        decision: Decision | None,
+    ) -> None:
+        self._emit = emit
+        self._networks = networks
+        self._nifti_folder = nifti_folder
+        self._probability_folders = probability_folders
+        self._decision = decision
+        self._last = time.monotonic()
+
+    def write(self, scan: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
+        found: dict[str, Probabilities] = {}
+        for index, network in enumerate(self._networks):
+            probabilities = network.finish(logits[index], ready.prepared[index])
+            if self._probability_folders:
+                # Without the background, where that has a probability of its own.
+                self._keep(index, scan, probabilities[-len(ORGANS) :], ready.spacing_mm)
+            found[network.configuration] = probabilities
+        if self._decision is None:
+            bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
+        else:
+            # Without the background, where that has a probability of its own.
+            organs = {name: array[-len(ORGANS) :] for name, array in found.items()}
+            bit_map = apply_decision(organs, self._decision, spacing_mm=ready.spacing_mm)
+        if self._nifti_folder is not None:
+            _write_labels(self._nifti_folder, scan, bit_map, ready.spacing_mm)
+        rows = encode_scan(scan["scan_id"], scan["numbers"], bit_map)
+        now = time.monotonic()
+        self._emit(
+            {
+                "event": "scan",
+                "scan_id": scan["scan_id"],
+                "rows": rows,
+                "seconds": now - self._last,
+            }
+        )
+        self._last = now
+
+    def _keep(
+        self,
+        index: int,
+        scan: Mapping[str, Any],
+        probabilities: Probabilities,
+        spacing_mm: tuple[float, float, float],
+    ) -> None:
+        write_probabilities(
+            self._probability_folders[index] / f"{scan['scan_id']}{SUFFIX}",
+            to_eight_bits(probabilities),
+            scan_id=scan["scan_id"],
+            numbers=scan["numbers"],
+            spacing_mm=spacing_mm,
+            about=scan.get("about") or {},
+        )
+
+
+def _load(scan: Mapping[str, Any]) -> tuple[NDArray[np.generic], tuple[float, float, float]]:
+    if scan.get("volume"):
+        volume = read_volume(Path(scan["volume"]))
+        return volume.array, volume.spacing_mm
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in scan["scan"].items()
+    }
+    described = Scan(**fields)
+    return read_image(Source(Path(scan["source"])), described), described.spacing_mm
+
+
+def _write_labels(
+    folder: Path,
+    scan: Mapping[str, Any],
+    bit_map: LabelMap,
+    spacing_mm: tuple[float, float, float],
+) -> None:
+    """Write the bit-coded map and a binary mask an organ, in the geometry of a given volume."""
+    masks = split_organs(bit_map)
+    files = {f"labels/{scan['scan_id']}": bit_map} | {
+        f"organs/{scan['scan_id']}_{organ}": mask.astype(np.uint8)
+        for organ, mask in zip(ORGANS, masks, strict=True)
+    }
+    for name, array in files.items():
+        path = folder / f"{name}.nii.gz"
+        if scan.get("volume"):
+            write_volume_like(path, array, reference=Path(scan["volume"]))
+        else:
+            write_volume(path, array, spacing_mm=spacing_mm)

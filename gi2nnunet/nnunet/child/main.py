@@ -1,0 +1,195 @@
+"""Entry of the engine's child process: ``python -m gi2nnunet.nnunet.child.main``.
+
+See :mod:`gi2nnunet.nnunet.process` for the protocol. nnU-Net reads its environment when it is
+imported, so the tasks import it only here, never in the user's own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from gi2nnunet.core.errors import GiError
+
+Emit = Callable[[dict[str, Any]], None]
+
+_LOOK_SECONDS = 0.2
+# Not SIGTERM: that is how pools end their own workers.
+_KILLED = tuple(-s for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT))
+# The last one loads nearly all that a training needs, torchvision through timm included.
+ENGINE_MODULES = ("torch", "torchvision", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+
+
+def main() -> int:
+    """Run the one task that standard input names; return the exit code."""
+    emit = _take_over_output()
+    task = json.loads(sys.stdin.buffer.readline())
+    stop = _end_with_parent()
+    _end_with_workers(emit)
+    try:
+        result = _run(task.pop("task"), task, emit, stop)
+    except GiError as error:
+        _keep_traceback()
+        emit({"event": "failure", "kind": type(error).__name__, "message": str(error)})
+        return error.exit_code
+    except Exception as error:  # whatever nnU-Net raises becomes one event for the parent
+        _keep_traceback()
+        message = str(error).strip().splitlines()
+        emit(
+            {
+                "event": "failure",
+                "kind": type(error).__name__,
+                "message": message[0] if message else "",
+            }
+        )
+        return 1
+    emit({"event": "result", **result})
+    return 0
+
+
+def _keep_traceback() -> None:
+    """Send the traceback to the log; a full disk must not hide what is told to the parent."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+
+
+def _take_over_output() -> Emit:
+    """Keep the event pipe for us; send all that is printed, workers' too, to the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+    return emit
+
+
+def _end_with_parent() -> threading.Event:
+    """Kill this process group as soon as the parent is gone (its end of our input closes).
+
+    Returns
+    -------
+    threading.Event
+        Set where the parent asks the task to stop early, by a byte of input.
+    """
+    stop = threading.Event()
+
+    def watch() -> None:
+        while os.read(0, 1):
+            stop.set()
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+def _end_with_workers(emit: Emit) -> None:
+    """End as soon as a worker process was killed, as the system does for want of memory.
+
+    A pool of Python's starts another one and waits for ever for what the dead one had in hand.
+    """
+
+    def watch() -> None:
+        seen: set[Any] = set()
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            seen.update(multiprocessing.active_children())
+            if any(_was_killed(worker) for worker in seen):
+                message = (
+                    "a worker process was killed, most likely for lack of memory. Use fewer --jobs."
+                )
+                emit({"event": "failure", "kind": "WorkerDied", "message": message})
+                os._exit(1)  # the parent ends all that is left
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _was_killed(worker: Any) -> bool:
+    try:
+        return worker.exitcode in _KILLED
+    except ValueError:  # closed: it ended well
+        return False
+
+
+def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) -> dict[str, Any]:
+    if task == "devices":
+        return describe_devices()
+    if task == "installation":
+        return describe_installation()
+    if task in ("fingerprint", "plan", "preprocess"):
+        from gi2nnunet.nnunet.child import planner
+
+        return getattr(planner, f"run_{task}")(**options)  # type: ignore[no-any-return]
+    if task in ("export", "import"):
+        from gi2nnunet.nnunet.child import weights
+
+        return getattr(weights, f"run_{task}")(**options)  # type: ignore[no-any-return]
+    if task == "train":
+        from gi2nnunet.nnunet.child.trainer import run_training
+
+        return run_training(emit=emit, stopping=stop.is_set, **options)
+    if task == "count":
+        from gi2nnunet.nnunet.child.measure import run_count
+
+        return run_count(**options)
+    if task == "measure":
+        from gi2nnunet.nnunet.child.measure import run_measurement
+
+        return run_measurement(emit=emit, **options)
+    if task == "predict":
+        from gi2nnunet.nnunet.child.inference import run_prediction
+
+        return run_prediction(emit=emit, **options)
+    raise ValueError(f"unknown task {task!r}")
+
+
+def describe_devices() -> dict[str, Any]:
+    """Return the CUDA cards (name, memory in GiB) and whether Apple's MPS is there."""
+    import torch
+
+    cards = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            cards.append({"name": properties.name, "memory_gib": properties.total_memory / 2**30})
+    return {"cuda": cards, "mps": bool(torch.backends.mps.is_available())}
+
+
+def describe_installation() -> dict[str, Any]:
+    """Return the devices, the free memory of each card, and what failed when it was imported."""
+    failed = {}
+    for module in ENGINE_MODULES:
+        try:
+            import_module(module)
+        except Exception as error:  # noqa: PERF203  whatever a package raises while it loads
+            lines = str(error).strip().splitlines()
+            failed[module] = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    if "torch" in failed:
+        return {"cuda": [], "mps": False, "failed_imports": failed}
+    import torch
+
+    found = describe_devices()
+    for index, card in enumerate(found["cuda"]):
+        card["free_gib"] = torch.cuda.mem_get_info(index)[0] / 2**30
+    return {**found, "failed_imports": failed}
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a worker that nnU-Net left running must not hold this process up.
+    os._exit(code)

@@ -1,0 +1,196 @@
+"""Fingerprint, plan and preprocess by nnU-Net's own code; runs in the engine's child process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprints,
+    preprocess_dataset,
+)
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import read_json
+from gi2nnunet.dataset.manifest import DATASET_JSON
+from gi2nnunet.nnunet.trust import check_dataset_json, check_plans
+
+# The tiny network: patches that a small CPU passes through in well under a second.
+_TINY_FEATURES = 8
+_TINY_MOST_FEATURES = 64
+_TINY_CONVOLUTIONS = (1,) * 14  # one a stage, for as many stages as nnU-Net could plan
+_TINY_PATCH = {2: (192, 192), 3: (32, 80, 80)}
+_TINY_BATCH = {2: 8, 3: 2}
+
+_NO_LIMIT_GB = 1e6
+
+
+def run_fingerprint(*, dataset_id: int, processes: int) -> dict[str, Any]:
+    """Extract nnU-Net's dataset fingerprint and check the dataset's integrity."""
+    _check_reader(dataset_id)
+    extract_fingerprints(
+        [dataset_id],
+        num_processes=processes,
+        check_dataset_integrity=True,
+        clean=True,
+        verbose=False,
+        show_progress_bar=False,
+    )
+    return {}
+
+
+def run_plan(
+    *,
+    dataset_id: int,
+    planner: str,
+    plans_name: str,
+    data_name: str,
+    tiny: bool,
+    batch_size: int | None,
+    patch_sizes: dict[str, list[int]],
+) -> dict[str, Any]:
+    """Plan the experiment and write nnU-Net's plans file.
+
+    Parameters
+    ----------
+    dataset_id
+        nnU-Net's dataset id.
+    planner
+        nnU-Net's planner class.
+    plans_name
+        Name of the plans file.
+    data_name
+        Prefix of the preprocessed data folders; plans that differ only in batch or patch size
+        share them, presets do not.
+    tiny
+        Plan the small network.
+    batch_size
+        In place of the planner's; applies to every configuration.
+    patch_sizes
+        In place of the planner's, by configuration, in voxels, slowest axis first.
+    """
+    _check_reader(dataset_id)
+    base = recursive_find_python_class(
+        _planning_folder(), planner, current_module="nnunetv2.experiment_planning"
+    )
+    planner_class = _shape_planner(
+        base, data_name=data_name, tiny=tiny, batch_size=batch_size, patch_sizes=patch_sizes
+    )
+    planned = planner_class(dataset_id, plans_name=plans_name).plan_experiment()
+    return {
+        "configurations": {
+            name: {
+                "data_identifier": values["data_identifier"],
+                "batch_size": int(values["batch_size"]),
+                "patch_size": [int(size) for size in values["patch_size"]],
+                "spacing": [float(value) for value in values["spacing"]],
+            }
+            for name, values in planned["configurations"].items()
+            if "patch_size" in values
+        }
+    }
+
+
+def run_preprocess(
+    *, dataset_id: int, plans_name: str, configuration: str, processes: int
+) -> dict[str, Any]:
+    """Preprocess one configuration; nnU-Net deletes its data folder first."""
+    name = convert_id_to_dataset_name(dataset_id)
+    plans_file = Path(nnUNet_preprocessed.get()) / name / f"{plans_name}.json"
+    check_plans(read_json(plans_file), where=str(plans_file))
+    preprocess_dataset(
+        dataset_id, plans_name, (configuration,), [processes], show_progress_bar=False
+    )
+    return {}
+
+
+def _check_reader(dataset_id: int) -> None:
+    path = Path(nnUNet_raw.get()) / convert_id_to_dataset_name(dataset_id) / DATASET_JSON
+    check_dataset_json(read_json(path), where=str(path))
+
+
+def _planning_folder() -> str:
+    import nnunetv2.experiment_planning
+
+    return str(nnunetv2.experiment_planning.__path__[0])
+
+
+def _shape_planner(
+    base: type[ExperimentPlanner],
+    *,
+    data_name: str,
+    tiny: bool,
+    batch_size: int | None,
+    patch_sizes: dict[str, list[int]],
+) -> type[ExperimentPlanner]:
+    """Return a planner that keeps to the given sizes and to its own data folders."""
+
+    class Planner(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if tiny:
+                self.UNet_base_num_features = _TINY_FEATURES
+                self.UNet_max_features_2d = self.UNet_max_features_3d = _TINY_MOST_FEATURES
+                self.UNet_blocks_per_stage_encoder = _TINY_CONVOLUTIONS
+                self.UNet_blocks_per_stage_decoder = _TINY_CONVOLUTIONS
+
+        def generate_data_identifier(self, configuration_name: str) -> str:
+            # nnU-Net's ResEnc planners share the default planner's folders; ours never do.
+            return f"{data_name}_{configuration_name}"
+
+        def get_plans_for_configuration(
+            self,
+            spacing: Sequence[float],
+            median_shape: Sequence[float],
+            data_identifier: str,
+            approximate_n_voxels_dataset: float,
+            _cache: dict[str, Any],
+        ) -> dict[str, Any]:
+            def plan(shape: Sequence[float] | NDArray[np.floating]) -> dict[str, Any]:
+                planned: dict[str, Any] = super(Planner, self).get_plans_for_configuration(
+                    spacing, shape, data_identifier, approximate_n_voxels_dataset, _cache
+                )
+                planned["median_image_size_in_voxels"] = median_shape
+                return planned
+
+            axes = len(spacing)
+            configuration = data_identifier.removeprefix(f"{data_name}_")
+            asked = patch_sizes.get(configuration)
+            if asked is None and not tiny:
+                planned = plan(median_shape)
+            else:
+                wanted = asked or [
+                    int(min(cap, size))
+                    for cap, size in zip(_TINY_PATCH[axes], median_shape, strict=True)
+                ]
+                planned = plan(np.array(wanted, dtype=float))
+                if asked and list(planned["patch_size"]) != wanted:
+                    # Larger than the preset's memory target allows: the user's word counts.
+                    target = self.__dict__["UNet_vram_target_GB"]
+                    self.__dict__["UNet_vram_target_GB"] = _NO_LIMIT_GB
+                    planned = plan(np.array(wanted, dtype=float))
+                    self.__dict__["UNet_vram_target_GB"] = target
+                    planned["batch_size"] = self.UNet_min_batch_size
+                if asked and list(planned["patch_size"]) != wanted:
+                    fitting = "x".join(str(int(size)) for size in planned["patch_size"])
+                    raise InputError(
+                        f"--patch-size {'x'.join(map(str, wanted))}: {configuration} halves its "
+                        f"feature maps too often for it; the nearest that fits is {fitting}."
+                    )
+                if tiny:
+                    planned["batch_size"] = _TINY_BATCH[axes]
+            if batch_size is not None:
+                planned["batch_size"] = batch_size
+            return planned
+
+    Planner.__name__ = base.__name__
+    return Planner

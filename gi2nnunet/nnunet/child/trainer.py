@@ -1,0 +1,271 @@
+"""Train one configuration and fold with nnU-Net's own trainer; runs in the engine's child process.
+
+The trainer is subclassed for four things: checkpoints are written atomically and often, each epoch
+is told to the parent, a training can be asked to stop, and its length can be set. The subclass
+keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.files import part_file, read_json
+from gi2nnunet.dataset.manifest import SPLITS
+from gi2nnunet.nnunet.child.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
+from gi2nnunet.nnunet.trust import (
+    check_data_folder,
+    check_dataset_json,
+    check_plans,
+    check_split,
+    check_trainer,
+)
+
+SAVE_EVERY_EPOCHS = 10
+SAVE_EVERY_SECONDS = 600.0
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class _Stopped(Exception):  # noqa: N818  a way out of nnU-Net's loop, no failure
+    """The training was asked to stop and its checkpoint is written."""
+
+
+def run_training(
+    *,
+    emit: Emit,
+    stopping: Callable[[], bool],
+    dataset_folder: str,
+    plans_name: str,
+    configuration: str,
+    fold: int | str,
+    trainer: str,
+    device: str,
+    epochs: int | None,
+    iterations: int | None,
+    learning_rate: float | None,
+    pretrained_weights: str | None,
+    resume_from: str | None,
+    nnunet_validation: bool,
+    threads: int,
+    trust: bool,
+) -> dict[str, Any]:
+    """Train to the end, from the start or from a checkpoint.
+
+    Parameters
+    ----------
+    emit
+        Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
+        ``dice`` (pseudo Dice per organ), ``seconds``, and what
+        :func:`~gi2nnunet.nnunet.child.trainer.measure_peaks` gives.
+    stopping
+        Asked after each epoch; where it says so, the training is saved and left there.
+    dataset_folder
+        The preprocessed dataset.
+    plans_name, configuration, fold, trainer
+        nnU-Net's names.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    epochs, iterations, learning_rate
+        In place of the trainer's own.
+    pretrained_weights
+        A checkpoint whose weights to start from.
+    resume_from
+        A checkpoint of this training to go on from.
+    nnunet_validation
+        Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
+    threads
+        Threads of the network's operations.
+    trust
+        Load checkpoints, plans and preprocessed scans that could run code.
+
+    Returns
+    -------
+    dict
+        ``epochs``, ``folder`` and ``stopped_after``: the finished epochs where it was asked to
+        stop before the last one, else ``None``.
+    """
+    run = prepare_training(
+        _make_trainer(find_trainer(trainer, trust=trust), emit, stopping),
+        dataset_folder=dataset_folder,
+        plans_name=plans_name,
+        configuration=configuration,
+        fold=fold,
+        device=device,
+        epochs=epochs,
+        iterations=iterations,
+        resuming=resume_from is not None,
+        threads=threads,
+        trust=trust,
+    )
+    if learning_rate is not None:
+        run.initial_lr = learning_rate
+    run.save_every = SAVE_EVERY_EPOCHS
+    # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
+    if resume_from is not None:
+        load_checkpoint(Path(resume_from), trust=trust)
+        run.load_checkpoint(resume_from)
+    elif pretrained_weights is not None:
+        load_checkpoint(Path(pretrained_weights), trust=trust)
+        run.initialize()
+        load_pretrained_weights(run.network, pretrained_weights, verbose=True)
+    emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
+    if run.current_epoch < run.num_epochs or not (resume_from or "").endswith(FINAL_CHECKPOINT):
+        try:
+            run.run_training()
+        except _Stopped:
+            return _describe(run, stopped_after=run.current_epoch)
+    if nnunet_validation:
+        emit({"event": "validation"})
+        run.perform_actual_validation(save_probabilities=True)
+    return _describe(run, stopped_after=None)
+
+
+def _describe(run: nnUNetTrainer, *, stopped_after: int | None) -> dict[str, Any]:
+    return {
+        "epochs": run.num_epochs,
+        "folder": str(run.output_folder),
+        "stopped_after": stopped_after,
+    }
+
+
+def prepare_training(
+    trainer_class: type[nnUNetTrainer],
+    *,
+    dataset_folder: str,
+    plans_name: str,
+    configuration: str,
+    fold: int | str,
+    device: str,
+    epochs: int | None,
+    iterations: int | None,
+    threads: int,
+    trust: bool,
+    resuming: bool = False,
+) -> nnUNetTrainer:
+    """Return a trainer of the given length, ready to run; see :func:`run_training`."""
+    folder = Path(dataset_folder)
+    plans = read_json(folder / f"{plans_name}.json")
+    dataset_json = read_json(folder / "dataset.json")
+    if not trust:
+        check_plans(plans, where=str(folder / f"{plans_name}.json"))
+        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
+        check_split(folder / SPLITS)
+    plans["continue_training"] = resuming
+    torch.set_num_threads(threads)
+    run = trainer_class(
+        plans=plans,
+        configuration=configuration,
+        fold=fold,
+        dataset_json=dataset_json,
+        device=torch.device(device),
+    )
+    if not trust:
+        check_data_folder(Path(run.preprocessed_dataset_folder))
+    if epochs is not None:
+        run.num_epochs = epochs
+    if iterations is not None:
+        run.num_iterations_per_epoch = iterations
+        # nnU-Net validates on a fifth of its training iterations.
+        run.num_val_iterations_per_epoch = max(1, iterations // 5)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return run
+
+
+def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:
+    """Return one of nnU-Net's trainer classes by its name.
+
+    Parameters
+    ----------
+    name
+        The class.
+    trust
+        Take one that nnU-Net does not ship, too (from ``nnUNet_extTrainer``).
+
+    Raises
+    ------
+    InputError
+        Where nnU-Net has none of that name.
+    """
+    if not trust:
+        check_trainer(name, where="--trainer")
+    try:
+        found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
+    except (RuntimeError, AssertionError) as error:  # none of that name, or no trainer
+        raise InputError(
+            f"--trainer: nnU-Net has no trainer {name!r}. Expected one of its classes, such as "
+            "nnUNetTrainer, nnUNetTrainer_250epochs, nnUNetTrainerNoMirroring, nnUNetTrainerDA5."
+        ) from error
+    return found
+
+
+def _make_trainer(
+    base: type[nnUNetTrainer], emit: Emit, stopping: Callable[[], bool]
+) -> type[nnUNetTrainer]:
+    class Trainer(base):  # type: ignore[misc]
+        last_save = time.monotonic()
+
+        def save_checkpoint(self, filename: str) -> None:
+            with part_file(Path(filename)) as part:
+                try:
+                    super().save_checkpoint(str(part))
+                except RuntimeError as error:  # what PyTorch's writer makes of a full disk
+                    free = shutil.disk_usage(part.parent).free
+                    raise OutputError(
+                        f"{filename}: cannot be written ({error}; {free} bytes are free). Free "
+                        "some space, then run the same again: the training goes on from its last "
+                        "checkpoint."
+                    ) from error
+            self.last_save = time.monotonic()
+
+        def on_epoch_end(self) -> None:
+            epoch = self.current_epoch
+            overdue = time.monotonic() - self.last_save > SAVE_EVERY_SECONDS
+            stop = stopping() and epoch < self.num_epochs - 1
+            self.save_every = 1 if overdue or stop else SAVE_EVERY_EPOCHS
+            super().on_epoch_end()
+            log = self.logger.get_value
+            started = log("epoch_start_timestamps", step=epoch)
+            emit(
+                {
+                    "event": "epoch",
+                    "epoch": epoch + 1,
+                    "epochs": self.num_epochs,
+                    "train_loss": float(log("train_losses", step=epoch)),
+                    "val_loss": float(log("val_losses", step=epoch)),
+                    "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
+                    "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
+                    **measure_peaks(self.device.type),
+                }
+            )
+            if stop:
+                raise _Stopped
+
+    Trainer.__name__ = base.__name__
+    Trainer.__qualname__ = base.__qualname__
+    return Trainer
+
+
+def measure_peaks(device: str) -> dict[str, int]:
+    """Return ``peak_memory_bytes`` of this process so far and, on CUDA, ``peak_gpu_bytes``.
+
+    Worker processes are not counted, nor what PyTorch holds of the card without using it.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device == "cuda":
+        peaks["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return peaks

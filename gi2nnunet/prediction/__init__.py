@@ -1,0 +1,1 @@
+"""Predictions: which models, which scans, how honest the score, and the run itself."""

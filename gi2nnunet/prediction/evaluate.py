@@ -1,0 +1,281 @@
+"""Predict a selection of scans, write the submission, and score it where the truth is known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.files import check_place, replace_file, write_json
+from gi2nnunet.core.locks import hold
+from gi2nnunet.formats.ids import ORGANS, slice_id
+from gi2nnunet.formats.labels import split_organs
+from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
+from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.models import Ensemble
+from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
+from gi2nnunet.prediction.choose import Selection
+from gi2nnunet.prediction.leakage import Standing
+from gi2nnunet.prediction.parts import kept_folder, predict_kept, submission_path
+from gi2nnunet.prediction.predict import InputScan, PredictedScan
+from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.archive import Source
+from gi2nnunet.source.slices import read_image
+
+COST = "cost.json"
+_SCORE_FILES = ("score.json", "score.csv", "truth.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was predicted, and how well.
+
+    Attributes
+    ----------
+    submission
+        The CSV.
+    standing
+        What the score means.
+    score
+        ``None`` where no truth is known.
+    files
+        The results, the submission first; how they were made stands beside them in
+        ``prediction.json``.
+    warnings
+        What was passed over, one sentence each.
+    seconds_per_scan
+        Mean wall-clock time of a scan.
+    computing
+        Device, threads, mirroring and step, as recorded.
+    tuned
+        What masks were decided by, where tuning chose it.
+    scans
+        What was predicted.
+    """
+
+    submission: Path
+    standing: Standing
+    score: Score | None
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+    seconds_per_scan: float
+    computing: Mapping[str, Any]
+    tuned: Tuned | None
+    scans: tuple[InputScan, ...] = field(repr=False)
+
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Return the scans that were predicted."""
+        return tuple(scan.scan_id for scan in self.scans)
+
+    def read_image(self, scan_id: str) -> NDArray[Any]:
+        """Return a scan's image ``(z, y, x)``, cranial slice first.
+
+        Raises
+        ------
+        KeyError
+            For a scan that was not predicted.
+        InputError
+            Where its files are gone or changed.
+        """
+        scan = self._find(scan_id)
+        if scan.volume is not None:
+            return read_volume(scan.volume).array
+        if scan.source is None or scan.scan is None:
+            raise ValueError(f"{scan_id}: has neither a volume nor slices")
+        return read_image(Source(scan.source), scan.scan)
+
+    def read_masks(self, scan_id: str) -> dict[str, NDArray[np.bool_]]:
+        """Return a scan's predicted masks ``(z, y, x)`` by organ, as the submission holds them.
+
+        A slice that the submission has no row for is empty. Raises as :meth:`read_image`.
+        """
+        scan = self._find(scan_id)
+        height, width = (
+            (scan.scan.height, scan.scan.width)
+            if scan.scan is not None
+            else self.read_image(scan_id).shape[1:]
+        )
+        label_map = np.zeros((len(scan.numbers), height, width), np.uint8)
+        rows = take_rows(self._table, [scan_id])
+        if rows is not None:
+            for _, numbers, planes in decode_table(rows, sizes={scan_id: (height, width)}):
+                label_map[[scan.numbers.index(number) for number in numbers]] = planes
+        return dict(zip(ORGANS, split_organs(label_map), strict=True))
+
+    @cached_property
+    def _table(self) -> MaskTable:
+        return read_mask_table(self.submission, any_scan=True)
+
+    def _find(self, scan_id: str) -> InputScan:
+        for scan in self.scans:
+            if scan.scan_id == scan_id:
+                return scan
+        raise KeyError(scan_id)
+
+
+def evaluate(
+    selection: Selection,
+    ensemble: Ensemble,
+    *,
+    out: Path,
+    computing: Computing,
+    metric: str = "per-class",
+    nifti: bool = False,
+    score: bool = True,
+    save_probabilities: bool = False,
+    tuning: bool = True,
+    on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+) -> Evaluation:
+    """Predict, write ``submission.csv`` and, where truth is known, the score.
+
+    Parameters
+    ----------
+    selection
+        What to predict.
+    ensemble
+        With which models.
+    out
+        Folder for ``submission.csv``, ``prediction.json`` (how it was made), ``cost.json`` (its
+        time and memory), where scored
+        ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
+        to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
+        interrupted run leaves lies in a hidden folder, and the next one goes on from it.
+    computing
+        Where, on what and how.
+    metric
+        Convention of :mod:`gi2nnunet.scoring.metric`.
+    nifti
+        Write label volumes too: the bit-coded map and a binary mask an organ.
+    score
+        Score where truth is known.
+    save_probabilities
+        Write each configuration's probabilities in eight bits, into ``probabilities/``.
+    tuning
+        Decide as :func:`~gi2nnunet.tuning.search.tune_decision` chose for these models, where it
+        did.
+    on_scan
+        Called with ``(done, total, scan)``.
+    """
+    submission = submission_path(out)
+    check_place(submission)
+    tuned, told = find_tuning(ensemble) if tuning else (None, [])
+    if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
+        told.append(
+            "what tuning chose was chosen on these very scans, so their score flatters it; its "
+            f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
+        )
+    told += tuned.list_differences(computing.describe()) if tuned and tuned.decision.organs else []
+    peaks: dict[str, Any] = {}
+    with hold(out / "prediction", purpose="predicting"):
+        predicted = predict_kept(
+            selection,
+            ensemble,
+            scans=selection.scans,
+            out=out,
+            computing=computing,
+            nifti=nifti,
+            save_probabilities=save_probabilities,
+            tuned=tuned,
+            on_scan=on_scan,
+            on_peaks=peaks.update,
+        )
+        rows = [row for scan in predicted for row in scan.rows]
+        warnings = [*selection.warnings, *told]
+        warnings += write_submission(submission, rows, sample=selection.sample)
+        about = {
+            "standing": selection.standing,
+            "scans": selection.described,
+            "models": ensemble.describe(),
+            "computing": computing.describe(),
+            "tuning": tuned.describe() if tuned else None,
+            "options": {
+                "source": str(selection.source) if selection.source else None,
+                **selection.options,
+                "trained": [model.folder.name for model in ensemble.models],
+                "folds": list(ensemble.folds),
+                "metric": metric,
+                "score": score,
+                "tuning": tuning,
+                "nifti": nifti,
+                "save_probabilities": save_probabilities,
+            },
+            "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
+        }
+        write_json(out / "prediction.json", about)
+        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
+        # Apart from the rest, which is the same whenever the same is predicted again.
+        cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
+        write_json(out / COST, {**cost, "device": computing.hardware.device, **peaks})
+        files = [submission]
+        result = None
+        for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
+            (out / name).unlink(missing_ok=True)
+        if score and selection.truth is not None:
+            # The file itself is scored, as anyone else would.
+            result = score_submission(
+                submission,
+                selection.truth,
+                metric=metric,  # type: ignore[arg-type]
+            )
+            files += write_score(result, out, truth=selection.truth, about=about)
+        if nifti:
+            files += [out / "labels", out / "organs"]
+        if save_probabilities:
+            files.append(out / "probabilities")
+        shutil.rmtree(kept_folder(out), ignore_errors=True)
+        return Evaluation(
+            submission=submission,
+            standing=selection.standing,
+            score=result,
+            files=tuple(files),
+            warnings=tuple(warnings),
+            seconds_per_scan=seconds_per_scan,
+            computing=computing.describe(),
+            tuned=tuned,
+            scans=selection.scans,
+        )
+
+
+def format_truth(table: MaskTable) -> str:
+    """Return a table of the truth as CSV text, so that its score can be taken again."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "class", "segmentation", "image_height", "image_width"])
+    if table.height is None or table.width is None:
+        raise ValueError(f"{table.name}: the truth has no image sizes")
+    for row, rle in enumerate(table.texts):
+        name = slice_id(table.scan_ids[int(table.scan[row])], int(table.number[row]))
+        size = (int(table.height[row]), int(table.width[row]))
+        writer.writerow([name, ORGANS[int(table.organ[row])], rle, *size])
+    return text.getvalue()
+
+
+def write_score(
+    score: Score, out: Path, *, truth: MaskTable, about: Mapping[str, Any]
+) -> list[Path]:
+    """Write ``score.json``, ``score.csv`` (a row a scan) and ``truth.csv``; return their paths."""
+    replace_file(out / "truth.csv", format_truth(truth))
+    write_json(out / "score.json", {**score.to_json(), **about})
+    text = io.StringIO()
+    fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
+    fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in score.list_scans():
+        # An empty cell says that nothing was counted.
+        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+    replace_file(out / "score.csv", text.getvalue())
+    return [out / name for name in _SCORE_FILES]

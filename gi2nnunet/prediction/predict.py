@@ -1,0 +1,333 @@
+"""Predict scans with an ensemble, in child processes: one, or one a GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import EngineError, GiError, InputError
+from gi2nnunet.formats.tables import Row
+from gi2nnunet.nnunet.checks import check_model, check_same_labels
+from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.models import Ensemble, Fold
+from gi2nnunet.nnunet.postprocess import Decision
+from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
+from gi2nnunet.nnunet.workspace import engine_environment
+from gi2nnunet.prediction.resume import Kept
+from gi2nnunet.source.competition import Scan
+
+# glibc gives a layer's memory back to the system and takes it again, page by page, for the next
+# layer: on a CPU up to half the time of a small network. What is as large as a whole scan, and so
+# outlives the layers, is still given back at once.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputScan:
+    """A scan to predict: a NIfTI volume, or the slices of a competition source.
+
+    Attributes
+    ----------
+    scan_id
+        The scan.
+    numbers
+        Slice number of each plane, cranial first.
+    volume
+        Its NIfTI file.
+    source, scan
+        Where its slices lie, and which.
+    """
+
+    scan_id: str
+    numbers: tuple[int, ...]
+    volume: Path | None = None
+    source: Path | None = None
+    scan: Scan | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedScan:
+    """One predicted scan.
+
+    Attributes
+    ----------
+    scan_id
+        The scan.
+    rows
+        ``(slice_id, organ, RLE text)`` of every slice and organ.
+    seconds
+        Wall-clock time it took.
+    """
+
+    scan_id: str
+    rows: tuple[Row, ...]
+    seconds: float
+
+
+def predict_scans(
+    ensemble: Ensemble,
+    scans: Sequence[InputScan],
+    *,
+    computing: Computing,
+    folds: Mapping[str, Sequence[Fold]] | None = None,
+    nifti_folder: Path | None = None,
+    probability_folders: Mapping[str, Path] | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+    decision: Decision | None = None,
+    kept: Path | None = None,
+    on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+    on_peaks: Callable[[Mapping[str, Any]], None] | None = None,
+) -> tuple[PredictedScan, ...]:
+    """Predict scans; with several GPUs they are dealt out among these.
+
+    Parameters
+    ----------
+    ensemble
+        The models.
+    scans
+        What to predict.
+    computing
+        Where, on what and how.
+    folds
+        Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
+    nifti_folder
+        Where to write label volumes as well.
+    probability_folders
+        Where to write each model's probabilities in eight bits, by the model folder's name.
+    about
+        By scan id, kept with its probabilities.
+    decision
+        How masks are made of the probabilities; by default their mean above one half, or the
+        likeliest label where labels exclude one another.
+    kept
+        Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
+        run goes on: what was predicted by the same models in the same way from the same files is
+        taken from there. The caller deletes it.
+    on_scan
+        Called with ``(done, total, scan)``.
+    on_peaks
+        Called at the end with what the largest engine process took at its height:
+        ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``; empty where all was kept.
+
+    Returns
+    -------
+    tuple
+        In the order of ``scans``.
+
+    Raises
+    ------
+    InputError
+        Where a model cannot be read; where scans cannot, after all others were predicted.
+    EngineError
+        Where nnU-Net fails: on a scan, after all others were predicted; on two in a row, at once.
+        With several GPUs the others first take over what one leaves undone.
+    """
+    chosen = folds or {}
+    used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
+    for model in ensemble.models:
+        check_model(model, used)
+    check_same_labels(ensemble.models)
+    settings = {
+        "models": [str(model.folder) for model in ensemble.models],
+        **computing.describe(),
+        "nifti_folder": str(nifti_folder) if nifti_folder else None,
+        "probability_folders": [
+            str(probability_folders[model.folder.name]) for model in ensemble.models
+        ]
+        if probability_folders
+        else None,
+        "decision": decision.to_json() if decision else None,
+        "trust": computing.trust,
+    }
+    notes = about or {}
+    tasks = [
+        _task(scan, chosen.get(scan.scan_id, ensemble.folds), notes.get(scan.scan_id))
+        for scan in scans
+    ]
+    tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
+    progress = _Progress(
+        total=len(scans),
+        kept=Kept(kept, settings=settings, models=ensemble.models, folds=used) if kept else None,
+        on_scan=on_scan,
+    )
+    progress.take_kept(tasks)
+
+    def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
+        peaks = run_engine(
+            "predict",
+            {**settings, "scans": list(part)},
+            environment={
+                **_KEEP_MEMORY,
+                **engine_environment(
+                    computing.workspace,
+                    environ=computing.environ,
+                    processes=computing.threads_used,
+                    augmentation_processes=0,
+                    threads=computing.threads_used,
+                    gpu=gpu,
+                ),
+            },
+            log=log,
+            on_event=progress.take,
+        )
+        progress.take_peaks(peaks)
+
+    slots = computing.hardware.slots
+    while todo := progress.list_undone(tasks):
+        slots = slots[: len(todo)]
+        parts = [todo[index :: len(slots)] for index in range(len(slots))]
+        logs = [new_log(computing.workspace.logs, "predict") for _ in slots]
+        failures = _run_each(run, parts, slots, logs)
+        slots = tuple(slot for slot in slots if slot not in failures)
+        if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):
+            raise progress.explain(next(iter(failures.values())))
+        if not failures:
+            break
+    if progress.unreadable:
+        raise InputError(
+            "\n".join(
+                [
+                    *list(progress.unreadable.values())[:20],
+                    f"{len(progress.unreadable)} of {len(scans)} scans cannot be predicted. "
+                    "Correct them and run the same again"
+                    + (": the others are kept." if kept else "."),
+                ]
+            )
+        )
+    if on_peaks:
+        on_peaks(progress.peaks)
+    return tuple(progress.done[scan.scan_id] for scan in scans)
+
+
+class _Progress:
+    """What is predicted so far; told by several threads."""
+
+    def __init__(
+        self,
+        *,
+        total: int,
+        kept: Kept | None,
+        on_scan: Callable[[int, int, PredictedScan], None] | None,
+    ) -> None:
+        self.done: dict[str, PredictedScan] = {}
+        self.unreadable: dict[str, str] = {}
+        self.peaks: dict[str, int] = {}
+        self._total = total
+        self._kept = kept
+        self._on_scan = on_scan
+        self._tasks: dict[str, Mapping[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def take_kept(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what an interrupted run left."""
+        self._tasks = {task["scan_id"]: task for task in tasks}
+        for task in tasks:
+            entry = self._kept.find(task) if self._kept else None
+            if entry is not None:
+                self._add(task["scan_id"], entry["rows"], entry["seconds"])
+
+    def take(self, event: Event) -> None:
+        """Take an event of the engine."""
+        with self._lock:
+            if event["event"] == "unreadable":
+                self.unreadable[event["scan_id"]] = f"{event['scan_id']}: {event['message']}"
+            elif event["event"] == "scan":
+                if self._kept is not None:
+                    self._kept.keep(
+                        self._tasks[event["scan_id"]],
+                        {"rows": event["rows"], "seconds": event["seconds"]},
+                    )
+                self._add(event["scan_id"], event["rows"], event["seconds"])
+
+    def take_peaks(self, result: Event) -> None:
+        """Take what an engine process told at its end."""
+        with self._lock:
+            for key, value in result.items():
+                if key.startswith("peak_"):
+                    self.peaks[key] = max(value, self.peaks.get(key, 0))
+
+    def _add(self, scan_id: str, rows: Sequence[Sequence[str]], seconds: float) -> None:
+        scan = PredictedScan(
+            scan_id=scan_id,
+            rows=tuple((row[0], row[1], row[2]) for row in rows),
+            seconds=seconds,
+        )
+        self.done[scan_id] = scan
+        if self._on_scan:
+            self._on_scan(len(self.done), self._total, scan)
+
+    def explain(self, error: GiError) -> GiError:
+        """Return the engine's failure with what it left behind."""
+        if not isinstance(error, EngineError):
+            return error
+        lines = [str(error), *list(self.unreadable.values())[:20]]
+        if self._kept is not None:
+            lines.append(
+                f"{len(self.done)} of {self._total} scans are predicted and kept: "
+                "the same command goes on from there."
+            )
+        return EngineError("\n".join(lines))
+
+    def list_undone(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what neither was predicted nor cannot be."""
+        return [
+            task
+            for task in tasks
+            if task["scan_id"] not in self.done and task["scan_id"] not in self.unreadable
+        ]
+
+
+def _task(
+    scan: InputScan, folds: Sequence[Fold], about: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    task: dict[str, Any] = {
+        "scan_id": scan.scan_id,
+        "numbers": list(scan.numbers),
+        "folds": list(folds),
+        "about": dict(about or {}),
+    }
+    if scan.volume is not None:
+        return {**task, "volume": str(scan.volume)}
+    if scan.scan is None:
+        raise ValueError(f"{scan.scan_id} has neither a volume nor slices")
+    return {**task, "source": str(scan.source), "scan": {**asdict(scan.scan), "texts": None}}
+
+
+def _run_each(
+    run: Callable[[Sequence[Mapping[str, Any]], int | None, LogFile], None],
+    parts: Sequence[Sequence[Mapping[str, Any]]],
+    slots: Sequence[int | None],
+    logs: Sequence[LogFile],
+) -> dict[int | None, GiError]:
+    """Run the parts at the same time; return what failed, by slot.
+
+    What is none of our errors, as that of a caller's function, is raised.
+    """
+    failures: dict[int | None, GiError] = {}
+    others: list[BaseException] = []
+
+    def work(index: int) -> None:
+        try:
+            run(parts[index], slots[index], logs[index])
+        except GiError as error:
+            failures[slots[index]] = error
+        except BaseException as error:
+            others.append(error)
+
+    if len(slots) == 1:
+        work(0)
+    else:
+        # Daemons: on Ctrl-C this process ends at once, and its children with it.
+        threads = [
+            threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(slots))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if others:
+        raise others[0]
+    return failures

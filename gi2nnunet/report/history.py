@@ -1,0 +1,371 @@
+"""History of a dataset: its trainings, their costs, its tunings, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.files import read_json
+from gi2nnunet.core.locks import find_holder
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.nnunet.curves import Epoch, read_curves
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, IMPORT_RECORD, TRAINING_RECORD, is_fold_number
+from gi2nnunet.nnunet.postprocess import OrganDecision, read_decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedFold:
+    """One training: which, with what settings, and its epochs.
+
+    Attributes
+    ----------
+    configuration, fold, trainer, plans_name
+        nnU-Net's names.
+    finished
+        Whether there is a final checkpoint.
+    running
+        Whether a run seems to work on it.
+    record
+        What was recorded beside it; empty for a training of plain nnU-Net.
+    imported
+        The file it was imported from; empty for one that was trained here.
+    epochs
+        From its logs; empty for none.
+    """
+
+    configuration: str
+    fold: str
+    trainer: str
+    plans_name: str
+    finished: bool
+    running: bool
+    record: Mapping[str, Any]
+    imported: str
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def name(self) -> str:
+        """Return which one it is, for a heading."""
+        return f"{self.configuration}, fold {self.fold}"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings it was begun with; empty where they are not known."""
+        return take_mapping(self.record, "settings")
+
+    @property
+    def runs(self) -> tuple[Mapping[str, Any], ...]:
+        """Return what is known of each run of it, the first one first."""
+        return tuple(run for run in take_list(self.record, "runs") if isinstance(run, dict))
+
+    @property
+    def state(self) -> str:
+        """Return how far it is."""
+        if self.imported:
+            return f"imported from {self.imported}"
+        if self.finished:
+            return "finished"
+        wanted = take_number(self.settings, "epochs")
+        reached = f"after epoch {len(self.epochs)}" + (f" of {wanted}" if wanted else "")
+        return f"running, {reached}" if self.running else f"stopped {reached}"
+
+    @property
+    def device(self) -> str:
+        """Return what it was trained on; empty where that is not known."""
+        return ", ".join(dict.fromkeys(str(run["device"]) for run in self.runs if "device" in run))
+
+    @property
+    def batch(self) -> str:
+        """Return its batch and patch size, for a table."""
+        patch = "\u00a0×\u00a0".join(map(str, take_list(self.record, "patch_size")))  # noqa: RUF001
+        return f"{self.record.get('batch_size')} of {patch}" if patch else ""
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of its epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def peak(self, key: str) -> int | None:
+        """Return the largest ``peak_memory_bytes`` or ``peak_gpu_bytes`` of its runs."""
+        known = [peak for run in self.runs if (peak := take_number(run, key)) is not None]
+        return int(max(known)) if known else None
+
+
+def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
+    """Return every training under nnU-Net's results folder of one dataset, in order of name."""
+    found = []
+    for folder in results.glob("*__*__*/fold_*"):
+        if not folder.is_dir():
+            continue
+        trainer, plans_name, configuration = folder.parent.name.split("__", 2)
+        found.append(
+            TrainedFold(
+                configuration=configuration,
+                fold=folder.name.removeprefix("fold_"),
+                trainer=trainer,
+                plans_name=plans_name,
+                finished=(folder / FINAL_CHECKPOINT).is_file(),
+                running=find_holder(folder) is not None,
+                record=read_json(folder / TRAINING_RECORD),
+                imported=str(read_json(folder / IMPORT_RECORD).get("file") or ""),
+                epochs=read_curves(folder),
+            )
+        )
+    return tuple(
+        sorted(found, key=lambda t: (t.trainer, t.plans_name, t.configuration, order_of(t.fold)))
+    )
+
+
+def order_of(fold: str) -> tuple[int, str]:
+    """Return what to sort folds by: numbers first."""
+    return (int(fold), "") if is_fold_number(fold) else (1 << 20, fold)
+
+
+def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]:
+    """Return what is begun and not finished, and folds of the split that others have."""
+    lines = []
+    for training in trainings:
+        if not training.finished:
+            then = "" if training.running else " The same gi2nnunet train again goes on with it."
+            lines.append(f"{training.name} ({training.plans_name}): {training.state}.{then}")
+    models: dict[tuple[str, str, str], set[str]] = {}
+    for training in trainings:
+        key = (training.configuration, training.plans_name, training.trainer)
+        models.setdefault(key, set()).add(training.fold)
+    for (configuration, plans_name, _), folds in models.items():
+        numbers = {int(fold) for fold in folds if is_fold_number(fold)}
+        lacking = sorted(set(range(n_folds)) - numbers)
+        if numbers and lacking:
+            some = f"fold {lacking[0]}" if len(lacking) == 1 else f"folds {_join(lacking)}"
+            lines.append(
+                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun; "
+                "gi2nnunet train --fold cv with the same options trains the rest."
+            )
+    return lines
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+COST = "cost.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one step took; ``None`` where it is not known.
+
+    Attributes
+    ----------
+    step
+        Which.
+    amount, unit
+        How many of what: an epoch, a scan.
+    seconds
+        Of all of them.
+    memory_bytes, gpu_bytes
+        The largest process at its height, and what PyTorch took on the card.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    """
+
+    step: str
+    amount: int | None
+    unit: str
+    seconds: float | None
+    memory_bytes: int | None
+    gpu_bytes: int | None
+    device: str
+
+    @property
+    def seconds_each(self) -> float | None:
+        """Return the mean time of one."""
+        return self.seconds / self.amount if self.seconds is not None and self.amount else None
+
+
+def list_costs(
+    trainings: Sequence[TrainedFold], *, prediction: Path | None, out_of_fold: Path
+) -> tuple[Cost, ...]:
+    """Return what is known of trainings, out-of-fold predictions and the prediction.
+
+    Parameters
+    ----------
+    trainings
+        All of them.
+    prediction
+        Folder of the prediction.
+    out_of_fold
+        Folder that holds one of predictions for each model, where ``tune`` leaves them.
+    """
+    rows = [
+        Cost(
+            step=f"training {training.name}",
+            amount=len(training.epochs),
+            unit="epoch",
+            seconds=training.seconds,
+            memory_bytes=training.peak("peak_memory_bytes"),
+            gpu_bytes=training.peak("peak_gpu_bytes"),
+            device=training.device,
+        )
+        for training in trainings
+        if training.epochs
+    ]
+    for path in sorted(out_of_fold.glob(f"*/{COST}")):
+        configuration = path.parent.name.rpartition("__")[2]
+        rows.append(_of_scans(f"out-of-fold prediction, {configuration}", read_json(path)))
+    if prediction is not None and (cost := read_json(prediction / COST)):
+        rows.append(_of_scans("prediction", cost))
+    return tuple(rows)
+
+
+def _of_scans(step: str, cost: Mapping[str, Any]) -> Cost:
+    scans, each = take_number(cost, "scans"), take_number(cost, "seconds_per_scan")
+    memory, gpu = take_number(cost, "peak_memory_bytes"), take_number(cost, "peak_gpu_bytes")
+    return Cost(
+        step=step,
+        amount=None if scans is None else int(scans),
+        unit="scan",
+        seconds=None if scans is None or each is None else scans * each,
+        memory_bytes=None if memory is None else int(memory),
+        gpu_bytes=None if gpu is None else int(gpu),
+        device=str(cost.get("device") or ""),
+    )
+
+
+def take_mapping(content: Any, key: str) -> Mapping[str, Any]:
+    """Return the table under a key; an empty one for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def take_list(content: Any, key: str) -> list[Any]:
+    """Return the list under a key; an empty one for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def take_number(content: Any, key: str) -> float | None:
+    """Return the finite number under a key; ``None`` for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningFound:
+    """One choice.
+
+    Attributes
+    ----------
+    heading
+        For which models, and whether the prediction used it.
+    basis
+        On what it was chosen.
+    choices
+        Rows of organ, whether it is used, blend, threshold, gate, smallest ml, gaps filled.
+    gains
+        By organ and for ``all``: plain, tuned, gain, low, high; NaN where not known.
+    content
+        All that was recorded.
+    """
+
+    heading: str
+    basis: str
+    choices: tuple[tuple[str, ...], ...]
+    gains: Mapping[str, tuple[float, ...]]
+    content: Mapping[str, Any]
+
+
+def find_tunings(
+    results: Path, about: Mapping[str, Any] | None
+) -> tuple[list[TuningFound], list[str]]:
+    """Return what was chosen, what the prediction used first; and files that cannot be read.
+
+    Parameters
+    ----------
+    results
+        nnU-Net's results folder of the dataset, where ``tune`` leaves its files.
+    about
+        ``prediction.json``; ``None`` where nothing was predicted.
+    """
+    used = take_mapping(about, "tuning")
+    trained = take_list(take_mapping(about, "options"), "trained")
+    found: list[TuningFound] = []
+    damaged: list[str] = []
+    files = sorted(results.glob("gi2nnunet_tuning_*.json"))
+    contents = {path.name: read_json(path) for path in files}
+    if used:
+        name = Path(str(used.get("file") or "")).name
+        content = contents.pop(name, {})
+        # The file may have been made anew since: what the prediction says counts.
+        if any(content.get(key) != used.get(key) for key in ("decision", "gains")):
+            content = dict(used)
+        contents = {name: {**content, "used": True}, **contents}
+    for name, content in contents.items():
+        models = _name_models(take_list(content, "models"))
+        if content.get("used"):
+            heading = "Used by this prediction" + (f": {models}" if models else "")
+        elif trained and set(take_list(content, "models")) == set(trained):
+            heading = f"Chosen for these models, but not used by this prediction: {models}"
+        else:
+            heading = f"Chosen for other models: {models}" if about else f"Chosen for {models}"
+        try:
+            found.append(_describe(content, heading=heading))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            damaged.append(f"{name} is damaged, so what tuning chose is not shown: gi2nnunet tune")
+    return found, damaged
+
+
+def _name_models(folders: Iterable[Any]) -> str:
+    """Return ``2d + 3d_fullres, TRAINER, PLANS`` of model folders of one trainer and plan."""
+    names = [str(folder) for folder in folders]
+    parts = [name.split("__", 2) for name in names]
+    kinds = {(part[0], part[1]) for part in parts if len(part) == 3}
+    if len(kinds) != 1 or any(len(part) != 3 for part in parts):
+        return ", ".join(names)
+    ((trainer, plans_name),) = kinds
+    return f"{' + '.join(part[2] for part in parts)}, {trainer}, {plans_name}"
+
+
+def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
+    made = read_decision(content["decision"]).organs
+    searched = read_decision(content.get("found") or content["decision"]).organs
+    keys = ("plain", "tuned", "gain", "low", "high")
+    return TuningFound(
+        heading=heading,
+        basis=", ".join(_list_basis(content)),
+        choices=tuple(
+            (organ, "yes" if organ in made else "no", *_cells(made.get(organ, searched[organ])))
+            for organ in ORGANS
+            if organ in searched
+        ),
+        gains={
+            str(name): tuple(
+                math.nan if (value := take_number(values, key)) is None else value for key in keys
+            )
+            for name, values in content["gains"].items()
+        },
+        content=content,
+    )
+
+
+def _list_basis(content: Mapping[str, Any]) -> Iterable[str]:
+    for key, one in (("n_scans", "scans"), ("n_patients", "patients"), ("n_folds", "folds")):
+        if content.get(key) is not None:
+            yield f"{content[key]} {one}"
+    if content.get("metric"):
+        yield f"convention {content['metric']}"
+
+
+def _cells(choice: OrganDecision) -> tuple[str, ...]:
+    return (
+        ", ".join(f"{name} {weight:g}" for name, weight in choice.weights) or "mean",
+        f"{choice.threshold:g}",
+        f"{choice.gate:g}" if choice.gate else "–",  # noqa: RUF001
+        f"{choice.smallest_ml:g}" if choice.smallest_ml else "–",  # noqa: RUF001
+        str(choice.fill_slices) if choice.fill_slices else "–",  # noqa: RUF001
+    )

@@ -1,0 +1,1 @@
+"""Scores of masks: the competition's metric, medical measures, comparisons."""

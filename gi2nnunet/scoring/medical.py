@@ -1,0 +1,163 @@
+"""What medical readers expect beside the competition's score: millimetres and millilitres.
+
+Surface Dice at a tolerance, the 95th percentile of the surface distances (HD95), and the volume
+error, per organ of one scan. The surface measures are MONAI's, an optional dependency
+(``pip install 'gi2nnunet[medical]'``) that is imported at the first use, because that takes
+seconds.
+
+References
+----------
+Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy,
+J Med Internet Res 23(7), e26151, 2021 (surface Dice).
+https://docs.monai.io/en/stable/metrics.html
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+
+Spacing = tuple[float, float, float]
+
+DEFAULT_TOLERANCE_MM = 3.0  # one slice's thickness
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganMeasures:
+    """Measures of one organ in one scan.
+
+    Attributes
+    ----------
+    surface_dice
+        Share of both surfaces, by area, that lies within the tolerance of the other, in [0, 1];
+        0 where one mask is empty, NaN where both are.
+    hd95_mm
+        The larger of the two directions' 95th percentile of distances between surface voxels, in
+        mm; NaN where either mask is empty.
+    volume_error_ml
+        Predicted less true volume in ml.
+    volume_true_ml
+        True volume in ml.
+    """
+
+    surface_dice: float
+    hd95_mm: float
+    volume_error_ml: float
+    volume_true_ml: float
+
+
+def check_library() -> None:
+    """Raise :class:`InputError` where MONAI is not installed."""
+    _load()
+
+
+def measure_label_maps(
+    pred: LabelMap,
+    truth: LabelMap,
+    *,
+    spacing_mm: Spacing,
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+) -> dict[str, OrganMeasures]:
+    """Measure two bit-coded label maps of one scan.
+
+    Parameters
+    ----------
+    pred, truth
+        ``(z, y, x)`` uint8 of one shape, bit-coded.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    tolerance_mm
+        How far apart two surfaces may lie and count as the same.
+
+    Returns
+    -------
+    dict
+        Measures by organ.
+
+    Raises
+    ------
+    InputError
+        Where MONAI is not installed.
+    ValueError
+        For arrays that are not 3D or differ in shape.
+    """
+    if pred.ndim != 3 or pred.shape != truth.shape:
+        raise ValueError(f"label maps of shapes {pred.shape} and {truth.shape}: need one 3D shape")
+    return {
+        organ: _measure_masks(
+            (pred & bit) != 0, (truth & bit) != 0, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+        )
+        for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
+    }
+
+
+def _measure_masks(
+    pred: NDArray[np.bool_], truth: NDArray[np.bool_], *, spacing_mm: Spacing, tolerance_mm: float
+) -> OrganMeasures:
+    voxel_ml = math.prod(spacing_mm) / _MM3_PER_ML
+    n_pred, n_true = int(np.count_nonzero(pred)), int(np.count_nonzero(truth))
+    surface_dice = hd95_mm = math.nan
+    if n_pred and n_true:
+        surface_dice, hd95_mm = _measure_surfaces(
+            pred, truth, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+        )
+    elif n_pred or n_true:
+        surface_dice = 0.0
+    return OrganMeasures(
+        surface_dice=surface_dice,
+        hd95_mm=hd95_mm,
+        volume_error_ml=(n_pred - n_true) * voxel_ml,
+        volume_true_ml=n_true * voxel_ml,
+    )
+
+
+def _measure_surfaces(
+    pred: NDArray[np.bool_], truth: NDArray[np.bool_], *, spacing_mm: Spacing, tolerance_mm: float
+) -> tuple[float, float]:
+    torch, surface_dice, hausdorff = _load()
+    either = pred | truth
+    box = tuple(
+        slice(int(found[0]), int(found[-1]) + 1)
+        for axis in range(3)
+        if len(found := np.flatnonzero(either.any(axis=tuple({0, 1, 2} - {axis}))))
+    )
+    # A rim of background, so that a surface at the box's face is a surface to MONAI too.
+    batch = [
+        torch.from_numpy(np.pad(mask[box], 2))[None, None] for mask in (pred, truth)
+    ]  # fmt: skip
+    spacing = tuple(float(value) for value in spacing_mm)
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that its own code passes.
+        warnings.simplefilter("ignore", FutureWarning)
+        dice = surface_dice(
+            *batch,
+            class_thresholds=[tolerance_mm],
+            include_background=True,
+            spacing=spacing,
+            use_subvoxels=True,
+        )
+        hd95 = hausdorff(*batch, include_background=True, spacing=spacing, percentile=95)
+    return float(dice), float(hd95)
+
+
+def _load() -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
+    try:
+        import torch
+        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    except ImportError as error:
+        raise InputError(
+            "The medical measures need MONAI, which is not installed. "
+            "Run: pip install 'gi2nnunet[medical]'"
+        ) from error
+    return torch, compute_surface_dice, compute_hausdorff_distance

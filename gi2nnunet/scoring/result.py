@@ -1,0 +1,303 @@
+"""What a score is: the means over rows, scans and organs, and the values they are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.formats.ids import ORGANS, patient_of
+from gi2nnunet.scoring.medical import OrganMeasures
+from gi2nnunet.scoring.metric import Metric, Terms, combine
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganScore:
+    """Score of one organ.
+
+    Attributes
+    ----------
+    score, dice, hausdorff
+        As in :class:`Score`; NaN where nothing was counted, and ``score`` and ``hausdorff`` under
+        the conventions that join the organs.
+    n_rows, n_units
+        Dice values and distances that were counted.
+    """
+
+    score: float
+    dice: float
+    hausdorff: float
+    n_rows: int
+    n_units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganMedical:
+    """Mean measures of one organ over scans; NaN where nothing was counted.
+
+    Attributes
+    ----------
+    surface_dice
+        Mean over the scans where the organ is in either mask.
+    hd95_mm
+        Mean in mm over the scans where the organ is in both masks.
+    volume_error_ml, volume_error_abs_ml
+        Mean of predicted less true volume, and of its absolute value, in ml over all scans.
+    n_scans
+        Scans where the organ is in either mask.
+    n_one_sided
+        Scans among them where it is in one mask only: these have no HD95.
+    """
+
+    surface_dice: float
+    hd95_mm: float
+    volume_error_ml: float
+    volume_error_abs_ml: float
+    n_scans: int
+    n_one_sided: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanScore:
+    """Score of one scan.
+
+    Attributes
+    ----------
+    scan_id, patient_id
+        Which.
+    score, dice, hausdorff, per_organ
+        As in :class:`Score`; NaN where nothing was counted.
+    terms
+        The values the means are made of.
+    measures
+        Measures in mm and ml by organ, where they were asked for.
+    """
+
+    scan_id: str
+    patient_id: str
+    score: float
+    dice: float
+    hausdorff: float
+    per_organ: Mapping[str, OrganScore]
+    terms: Terms = field(repr=False)
+    measures: Mapping[str, OrganMeasures] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Score of a submission under one convention.
+
+    Attributes
+    ----------
+    metric
+        The convention, one of :data:`~gi2nnunet.scoring.metric.CONVENTIONS`.
+    score
+        ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN where nothing was counted.
+    dice
+        Mean Dice of the counted rows, in [0, 1].
+    hausdorff
+        Mean normalised Hausdorff distance of the counted units, in [0, 1]; 0 is best.
+    per_organ
+        The same for each organ.
+    per_scan
+        The same for each scan, in numeric order of patient and day.
+    medical
+        Mean measures in mm and ml by organ, where they were asked for.
+    tolerance_mm
+        The tolerance of the surface Dice among them.
+    """
+
+    metric: Metric
+    score: float
+    dice: float
+    hausdorff: float
+    per_organ: Mapping[str, OrganScore]
+    per_scan: tuple[ScanScore, ...] = field(repr=False)
+    medical: Mapping[str, OrganMedical] | None = None
+    tolerance_mm: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as plain values for a JSON file; NaN becomes ``None``."""
+        content: dict[str, Any] = {
+            "metric": self.metric,
+            "score": _plain(self.score),
+            "dice": _plain(self.dice),
+            "hausdorff": _plain(self.hausdorff),
+            "per_organ": {name: _plain_fields(organ) for name, organ in self.per_organ.items()},
+            "per_scan": [_scan_json(scan) for scan in self.per_scan],
+        }
+        if self.medical is not None:
+            content["tolerance_mm"] = self.tolerance_mm
+            content["medical"] = {
+                name: _plain_fields(organ) for name, organ in self.medical.items()
+            }
+        return content
+
+    def list_scans(self) -> list[dict[str, Any]]:
+        """Return a row a scan: ids, its three values, and Dice and distance of each organ."""
+        rows = []
+        for scan in self.per_scan:
+            names = ("scan_id", "patient_id", "score", "dice", "hausdorff")
+            row = {name: getattr(scan, name) for name in names}
+            for organ, terms in scan.per_organ.items():
+                row |= {f"{organ}_dice": terms.dice, f"{organ}_hausdorff": terms.hausdorff}
+            rows.append(row)
+        return rows
+
+    def to_frame(self, by: Literal["scan", "organ"] = "scan") -> DataFrame:
+        """Return the score as a table; NaN where nothing was counted.
+
+        Parameters
+        ----------
+        by
+            ``"scan"``: a row a scan, indexed by its id, with the columns of ``score.csv``.
+            ``"organ"``: a row an organ with what was counted of it, and one of ``"all"``.
+        """
+        import pandas as pd
+
+        if by == "scan":
+            return pd.DataFrame(self.list_scans()).set_index("scan_id")
+        if by != "organ":
+            raise ValueError(f"by {by!r} is neither 'scan' nor 'organ'")
+        rows = {organ: vars(terms) for organ, terms in self.per_organ.items()}
+        rows["all"] = {
+            **{name: getattr(self, name) for name in ("score", "dice", "hausdorff")},
+            **{n: sum(row[n] for row in rows.values()) for n in ("n_rows", "n_units")},
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("organ")
+
+    def __str__(self) -> str:
+        """Return the score with what it is made of, one line."""
+        return (
+            f"{self.score:.5f} = 0.4 x Dice {self.dice:.5f} + "
+            f"0.6 x (1 - Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame("organ").to_html(float_format="{:.4f}".format, na_rep="-")
+        return f"<p>Score {self}</p>{table}"
+
+
+def _scan_json(scan: ScanScore) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "scan_id": scan.scan_id,
+        "patient_id": scan.patient_id,
+        "score": _plain(scan.score),
+        "dice": _plain(scan.dice),
+        "hausdorff": _plain(scan.hausdorff),
+        "per_organ": {name: _plain_fields(organ) for name, organ in scan.per_organ.items()},
+    }
+    if scan.measures is not None:
+        content["medical"] = {name: _plain_fields(organ) for name, organ in scan.measures.items()}
+    return content
+
+
+def _plain_fields(item: OrganScore | OrganMedical | OrganMeasures) -> dict[str, Any]:
+    return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def combine_terms(
+    terms: Mapping[str, Terms],
+    *,
+    metric: Metric,
+    measures: Mapping[str, Mapping[str, OrganMeasures]] | None = None,
+    tolerance_mm: float | None = None,
+) -> Score:
+    """Combine the terms of scans into one score.
+
+    Parameters
+    ----------
+    terms
+        What :func:`~gi2nnunet.scoring.metric.score_label_maps` returned, by scan id; the order is
+        kept.
+    metric
+        The convention they were computed under.
+    measures
+        What :func:`~gi2nnunet.scoring.medical.measure_label_maps` returned, by scan id.
+    tolerance_mm
+        The tolerance these were measured with.
+    """
+    scans = []
+    for scan_id, part in terms.items():
+        dice, hausdorff, per_organ = _average([part])
+        scans.append(
+            ScanScore(
+                scan_id=scan_id,
+                patient_id=patient_of(scan_id),
+                score=combine(dice, hausdorff),
+                dice=dice,
+                hausdorff=hausdorff,
+                per_organ=per_organ,
+                terms=part,
+                measures=None if measures is None else measures[scan_id],
+            )
+        )
+    dice, hausdorff, per_organ = _average(list(terms.values()))
+    return Score(
+        metric=metric,
+        score=combine(dice, hausdorff),
+        dice=dice,
+        hausdorff=hausdorff,
+        per_organ=per_organ,
+        per_scan=tuple(scans),
+        medical=None if measures is None else _average_measures(list(measures.values())),
+        tolerance_mm=None if measures is None else tolerance_mm,
+    )
+
+
+def _average_measures(
+    scans: Sequence[Mapping[str, OrganMeasures]],
+) -> dict[str, OrganMedical]:
+    averages = {}
+    for organ in ORGANS:
+        mine = [scan[organ] for scan in scans]
+        surface_dice, n_scans = _mean(np.array([m.surface_dice for m in mine]))
+        hd95_mm, n_paired = _mean(np.array([m.hd95_mm for m in mine]))
+        error = np.array([m.volume_error_ml for m in mine])
+        averages[organ] = OrganMedical(
+            surface_dice=surface_dice,
+            hd95_mm=hd95_mm,
+            volume_error_ml=_mean(error)[0],
+            volume_error_abs_ml=_mean(np.abs(error))[0],
+            n_scans=n_scans,
+            n_one_sided=n_scans - n_paired,
+        )
+    return averages
+
+
+def _average(parts: Sequence[Terms]) -> tuple[float, float, dict[str, OrganScore]]:
+    """Return mean Dice, mean distance and both per organ."""
+    if not parts:
+        parts = [Terms(dice=np.zeros((len(ORGANS), 0)), hausdorff=np.zeros((len(ORGANS), 0)))]
+    dice = np.concatenate([part.dice for part in parts], axis=1)
+    distance = np.concatenate([part.hausdorff for part in parts], axis=1)
+    per_organ = {}
+    for index, organ in enumerate(ORGANS):
+        mine = distance[index] if len(distance) == len(ORGANS) else np.empty(0)
+        mean_dice, n_rows = _mean(dice[index])
+        mean_distance, n_units = _mean(mine)
+        per_organ[organ] = OrganScore(
+            score=combine(mean_dice, mean_distance),
+            dice=mean_dice,
+            hausdorff=mean_distance,
+            n_rows=n_rows,
+            n_units=n_units,
+        )
+    return _mean(dice)[0], _mean(distance)[0], per_organ
+
+
+def _mean(values: NDArray[np.float64]) -> tuple[float, int]:
+    """Return the mean of what is not NaN and how many there are; NaN for none."""
+    counted = values[~np.isnan(values)]
+    return (float(counted.mean()), len(counted)) if len(counted) else (math.nan, 0)

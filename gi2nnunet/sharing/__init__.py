@@ -1,0 +1,1 @@
+"""Models and predictions for other machines: model files, Kaggle's offline machine."""

@@ -1,0 +1,188 @@
+"""Fill in a submission for hidden scans: within a time budget, and valid at every moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gi2nnunet.formats.ids import ORGANS, slice_id
+from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.tables import Row
+from gi2nnunet.nnunet.hardware import Computing, find_hardware
+from gi2nnunet.nnunet.models import choose_ensemble
+from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
+from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.prediction.budget import OnScan, Outcome, Step, list_steps, predict_within
+from gi2nnunet.prediction.predict import InputScan, PredictedScan, predict_scans
+from gi2nnunet.sharing.exchange import take_over
+from gi2nnunet.source.open import read_hidden
+
+RESERVE = 0.02  # of the budget, kept for the last write and for ending
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenPrediction:
+    """What was done.
+
+    Attributes
+    ----------
+    submission
+        The CSV.
+    scans
+        How many ``test/`` holds.
+    outcome
+        What became of them; ``None`` where there were none to predict.
+    tuned
+        What decided; ``None`` for masks as nnU-Net decides them.
+    warnings
+        One sentence each.
+    """
+
+    submission: Path
+    scans: int
+    outcome: Outcome | None
+    tuned: Tuned | None
+    warnings: tuple[str, ...]
+
+
+def predict_hidden(
+    source: Path,
+    model: Path,
+    out: Path,
+    *,
+    hours: float,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    device: str = "auto",
+    gpus: int | None = None,
+    mirroring: bool = True,
+    tuning: bool = True,
+    trust: bool = False,
+    on_change: Callable[[str], None] | None = None,
+    on_scan: Callable[[int, int], None] | None = None,
+) -> HiddenPrediction:
+    """Predict what ``test/`` holds; ``out`` is a valid submission from the first second on.
+
+    It is written with empty rows before a model is opened, and replaced with every scan.
+
+    Parameters
+    ----------
+    source
+        The competition's folder.
+    model
+        A file of :func:`~gi2nnunet.sharing.exchange.export_model`.
+    out
+        The submission CSV.
+    hours
+        The budget, from this call on.
+    workspace, environ
+        Where the model is unpacked to, and the log goes.
+    device, gpus
+        On what.
+    mirroring
+        Whether to begin with mirroring.
+    tuning
+        Decide as what tuning chose for these models has it, where they brought that along.
+    trust
+        Let the model's plans name what nnU-Net does not ship.
+    on_change
+        Called with each sentence about what is given up.
+    on_scan
+        Called with ``(done, total)``.
+
+    Raises
+    ------
+    InputError
+        Where the source or the model cannot be read at all. A scan that cannot is a warning.
+    OutputError
+        Where ``out`` cannot be written.
+    """
+    start = time.monotonic()
+    found = read_hidden(source)
+    texts: dict[tuple[str, str], str] = {
+        (slice_id(scan_id, number), organ): ""
+        for scan_id, numbers in found.numbers.items()
+        for number in numbers
+        for organ in ORGANS
+    }
+
+    def write() -> tuple[str, ...]:
+        rows: list[Row] = [(row_id, organ, text) for (row_id, organ), text in texts.items()]
+        return write_submission(out, rows, sample=found.sample)
+
+    notes = write()
+    if not found.scans:
+        return HiddenPrediction(
+            submission=out,
+            scans=len(found.numbers),
+            outcome=None,
+            tuned=None,
+            warnings=(*found.warnings, *notes),
+        )
+    bundle = take_over(model, workspace=workspace, environ=environ, trust=trust).model.bundle
+    ensemble = choose_ensemble(
+        workspace.results / bundle.dataset,
+        n_folds=bundle.n_folds,
+        configurations=tuple(bundle.folds),
+        folds=tuple(next(iter(bundle.folds.values()))),
+    )
+    tuned, told = find_tuning(ensemble) if tuning else (None, [])
+    hardware = find_hardware(device=device, gpus=gpus, workspace=workspace, environ=environ)
+    done = 0
+
+    def take(scan: PredictedScan) -> None:
+        nonlocal done
+        texts.update({(row_id, organ): text for row_id, organ, text in scan.rows})
+        write()
+        done += 1
+        if on_scan:
+            on_scan(done, len(found.scans))
+
+    def predict(part: Sequence[InputScan], step: Step, tell: OnScan) -> None:
+        predict_scans(
+            ensemble,
+            part,
+            computing=Computing(
+                workspace=workspace,
+                environ=environ,
+                hardware=hardware,
+                mirroring=step.mirroring,
+                trust=trust,
+            ),
+            folds={scan.scan_id: step.folds for scan in part},
+            decision=tuned.decision if tuned else None,
+            on_scan=lambda _done, _total, scan: tell(scan),
+        )
+
+    outcome = predict_within(
+        [
+            InputScan(
+                scan_id=scan.scan_id, numbers=scan.numbers, source=source.absolute(), scan=scan
+            )
+            for scan in found.scans
+        ],
+        list_steps(ensemble.folds, mirroring=mirroring),
+        deadline=start + hours * 3600 * (1 - RESERVE),
+        predict=predict,
+        on_scan=take,
+        on_change=on_change,
+    )
+    if tuned and tuned.decision.organs:
+        for mirroring in sorted({step.mirroring for step in outcome.used.values()}):
+            told += tuned.list_differences({"mirroring": mirroring})
+    warnings = [*found.warnings, *told, *write()]
+    warnings += [f"{name} is left empty: {text}" for name, text in outcome.failed.items()]
+    if outcome.late:
+        warnings.append(
+            f"the time budget of {hours:g} hours was too short for {len(outcome.late)} of "
+            f"{len(found.scans)} scans, which are left empty: {', '.join(outcome.late[:5])}"
+        )
+    return HiddenPrediction(
+        submission=out,
+        scans=len(found.numbers),
+        outcome=outcome,
+        tuned=tuned,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,252 @@
+"""One folder with all that the competition's offline notebook needs, ready for Kaggle's client."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.files import write_json
+from gi2nnunet.core.locks import hold
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.models import Ensemble
+from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.sharing.exchange import HandedOver, hand_over
+from gi2nnunet.sharing.wheels import Fetch, Image, collect_wheels
+
+COMPETITION = "uw-madison-gi-tract-image-segmentation"
+SETTINGS = "gi2nnunet-bundle.json"  # the notebook finds the bundle by it
+_FORMAT = 1
+_MODEL = "model.gi2nnunet"
+_NOTEBOOK = "predict.ipynb"
+_OF_NOTEBOOK = "-notebook"
+_LONGEST_NAME = 50 - len(_OF_NOTEBOOK)  # Kaggle takes 6 to 50 characters
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KaggleBundle:
+    """What was written.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    handed_over
+        The models in it.
+    wheels
+        Names of the wheels.
+    size
+        Of all, in bytes.
+    commands
+        What uploads the folder, sends the notebook off to run, and submits its output, in order.
+    """
+
+    folder: Path
+    handed_over: HandedOver
+    wheels: tuple[str, ...]
+    size: int
+    commands: tuple[str, ...]
+
+
+def make_bundle(
+    ensemble: Ensemble,
+    out: Path,
+    *,
+    user: str,
+    image: Image,
+    dataset: Dataset | None,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    name: str = "gi2nnunet-bundle",
+    hours: float = 8.5,
+    mirroring: bool = True,
+    tuning: bool = True,
+    half: bool = False,
+    trust: bool = False,
+    replace: bool = False,
+    fetch: Fetch | None = None,
+    progress: Progress | None = None,
+) -> KaggleBundle:
+    """Write models, wheels, the notebook, and the metadata of Kaggle's client, into one folder.
+
+    The folder is flat, as a Kaggle dataset is, and appears whole or not at all. Its metadata
+    follow https://github.com/Kaggle/kaggle-api/tree/main/docs.
+
+    Parameters
+    ----------
+    ensemble
+        The models.
+    out
+        The folder; new, empty, or, with ``replace``, a former bundle.
+    user
+        Name of the Kaggle account.
+    image
+        The machine that the notebook runs on.
+    dataset
+        What the models were trained on, where it is at hand.
+    workspace, environ
+        Where the models lie and the log goes.
+    name
+        Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
+    hours
+        The notebook's time budget, of the nine that the competition gives.
+    mirroring, tuning
+        As :func:`~gi2nnunet.sharing.hidden.predict_hidden` has them.
+    half, trust
+        As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
+    replace
+        Replace a former bundle.
+    fetch
+        As :func:`~gi2nnunet.sharing.wheels.collect_wheels` has it.
+    progress
+        Called with ``(done, total, what)``.
+
+    Raises
+    ------
+    InputError
+        Where a name is none that Kaggle takes, or the models or the image do not suit.
+    OutputError
+        Where the folder holds something else, or cannot be written.
+    EngineError
+        Where pip fails.
+    """
+    _check_names(user, name)
+    _check_folder(out, replace=replace)
+    tell = progress or (lambda _done, _total, _what: None)
+    with hold(out, purpose="making a bundle for Kaggle"):
+        hidden = out.absolute().parent / f".{out.absolute().name}.{socket.gethostname()}.part"
+        try:
+            shutil.rmtree(hidden, ignore_errors=True)
+            hidden.mkdir(parents=True)
+            tell(0, 2, "packing the models")
+            made = hand_over(
+                ensemble,
+                hidden / _MODEL,
+                dataset=dataset,
+                workspace=workspace,
+                environ=environ,
+                half=half,
+                trust=trust,
+            )
+            tell(1, 2, "collecting wheels")
+            wheels = collect_wheels(image, hidden, fetch=fetch)
+            shutil.copyfile(Path(__file__).with_name("kaggle_notebook.ipynb"), hidden / _NOTEBOOK)
+            settings = {
+                "format": _FORMAT,
+                "gi2nnunet": metadata.version("gi2nnunet"),
+                "python": image.version,
+                "model": _MODEL,
+                "hours": hours,
+                "options": [
+                    *([] if mirroring else ["--no-mirroring"]),
+                    *([] if tuning else ["--no-tuning"]),
+                    *(["--trust"] if trust else []),
+                ],
+            }
+            write_json(hidden / SETTINGS, settings)
+            write_json(hidden / "dataset-metadata.json", _describe_dataset(user, name))
+            write_json(hidden / "kernel-metadata.json", _describe_notebook(user, name))
+            size = sum(path.stat().st_size for path in hidden.iterdir())
+            _put_in_place(hidden, out)
+            tell(2, 2, "collecting wheels")
+        except OSError as error:
+            raise OutputError(
+                f"{out}: cannot be written ({error.strerror or error}). Check the free space and "
+                "the rights of its folder, then run the same again."
+            ) from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+    return KaggleBundle(
+        folder=out,
+        handed_over=made,
+        wheels=tuple(wheel.name for wheel in wheels),
+        size=size,
+        commands=(
+            f"kaggle datasets create -p {shlex.quote(str(out))}",
+            f"kaggle kernels push -p {shlex.quote(str(out))}",
+            f"kaggle competitions submit {COMPETITION} -k {user}/{name}{_OF_NOTEBOOK} --version 1 "
+            "-f submission.csv -m gi2nnunet",
+        ),
+    )
+
+
+def _check_names(user: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user):
+        raise InputError(
+            f"--user: found {user!r}; expected the name of a Kaggle account, as in "
+            "kaggle.com/NAME: letters, digits and dashes."
+        )
+    if not re.fullmatch(rf"(?=.{{6,{_LONGEST_NAME}}}$)[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise InputError(
+            f"--name: found {name!r}; expected 6 to {_LONGEST_NAME} lower-case letters, digits and "
+            "single dashes, as Kaggle names datasets."
+        )
+
+
+def _check_folder(out: Path, *, replace: bool) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise OutputError(f"{out}: is no folder; expected one, or the name of a new one.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / SETTINGS).is_file():
+        raise OutputError(
+            f"{out}: holds other files; expected an empty or a new folder. Nothing was changed."
+        )
+    if not replace:
+        raise OutputError(
+            f"{out}: holds a bundle already. Replace it with --replace, or give another folder."
+        )
+
+
+def _put_in_place(hidden: Path, out: Path) -> None:
+    old = hidden.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
+    try:
+        hidden.replace(out)
+    except BaseException:
+        if old.exists():
+            old.replace(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _title(name: str) -> str:
+    """Return a title from which Kaggle makes that very name."""
+    return name.replace("-", " ")
+
+
+def _describe_dataset(user: str, name: str) -> dict[str, Any]:
+    return {
+        "title": _title(name),
+        "id": f"{user}/{name}",
+        # Weights are their owner's; each wheel names its own licence.
+        "licenses": [{"name": "other"}],
+    }
+
+
+def _describe_notebook(user: str, name: str) -> dict[str, Any]:
+    return {
+        "id": f"{user}/{name}{_OF_NOTEBOOK}",
+        "title": _title(name + _OF_NOTEBOOK),
+        "code_file": _NOTEBOOK,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "dataset_sources": [f"{user}/{name}"],
+        "competition_sources": [COMPETITION],
+        "kernel_sources": [],
+        "model_sources": [],
+    }

@@ -1,0 +1,1 @@
+"""Sources that a user gives: opened, checked, or made up."""

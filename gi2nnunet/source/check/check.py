@@ -1,0 +1,268 @@
+"""What a source holds, and what in it is worth a look before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS
+from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures, measure_scan
+from gi2nnunet.source.check.suspects import Suspect, find_suspects
+from gi2nnunet.source.nifti import is_nifti_source
+from gi2nnunet.source.open import LoadedScan, open_competition, open_nifti
+
+HEIGHT_BINS = 10
+PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """What :func:`check_source` found.
+
+    Attributes
+    ----------
+    path, kind
+        The source: ``"folder"``, ``"zip"`` or ``"nifti"``.
+    scans
+        What was measured on each scan, in numeric order of patient and day.
+    known_bad
+        Scans of the source that are known to be bad, with the reason.
+    suspects
+        What measures unlike the rest, in the order of the scans.
+    warnings
+        What was passed over in reading.
+    load
+        Reads a scan again, to look at it.
+    """
+
+    path: Path
+    kind: str
+    scans: tuple[ScanMeasures, ...]
+    known_bad: Mapping[str, str]
+    suspects: tuple[Suspect, ...]
+    warnings: tuple[str, ...]
+    load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
+
+    @property
+    def masks(self) -> tuple[MaskMeasures, ...]:
+        """Return the measures of every scan that has masks."""
+        return tuple(scan.masks for scan in self.scans if scan.masks is not None)
+
+    def count_parts(self) -> dict[str, dict[str, int]]:
+        """Return patients, scans, slices, slices with truth and without any mask, by part."""
+        counted = {}
+        for part in ("train", "test"):
+            scans = [scan for scan in self.scans if scan.part == part]
+            if not scans:
+                continue
+            masks = [scan.masks for scan in scans if scan.masks is not None]
+            counted[part] = {
+                "patients": len({scan.patient_id for scan in scans}),
+                "scans": len(scans),
+                "slices": sum(scan.shape[0] for scan in scans),
+                "labelled_slices": sum(of_scan.pixels.shape[1] for of_scan in masks),
+                "empty_slices": sum(
+                    int(np.count_nonzero(~of_scan.pixels.any(axis=0))) for of_scan in masks
+                ),
+            }
+        return counted
+
+    def count_geometries(
+        self,
+    ) -> list[tuple[tuple[int, int, int], tuple[float, float, float], int]]:
+        """Return ``(shape, spacing in mm, scans)``, both ``(z, y, x)``, the most frequent first."""
+        counted = Counter((scan.shape, scan.spacing_mm) for scan in self.scans)
+        rows = [(shape, spacing, number) for (shape, spacing), number in counted.items()]
+        return sorted(rows, key=lambda row: (-row[2], row[:2]))
+
+    def count_days(self) -> dict[int, int]:
+        """Return how many patients have so many scans."""
+        of_patient = Counter(scan.patient_id for scan in self.scans)
+        return dict(sorted(Counter(of_patient.values()).items()))
+
+    def measure_prevalence(self) -> dict[str, list[float | None]]:
+        """Return by organ the share of slices that show it, in tenths of the height from cranial.
+
+        A tenth that no slice falls into is ``None``.
+        """
+        shown = [of_scan.pixels > 0 for of_scan in self.masks]
+        return {
+            organ: _share_by_height([of_scan[index] for of_scan in shown])
+            for index, organ in enumerate(ORGANS)
+        }
+
+    def measure_emptiness(self) -> list[float | None]:
+        """Return the share of slices without any mask, as :meth:`measure_prevalence`."""
+        return _share_by_height([(of_scan.pixels == 0).all(axis=0) for of_scan in self.masks])
+
+    def measure_volumes(self) -> dict[str, tuple[int, float, float, float] | None]:
+        """Return by organ the scans that have it and least, median and greatest volume in ml."""
+        found: dict[str, tuple[int, float, float, float] | None] = {}
+        for index, organ in enumerate(ORGANS):
+            volumes = [m.volume_ml[index] for m in self.masks if m.volume_ml[index] > 0]
+            found[organ] = (
+                (
+                    len(volumes),
+                    float(min(volumes)),
+                    float(np.median(volumes)),
+                    float(max(volumes)),
+                )
+                if volumes
+                else None
+            )
+        return found
+
+    def count_overlaps(self) -> dict[str, tuple[int, int]]:
+        """Return by pair of organs the pixels and the slices in which they overlap."""
+        return {
+            pair: (
+                sum(of_scan.overlap_pixels[index] for of_scan in self.masks),
+                sum(of_scan.overlap_slices[index] for of_scan in self.masks),
+            )
+            for index, pair in enumerate(PAIRS)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        intensity = [scan.intensity for scan in self.scans]
+        return {
+            "source": str(self.path),
+            "kind": self.kind,
+            "parts": self.count_parts(),
+            "geometries": [
+                {"shape": list(shape), "spacing_mm": list(spacing), "scans": number}
+                for shape, spacing, number in self.count_geometries()
+            ],
+            "patients_by_scans": {str(days): n for days, n in self.count_days().items()},
+            "prevalence_by_tenth_of_height": self.measure_prevalence(),
+            "empty_by_tenth_of_height": self.measure_emptiness(),
+            "volume_ml": {
+                organ: dict(zip(("scans", "least", "median", "greatest"), values, strict=True))
+                if values
+                else None
+                for organ, values in self.measure_volumes().items()
+            },
+            "overlaps": {
+                pair: {"pixels": pixels, "slices": slices}
+                for pair, (pixels, slices) in self.count_overlaps().items()
+            },
+            "intensity": {
+                scan.scan_id: dict(zip(("least", "median", "p99", "greatest"), values, strict=True))
+                for scan, values in zip(self.scans, intensity, strict=True)
+            },
+            "known_bad": dict(self.known_bad),
+            "suspects": [asdict(suspect) for suspect in self.suspects],
+            "warnings": list(self.warnings),
+        }
+
+
+def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
+    """Return by tenth of the height the share of slices that were chosen, ``(z,)`` a scan."""
+    some, every = np.zeros(HEIGHT_BINS), np.zeros(HEIGHT_BINS)
+    for of_scan in chosen:
+        bins = np.arange(len(of_scan)) * HEIGHT_BINS // len(of_scan)
+        every += np.bincount(bins, minlength=HEIGHT_BINS)
+        some += np.bincount(bins, weights=of_scan, minlength=HEIGHT_BINS)
+    return [float(s / e) if e else None for s, e in zip(some, every, strict=True)]
+
+
+def check_source(
+    source: Path | str,
+    *,
+    allow_missing: bool = False,
+    source_labels: LabelScheme | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> SourceReport:
+    """Read every slice of a source once and measure it; writes nothing.
+
+    Parameters
+    ----------
+    source
+        The competition's folder or zip, or a folder of NIfTI volumes.
+    allow_missing
+        Pass over rows without an image and images without rows.
+    source_labels
+        How given NIfTI labels are coded, where their values or a dataset.json do not tell.
+    jobs
+        Scans in work, and in memory, at once; by default one a core.
+    progress
+        Told ``(done, total, what)`` in scans.
+
+    Returns
+    -------
+    SourceReport
+        Masks are measured whole, intensities and likeness of slices on every fourth pixel each
+        way.
+
+    Raises
+    ------
+    InputError
+        Where the source does not fit together or a file of it cannot be read; all problems are
+        told together.
+    """
+    path, workers = Path(source), jobs or count_cores()
+    if is_nifti_source(path):
+        opened = open_nifti(path, source_labels=source_labels, workers=workers)
+    else:
+        opened = open_competition(path, allow_missing=allow_missing)
+    report = progress or (lambda done, total, what: None)
+
+    def measure(scan_id: str) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
+        loaded = opened.load(scan_id)
+        if loaded.problems:
+            return None, loaded.problems, 0
+        measured = measure_scan(
+            scan_id=scan_id,
+            part=opened.scans[scan_id].part,
+            image=loaded.image,
+            label_map=loaded.label_map,
+            spacing_mm=loaded.spacing_mm,
+            first_number=loaded.first_number,
+        )
+        return measured, (), loaded.eight_bit
+
+    scans: list[ScanMeasures] = []
+    problems: list[Problem] = []
+    eight_bit = 0
+    report(0, len(opened.scans), "measuring scans")
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+        running = pool.map(measure, opened.scans)
+        try:
+            for done, (measured, wrong, of_scan) in enumerate(running, 1):
+                problems += wrong
+                eight_bit += of_scan
+                if measured is not None:
+                    scans.append(measured)
+                report(done, len(opened.scans), "measuring scans")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    raise_problems(problems, remedy=f"Correct these in {path}, or download it again.")
+    warnings = list(opened.warnings)
+    if eight_bit:
+        warnings.append(
+            f"{eight_bit} slices are 8-bit, not the competition's 16-bit files: intensities are "
+            "not comparable"
+        )
+    return SourceReport(
+        path=path,
+        kind=opened.kind,
+        scans=tuple(scans),
+        known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
+        suspects=find_suspects(scans),
+        warnings=tuple(warnings),
+        load=opened.load,
+    )

@@ -1,0 +1,211 @@
+"""One scan in memory -> the few numbers by which scans are told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.formats.ids import ORGANS, patient_of
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+
+FloatArray = NDArray[np.float64]
+
+_STEP = 4  # every fourth pixel each way is looked at in images; masks are looked at whole
+_PAIRS = tuple((a, b) for a in range(len(ORGANS)) for b in range(a + 1, len(ORGANS)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskMeasures:
+    """What is measured on one scan's masks; organs in the order of ``ORGANS``.
+
+    Attributes
+    ----------
+    pixels
+        ``(organs, z)`` int64, pixels of each organ in each slice.
+    next_iou, second_iou
+        ``(organs, z)``: intersection over union of a slice's mask with the one of the next slice,
+        and of the slice after that; NaN where both are empty and past the end.
+    volume_ml
+        ``(organs,)``.
+    centre
+        ``(organs, 3)``: centre of mass as relative height (0 first slice, 1 last) and mm from the
+        image's middle, to posterior and to the patient's left; NaN without the organ.
+    overlap_pixels, overlap_slices
+        For each pair of organs, in the order large with small bowel, large bowel with stomach,
+        small bowel with stomach.
+    """
+
+    pixels: NDArray[np.int64]
+    next_iou: FloatArray
+    second_iou: FloatArray
+    volume_ml: FloatArray
+    centre: FloatArray
+    overlap_pixels: tuple[int, ...]
+    overlap_slices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanMeasures:
+    """What is measured on one scan.
+
+    Attributes
+    ----------
+    scan_id, part
+        Which scan, and where the source puts it.
+    shape, spacing_mm
+        ``(z, y, x)``.
+    first_number
+        Number of the first slice.
+    intensity
+        Least, median, 99th percentile and greatest value, on every fourth pixel each way.
+    next_correlation, second_correlation
+        ``(z,)``: correlation of a slice's image with the next one's and with the one after that's;
+        NaN past the end and where an image is of one value.
+    masks
+        ``None`` without truth.
+    """
+
+    scan_id: str
+    part: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    first_number: int
+    intensity: tuple[float, float, float, float]
+    next_correlation: FloatArray
+    second_correlation: FloatArray
+    masks: MaskMeasures | None
+
+    @property
+    def patient_id(self) -> str:
+        """Return the patient's id."""
+        return patient_of(self.scan_id)
+
+
+def measure_scan(
+    *,
+    scan_id: str,
+    part: str,
+    image: NDArray[Any],
+    label_map: LabelMap | None,
+    spacing_mm: tuple[float, float, float],
+    first_number: int,
+) -> ScanMeasures:
+    """Measure one scan.
+
+    Parameters
+    ----------
+    scan_id, part, first_number
+        Kept as they are.
+    image
+        ``(z, y, x)`` in slice order.
+    label_map
+        ``(z, y, x)`` uint8, bit-coded, or ``None``.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    """
+    seen = np.asarray(image[:, ::_STEP, ::_STEP], np.float32)
+    middle, high = np.percentile(seen, (50, 99))
+    return ScanMeasures(
+        scan_id=scan_id,
+        part=part,
+        shape=(image.shape[0], image.shape[1], image.shape[2]),
+        spacing_mm=spacing_mm,
+        first_number=first_number,
+        intensity=(float(seen.min()), float(middle), float(high), float(seen.max())),
+        next_correlation=_correlate(seen, 1),
+        second_correlation=_correlate(seen, 2),
+        masks=None if label_map is None else measure_masks(label_map, spacing_mm=spacing_mm),
+    )
+
+
+def _correlate(image: NDArray[np.float32], ahead: int) -> FloatArray:
+    """Return ``(z,)`` the correlation of each slice with the one ``ahead`` of it."""
+    found = np.full(len(image), np.nan)
+    if len(image) <= ahead:
+        return found
+    flat = image.reshape(len(image), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("ij,ij->i", flat, flat)).astype(np.float64)
+    products = np.einsum("ij,ij->i", flat[:-ahead], flat[ahead:]).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found[:-ahead] = products / (norms[:-ahead] * norms[ahead:])
+    return found
+
+
+def measure_masks(label_map: LabelMap, *, spacing_mm: tuple[float, float, float]) -> MaskMeasures:
+    """Measure one scan's masks.
+
+    Parameters
+    ----------
+    label_map
+        ``(z, y, x)`` uint8, bit-coded.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    """
+    depth, height, width = label_map.shape
+    box, (low, top, left) = _crop(label_map)
+    inside = slice(low, low + len(box))
+    pixels = np.zeros((len(ORGANS), depth), np.int64)
+    next_iou, second_iou = (np.full((len(ORGANS), depth), np.nan) for _ in range(2))
+    centre = np.full((len(ORGANS), 3), np.nan)
+    for organ, bit in enumerate(ORGAN_BITS):
+        mask = (box & bit) != 0
+        pixels[organ, inside] = _count(mask)
+        next_iou[organ] = _overlap(mask, pixels[organ], inside, 1)
+        second_iou[organ] = _overlap(mask, pixels[organ], inside, 2)
+        if total := int(pixels[organ].sum()):
+            plane = mask.sum(axis=0, dtype=np.int64)
+            row = plane.sum(axis=1) @ np.arange(top, top + box.shape[1]) / total
+            column = plane.sum(axis=0) @ np.arange(left, left + box.shape[2]) / total
+            centre[organ] = (
+                pixels[organ] @ np.arange(depth) / total / max(depth - 1, 1),
+                (row - (height - 1) / 2) * spacing_mm[1],
+                (column - (width - 1) / 2) * spacing_mm[2],
+            )
+    both = [
+        _count((box & bits) == bits) for bits in (ORGAN_BITS[a] | ORGAN_BITS[b] for a, b in _PAIRS)
+    ]
+    return MaskMeasures(
+        pixels=pixels,
+        next_iou=next_iou,
+        second_iou=second_iou,
+        volume_ml=pixels.sum(axis=1) * float(np.prod(spacing_mm)) / 1000,
+        centre=centre,
+        overlap_pixels=tuple(int(counted.sum()) for counted in both),
+        overlap_slices=tuple(int(np.count_nonzero(counted)) for counted in both),
+    )
+
+
+def _crop(label_map: LabelMap) -> tuple[LabelMap, tuple[int, int, int]]:
+    """Return the box that holds every mask, and its first corner."""
+    filled = np.flatnonzero(label_map.any(axis=(1, 2)))
+    if not len(filled):
+        return label_map[:0], (0, 0, 0)
+    slices = label_map[filled[0] : filled[-1] + 1]
+    seen = np.bitwise_or.reduce(slices, axis=0)
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    box = slices[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.ascontiguousarray(box), (int(filled[0]), int(rows[0]), int(columns[0]))
+
+
+def _count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.array([np.count_nonzero(of_slice) for of_slice in mask], np.int64)
+
+
+def _overlap(
+    mask: NDArray[np.bool_], pixels: NDArray[np.int64], inside: slice, ahead: int
+) -> FloatArray:
+    """Return ``(z,)`` the IoU of each slice's mask with the one ``ahead`` of it."""
+    depth = len(pixels)
+    shared = np.zeros(depth, np.int64)
+    if len(mask) > ahead:
+        shared[inside.start : inside.stop - ahead] = _count(mask[:-ahead] & mask[ahead:])
+    found = np.full(depth, np.nan)
+    if depth > ahead:
+        union = pixels[:-ahead] + pixels[ahead:] - shared[:-ahead]
+        some = union > 0
+        found[:-ahead][some] = shared[:-ahead][some] / union[some]
+    return found

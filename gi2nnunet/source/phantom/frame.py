@@ -1,0 +1,133 @@
+"""Where a phantom's scan lies in the anatomical template, and smooth random fields over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from gi2nnunet.formats.ids import SLICE_THICKNESS_MM
+
+_EXTENT_MM = (330.0, 300.0, 330.0)
+_NEEDED_Z_MM = 250.0  # of the template, so that a scan of few slices still holds the abdomen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """A scan's size: pixels, slices, and pixel spacing ``(y, x)`` in mm."""
+
+    width: int
+    height: int
+    slices: int
+    spacing_mm: tuple[float, float] = (1.5, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothField:
+    """A smooth random field over the template: a cubic B-spline on a regular lattice.
+
+    Attributes
+    ----------
+    coefficients
+        float32 ``(z, y, x)``.
+    spacing_mm
+        Between lattice points, about the field's correlation length.
+    """
+
+    coefficients: NDArray[np.float32]
+    spacing_mm: float
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, *, spacing_mm: float) -> SmoothField:
+        """Draw a field of mean 0 and standard deviation 1."""
+        shape = [int(np.ceil(2 * extent / spacing_mm)) + 4 for extent in _EXTENT_MM]
+        values = generator.standard_normal(shape, dtype=np.float32)
+        return cls(coefficients=values * np.float32(0.479**-1.5), spacing_mm=spacing_mm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The template coordinates of a scan's slices, rows and columns, in mm."""
+
+    z_mm: NDArray[np.float64]
+    y_mm: NDArray[np.float64]
+    x_mm: NDArray[np.float64]
+    _weights: dict[float, tuple[sparse.csr_array, sparse.csr_array]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def sample(self, smooth: SmoothField, index: int) -> NDArray[np.float32]:
+        """Return a smooth field's values in one slice, ``(height, width)`` float32."""
+        coefficients, spacing_mm = smooth.coefficients, smooth.spacing_mm
+        along_z = _spline_weights(
+            self.z_mm[index : index + 1], coefficients.shape[0], 0, spacing_mm
+        )
+        plane = np.zeros(coefficients.shape[1:], np.float32)
+        for layer, weight in zip(along_z.indices.tolist(), along_z.data, strict=True):
+            plane += weight * coefficients[layer]
+        if spacing_mm not in self._weights:
+            self._weights[spacing_mm] = (
+                _spline_weights(self.y_mm, coefficients.shape[1], 1, spacing_mm),
+                _spline_weights(self.x_mm, coefficients.shape[2], 2, spacing_mm),
+            )
+        rows, columns = self._weights[spacing_mm]
+        # Sparse products run in one thread and in one order, so the bytes never differ.
+        values: NDArray[np.float32] = columns @ np.ascontiguousarray((rows @ plane).T)
+        return np.ascontiguousarray(values.T)
+
+
+def _spline_weights(
+    position_mm: NDArray[np.float64], count: int, axis: int, spacing_mm: float
+) -> sparse.csr_array:
+    """Return the uniform cubic B-spline's weights, ``(positions, lattice points)``, sparse."""
+    at = np.clip((position_mm + _EXTENT_MM[axis]) / spacing_mm, 0, count - 4 - 1e-6)
+    first = np.floor(at).astype(np.int64)
+    u = at - first
+    parts = (
+        (1 - u) ** 3 / 6,
+        (3 * u**3 - 6 * u**2 + 4) / 6,
+        (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
+        u**3 / 6,
+    )
+    values = np.stack(parts, axis=1).astype(np.float32)
+    places = first[:, None] + np.arange(len(parts))
+    starts = np.arange(len(at) + 1) * len(parts)
+    return sparse.csr_array((values.reshape(-1), places.reshape(-1), starts), (len(at), count))
+
+
+def place_frame(
+    geometry: Geometry,
+    *,
+    half_size_mm: tuple[float, float],
+    offset_mm: tuple[float, float, float],
+) -> Frame:
+    """Lay a scan over the template.
+
+    Parameters
+    ----------
+    geometry
+        The scan's size.
+    half_size_mm
+        The body's half depth and half width. Where it exceeds the image, or the abdomen exceeds
+        the slices, the body is shrunk to fit.
+    offset_mm
+        Where the middle of the scan lies in the template, ``(z, y, x)``.
+    """
+    spacing_y, spacing_x = geometry.spacing_mm
+    shrink = max(
+        1.0,
+        2 * half_size_mm[0] / (geometry.height * spacing_y),
+        2 * half_size_mm[1] / (geometry.width * spacing_x),
+    )
+    squeeze = max(1.0, _NEEDED_Z_MM / (geometry.slices * SLICE_THICKNESS_MM))
+    return Frame(
+        z_mm=_centred(geometry.slices) * SLICE_THICKNESS_MM * squeeze + offset_mm[0],
+        y_mm=_centred(geometry.height) * spacing_y * shrink + offset_mm[1],
+        x_mm=_centred(geometry.width) * spacing_x * shrink + offset_mm[2],
+    )
+
+
+def _centred(count: int) -> NDArray[np.float64]:
+    return np.arange(count, dtype=np.float64) - np.float64((count - 1) / 2)

@@ -1,0 +1,1 @@
+"""Planning, training, and what to know before either starts."""

@@ -1,0 +1,187 @@
+"""What a machine and its installation are, in numbers; nothing is judged and nothing written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from gi2nnunet.core.workers import count_cores
+
+PACKAGES = ("gi2nnunet", "nnunetv2", "torch", "torchvision")
+_NO_LIMIT_BYTES = 1 << 60  # what a control group without a limit says is near 2 ** 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """The versions that have to fit together.
+
+    Attributes
+    ----------
+    python
+        Major, minor, micro.
+    versions
+        Of each package; ``None`` where it is not installed.
+    requirements
+        What a package's own metadata ask for, as requirement strings.
+    """
+
+    python: tuple[int, int, int]
+    versions: Mapping[str, str | None]
+    requirements: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a machine offers to this process.
+
+    Attributes
+    ----------
+    cores
+        That this process may use.
+    quota
+        Cores' worth of time that a container grants; ``None`` without such a limit.
+    memory_bytes
+        Of the machine, or of the container where that is less; ``None`` where unknown.
+    free_memory_bytes
+        Of these, what can be had now.
+    shared_memory_bytes
+        Free in ``/dev/shm``; ``None`` where there is none.
+    """
+
+    cores: int
+    quota: float | None
+    memory_bytes: int | None
+    free_memory_bytes: int | None
+    shared_memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Where a folder lies, or would lie.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    device
+        Number of its file system: folders of the same one share its space.
+    free_bytes
+        Free there for this user.
+    writable
+        Whether this user may write there, or make the folder.
+    """
+
+    folder: Path
+    device: int
+    free_bytes: int
+    writable: bool
+
+
+def read_installation() -> Installation:
+    """Read the versions and what they ask for from the packages' metadata; imports none of them."""
+    versions: dict[str, str | None] = {}
+    requirements: dict[str, tuple[str, ...]] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+            requirements[package] = tuple(requires(package) or ())
+        except PackageNotFoundError:  # noqa: PERF203
+            versions[package] = None
+    major, minor, micro = sys.version_info[:3]
+    return Installation(
+        python=(major, minor, micro), versions=versions, requirements=requirements
+    )  # fmt: skip
+
+
+def read_machine(
+    *,
+    proc: Path = Path("/proc"),
+    control_group: Path = Path("/sys/fs/cgroup"),
+    shared_memory: Path = Path("/dev/shm"),  # noqa: S108
+) -> Machine:
+    """Measure the machine; what an operating system does not tell stays unknown.
+
+    Parameters
+    ----------
+    proc, control_group, shared_memory
+        Linux's folders for these; elsewhere they are missing.
+    """
+    known = _read_memory(proc / "meminfo")
+    total, free = known.get("MemTotal"), known.get("MemAvailable")
+    limit, used = _read_memory_limit(control_group)
+    if limit is not None and (total is None or limit < total):
+        total = limit
+        left = max(0, limit - (used or 0))
+        free = left if free is None else min(free, left)
+    return Machine(
+        cores=count_cores(),
+        quota=_read_quota(control_group),
+        memory_bytes=total,
+        free_memory_bytes=free,
+        shared_memory_bytes=shutil.disk_usage(shared_memory).free
+        if shared_memory.is_dir()
+        else None,
+    )
+
+
+def measure_disk(folder: Path) -> Disk:
+    """Measure where a folder lies; where it is not there yet, where it would be made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return Disk(
+        folder=folder,
+        device=place.stat().st_dev,
+        free_bytes=shutil.disk_usage(place).free,
+        writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
+    )
+
+
+def _read_memory(path: Path) -> dict[str, int]:
+    """Return Linux's table of memory in bytes."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdecimal():
+            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    return found
+
+
+def _read_memory_limit(folder: Path) -> tuple[int | None, int | None]:
+    """Return a container's limit and its use, of version 2 or else 1 of the control groups."""
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit = _read_number(folder / limit_file)
+        if limit is not None and limit < _NO_LIMIT_BYTES:
+            return limit, _read_number(folder / used_file)
+    return None, None
+
+
+def _read_quota(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()[:2]
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    quota_us = _read_number(folder / "cpu/cpu.cfs_quota_us")
+    period_us = _read_number(folder / "cpu/cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None

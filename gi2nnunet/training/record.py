@@ -1,0 +1,175 @@
+"""One training on disk: its settings, its record, how far it is, and whether it may go on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import read_json
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold
+from gi2nnunet.training.plan import Plan, digest_dataset
+
+STOCK_TRAINER = "nnUNetTrainer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What a training is made with; recorded beside each fold, and the same when it resumes.
+
+    Attributes
+    ----------
+    trainer
+        nnU-Net's trainer class.
+    epochs, iterations
+        Length of the training; ``None`` leaves the trainer's own.
+    learning_rate
+        Initial learning rate; ``None`` leaves the trainer's own.
+    pretrained_weights
+        Checkpoint whose weights to start from.
+    """
+
+    trainer: str = STOCK_TRAINER
+    epochs: int | None = None
+    iterations: int | None = None
+    learning_rate: float | None = None
+    pretrained_weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How one training ended.
+
+    Attributes
+    ----------
+    configuration, fold
+        Which training.
+    folder
+        Where its checkpoints lie.
+    outcome
+        ``trained``, ``resumed`` (and finished), or ``kept``: it was finished before.
+    log
+        nnU-Net's output; ``None`` where nothing ran.
+    """
+
+    configuration: str
+    fold: Fold
+    folder: Path
+    outcome: Literal["trained", "resumed", "kept"]
+    log: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One configuration and fold to train, and what is recorded of it.
+
+    Attributes
+    ----------
+    configuration, fold
+        Which.
+    folder
+        nnU-Net's fold folder.
+    record
+        What :func:`make_record` tells.
+    """
+
+    configuration: str
+    fold: Fold
+    folder: Path
+    record: Mapping[str, Any]
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the final checkpoint, else the newest: the best may be newer than the latest."""
+        if (self.folder / FINAL_CHECKPOINT).is_file():
+            return self.folder / FINAL_CHECKPOINT
+        begun = [
+            path
+            for name in ("checkpoint_latest.pth", "checkpoint_best.pth")
+            if (path := self.folder / name).is_file()
+        ]
+        return max(begun, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    def result(
+        self, outcome: Literal["trained", "resumed", "kept"], log: Path | None
+    ) -> TrainingResult:
+        """Return how it ended."""
+        return TrainingResult(
+            configuration=self.configuration,
+            fold=self.fold,
+            folder=self.folder,
+            outcome=outcome,
+            log=log,
+        )
+
+
+def fill_in(settings: TrainingSettings, plan: Plan) -> TrainingSettings:
+    """Give a training its preset's length; a trainer that is named by its epochs keeps its own."""
+    if re.search(r"_\d+ep", settings.trainer):
+        return settings
+    values = asdict(settings)
+    values["epochs"] = settings.epochs or plan.preset.epochs
+    values["iterations"] = settings.iterations or plan.preset.iterations
+    return TrainingSettings(**values)
+
+
+def make_record(
+    dataset: Dataset, plan: Plan, settings: TrainingSettings, configuration: str
+) -> dict[str, Any]:
+    """Return what is recorded beside a fold: settings, sizes, digests of plan and dataset."""
+    planned = plan.configurations[configuration]
+    return {
+        "settings": asdict(settings),
+        "batch_size": planned.batch_size,
+        "patch_size": list(planned.patch_size),
+        "folds": len(dataset.splits),
+        "preset": plan.preset.name,
+        "plans": hashlib.sha256(plan.plans_file.read_bytes()).hexdigest()[:16],
+        "dataset": digest_dataset(dataset),
+        "label_scheme": dataset.label_scheme,
+        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
+    }
+
+
+def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", "finished"]:
+    """Return how far a training is; refuse to go on with one of other settings."""
+    if restart or training.last_checkpoint() is None:
+        return "new"
+    finished = (training.folder / FINAL_CHECKPOINT).is_file()
+    before = read_json(training.folder / TRAINING_RECORD)
+    if not isinstance(before.get("settings"), dict):  # none, or a damaged one
+        if finished:
+            return "finished"
+        raise InputError(
+            f"{training.folder}: holds a training that nnU-Net itself began. "
+            "Finish it with nnUNetv2_train --c, or start anew with --restart."
+        )
+    changed = [
+        f"{key}: found {found!r}, now {value!r}"
+        for key, value in _settings_of(training.record).items()
+        if (found := _settings_of(before).get(key)) != value
+    ]
+    if changed:
+        state = "finished" if finished else "begun"
+        raise InputError(
+            f"{training.folder}: this training was {state} with other settings "
+            f"({'; '.join(changed)}). Give the settings it has, or start anew with --restart."
+        )
+    return "finished" if finished else "begun"
+
+
+def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must not change between the runs of one training."""
+    return {**record["settings"], "plans": record.get("plans"), "dataset": record.get("dataset")}
+
+
+def remove_fold(folder: Path) -> None:
+    """Delete a fold; its final checkpoint goes first, so that no half of it looks finished."""
+    (folder / FINAL_CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder)

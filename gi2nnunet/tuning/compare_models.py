@@ -1,0 +1,303 @@
+"""Which models to use: every configuration and ensemble at hand, scored out of fold, with cost.
+
+The best is picked on the scans it is scored on, so its score flatters it a little.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.checks import check_labels_of
+from gi2nnunet.nnunet.hardware import Computing, spell_computing
+from gi2nnunet.nnunet.models import Ensemble, TrainedModel, is_asked_for, list_models, spell_models
+from gi2nnunet.nnunet.saved_postprocess import TunedMetric
+from gi2nnunet.prediction.out_of_fold import (
+    OutOfFold,
+    assign_folds,
+    check_training_scans,
+    predict_out_of_fold,
+)
+from gi2nnunet.tuning.search import measure_plain
+from gi2nnunet.tuning.table import Progress, list_tuning_scans
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One configuration, or one ensemble of configurations.
+
+    Attributes
+    ----------
+    name
+        For the screen.
+    folders
+        Its model folders' names.
+    score
+        Out of fold, at the plain threshold.
+    score_low, score_high
+        Its 95 % interval over patients; NaN of fewer than two.
+    difference, low, high
+        Score less the best's, with its 95 % interval over patients.
+    seconds_per_scan
+        What the out-of-fold predictions took, summed over the configurations; ``None`` where that
+        is not known.
+    peak_memory_bytes, peak_gpu_bytes
+        Likewise summed, as one prediction holds all of them: an ensemble takes at most that.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    score: float
+    score_low: float
+    score_high: float
+    difference: float
+    low: float
+    high: float
+    seconds_per_scan: float | None
+    peak_memory_bytes: int | None
+    peak_gpu_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison:
+    """All of them, best first, and what to use.
+
+    Attributes
+    ----------
+    metric
+        The convention.
+    entries
+        Best score first.
+    recommended
+        The one of the highest score.
+    command
+        The command that uses it.
+    advice
+        Why, and a cheaper one whose difference may be chance.
+    warnings
+        What was left out and why, one sentence each.
+    """
+
+    metric: str
+    entries: tuple[ModelEntry, ...]
+    recommended: ModelEntry
+    command: str
+    advice: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> ModelEntry:
+        """Return the one of the highest score."""
+        return self.entries[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values; NaN becomes ``None``."""
+        return {
+            "metric": self.metric,
+            "entries": [
+                {k: None if v != v else v for k, v in asdict(entry).items()}
+                for entry in self.entries
+            ],
+            "recommended": self.recommended.name,
+            "command": self.command,
+            "advice": self.advice,
+            "warnings": list(self.warnings),
+        }
+
+
+def compare_all_models(
+    dataset: Dataset,
+    *,
+    computing: Computing,
+    preset: str | None = None,
+    trainer: str | None = None,
+    metric: TunedMetric = "per-class",
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> ModelComparison:
+    """Score every configuration with all folds, and the ensembles of those of one trainer and plan.
+
+    A configuration that lacks a fold, or of which it is not known what it was trained on, is left
+    out, with a warning.
+
+    Parameters
+    ----------
+    dataset
+        What they were trained on.
+    computing
+        Where, on what and how
+        :func:`~gi2nnunet.prediction.out_of_fold.predict_out_of_fold` predicts what is missing.
+    preset, trainer
+        Only models of these.
+    metric
+        The convention.
+    seed
+        Of the bootstrap's draws.
+    jobs
+        Scans in work at once while scoring.
+    progress
+        Called with ``(done, total, what)``.
+
+    Raises
+    ------
+    InputError
+        Where no configuration is left, or one has other labels than the dataset.
+    """
+    check_training_scans(dataset, truth=True)
+    results = computing.workspace.results / dataset.name
+    models, warnings = _list_complete(dataset, results, preset=preset, trainer=trainer)
+    check_labels_of(models, dataset)
+    predicted: dict[str, OutOfFold] = {}
+    for model in models:
+        predicted[model.folder.name] = predict_out_of_fold(
+            dataset,
+            _every_fold(model, dataset),
+            computing=computing,
+            truth=True,
+            on_scan=progress,
+        )
+    everything = OutOfFold(
+        models=tuple(models),
+        fold_of=next(iter(predicted.values())).fold_of,
+        folders={name: found.folders[name] for name, found in predicted.items()},
+        costs={name: found.costs[name] for name, found in predicted.items()},
+    )
+    groups = _group(models)
+    blends = {
+        name: tuple((model.folder.name, 1 / len(group)) for model in group)
+        for name, group in groups.items()
+    }
+    scans = list_tuning_scans(dataset, everything, by_folder=True)
+    gains = measure_plain(scans, blends, metric=metric, seed=seed, jobs=jobs, progress=progress)
+    entries = []
+    for name, gain in gains.items():
+        cost = [everything.costs[m.folder.name] for m in groups[name]]
+        entries.append(
+            ModelEntry(
+                name=name,
+                folders=tuple(model.folder.name for model in groups[name]),
+                score=gain.tuned,
+                score_low=gain.tuned_low,
+                score_high=gain.tuned_high,
+                difference=gain.gain,
+                low=gain.low,
+                high=gain.high,
+                seconds_per_scan=_add_up(cost, "seconds_per_scan"),
+                peak_memory_bytes=_add_up(cost, "peak_memory_bytes"),
+                peak_gpu_bytes=_add_up(cost, "peak_gpu_bytes"),
+            )
+        )
+    best = entries[0]
+    return ModelComparison(
+        metric=metric,
+        entries=tuple(entries),
+        recommended=best,
+        command=_spell(groups[best.name], dataset=dataset, computing=computing, metric=metric),
+        advice=_advise(entries),
+        warnings=tuple(warnings),
+    )
+
+
+def _every_fold(model: TrainedModel, dataset: Dataset) -> Ensemble:
+    folds = tuple(range(len(dataset.splits)))
+    return Ensemble(models=(model,), folds=folds, chosen_by="every fold")
+
+
+def _list_complete(
+    dataset: Dataset, results: Path, *, preset: str | None, trainer: str | None
+) -> tuple[list[TrainedModel], list[str]]:
+    """Return the models that can be compared, and why the others cannot."""
+    split = set(range(len(dataset.splits)))
+    models: list[TrainedModel] = []
+    warnings: list[str] = []
+    for model in list_models(results):
+        if not is_asked_for(model, preset=preset, trainer=trainer):
+            continue
+        if missing := sorted(split - set(model.folds)):
+            numbers = ", ".join(map(str, missing))
+            warnings.append(f"{model.folder.name}: left out, as fold {numbers} is not trained")
+            continue
+        try:
+            assign_folds(dataset, _every_fold(model, dataset))
+        except InputError as error:
+            warnings.append(f"{model.folder.name}: left out. {error}")
+            continue
+        models.append(model)
+    if not models:
+        raise InputError(
+            "\n".join(
+                [
+                    f"{results}: found no configuration with every fold of the split; expected one "
+                    "or more to compare. Train them with gi2nnunet train --fold cv.",
+                    *warnings,
+                ]
+            )
+        )
+    return models, warnings
+
+
+def _group(models: Sequence[TrainedModel]) -> dict[str, tuple[TrainedModel, ...]]:
+    """Return each model alone, then every two or more of one trainer and plan, by name."""
+    keys = dict.fromkeys((model.trainer, model.plans_name) for model in models)
+    together = [
+        group
+        for key in keys
+        for alike in [[m for m in models if (m.trainer, m.plans_name) == key]]
+        for size in range(2, len(alike) + 1)
+        for group in combinations(alike, size)
+    ]
+    groups: dict[str, tuple[TrainedModel, ...]] = {}
+    for group in [*((model,) for model in models), *together]:
+        suffix = f" ({group[0].trainer}, {group[0].plans_name})" if len(keys) > 1 else ""
+        groups[" + ".join(model.configuration for model in group) + suffix] = group
+    return groups
+
+
+def _add_up(costs: Sequence[Mapping[str, Any]], key: str) -> Any:
+    values = [cost.get(key) for cost in costs]
+    known = [value for value in values if isinstance(value, (int, float))]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _advise(entries: Sequence[ModelEntry]) -> str:
+    best = entries[0]
+    advice = f"Recommended: {best.name}, the best score."
+    cheaper = [
+        entry
+        for entry in entries[1:]
+        if entry.high >= 0
+        and best.seconds_per_scan is not None
+        and (entry.seconds_per_scan or best.seconds_per_scan) < best.seconds_per_scan
+    ]
+    if cheaper:
+        other = min(cheaper, key=lambda entry: entry.seconds_per_scan or 0.0)
+        advice += (
+            f" Where time matters: {other.name} takes {other.seconds_per_scan:.1f} s a scan in "
+            f"place of {best.seconds_per_scan:.1f}, and the difference ({other.difference:+.4f}, "
+            f"interval {other.low:+.4f} to {other.high:+.4f}) may be chance."
+        )
+    return advice
+
+
+def _spell(
+    models: Sequence[TrainedModel], *, dataset: Dataset, computing: Computing, metric: TunedMetric
+) -> str:
+    """Return the command that uses these models and no others, computed as here."""
+    asked = {
+        "threads": computing.threads,
+        "mirroring": computing.mirroring,
+        "step_size": computing.step_size,
+    }
+    words = ["gi2nnunet", "predict-and-score", *spell_models(models, folds=["cv"])]
+    # Always told: a second dataset may come later.
+    words += ["--id", str(dataset.dataset_id), *spell_computing(asked)]
+    words += [] if metric == "per-class" else ["--metric", metric]
+    words += ["--trust"] if computing.trust else []
+    return shlex.join(words)

@@ -1,0 +1,280 @@
+"""What is chosen on out-of-fold predictions: thresholds and the like, for the metric itself.
+
+Each organ is searched on its own, one property after another, on the grids below, for the score of
+all organs with the others plain. What is measured is cross-fitted: each fold's scans are decided by
+what was chosen without them. A property is kept only where the cross-fitted score is higher with it
+than without; an organ's choice is made only where the interval of its gain over patients lies above
+zero. For the whole gain that is reported, both are asked of the other folds alone, fold by fold, so
+that no scan has a say in whether it is decided by its choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.formats.ids import ORGANS, patient_of
+from gi2nnunet.formats.probabilities import TuningScan
+from gi2nnunet.nnunet.postprocess import PLAIN, Decision, OrganDecision
+from gi2nnunet.nnunet.saved_postprocess import TunedMetric, Tuning
+from gi2nnunet.scoring.bootstrap import (
+    CONFIDENCE_OF_EACH,
+    Gain,
+    measure_gain,
+    rank_score,
+    score_of_sums,
+)
+from gi2nnunet.tuning.table import ChoiceTable, Progress
+
+THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5))
+GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
+SMALLEST_ML = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+FILL_SLICES = (0, 1, 2, 4)
+FEWEST_PATIENTS = 7
+"""By chance alone all of fewer would gain more often than the intervals allow for."""
+_PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
+
+
+def tune_decision(
+    scans: Sequence[TuningScan],
+    *,
+    configurations: Sequence[str],
+    metric: TunedMetric = "per-class",
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Tuning:
+    """Choose how to decide, for the competition's metric and organ by organ.
+
+    Parameters
+    ----------
+    scans
+        Of at least two folds, each patient in one.
+    configurations
+        Their names, in the order of the ensemble.
+    metric
+        The convention.
+    seed
+        Of the bootstrap's draws.
+    jobs
+        Scans in work at once; by default one a core. The result does not depend on it.
+    progress
+        Called with ``(done, total, what)``.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two folds, or a patient in two of them.
+    """
+    folds = sorted({scan.fold for scan in scans})
+    fold_of: dict[str, int] = {}
+    for scan in scans:
+        if fold_of.setdefault(patient_of(scan.scan_id), scan.fold) != scan.fold:
+            raise ValueError(f"{patient_of(scan.scan_id)} is in two folds")
+    if len(folds) < 2:
+        raise ValueError("cross-fitting needs two folds")
+    table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
+    # Without a fold's scans, and (None) on all of them.
+    subsets: dict[int | None, list[int]] = {
+        left_out: [n for n, scan in enumerate(scans) if scan.fold != left_out]
+        for left_out in (None, *folds)
+    }
+    stages: list[tuple[str, list[dict[str, Any]]]] = [
+        (
+            "blend and threshold",
+            [
+                {"weights": weights, "threshold": threshold}
+                for weights in list_blends(configurations)
+                for threshold in THRESHOLDS
+            ],
+        ),
+        ("empty-slice gate", [{"gate": value} for value in GATES]),
+        ("smallest component", [{"smallest_ml": value} for value in SMALLEST_ML]),
+        ("gaps between slices", [{"fill_slices": value} for value in FILL_SLICES]),
+    ]
+    best = {(organ, subset): PLAIN for organ in range(len(ORGANS)) for subset in subsets}
+    for name, options in stages:
+        candidates = {
+            key: [replace(choice, **option) for option in options] for key, choice in best.items()
+        }
+        wanted: dict[int, list[OrganDecision]] = {organ: [] for organ in range(len(ORGANS))}
+        for (organ, _), some in candidates.items():
+            wanted[organ] += some
+        table.fill([wanted] * len(scans), what=f"choosing: {name}")
+        for (organ, subset), some in candidates.items():
+            others = np.sum(
+                [
+                    table.add_up(other, PLAIN, subsets[subset])
+                    for other in range(len(ORGANS))
+                    if other != organ
+                ],
+                axis=0,
+            )
+            totals = [others + table.add_up(organ, choice, subsets[subset]) for choice in some]
+            scores = [rank_score(score_of_sums(total)) for total in totals]
+            # The first of equals: the grids begin with the plain way.
+            best[organ, subset] = some[scores.index(max(scores))]
+    table.fill(
+        [
+            {
+                organ: [_keep(best[organ, scan.fold], names) for names in _list_kept()]
+                for organ in range(len(ORGANS))
+            }
+            for scan in scans
+        ],
+        what="weighing what gains",
+    )
+    fit = _CrossFit(scans, table, best, seed=seed)
+    made = fit.settle(range(len(scans)))
+    mixed = fit.plain.copy()
+    for left_out in folds:
+        here = [n for n, scan in enumerate(scans) if scan.fold == left_out]
+        for organ, names in fit.settle(subsets[left_out]).items():
+            mixed[organ, here] = fit.list_sums(organ, names)[here]
+    everyone = range(len(scans))
+    return Tuning(
+        metric=metric,
+        decision=Decision(
+            organs={ORGANS[organ]: _keep(best[organ, None], names) for organ, names in made.items()}
+        ),
+        found=Decision(organs={name: best[organ, None] for organ, name in enumerate(ORGANS)}),
+        gains={
+            **{
+                name: fit.measure(organ, fit.list_gaining(organ, everyone), everyone)
+                for organ, name in enumerate(ORGANS)
+            },
+            "all": measure_gain(fit.plain, mixed, fit.patients, seed=seed),
+        },
+        n_scans=len(scans),
+        n_patients=len(set(fit.patients)),
+        n_folds=len(folds),
+        seed=seed,
+    )
+
+
+def list_blends(configurations: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
+    """Return the blends that are tried: the mean, each alone, and quarters between two of them."""
+    blends: list[tuple[tuple[str, float], ...]] = [()]
+    if len(configurations) < 2:
+        return blends
+    blends += [((name, 1.0),) for name in configurations]
+    for first, second in combinations(configurations, 2):
+        shares = (0.25, 0.75) if len(configurations) == 2 else (0.25, 0.5, 0.75)
+        blends += [((first, share), (second, 1 - share)) for share in shares]
+    return blends
+
+
+def measure_plain(
+    scans: Sequence[TuningScan],
+    blends: Mapping[str, tuple[tuple[str, float], ...]],
+    *,
+    metric: TunedMetric = "per-class",
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Gain]:
+    """Return the plain score of several blends by name, best first, each against the best."""
+    table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
+    choices = {name: replace(PLAIN, weights=weights) for name, weights in blends.items()}
+    wanted = {organ: list(choices.values()) for organ in range(len(ORGANS))}
+    table.fill([wanted] * len(scans), what="scoring models")
+    sums = {
+        name: np.stack(
+            [table.list_sums(organ, [choice] * len(scans)) for organ in range(len(ORGANS))]
+        )
+        for name, choice in choices.items()
+    }
+    scores = {name: score_of_sums(values.sum(axis=(0, 1))) for name, values in sums.items()}
+    order = sorted(sums, key=lambda name: -rank_score(scores[name]))
+    patients = [patient_of(scan.scan_id) for scan in scans]
+    return {name: measure_gain(sums[order[0]], sums[name], patients, seed=seed) for name in order}
+
+
+class _CrossFit:
+    """Each scan decided by what was chosen without its fold; what of that gains, and on whom."""
+
+    def __init__(
+        self,
+        scans: Sequence[TuningScan],
+        table: ChoiceTable,
+        best: Mapping[tuple[int, int | None], OrganDecision],
+        *,
+        seed: int,
+    ) -> None:
+        self.patients = [patient_of(scan.scan_id) for scan in scans]
+        self._scans = scans
+        self._table = table
+        self._best = best
+        self._seed = seed
+        plain = [table.list_sums(organ, [PLAIN] * len(scans)) for organ in range(len(ORGANS))]
+        self.plain: NDArray[np.float64] = np.stack(plain)
+
+    def list_sums(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
+        """Return the sums of every scan, of its choices these properties alone."""
+        choices = [_keep(self._best[organ, scan.fold], kept) for scan in self._scans]
+        return self._table.list_sums(organ, choices)
+
+    def list_gaining(self, organ: int, numbers: Sequence[int]) -> tuple[str, ...]:
+        """Return the properties with which these scans score higher than without, last one first.
+
+        What is asked first is what was searched for last, given all before it.
+        """
+        kept: tuple[str, ...] = _PROPERTIES
+        score = self._score(self._decide(organ, kept), numbers)
+        for name in reversed(_PROPERTIES):
+            fewer = tuple(other for other in kept if other != name)
+            without = self._score(self._decide(organ, fewer), numbers)
+            if without >= score:
+                kept, score = fewer, without
+        return kept
+
+    def measure(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> Gain:
+        """Return what an organ's choices gain on these scans, the other organs plain."""
+        some = list(numbers)
+        tuned = self._decide(organ, kept)
+        return measure_gain(
+            self.plain[:, some],
+            tuned[:, some],
+            [self.patients[n] for n in some],
+            seed=self._seed,
+            confidence=CONFIDENCE_OF_EACH,
+        )
+
+    def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        """Return the organs whose choices gain on these scans, with the properties that do."""
+        if len(set(self.patients)) < FEWEST_PATIENTS:
+            return {}
+        made = {}
+        together = self.plain.copy()
+        for organ in range(len(ORGANS)):
+            kept = self.list_gaining(organ, numbers)
+            gain = self.measure(organ, kept, numbers)
+            if gain.gain > 0 and gain.low > 0:
+                made[organ] = kept
+                together[organ] = self.list_sums(organ, kept)
+        return made if self._score(together, numbers) > self._score(self.plain, numbers) else {}
+
+    def _decide(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
+        """Return the sums of all organs, one decided by its choices, the others plain."""
+        sums = self.plain.copy()
+        sums[organ] = self.list_sums(organ, kept)
+        return sums
+
+    def _score(self, sums: NDArray[np.float64], numbers: Sequence[int]) -> float:
+        return rank_score(score_of_sums(sums[:, list(numbers)].sum(axis=(0, 1))))
+
+
+def _list_kept() -> list[tuple[str, ...]]:
+    """Return every set of properties, in their order."""
+    sizes = range(len(_PROPERTIES) + 1)
+    return list(chain.from_iterable(combinations(_PROPERTIES, size) for size in sizes))
+
+
+def _keep(choice: OrganDecision, names: Sequence[str]) -> OrganDecision:
+    """Return a choice with these properties alone, the others plain."""
+    return replace(PLAIN, **{name: getattr(choice, name) for name in names})

@@ -1,0 +1,114 @@
+"""The commands that add statistics: compare, score --intervals, score --medical."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import gi2nnunet.cli
+from gi2nnunet.formats.submission import write_submission
+from tests.source_factory import ORGANS, make_source, write_source
+
+SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in a folder with a source, the truth as a.csv, and a worse b.csv."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    source = make_source(SCANS)
+    write_source(tmp_path / "source", source)
+    write_submission(tmp_path / "a.csv", source.rows)
+    without_stomach = [
+        (a, organ, "" if organ == "stomach" and a.startswith("case10") else text)
+        for a, organ, text in source.rows
+    ]
+    write_submission(tmp_path / "b.csv", without_stomach)
+
+    def run_command(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *args])
+        code = 0
+        try:
+            gi2nnunet.cli.main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_command
+
+
+TRUTH = ("--truth", "source/train.csv", "--images", "source")
+
+
+def test_compare_finds_the_difference_and_the_scan_that_moved(run: Run) -> None:
+    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH, "--json")
+    assert code == 0
+    found = json.loads(out)
+    stomach = found["differences"]["stomach.dice"]
+    # Of the four scans' twelve annotated stomach slices, three lost their mask.
+    assert stomach["a"] == 1.0
+    assert stomach["difference"] == pytest.approx(-3 / 12)
+    assert stomach["low"] <= stomach["difference"] <= stomach["high"]
+    assert found["differences"]["large_bowel.dice"]["difference"] == 0.0
+    assert found["scans"][0]["scan_id"] == "case10_day0"
+    assert all(scan["change"] == 0 for scan in found["scans"][1:])
+    assert found["n_patients"] == 3
+
+    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH)
+    assert code == 0
+    assert "-0.2500" in out
+    assert "resamples of 3 patients" in out
+
+
+def test_the_same_seed_gives_the_same_interval(run: Run) -> None:
+    first = run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1]
+    assert run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1] == first
+
+
+def test_compare_refuses_a_submission_of_other_rows(run: Run, tmp_path: Path) -> None:
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join(lines[:-1]) + "\n")
+    code, _, err = run("compare", "a.csv", "b.csv", *TRUTH)
+    assert code == 3
+    assert "b.csv" in err
+
+
+def test_score_with_intervals(run: Run) -> None:
+    words = ("score", "b.csv", "source/train.csv", "--images", "source", "--intervals")
+    code, out, _ = run(*words, "--json")
+    assert code == 0
+    found = json.loads(out)
+    value, low, high = found["intervals"]["stomach.dice"]
+    assert value == pytest.approx(found["per_organ"]["stomach"]["dice"])
+    assert low < value < high
+    assert "95 % intervals over patients" in run(*words)[1]
+
+
+def test_medical_needs_the_images(run: Run) -> None:
+    code, _, err = run("score", "b.csv", "source/train.csv", "--medical")
+    assert code == 2
+    assert "--images" in err
+
+
+def test_medical_measures_are_in_mm_and_ml(run: Run) -> None:
+    pytest.importorskip("monai", reason="the extra 'medical' is not installed")
+    words = ("score", "b.csv", "source/train.csv", "--images", "source", "--medical")
+    code, out, _ = run(*words, "--json")
+    assert code == 0
+    medical = json.loads(out)["medical"]
+    assert set(medical) == set(ORGANS)
+    assert medical["large_bowel"]["hd95_mm"] == 0.0
+    assert medical["large_bowel"]["surface_dice"] == pytest.approx(1.0)
+    (lost,) = (scan for scan in make_source(SCANS).train if scan.scan_id == "case10_day0")
+    voxel_ml = 3.0 * math.prod(lost.spacing_xy) / 1000
+    missing_ml = int(lost.masks[2].sum()) * voxel_ml
+    assert medical["stomach"]["volume_error_ml"] == pytest.approx(-missing_ml / len(SCANS))
+    assert "HD95 (mm)" in run(*words)[1]

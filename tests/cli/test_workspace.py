@@ -1,0 +1,178 @@
+"""The commands that only look, and what plan and train look at before they start."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import gi2nnunet.cli
+from gi2nnunet.training import doctor, machine, plan
+from gi2nnunet.training.machine import Disk, Machine
+from gi2nnunet.training.need import GIB, MIB
+from tests.source_factory import make_source, write_source
+
+Run = Callable[..., tuple[int, str, str]]
+SCANS = ("case1_day0", "case2_day0", "case3_day0", "case4_day2")
+MACHINE = Machine(
+    cores=4, quota=None, memory_bytes=64 * GIB, free_memory_bytes=60 * GIB,
+    shared_memory_bytes=32 * GIB,
+)  # fmt: skip
+NO_CARDS = {"cuda": [], "mps": False, "failed_imports": {}}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "probe_devices", lambda *_, **__: NO_CARDS)
+    monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *words])
+        capsys.readouterr()
+        code = 0
+        try:
+            gi2nnunet.cli.main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run_command
+
+
+@pytest.fixture
+def converted(run: Run, here: Path) -> Path:
+    write_source(here / "source", make_source(SCANS))
+    assert run("convert", "source", "--holdout", "0")[0] == 0
+    return here / "gi2nnunet-workspace"
+
+
+def test_verify_says_that_all_is_well(run: Run, converted: Path) -> None:
+    code, out, err = run("verify")
+    assert code == 0
+    assert out.splitlines()[-1].endswith("(names, content and geometry): all is well")
+    assert "checking files" in err
+    code, out, _ = run("verify", "--quick", "--id", "501", "--jobs", "2", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert (content["sound"], content["quick"], content["findings"]) == (True, True, [])
+
+
+def test_verify_lists_every_finding_and_ends_with_3(run: Run, converted: Path) -> None:
+    raw = converted / "raw" / "Dataset501_UWGI"
+    gone = [raw / "imagesTr" / "case1_day0_0000.nii.gz", raw / "truth.csv"]
+    for path in gone:
+        path.unlink()
+    code, out, err = run("verify", "--quick")
+    assert code == 3
+    assert [line.partition(": found")[0] for line in out.splitlines()[:2]] == list(map(str, gone))
+    assert all("gi2nnunet convert SOURCE" in line for line in out.splitlines()[:2])
+    assert out.splitlines()[-1].endswith("2 findings")
+    assert "Traceback" not in err
+    code, out, _ = run("verify", "--json")
+    assert code == 3
+    findings = json.loads(out)["findings"]
+    assert [finding["file"] for finding in findings] == list(map(str, gone))
+    assert set(findings[0]) == {"file", "found", "expected", "remedy"}
+
+
+def test_verify_of_nothing_is_an_input_error(run: Run, here: Path) -> None:
+    code, out, err = run("verify")
+    assert (code, out) == (3, "")
+    assert "holds no dataset" in err
+    assert list(here.iterdir()) == []
+
+
+def test_doctor_without_a_workspace_looks_at_the_installation(run: Run, here: Path) -> None:
+    code, out, err = run("doctor")
+    assert code == 0
+    assert "installation alone" in err
+    assert "torchvision" in out
+    assert "memory to train" not in out
+    assert out.splitlines()[-1] == "Nothing here would stop a run."
+    assert list(here.iterdir()) == []
+
+
+def test_doctor_holds_the_machine_to_the_dataset(
+    run: Run, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run("doctor", "--preset", "tiny", "--fold", "cv", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert (content["fit"], content["dataset"]) == (True, "Dataset501_UWGI")
+    monkeypatch.setattr(doctor, "read_machine", lambda: replace(MACHINE, memory_bytes=256 * MIB))
+    code, out, _ = run("doctor", "--preset", "tiny")
+    assert code == 3
+    assert "error: memory to train: " in out
+    assert "256 MiB" in out
+    assert out.splitlines()[-1] == "This would stop a run."
+
+
+class Engine:
+    """Remembers that the engine was asked to plan."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.asked += 1
+        raise plan.InputError("the engine was asked")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(plan, "plan_dataset", made)
+    return made
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_a_full_disk_stops_before_the_engine_starts(
+    run: Run, converted: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def measure(folder: Path) -> Disk:
+        return Disk(folder=folder, device=1, free_bytes=MIB, writable=True)
+
+    monkeypatch.setattr(doctor, "measure_disk", measure)
+    words = (command, "--device", "cpu", "--preset", "tiny")
+    code, _, err = run(*words)
+    assert (code, engine.asked) == (3, 0)
+    assert "disk: found 1 MiB free" in err
+    assert "--no-checks" in err
+    code, _, err = run(*words, "--no-checks")
+    assert (code, engine.asked) == (3, 1)
+    assert "the engine was asked" in err
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_versions_that_do_not_fit_stop_before_anything_is_loaded(
+    run: Run, converted: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    installed = machine.read_installation()
+    old = replace(installed, versions={**installed.versions, "torch": "2.9.0"})
+    monkeypatch.setattr(machine, "read_installation", lambda: old)
+    code, _, err = run(command, "--device", "cpu", "--preset", "tiny")
+    assert (code, engine.asked) == (3, 0)
+    assert "torch for nnunetv2: found 2.9.0" in err
+    assert "Computing on" not in err
+
+
+def test_what_is_scarce_is_a_warning(
+    run: Run, converted: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = replace(MACHINE, free_memory_bytes=256 * MIB)
+    monkeypatch.setattr(doctor, "read_machine", lambda: busy)
+    _, _, err = run("train", "--device", "cpu", "--preset", "tiny")
+    assert engine.asked == 1
+    assert "Warning: memory to train: found 256 MiB free" in err

@@ -1,0 +1,138 @@
+"""The scans' way through the engine, with a small network: what fails on one is put off."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.formats.volumes import write_volume
+from gi2nnunet.nnunet.child import inference
+from gi2nnunet.nnunet.child.inference import run_prediction
+from tests.model_factory import write_model
+
+
+class Bench:
+    """Six scans; what a step does on the way of a scan is said by name."""
+
+    def __init__(self, folder, monkeypatch):
+        self.model = write_model(folder)
+        self.scans = []
+        for number in range(6):
+            name, path = f"s{number}", folder / f"s{number}.nii.gz"
+            write_volume(path, np.full((2, 20, 17), number, np.uint16), spacing_mm=(3.0, 3.0, 3.0))
+            self.scans.append(
+                {"scan_id": name, "numbers": [1, 2], "folds": ["all"], "volume": str(path)}
+            )
+        self.fails = {}
+        self.events = []
+        self.inferred = []
+        self.left = []
+        load, infer, write = inference._load, inference.Network.infer, inference._Output.write
+
+        def load_or_fail(scan):
+            self.fail("read", scan["scan_id"])
+            return load(scan)
+
+        def infer_or_fail(network, prepared, folds):
+            # The networks' turn comes in the order of those scans that were read.
+            read = [s["scan_id"] for s in self.scans if ("read", s["scan_id"]) not in self.fails]
+            name = read[len(self.inferred)]
+            self.inferred.append(name)
+            assert [made() for made in self.left] == [None] * len(self.left)
+            layer = torch.zeros(10)
+            self.left.append(weakref.ref(layer))
+            self.fail("infer", name)
+            return infer(network, prepared, folds)
+
+        def write_or_fail(output, scan, ready, logits):
+            self.fail("write", scan["scan_id"])
+            write(output, scan, ready, logits)
+
+        monkeypatch.setattr(inference, "_load", load_or_fail)
+        monkeypatch.setattr(inference.Network, "infer", infer_or_fail)
+        monkeypatch.setattr(inference._Output, "write", write_or_fail)
+
+    def fail(self, step, name):
+        if (step, name) in self.fails:
+            raise self.fails[step, name]()
+
+    def run(self):
+        run_prediction(
+            emit=self.events.append, models=[str(self.model)], scans=self.scans, device="cpu",
+            mirroring=False, step_size=0.5, threads=1, nifti_folder=None, trust=False,
+        )  # fmt: skip
+
+    def names(self, kind="scan"):
+        return [event["scan_id"] for event in self.events if event["event"] == kind]
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_every_scan_is_told_in_turn(bench):
+    bench.run()
+    assert bench.names() == [f"s{n}" for n in range(6)]
+
+
+def lack():
+    return MemoryError()
+
+
+def break_off():
+    return RuntimeError("CUDA out of memory. Tried to\nallocate")
+
+
+@pytest.mark.parametrize("step", ["read", "infer", "write"])
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_a_scan_that_fails_is_put_off_and_named_at_the_end(bench, step, number, capsys):
+    bench.fails = {(step, f"s{number}"): break_off}
+    with pytest.raises(EngineError) as told:
+        bench.run()
+    assert str(told.value) == f"s{number}: RuntimeError: CUDA out of memory. Tried to"
+    assert bench.names() == [f"s{n}" for n in range(6) if n != number]
+    assert "in fail" in capsys.readouterr().err  # the traceback is in the log
+
+
+def test_scans_that_fail_each_by_itself_are_told_together(bench):
+    bench.fails = {("infer", "s0"): lack, ("write", "s2"): break_off, ("read", "s5"): lack}
+    with pytest.raises(EngineError) as told:
+        bench.run()
+    assert str(told.value).splitlines() == [
+        "s0: MemoryError", "s2: RuntimeError: CUDA out of memory. Tried to", "s5: MemoryError",
+    ]  # fmt: skip
+    assert bench.names() == ["s1", "s3", "s4"]
+
+
+@pytest.mark.parametrize("first", ["read", "infer", "write"])
+@pytest.mark.parametrize("second", ["read", "infer", "write"])
+def test_two_scans_in_a_row_end_the_run(bench, first, second):
+    bench.fails = {(first, "s1"): break_off, (second, "s2"): lack}
+    with pytest.raises(EngineError, match=r"s1: RuntimeError: .*\ns2: MemoryError"):
+        bench.run()
+    assert bench.names() == ["s0"]
+
+
+def test_a_scan_that_cannot_be_read_is_no_failure_and_no_success(bench):
+    def refuse():
+        return InputError("cut off")
+
+    bench.fails = {("write", "s1"): lack, ("read", "s2"): refuse, ("infer", "s4"): lack}
+    with pytest.raises(EngineError, match="s1: MemoryError\ns4: MemoryError"):
+        bench.run()
+    assert (bench.names(), bench.names("unreadable")) == (["s0", "s3", "s5"], ["s2"])
+
+
+@pytest.mark.parametrize("step", ["read", "infer", "write"])
+def test_a_full_disk_or_a_damaged_model_ends_the_run_at_once(bench, step):
+    kinds = [OSError] if step == "read" else [OSError, InputError]
+    for kind in kinds:
+        bench.events.clear()
+        bench.inferred.clear()
+        bench.fails = {(step, "s1"): kind}
+        with pytest.raises(kind):
+            bench.run()
+        assert bench.names() == ["s0"]

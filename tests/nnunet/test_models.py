@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.nnunet.models import (
+    TRAINING_RECORD,
+    Ensemble,
+    Fold,
+    TrainedModel,
+    choose_ensemble,
+    count_folds,
+    list_models,
+    spell_models,
+)
+
+TINY, DEFAULT = "gi2nnunetTinyPlans", "nnUNetPlans"
+
+
+def add(
+    results: Path,
+    configuration: str,
+    *folds: Fold,
+    plans: str = TINY,
+    trainer: str = "nnUNetTrainer",
+    when: int = 1000,
+    name: str = "checkpoint_final.pth",
+) -> None:
+    for fold in folds:
+        file = results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (when, when))
+
+
+def chosen(ensemble: Ensemble) -> tuple[list[str], tuple[Fold, ...], str]:
+    return (
+        [model.configuration for model in ensemble.models],
+        ensemble.folds,
+        ensemble.models[0].plans_name,
+    )
+
+
+def test_only_finished_folds_count(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 10, "all")
+    add(tmp_path, "2d", 1, name="checkpoint_latest.pth")
+    (model,) = list_models(tmp_path)
+    assert model.folds == (0, 10, "all")
+    assert (model.trainer, model.plans_name, model.configuration) == ("nnUNetTrainer", TINY, "2d")
+
+
+def test_the_newest_complete_set_is_taken(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, when=1000)
+    add(tmp_path, "3d_fullres", 0, 1, when=1001)
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=2000)
+    ensemble = choose_ensemble(tmp_path, n_folds=2)
+    assert chosen(ensemble) == (["2d"], ("all",), DEFAULT)
+    assert ensemble.chosen_by == "the newest complete set"
+
+
+def test_every_configuration_that_has_the_folds_is_averaged(tmp_path: Path) -> None:
+    add(tmp_path, "3d_fullres", 0, 1, when=1000)
+    add(tmp_path, "2d", 0, 1, when=1001)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2)) == (["2d", "3d_fullres"], (0, 1), TINY)
+
+
+def test_a_newer_incomplete_set_does_not_hide_a_complete_one(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, 2, when=1000)
+    add(tmp_path, "2d", 0, plans=DEFAULT, when=5000)
+    assert chosen(choose_ensemble(tmp_path, n_folds=3)) == (["2d"], (0, 1, 2), TINY)
+
+
+def test_with_nothing_complete_the_common_folds_are_taken_and_said(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    add(tmp_path, "3d_fullres", 1)
+    ensemble = choose_ensemble(tmp_path, n_folds=5)
+    assert chosen(ensemble) == (["2d", "3d_fullres"], (1,), TINY)
+    assert "no set is complete" in ensemble.chosen_by
+
+
+def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1, "all")
+    add(tmp_path, "3d_fullres", 0, 1, "all")
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=9000)
+    add(tmp_path, "2d", "all", plans=f"{TINY}_b4", when=9001)
+    pick = choose_ensemble(tmp_path, n_folds=2, folds=["cv"], configurations=["3d_fullres"])
+    assert chosen(pick) == (["3d_fullres"], (0, 1), TINY)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, folds=[1])) == (
+        ["2d", "3d_fullres"], (1,), TINY,
+    )  # fmt: skip
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
+    # A preset's plans with another batch size are that preset's, too.
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="tiny"))[2] == f"{TINY}_b4"
+    # nnU-Net's name of plans means those alone.
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset=TINY))[2] == TINY
+
+
+def test_plans_that_only_begin_like_a_presets_are_not_its_own(tmp_path: Path) -> None:
+    add(tmp_path, "2d", "all", plans=DEFAULT, when=1000)
+    add(tmp_path, "2d", "all", plans=f"{DEFAULT}_best", when=9000)
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset="default"))[2] == DEFAULT
+    assert chosen(choose_ensemble(tmp_path, n_folds=2, preset=f"{DEFAULT}_best"))[2] == (
+        f"{DEFAULT}_best"
+    )
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_options_spelled_for_models_choose_them_again(tmp_path: Path, number: int) -> None:
+    """Each of them beside newer ones of another batch size and of another trainer."""
+    for when, (plans, trainer) in enumerate(
+        [(DEFAULT, "nnUNetTrainer"), (f"{DEFAULT}_b4", "nnUNetTrainer"), (DEFAULT, "Other"),
+         (f"{DEFAULT}_b4", "Other")]
+    ):  # fmt: skip
+        for configuration in ("2d", "3d_fullres"):
+            add(tmp_path, configuration, 0, 1, plans=plans, trainer=trainer, when=1000 + when)
+    groups: dict[tuple[str, str], list[TrainedModel]] = {}
+    for model in list_models(tmp_path):
+        groups.setdefault((model.trainer, model.plans_name), []).append(model)
+    models = list(groups.values())[number]
+    for some in (models, models[:1], models[1:]):
+        words = iter(spell_models(some, folds=["cv"]))
+        given: dict[str, list[str]] = {}
+        for option in words:
+            given.setdefault(option, []).append(next(words))
+        found = choose_ensemble(
+            tmp_path, n_folds=2, configurations=given["--config"], folds=given["--fold"],
+            preset=given["--preset"][0], trainer=given["--trainer"][0],
+        )  # fmt: skip
+        assert list(found.models) == some
+        assert found.folds == (0, 1)
+
+
+def test_configurations_with_sizes_of_their_own_come_together_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    add(tmp_path, "2d", "all", plans=f"{TINY}_b4", when=1000)
+    add(tmp_path, "3d_fullres", "all", plans=f"{TINY}_b2", when=1001)
+    ensemble = choose_ensemble(tmp_path, n_folds=2, configurations=["2d", "3d_fullres"])
+    assert [model.plans_name for model in ensemble.models] == [f"{TINY}_b4", f"{TINY}_b2"]
+    assert f"{TINY}_b4" in ensemble.describe()
+    assert f"{TINY}_b2" in ensemble.describe()
+    assert "/" not in ensemble.name
+
+
+def test_the_records_tell_how_many_folds_there_were(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    assert count_folds(tmp_path) == 0
+    record = tmp_path / f"nnUNetTrainer__{TINY}__2d" / "fold_0" / TRAINING_RECORD
+    record.write_text('{"folds": 2}')
+    assert count_folds(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"folds": [7]},
+        {"configurations": ["3d_lowres"]},
+        {"configurations": ["2d", "3d_fullres"]},
+        {"preset": "resenc-l"},
+        {"trainer": "nnUNetTrainerDA5"},
+    ],
+)
+def test_what_is_not_trained_is_refused_with_what_is(
+    tmp_path: Path, asked: dict[str, list[str]]
+) -> None:
+    add(tmp_path, "2d", 0, 1)
+    with pytest.raises(InputError, match=r"Finished: 2d fold 0, 1 .*gi2nnunet train"):
+        choose_ensemble(tmp_path, n_folds=2, **asked)  # type: ignore[arg-type]
+
+
+def test_cv_without_a_split_is_refused(tmp_path: Path) -> None:
+    add(tmp_path, "2d", "all")
+    with pytest.raises(InputError, match="no split"):
+        choose_ensemble(tmp_path, n_folds=0, folds=["cv"])
+
+
+def test_no_model_at_all_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gi2nnunet train"):
+        choose_ensemble(tmp_path, n_folds=5)
+
+
+def test_the_name_is_fit_for_a_folder(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 0, 1)
+    name = choose_ensemble(tmp_path, n_folds=2).name
+    assert name == f"nnUNetTrainer__{TINY}__2d__fold_01"
+    assert "/" not in name

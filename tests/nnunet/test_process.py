@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gi2nnunet.core.errors import EngineError, OutputError
+from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
+
+
+def write_child(folder: Path, code: str) -> None:
+    """Write a package whose engine child runs the given code."""
+    package = folder / "gi2nnunet" / "nnunet" / "child"
+    package.mkdir(parents=True)
+    for place in (package.parents[1], package.parent, package):
+        (place / "__init__.py").touch()
+    (package / "main.py").write_text(code)
+
+
+def test_a_failing_task_tells_its_log_and_last_lines(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "plan")
+    with pytest.raises(EngineError) as caught:
+        run_engine("no such task", {}, environment=dict(os.environ), log=log)
+    message = str(caught.value)
+    assert "ValueError: unknown task 'no such task'" in message
+    assert str(log.path) in message
+    assert "Traceback" in log.path.read_text()
+    assert caught.value.exit_code == 4
+
+
+def test_a_child_that_cannot_start_is_told(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "plan")
+    environment = {**os.environ, "PYTHONHOME": "/nowhere"}
+    with pytest.raises(EngineError, match="exit code"):
+        run_engine("devices", {}, environment=environment, log=log)
+
+
+def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """A child whose parent was killed must not live on, nor may its own children."""
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os, subprocess, sys, time\n"
+        "from gi2nnunet.nnunet.child.main import _end_with_parent\n"
+        "_end_with_parent()\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(os.getpid(), worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    pids = [int(pid) for pid in child.stdout.readline().split()]
+    assert all(is_running(pid) for pid in pids)
+    child.stdin.close()  # what the system does when a parent dies
+    assert child.wait(10) == -signal.SIGKILL
+    child.stdout.close()
+    assert has_ended(pids[1])
+
+
+def test_a_child_is_asked_to_stop_but_not_before_it_has_begun(tmp_path: Path) -> None:
+    write_child(
+        tmp_path,
+        "import json, os, select, sys, time\n"
+        "sys.stdin.buffer.readline()\n"
+        "early = select.select([0], [], [], 1)[0]\n"
+        "print(json.dumps({'event': 'start', 'early': bool(early)}), flush=True)\n"
+        "os.read(0, 1)\n"
+        "print(json.dumps({'event': 'result', 'stopped': True}), flush=True)\n",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    told: list[dict[str, Any]] = []
+    stop = threading.Event()
+    stop.set()
+    done = run_engine(
+        "x", {}, environment=environment, log=new_log(tmp_path, "x"), on_event=told.append,
+        stop=stop,
+    )  # fmt: skip
+    assert told == [{"event": "start", "early": False}]
+    assert done["stopped"] is True
+
+
+def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) -> None:
+    """Forked workers hold the event pipe; the death of the child alone must be enough."""
+    write_child(
+        tmp_path,
+        "import os, signal, sys, time\n"
+        "sys.stdin.readline()\n"
+        "worker = os.fork()\n"
+        "if worker == 0:\n"
+        "    time.sleep(60)\n"
+        'print(\'{"event": "worker", "pid": %d}\' % worker, flush=True)\n'
+        "time.sleep(0.5)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    pids: list[int] = []
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    started = time.monotonic()
+    with pytest.raises(EngineError, match="killed, most likely for lack of memory") as caught:
+        run_engine(
+            "train", {}, environment=environment, log=new_log(tmp_path, "x"),
+            on_event=lambda event: pids.append(event["pid"]),
+        )  # fmt: skip
+    assert time.monotonic() - started < 20
+    assert "fewer --jobs" in str(caught.value)
+    assert has_ended(pids[0])
+
+
+def test_a_killed_worker_is_told_where_a_pool_would_wait_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, multiprocessing, os, time\n"
+        "from gi2nnunet.nnunet.child.main import _end_with_workers\n"
+        "if __name__ == '__main__':\n"
+        "    _end_with_workers(lambda event: print(json.dumps(event), flush=True))\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    for _ in range(2):\n"  # one that ends well is none that was killed
+        "        with context.Pool(2) as pool:\n"
+        "            pool.map(abs, range(4))\n"
+        "    time.sleep(0.5)\n"
+        "    with context.Pool(1) as pool:\n"
+        "        print(pool.apply(os.getpid), flush=True)\n"
+        "        pool.apply(time.sleep, (100,))\n"
+    )
+    child = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    time.sleep(0.5)
+    os.kill(worker, signal.SIGKILL)
+    started = time.monotonic()
+    event = json.loads(child.stdout.readline())
+    assert child.wait(10) == 1
+    assert time.monotonic() - started < 5
+    child.stdout.close()
+    assert event["event"] == "failure"
+    assert "killed, most likely for lack of memory. Use fewer --jobs" in event["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("EngineError", "case1_day0: MemoryError"), ("MemoryError", "MemoryError: ")]
+)
+def test_what_the_child_failed_with_is_told(tmp_path: Path, kind: str, told: str) -> None:
+    message = "case1_day0: MemoryError" if kind == "EngineError" else ""
+    event = {"event": "failure", "kind": kind, "message": message}
+    write_child(
+        tmp_path, f"import sys\nsys.stdin.readline()\nprint({json.dumps(event)!r})\nsys.exit(4)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    with pytest.raises(EngineError) as caught:
+        run_engine("predict", {}, environment=environment, log=new_log(tmp_path, "x"))
+    first = str(caught.value).splitlines()[0]
+    assert first == f"nnU-Net failed in the step 'predict': {told}"
+
+
+def has_ended(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_logs_of_one_second_do_not_share_a_file(tmp_path: Path) -> None:
+    paths = {new_log(tmp_path / "logs", "train").path for _ in range(5)}
+    assert len(paths) == 5
+
+
+def test_a_folder_that_cannot_hold_logs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        new_log(tmp_path / "file" / "logs", "train")
+
+
+def test_last_lines_leave_out_the_steps_of_a_progress_bar(tmp_path: Path) -> None:
+    log = new_log(tmp_path, "x")
+    log.path.write_bytes(b"one\n 1%\r 50%\r100% done\n\nlast\n")
+    assert log.last_lines() == "one\n100% done\nlast"
+
+
+def test_last_lines_leave_out_tracebacks_and_the_middle_of_endless_lines(tmp_path: Path) -> None:
+    log = LogFile(path=tmp_path / "log")
+    log.path.write_text(
+        "Preprocessing\n"
+        + "x" * 5000
+        + '\nmultiprocessing.pool.RemoteTraceback:\n"""\nTraceback (most recent call last):\n'
+        '  File "a.py", line 1, in f\n    g()\nOSError: No space left on device\n"""\n\n'
+        "The above exception was the direct cause of the following exception:\n\n"
+        'Traceback (most recent call last):\n  File "b.py", line 2\nOSError: No space left\n'
+    )
+    first, long, *rest = log.last_lines().splitlines()
+    assert first == "Preprocessing"
+    assert len(long) < 500
+    assert rest == ["OSError: No space left on device", "OSError: No space left"]

@@ -1,0 +1,251 @@
+"""What the report takes from records: commands, tuning, cost, what is lacking."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gi2nnunet.core.locks import find_holder, hold
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
+from gi2nnunet.nnunet.workspace import Workspace, open_workspace
+from gi2nnunet.prediction.parts import kept_folder
+from gi2nnunet.report.commands import list_commands
+from gi2nnunet.report.gather import gather_report
+from gi2nnunet.report.history import find_lacking, find_trainings, find_tunings, list_costs
+from gi2nnunet.report.page import render_report
+from tests.report.test_report import make_log, predict_truth, space
+from tests.source_factory import make_source, write_source
+
+__all__ = ["space"]
+
+SETTINGS = {
+    "trainer": "nnUNetTrainer", "epochs": 40, "iterations": 50, "learning_rate": None,
+    "pretrained_weights": None,
+}  # fmt: skip
+RUN = {"device": "cpu", "threads": 2}
+TINY = "nnUNetTrainer__gi2nnunetTinyPlans"
+CHOICE = {"threshold": 0.4, "gate": 0.6, "smallest_ml": 1.0, "fill_slices": 2, "weights": {}}
+GAIN = {"plain": 0.7, "tuned": 0.75, "gain": 0.05, "low": 0.01, "high": None}
+
+
+def add_training(
+    results: Path, model: str, fold: object, *, epochs: int = 2, done: bool = True, **record: Any
+) -> Path:
+    folder = results / model / f"fold_{fold}"
+    folder.mkdir(parents=True)
+    (folder / "training_log_2026_1_1_00_00_00.txt").write_text(make_log(0, epochs))
+    content = {"settings": SETTINGS, "preset": "tiny", "runs": [RUN], **record}
+    (folder / "gi2nnunet_training.json").write_text(json.dumps(content))
+    if done:
+        (folder / "checkpoint_final.pth").touch()
+    return folder
+
+
+def commands_of(space: Workspace, results: Path, **options: Any) -> list[str]:
+    dataset = read_dataset(space.raw)
+    return [c.text for c in list_commands(dataset, find_trainings(results), **options)][1:]
+
+
+def test_a_conversion_is_made_again_by_its_rebuilt_command(run: Any, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "my source", make_source(("case1_day0", "case7_day0")))
+    space = open_workspace(tmp_path / "w", environ={})
+    made = convert(
+        source, raw=space.raw, preprocessed=space.preprocessed, results=space.results,
+        labels="exclusive", folds=2, holdout=0, keep_known_bad=True, seed=3, dataset_id=7,
+    )  # fmt: skip
+    (command,) = list_commands(made, ())
+    words = shlex.split(command.text)
+    assert words[0] == "gi2nnunet"
+    assert run(*words[1:], "--workspace", "again")[0] == 0
+    again = read_dataset(Path("again/raw"))
+    assert again.name == made.name
+    assert again.manifest["recipe"] == made.manifest["recipe"]
+    assert again.manifest["options"] == made.manifest["options"]
+
+
+def test_trainings_of_equal_options_are_one_command(space: Workspace, tmp_path: Path) -> None:
+    for configuration in ("2d", "3d_fullres"):
+        for fold in (0, 1, "all"):
+            add_training(tmp_path, f"{TINY}__{configuration}", fold)
+    assert commands_of(space, tmp_path) == [
+        "gi2nnunet train --fold cv --fold all --preset tiny --device cpu --threads 2"
+    ]
+
+
+def test_every_option_that_matters_is_in_the_command(space: Workspace, tmp_path: Path) -> None:
+    given = {**SETTINGS, "trainer": "nnUNetTrainerAdam", "epochs": 6, "learning_rate": 0.006,
+             "pretrained_weights": "/my models/a.pth"}  # fmt: skip
+    runs = [RUN, {"device": "cuda", "threads": 1}]
+    model = "nnUNetTrainerAdam__gi2nnunetTinyPlans_b4_p48x96__2d"
+    add_training(tmp_path, model, 1, settings=given, runs=runs)
+    assert commands_of(space, tmp_path) == [
+        "gi2nnunet train --fold 1 --config 2d --preset tiny --batch-size 4 --patch-size 48x96 "
+        "--trainer nnUNetTrainerAdam --epochs 6 --lr 0.006 "
+        "--pretrained-weights '/my models/a.pth' --threads 1"
+    ]
+
+
+def test_plain_and_imported_trainings_have_their_own_commands(
+    space: Workspace, tmp_path: Path
+) -> None:
+    add_training(tmp_path, f"{TINY}__2d", 0, settings=None)
+    for fold in (0, 1):
+        imported = add_training(tmp_path, f"{TINY}__3d_fullres", fold)
+        (imported / "gi2nnunet_imported.json").write_text('{"file": "model.gi2"}')
+    assert commands_of(space, tmp_path) == [
+        "nnUNetv2_train 501 2d 0 -p gi2nnunetTinyPlans -tr nnUNetTrainer",
+        "gi2nnunet import-model model.gi2",
+    ]
+
+
+def test_tuning_and_prediction_are_rebuilt(space: Workspace, tmp_path: Path) -> None:
+    computing = {"device": "cpu", "threads": 2, "mirroring": False, "step_size": 0.75}
+    tuning = {"models": [f"{TINY}__2d"], "metric": "slice-2d", "seed": 4, "computing": computing}
+    about: dict[str, Any] = {
+        "computing": computing,
+        "options": {
+            "source": "/data/my scans", "allow_missing": True, "trained": [f"{TINY}__2d"],
+            "folds": [0, 1], "metric": "joined", "score": True, "tuning": False, "nifti": True,
+            "save_probabilities": False,
+        },
+    }  # fmt: skip
+    how = "--device cpu --threads 2 --no-mirroring --step-size 0.75"
+    which = "--config 2d --preset gi2nnunetTinyPlans --trainer nnUNetTrainer"
+    assert commands_of(space, tmp_path, tunings=[tuning], about=about) == [
+        f"gi2nnunet tune {which} --metric slice-2d --seed 4 {how}",
+        f"gi2nnunet predict-and-score '/data/my scans' --fold cv {which} --allow-missing --nifti "
+        f"--metric joined --no-tuning {how}",
+    ]
+    about["options"]["score"] = False
+    (command,) = commands_of(space, tmp_path, about=about)
+    assert command.startswith("gi2nnunet predict '/data/my scans'")
+    assert "--metric" not in command
+    dataset = read_dataset(space.raw)
+    old = list_commands(dataset, (), about={"computing": computing})[-1]
+    assert "earlier version" in old.note
+
+
+@pytest.mark.parametrize("preset", PRESETS.values())
+@pytest.mark.parametrize(
+    ("batch", "sizes"), [(None, {}), (4, {}), (None, {"2d": [8, 16]}), (2, {"3d_fullres": [8] * 3})]
+)
+def test_names_of_plans_are_read_back(preset: Any, batch: Any, sizes: Any) -> None:
+    texts = tuple("x".join(map(str, size)) for size in sizes.values())
+    name = preset.plans_name + name_sizes(batch, sizes)
+    assert read_plans_name(name) == (preset, batch, texts)
+    assert read_plans_name("MyPlans" + name) is None
+    assert read_plans_name(name + "x") is None
+
+
+def test_what_is_not_finished_is_said(tmp_path: Path) -> None:
+    folder = add_training(tmp_path, f"{TINY}__2d", 0, done=False)
+    add_training(tmp_path, f"{TINY}__3d_fullres", 1)
+    trainings = find_trainings(tmp_path)
+    assert trainings[0].state == "stopped after epoch 2 of 40"
+    lines = find_lacking(trainings, n_folds=3)
+    assert lines[0].startswith("2d, fold 0 (gi2nnunetTinyPlans): stopped after epoch 2 of 40.")
+    assert "folds 1, 2 of the split's 3 not begun" in lines[1]
+    assert "folds 0, 2 of the split's 3 not begun" in lines[2]
+    with hold(folder, purpose="training 2d, fold 0"):
+        assert f"process {os.getpid()}" in str(find_holder(folder))
+        assert find_trainings(tmp_path)[0].state == "running, after epoch 2 of 40"
+    assert find_holder(folder) is None
+
+
+def test_the_page_of_an_interrupted_workspace(space: Workspace, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(space.raw.parent, tmp_path / "w")
+    mine = open_workspace(tmp_path / "w", environ={})
+    kept = kept_folder(mine.predictions / "held-out" / "x")
+    kept.mkdir(parents=True)
+    (kept / "case2_day1.json").write_text("{}")
+    add_training(mine.results / "Dataset501_UWGI", f"{TINY}__2d", 0, done=False)
+    report = gather_report(mine)
+    page = render_report(report)
+    assert "The prediction held-out/x was interrupted, 1 scan done." in page
+    assert "stopped after epoch 2 of 40" in page
+    assert "Nothing is predicted yet" in page
+
+
+def test_time_and_memory_are_those_recorded(tmp_path: Path) -> None:
+    runs = [{**RUN, "peak_memory_bytes": 3 << 30}, {**RUN, "peak_memory_bytes": 2 << 30}]
+    add_training(tmp_path / "r", f"{TINY}__2d", 0, runs=runs)
+    add_training(tmp_path / "r", f"{TINY}__2d", 1)
+    for folder in (tmp_path / "oof" / f"{TINY}__2d", tmp_path / "p"):
+        folder.mkdir(parents=True)
+        cost = {"scans": 4, "seconds_per_scan": 2.5, "device": "cuda", "peak_gpu_bytes": 7}
+        (folder / "cost.json").write_text(json.dumps(cost))
+    trainings = find_trainings(tmp_path / "r")
+    costs = list_costs(trainings, prediction=tmp_path / "p", out_of_fold=tmp_path / "oof")
+    assert [(c.step, c.amount, c.seconds, c.memory_bytes, c.gpu_bytes) for c in costs] == [
+        ("training 2d, fold 0", 2, 20.76, 3 << 30, None),
+        ("training 2d, fold 1", 2, 20.76, None, None),
+        ("out-of-fold prediction, 2d", 4, 10.0, None, 7),
+        ("prediction", 4, 10.0, None, 7),
+    ]
+    assert costs[0].seconds_each == pytest.approx(10.38)
+
+
+def tuning_content(*models: str) -> dict[str, Any]:
+    return {
+        "format": 1, "models": list(models), "metric": "per-class",
+        "decision": {"stomach": CHOICE}, "found": {"stomach": CHOICE, "large_bowel": CHOICE},
+        "gains": {"stomach": GAIN, "all": GAIN},
+        "n_scans": 9, "n_patients": 6, "n_folds": 3,
+    }  # fmt: skip
+
+
+def test_the_tuning_of_the_prediction_comes_first(tmp_path: Path) -> None:
+    for name, models in (("a", ["other"]), ("b", ["mine"]), ("c", ["T__P__2d", "T__P__3d"])):
+        path = tmp_path / f"gi2nnunet_tuning_{name}.json"
+        path.write_text(json.dumps(tuning_content(*models)))
+    used = {**tuning_content(), "file": "/elsewhere/gi2nnunet_tuning_b.json"}
+    del used["models"]
+    found, damaged = find_tunings(tmp_path, {"tuning": used})
+    assert damaged == []
+    assert [t.heading for t in found] == [
+        "Used by this prediction: mine",
+        "Chosen for other models: other",
+        "Chosen for other models: 2d + 3d, T, P",
+    ]
+    assert found[0].basis == "9 scans, 6 patients, 3 folds, convention per-class"
+    assert found[0].choices[-1] == ("stomach", "yes", "mean", "0.4", "0.6", "1", "2")
+    assert found[0].choices[0][:2] == ("large_bowel", "no")
+    assert found[0].gains["all"][:4] == (0.7, 0.75, 0.05, 0.01)
+    # Made anew since: what the prediction tells counts.
+    used["gains"] = {"all": {**GAIN, "gain": 0.02}}
+    found, _ = find_tunings(tmp_path, {"tuning": used})
+    assert found[0].gains == {
+        "all": pytest.approx((0.7, 0.75, 0.02, 0.01, float("nan")), nan_ok=True)
+    }
+    found, _ = find_tunings(tmp_path, {"tuning": None, "options": {"trained": ["mine"]}})
+    assert "not used by this prediction: mine" in "".join(t.heading for t in found)
+
+
+def test_a_damaged_tuning_is_said_and_the_page_made_all_the_same(
+    space: Workspace, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(space.raw.parent, tmp_path / "w")
+    mine = open_workspace(tmp_path / "w", environ={})
+    results = mine.results / "Dataset501_UWGI"
+    results.mkdir(parents=True)
+    (results / "gi2nnunet_tuning_a.json").write_text('{"decision": 5}')
+    folder = predict_truth(mine, mine.predictions / "held")
+    tuning = {**tuning_content(), "file": "gone.json"}
+    (folder / "prediction.json").write_text(json.dumps({"tuning": tuning}))
+    report = gather_report(mine)
+    page = render_report(report)
+    assert "gi2nnunet_tuning_a.json is damaged" in page
+    assert "Used by this prediction" in page
+    assert "<td>+0.0500</td>" in page
+    assert "9 scans, 6 patients, 3 folds" in page

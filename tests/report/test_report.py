@@ -1,0 +1,212 @@
+"""The report: its curves, its packing, its page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.nnunet.curves import parse_log, read_curves
+from gi2nnunet.nnunet.workspace import Workspace, open_workspace
+from gi2nnunet.report.gather import gather_report
+from gi2nnunet.report.page import render_report, write_report
+from gi2nnunet.report.viewer import decode_codes, encode_codes, pack_scan, slice_dice
+from gi2nnunet.scoring.metric import score_label_maps
+from tests.source_factory import make_source, write_source
+
+STAMP = "2026-11-24 00:55:09.567062:"
+
+
+def make_log(first: int, last: int, *, loss: float = -0.5) -> str:
+    lines = []
+    for epoch in range(first, last):
+        lines += [
+            f"{STAMP}  ",
+            f"{STAMP} Epoch {epoch} ",
+            f"{STAMP} Current learning rate: 0.00{epoch + 1} ",
+            f"{STAMP} train_loss {loss} ",
+            f"{STAMP} val_loss -0.3013 ",
+            f"{STAMP} Pseudo dice [np.float32(0.6759), np.float32(nan), np.float32(9e-05)] ",
+            f"{STAMP} Epoch time: 10.38 s ",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def test_a_log_of_nnunet_is_read_and_an_unfinished_epoch_left_out() -> None:
+    unfinished = f"{STAMP} Epoch 2 \n{STAMP} train_loss -0.9 \n"
+    epochs = parse_log((make_log(0, 2) + unfinished).splitlines())
+    assert [epoch.number for epoch in epochs] == [0, 1]
+    first = epochs[0]
+    assert (first.learning_rate, first.train_loss, first.seconds) == (0.001, -0.5, 10.38)
+    assert first.val_loss == -0.3013
+    assert datetime.fromtimestamp(first.begun, timezone.utc).isoformat()[:19] == STAMP[:19].replace(
+        " ", "T"
+    )
+    assert first.pseudo_dice[0] == 0.6759
+    assert math.isnan(first.pseudo_dice[1])
+    assert first.pseudo_dice[2] == 9e-05
+
+
+def test_a_resumed_training_counts_the_later_log(tmp_path: Path) -> None:
+    (tmp_path / "training_log_2026_9_30_10_00_00.txt").write_text(make_log(0, 3, loss=-0.1))
+    (tmp_path / "training_log_2026_11_2_09_00_00.txt").write_text(make_log(2, 5, loss=-0.7))
+    epochs = read_curves(tmp_path)
+    assert [epoch.number for epoch in epochs] == [0, 1, 2, 3, 4]
+    assert [epoch.train_loss for epoch in epochs] == [-0.1, -0.1, -0.7, -0.7, -0.7]
+
+
+MAPS = arrays(np.uint8, (3, 5, 7), elements=st.integers(0, 7))
+
+
+@given(truth=MAPS, pred=MAPS)
+def test_dice_of_the_slices_is_the_metrics(truth: np.ndarray, pred: np.ndarray) -> None:
+    np.testing.assert_array_equal(slice_dice(pred, truth), score_label_maps(pred, truth).dice)
+
+
+@given(truth=MAPS, pred=MAPS)
+def test_masks_survive_the_packing(truth: np.ndarray, pred: np.ndarray) -> None:
+    image = np.arange(105, dtype=np.uint16).reshape(3, 5, 7)
+    packed = pack_scan("case1_day1", image=image, truth=truth, pred=pred, spacing_mm=(3, 2, 1))
+    codes = decode_codes(base64.b64decode(packed.content["masks"]), shape=truth.shape)
+    np.testing.assert_array_equal(codes & 7, truth)
+    np.testing.assert_array_equal(codes >> 3, pred)
+
+
+def test_a_long_run_takes_few_bytes() -> None:
+    codes = np.zeros((100, 300, 300), np.uint8)
+    assert len(encode_codes(codes)) == 5
+    np.testing.assert_array_equal(decode_codes(encode_codes(codes), shape=codes.shape), codes)
+
+
+def test_masks_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="masks of shape"):
+        pack_scan(
+            "case1_day1",
+            image=np.zeros((2, 2, 2), np.uint16),
+            truth=np.zeros((2, 2, 3), np.uint8),
+            pred=None,
+            spacing_mm=(3, 1, 1),
+        )
+
+
+def test_scans_are_packed_by_as_many_workers_as_there_are_cores_for_this_process(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of many cores may lend this process few."""
+    workers: list[object] = []
+
+    def make_pool(most: int) -> ThreadPoolExecutor:
+        workers.append(most)
+        return ThreadPoolExecutor(most)
+
+    monkeypatch.setattr("gi2nnunet.report.gather.ThreadPoolExecutor", make_pool)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    gather_report(space)
+    assert workers == [1]
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A converted dataset, nothing trained."""
+    root = tmp_path_factory.mktemp("report")
+    space = open_workspace(root / "w", environ={})
+    ids = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
+    convert(
+        write_source(root / "source", make_source(ids)),
+        raw=space.raw,
+        preprocessed=space.preprocessed,
+        results=space.results,
+        folds=2,
+        holdout=0,
+    )
+    return space
+
+
+def predict_truth(space: Workspace, folder: Path) -> Path:
+    """Put the truth in a prediction's place."""
+    folder.mkdir(parents=True)
+    truth = space.raw / "Dataset501_UWGI" / "truth.csv"
+    shutil.copy(truth, folder / "truth.csv")
+    lines = truth.read_text().splitlines()[1:]
+    rows = [",".join(line.split(",")[:3]) for line in lines]
+    (folder / "submission.csv").write_text("\n".join(["id,class,predicted", *rows]) + "\n")
+    return folder
+
+
+def test_what_is_not_there_yet_is_said(space: Workspace) -> None:
+    report = gather_report(space)
+    assert report.trainings == ()
+    assert report.prediction is None
+    assert report.leaks == ()
+    assert [line.partition(":")[0] for line in report.missing] == [
+        "Nothing is trained yet",
+        "Nothing is predicted yet",
+    ]
+    page = render_report(report)
+    assert "Nothing is trained yet: gi2nnunet train" in page
+    assert len(report.shown) == 4
+    assert all(scan.content["dice"] is None for scan in report.shown)
+
+
+def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
+    space: Workspace, tmp_path: Path
+) -> None:
+    folder = predict_truth(space, tmp_path / "p")
+    report = gather_report(space, prediction=folder, scans=["case10_day0"])
+    assert report.prediction is not None
+    assert report.prediction.score is not None
+    assert report.prediction.score.score == 1
+    assert [scan.scan_id for scan in report.shown] == ["case10_day0"]
+    values = {v for of_organ in report.shown[0].content["dice"] for v in of_organ}
+    assert values <= {1.0, None}
+    page = render_report(report)
+    # Names of XML namespaces are no addresses that a browser asks.
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page.replace("xlink:", ""))
+    (data,) = re.findall(r'id="v-data-\d+">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(data)["id"] == "case10_day0"
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_workspace_gives_the_same_bytes_curves_included(
+    space: Workspace, tmp_path: Path
+) -> None:
+    root = tmp_path / "w"
+    shutil.copytree(space.raw.parent, root)
+    mine = open_workspace(root, environ={})
+    for fold in ("0", "all"):
+        folder = mine.results / "Dataset501_UWGI" / "T__P__2d" / f"fold_{fold}"
+        folder.mkdir(parents=True)
+        (folder / "training_log_2026_1_1_00_00_00.txt").write_text(make_log(0, 3))
+    predict_truth(mine, mine.predictions / "held")
+    sizes = [write_report(gather_report(mine), tmp_path / name) for name in ("a", "b")]
+    page = (tmp_path / "a").read_bytes()
+    assert page == (tmp_path / "b").read_bytes()
+    assert sizes == [len(page)] * 2
+    text = page.decode()
+    # Three plots a training, and the scores.
+    assert text.count('<svg role="img"') == 7
+    assert "stopped after epoch 3" in text
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_an_unknown_scan_and_an_empty_folder_are_refused(space: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="case99_day1"):
+        gather_report(space, scans=["case99_day1"])
+    with pytest.raises(InputError, match=r"no submission\.csv"):
+        gather_report(space, prediction=tmp_path)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from gi2nnunet.source.check.measures import measure_masks, measure_scan
+
+SPACING = (3.0, 1.5, 2.0)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else float("nan")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_are_measured_as_one_voxel_at_a_time(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    depth, height, width = shape = tuple(rng.integers(1, 9, 3).tolist())
+    labels = rng.integers(0, 8, shape).astype(np.uint8) * (rng.random(shape) < 0.3)
+    labels[rng.random(depth) < 0.4] = 0
+    found = measure_masks(labels.astype(np.uint8), spacing_mm=SPACING)
+    masks = [(labels & bit) != 0 for bit in (1, 2, 4)]
+    for organ, mask in enumerate(masks):
+        assert found.pixels[organ].tolist() == mask.sum(axis=(1, 2)).tolist()
+        assert found.volume_ml[organ] == pytest.approx(mask.sum() * 9.0 / 1000)
+        for ahead, measured in ((1, found.next_iou[organ]), (2, found.second_iou[organ])):
+            wanted = [
+                iou(mask[z], mask[z + ahead]) if z + ahead < depth else np.nan for z in range(depth)
+            ]
+            np.testing.assert_allclose(measured, wanted)
+        if mask.any():
+            z, y, x = (np.nonzero(mask)[axis].mean() for axis in range(3))
+            wanted = [
+                z / max(depth - 1, 1),
+                (y - (height - 1) / 2) * 1.5,
+                (x - (width - 1) / 2) * 2,
+            ]
+            np.testing.assert_allclose(found.centre[organ], wanted)
+        else:
+            assert np.isnan(found.centre[organ]).all()
+    both = [a & b for a, b in combinations(masks, 2)]
+    assert found.overlap_pixels == tuple(int(of_pair.sum()) for of_pair in both)
+    assert found.overlap_slices == tuple(int(of_pair.any(axis=(1, 2)).sum()) for of_pair in both)
+
+
+def test_likeness_of_slices_is_their_correlation() -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (5, 16, 20)).astype(np.uint16)
+    image[3] = 7  # of one value: no correlation
+    found = measure_scan(
+        scan_id="case1_day2", part="train", image=image, label_map=None, spacing_mm=SPACING,
+        first_number=4,
+    )  # fmt: skip
+    seen = image[:, ::4, ::4].reshape(5, -1).astype(float)
+    assert found.next_correlation[0] == pytest.approx(np.corrcoef(seen[0], seen[1])[0, 1], abs=1e-5)
+    assert found.second_correlation[0] == pytest.approx(
+        np.corrcoef(seen[0], seen[2])[0, 1], abs=1e-5
+    )
+    assert np.isnan(found.next_correlation[2:]).all()
+    assert np.isnan(found.second_correlation[3:]).all()
+    assert found.intensity[3] == seen.max()
+    assert found.masks is None
+    assert found.patient_id == "case1"

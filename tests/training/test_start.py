@@ -1,0 +1,237 @@
+"""The estimates of a run and the examination before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gi2nnunet.core.files import write_json
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.child.main import ENGINE_MODULES
+from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.workspace import Workspace, open_workspace
+from gi2nnunet.training import doctor
+from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
+from gi2nnunet.training.machine import Disk, Installation, Machine
+from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
+from gi2nnunet.training.plan import PlannedConfiguration, digest_dataset
+from tests.source_factory import make_source, write_source
+
+SCANS = ("case1_day0", "case2_day0", "case3_day0", "case4_day2")
+CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
+CARD = Hardware(device="cuda", gpus=(0,), memory_gib=24.0, name="a card")
+MACHINE = Machine(
+    cores=8, quota=None, memory_bytes=64 * GIB, free_memory_bytes=60 * GIB,
+    shared_memory_bytes=32 * GIB,
+)  # fmt: skip
+GOOD = Installation(
+    python=(3, 11, 7),
+    versions={"nnunetv2": "2.8.1", "torch": "2.15.0", "torchvision": "0.29.2"},
+    requirements={},
+)
+NO_CARDS = {"cuda": [], "mps": False, "failed_imports": {}}
+ONE_CARD = {
+    "cuda": [{"name": "X", "memory_gib": 24.0, "free_gib": 23.0}], "mps": False,
+    "failed_imports": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return open_workspace(tmp_path / "w", environ={})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, workspace: Workspace) -> Dataset:
+    return convert(
+        write_source(tmp_path / "source", make_source(SCANS)),
+        raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        holdout=0, jobs=1,
+    )  # fmt: skip
+
+
+def disks(free: int) -> dict[str, Disk]:
+    names = ("preprocessed", "results", "logs", "predictions")
+    return {n: Disk(folder=Path(n), device=1, free_bytes=free, writable=True) for n in names}
+
+
+def planned(spacing: tuple[float, ...], folder: Path) -> dict[str, PlannedConfiguration]:
+    name = "2d" if len(spacing) == 2 else "3d_fullres"
+    return {
+        name: PlannedConfiguration(
+            name=name, data_folder=folder / name, batch_size=2, patch_size=(8,) * len(spacing),
+            spacing_mm=spacing,
+        )
+    }  # fmt: skip
+
+
+def estimate(dataset: Dataset, spacing: tuple[float, ...], trainings: int = 0) -> Need:
+    plan = planned(spacing, dataset.folder)
+    return estimate_need(
+        dataset, preprocessed=dataset.folder / "none", preset=PRESETS["tiny"],
+        configurations=tuple(plan), planned=plan, trainings=trainings,
+    )  # fmt: skip
+
+
+def test_the_disk_follows_from_every_scans_voxels_at_the_plans_spacing(dataset: Dataset) -> None:
+    labels = sum(path.stat().st_size for path in (dataset.folder / "labelsTr").iterdir())
+    need = estimate(dataset, (3.0, 4.5, 4.8))
+    # Two scans of 5 x 12 x 16 at 1.5 mm, two of 5 x 14 x 13 at 1.25 x 1.63 mm.
+    voxels = 2 * 5 * (4 * 5) + 2 * 5 * (4 * 4)
+    assert need.preprocessed == pytest.approx(voxels * 3.7 + 4 * MIB + labels, abs=1)
+    # A 2D plan leaves the slices as they are, whatever their thickness.
+    assert estimate(dataset, (4.5, 4.8)).preprocessed == need.preprocessed
+    thick = estimate(dataset, (6.0, 4.5, 4.8)).preprocessed
+    assert thick < need.preprocessed
+
+
+def test_checkpoints_are_counted_for_what_is_to_be_trained(dataset: Dataset) -> None:
+    none, one, five = (estimate(dataset, (1.5, 1.5), trainings=n).results for n in (0, 1, 5))
+    assert none == 0
+    assert five - one == 2 * 4 * (one // 3)
+
+
+def test_what_is_preprocessed_already_takes_no_more(dataset: Dataset) -> None:
+    write_json(dataset.folder / "gi2nnunet_2d.complete.json", {"dataset": digest_dataset(dataset)})
+    assert estimate(dataset, (1.5, 1.5)).preprocessed == 0
+    write_json(dataset.folder / "gi2nnunet_2d.complete.json", {"dataset": "another"})
+    assert estimate(dataset, (1.5, 1.5)).preprocessed > 0
+
+
+def test_without_a_plan_the_median_spacing_is_taken(dataset: Dataset) -> None:
+    def without(spacing: tuple[float, float, float]) -> int:
+        scans = tuple(replace(scan, spacing_mm=spacing) for scan in dataset.scans)
+        return estimate_need(
+            replace(dataset, scans=scans), preprocessed=Path("/none"), preset=PRESETS["default"],
+            configurations=("3d_fullres",),
+        ).preprocessed  # fmt: skip
+
+    assert without((3.0, 1.5, 1.5)) == without((2.0, 1.0, 1.0))  # nothing is resampled
+
+
+def test_a_bigger_batch_takes_more_shared_memory(dataset: Dataset) -> None:
+    sizes = [
+        estimate_need(
+            dataset,
+            preprocessed=Path("/none"),
+            preset=PRESETS[name],
+            configurations=("3d_fullres",),
+        ).batch
+        for name in ("tiny", "default", "resenc-l", "resenc-xl")
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+def levels(verdicts: object) -> dict[str, str]:
+    return {v.name: v.level for v in verdicts if v.level != "ok"}  # type: ignore[attr-defined]
+
+
+def examine(dataset: Dataset, workspace: Workspace, **changed: object) -> dict[str, str]:
+    values: dict[str, object] = {
+        "workspace": workspace, "hardware": CARD, "preset": PRESETS["default"], "folds": ("all",),
+        "machine": MACHINE, "disks": disks(500 * GIB),
+    }  # fmt: skip
+    return levels(examine_start(dataset, **{**values, **changed}))  # type: ignore[arg-type]
+
+
+def test_a_run_is_held_to_its_own_numbers(dataset: Dataset, workspace: Workspace) -> None:
+    assert examine(dataset, workspace) == {}
+    docker = replace(MACHINE, shared_memory_bytes=64 * MIB)
+    assert examine(dataset, workspace, machine=docker) == {"shared memory": "error"}
+    assert examine(dataset, workspace, machine=docker, folds=()) == {}  # nothing is trained
+    on_cpu = {"hardware": CPU, "preset": PRESETS["tiny"]}
+    assert examine(dataset, workspace, machine=docker, **on_cpu) == {}  # nothing augments beside
+    assert examine(dataset, workspace, disks=disks(MIB)) == {"disk": "error"}
+    small = replace(MACHINE, memory_bytes=GIB, free_memory_bytes=GIB)
+    told = examine(dataset, workspace, machine=small)
+    assert told == {"memory to preprocess": "error", "memory to train": "error"}
+
+
+def test_finished_folds_need_no_more_disk(dataset: Dataset, workspace: Workspace) -> None:
+    # Room for what is preprocessed, not for a checkpoint.
+    tight = disks(300 * MIB)
+    options = {"configurations": ("2d",), "disks": tight}
+    assert examine(dataset, workspace, **options) == {"disk": "error"}
+    model = workspace.results / dataset.name / "nnUNetTrainer__nnUNetPlans__2d" / "fold_all"
+    model.mkdir(parents=True)
+    (model / "checkpoint_final.pth").touch()
+    assert examine(dataset, workspace, **options) == {}
+
+
+def test_this_machine_is_measured_where_nothing_is_given(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    told = examine_start(
+        dataset, workspace=workspace, hardware=CPU, preset=PRESETS["tiny"], folds=("all",)
+    )
+    assert {"device", "cores", "disk"} <= {v.name for v in told}
+    assert not workspace.logs.exists()
+
+
+def ask(dataset: Dataset | None, workspace: Workspace, **changed: object) -> Diagnosis:
+    values: dict[str, object] = {
+        "workspace": workspace, "environ": {}, "installation": GOOD, "found": ONE_CARD,
+        "machine": MACHINE, "disks": disks(500 * GIB),
+    }  # fmt: skip
+    return diagnose(dataset, **{**values, **changed})  # type: ignore[arg-type]
+
+
+def test_a_whole_examination(dataset: Dataset, workspace: Workspace) -> None:
+    result = ask(dataset, workspace)
+    assert result.fit
+    assert levels(result.verdicts) == {}
+    assert result.to_json()["dataset"] == dataset.name
+    # auto chose the preset by the card: a network for 24 GiB.
+    assert any(v.expected == "24 GiB for resenc-l" for v in result.verdicts)
+
+
+def test_without_a_dataset_the_installation_alone_is_examined(workspace: Workspace) -> None:
+    names = {v.name for v in ask(None, workspace).verdicts}
+    assert {"Python", "nnunetv2", "imports", "GPU memory"} <= names
+    assert not names & {"disk", "cores", "memory to train"}
+
+
+def test_what_is_wrong_with_the_installation_comes_with_the_rest(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    broken = {**NO_CARDS, "failed_imports": {ENGINE_MODULES[1]: "RuntimeError: nms"}}
+    old = replace(GOOD, versions={**GOOD.versions, "nnunetv2": "2.5.1"})
+    result = ask(dataset, workspace, found=broken, installation=old, disks=disks(MIB))
+    assert not result.fit
+    assert levels(result.verdicts) == {
+        "nnunetv2": "error", "torchvision": "error", "preset": "warning", "disk": "error",
+    }  # fmt: skip
+
+
+def test_a_device_that_is_not_there_is_an_error(dataset: Dataset, workspace: Workspace) -> None:
+    result = ask(dataset, workspace, device="cuda", found=NO_CARDS)
+    assert levels(result.verdicts) == {"device": "error"}
+    assert "0 CUDA GPUs" in result.verdicts[-1].found
+    assert levels(ask(dataset, workspace, gpus=2).verdicts) == {"device": "error"}
+    on_cpu = ask(dataset, workspace, device="cpu", preset="tiny")
+    assert levels(on_cpu.verdicts) == {}
+
+
+def test_a_torch_that_takes_its_process_down_is_an_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise doctor.EngineError("nnU-Net failed in the step 'installation': signal 11\nLog: x")
+
+    monkeypatch.setattr(doctor, "probe_devices", crash)
+    result = ask(None, workspace, found=None)
+    assert levels(result.verdicts)["torch"] == "error"
+    assert any("signal 11" in v.found for v in result.verdicts)
+
+
+@pytest.mark.engine
+def test_the_real_installation_loads(workspace: Workspace) -> None:
+    import os
+
+    result = diagnose(None, workspace=workspace, environ=os.environ)
+    assert result.fit
+    assert any(v.name == "imports" and v.level == "ok" for v in result.verdicts)
