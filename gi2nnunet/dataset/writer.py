@@ -102,7 +102,7 @@ class ScanWriter:
             name = label_name_of(scan_id, part)
             files[name] = self._write_file(name, content)
             if self.source.rows(scan_id) is None:
-                by_organ = [encode_slices(scan.label_map & bit) for bit in ORGAN_BITS]
+                by_organ = encode_slices(scan.label_map, bits=ORGAN_BITS)
                 record["rows"] = list(zip(*by_organ, strict=True))
         write_json(self.notes / f"{scan_id}.json", record)
         return record

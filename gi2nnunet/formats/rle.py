@@ -269,45 +269,51 @@ def run_pixels(starts: IntArray, lengths: IntArray) -> IntArray:
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def mask_runs(mask: NDArray[np.generic]) -> tuple[IntArray, IntArray]:
-    """Return the canonical runs ``(starts, lengths)`` of a mask of any shape, read row-major.
-
-    Non-zero elements are foreground; an empty mask gives two empty arrays.
-    """
-    flat = np.zeros(mask.size + 2, np.bool_)
-    np.not_equal(mask.reshape(-1), 0, out=flat[1:-1])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    starts = edges[0::2]
-    return starts, edges[1::2] - starts
-
-
-def encode_runs(starts: IntArray, lengths: IntArray) -> str:
-    """Return the RLE text of runs counted from 0; no runs give the empty text."""
-    numbers = np.empty(2 * len(starts), np.int64)
-    numbers[0::2] = starts + 1
-    numbers[1::2] = lengths
-    return " ".join(map(str, numbers.tolist()))
-
-
 def encode_mask(mask: NDArray[np.generic]) -> str:
     """Return the canonical RLE text of a ``(height, width)`` mask; non-zero is foreground."""
-    return encode_runs(*mask_runs(mask))
+    [[text]] = encode_slices(np.not_equal(mask, 0).view(np.uint8)[None], bits=(1,))
+    return text
 
 
-def encode_slices(volume: NDArray[np.generic]) -> list[str]:
-    """Return the canonical RLE text of every slice of a ``(z, y, x)`` mask.
+def encode_slices(bit_map: NDArray[np.uint8], *, bits: Sequence[int]) -> list[list[str]]:
+    """Return the canonical RLE texts of several masks that share one bit-coded volume.
 
-    A run never joins the end of one slice to the start of the next.
+    One pass over the voxels serves all masks: a run can only start or end where the value
+    changes, or where a slice begins.
+
+    Parameters
+    ----------
+    bit_map
+        ``(z, y, x)``; a voxel belongs to each mask of which it has the bit.
+    bits
+        The bit of each mask, such as ``(1, 2, 4)``.
+
+    Returns
+    -------
+    list
+        For each bit the text of every slice. A run never joins the end of one slice to the start
+        of the next.
     """
-    depth, pixels = volume.shape[0], volume.shape[1] * volume.shape[2]
-    flat = np.zeros((depth, pixels + 2), np.bool_)
-    np.not_equal(volume.reshape(depth, pixels), 0, out=flat[:, 1:-1])
-    changed = flat[:, 1:] != flat[:, :-1]
-    slice_index, edges = np.nonzero(changed)
-    starts = edges[0::2]
-    lengths = edges[1::2] - starts
-    bounds = np.searchsorted(slice_index[0::2], np.arange(depth + 1))
-    return [
-        encode_runs(starts[first:last], lengths[first:last])
-        for first, last in pairwise(bounds.tolist())
-    ]
+    flat = np.ascontiguousarray(bit_map).reshape(-1)
+    plane = max(bit_map.shape[1] * bit_map.shape[2], 1)
+    changed = np.empty(flat.size, np.bool_)
+    changed[:1] = True
+    np.not_equal(flat[1:], flat[:-1], out=changed[1:])
+    changed[::plane] = True
+    position = np.flatnonzero(changed)
+    after = flat[position]
+    before = np.concatenate([np.zeros(1, np.uint8), flat[position[1:] - 1]])
+    at_border = position % plane == 0
+    closing = np.where(at_border, before, before & ~after)
+    opening = np.where(at_border, after, after & ~before)
+    slice_starts = np.arange(len(bit_map) + 1) * plane
+    texts = []
+    for bit in bits:
+        starts, ends = position[(opening & bit) != 0], position[(closing & bit) != 0]
+        if len(ends) < len(starts):  # the last run reaches the end of the volume
+            ends = np.append(ends, flat.size)
+        numbers = np.stack([starts % plane + 1, ends - starts], axis=1).reshape(-1)
+        words = list(map(str, numbers.tolist()))
+        bounds = np.searchsorted(starts, slice_starts).tolist()
+        texts.append([" ".join(words[2 * first : 2 * last]) for first, last in pairwise(bounds)])
+    return texts

@@ -9,17 +9,13 @@ https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/overv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.formats.ids import ORGANS, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.formats.rle import encode_slices
 from gi2nnunet.formats.tables import MaskTable, Row, _name_some
 
 
@@ -47,59 +43,12 @@ def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list
     """
     if bit_map.ndim != 3 or len(numbers) != len(bit_map):
         raise ValueError(f"{len(numbers)} slice numbers for a label map of shape {bit_map.shape}")
-    texts = [_encode_bit(edges, bit, bit_map.shape) for edges, bit in _bit_edges(bit_map)]
+    texts = encode_slices(bit_map, bits=ORGAN_BITS)
     return [
         (slice_id(scan_id, number), organ, texts[index][plane])
         for plane, number in enumerate(numbers)
         for index, organ in enumerate(ORGANS)
     ]
-
-
-def _bit_edges(
-    bit_map: LabelMap,
-) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], int]]:
-    """Yield for each organ the flat index where its runs start and where they end (exclusive).
-
-    One pass over the voxels serves all organs: only where the value changes, or a slice begins,
-    can a run start or end.
-    """
-    flat = np.ascontiguousarray(bit_map).reshape(-1)
-    plane = max(bit_map.shape[1] * bit_map.shape[2], 1)
-    changed = np.empty(flat.size, np.bool_)
-    changed[:1] = True
-    np.not_equal(flat[1:], flat[:-1], out=changed[1:])
-    changed[::plane] = True
-    position = np.flatnonzero(changed)
-    after = flat[position]
-    before = np.concatenate([np.zeros(1, np.uint8), flat[position[1:] - 1]])
-    at_border = position % plane == 0
-    closing = np.where(at_border, before, before & ~after)
-    opening = np.where(at_border, after, after & ~before)
-    last = flat[-1] if flat.size else np.uint8(0)
-    for bit in ORGAN_BITS:
-        starts = position[(opening & bit) != 0]
-        ends = position[(closing & bit) != 0]
-        if last & bit:
-            ends = np.append(ends, flat.size)
-        yield (starts, ends), bit
-
-
-def _encode_bit(
-    edges: tuple[NDArray[np.int64], NDArray[np.int64]], bit: int, shape: tuple[int, ...]
-) -> list[str]:
-    starts, ends = edges
-    depth, plane = shape[0], shape[1] * shape[2]
-    bounds = np.searchsorted(starts, np.arange(depth + 1) * plane).tolist()
-    numbers = np.stack([starts % max(plane, 1) + 1, ends - starts], axis=1).reshape(-1)
-    names = _number_names(plane + 1)
-    words = [names[number] for number in numbers.tolist()]
-    return [" ".join(words[2 * first : 2 * last]) for first, last in pairwise(bounds)]
-
-
-@lru_cache(maxsize=4)
-def _number_names(count: int) -> tuple[str, ...]:
-    """Return the decimal text of each number below ``count``; looking up beats formatting."""
-    return tuple(map(str, range(count)))
 
 
 def write_submission(

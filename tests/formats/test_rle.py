@@ -12,7 +12,7 @@ from gi2nnunet.formats import rle
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 VOLUMES = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7),
-                     elements=st.sampled_from([0, 0, 1, 4]))  # fmt: skip
+                     elements=st.sampled_from([0, 0, 1, 4, 5]))  # fmt: skip
 
 
 def slow_encode(mask):
@@ -39,8 +39,15 @@ def test_decode_gives_the_mask_back(mask):
 
 
 @given(VOLUMES)
-def test_slices_are_encoded_each_for_itself(volume):
-    assert rle.encode_slices(volume) == [slow_encode(plane) for plane in volume]
+def test_each_slice_and_bit_is_encoded_separately(volume):
+    assert rle.encode_slices(volume, bits=(1, 4)) == [
+        [slow_encode((plane & bit) != 0) for plane in volume] for bit in (1, 4)
+    ]
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])
+def test_a_volume_without_voxels_has_no_runs(shape):
+    assert rle.encode_slices(np.zeros(shape, np.uint8), bits=(1, 2)) == [[""] * shape[0]] * 2
 
 
 @given(st.lists(MASKS, max_size=6))
@@ -134,7 +141,9 @@ def test_refused_rows_leave_the_others_alone(good, bad, random):
     runs, problems = rle.decode_rows([text for text, _ in rows], pixels=100)
     assert [p.row for p in problems] == [i for i, (_, fine) in enumerate(rows) if not fine]
     for index, (text, fine) in enumerate(rows):
-        assert rle.encode_runs(*runs.row(index)) == (text if fine else "")
+        mask = np.zeros((10, 10), np.bool_)
+        mask.reshape(-1)[rle.run_pixels(*runs.row(index))] = True
+        assert rle.encode_mask(mask) == (text if fine else "")
 
 
 def test_chunks_do_not_show(monkeypatch):

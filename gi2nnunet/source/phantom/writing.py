@@ -37,6 +37,7 @@ from gi2nnunet.formats.ids import (
     scan_order,
     slice_id,
 )
+from gi2nnunet.formats.labels import ORGAN_BITS, join_organs
 from gi2nnunet.formats.rle import decode_mask, decode_rows, encode_slices
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.source.phantom.anatomy import Detail
@@ -469,7 +470,7 @@ def _make_scan(task: ScanTask) -> MadeScan:
     scan, geometry = task.scan, task.scan.geometry
     if task.texts is None:
         drawn = draw_scan(scan.scan_id, geometry, seed=task.seed, detail=task.detail)
-        by_organ = [encode_slices(mask) for mask in drawn.masks]
+        by_organ = encode_slices(join_organs(drawn.masks), bits=ORGAN_BITS)
         texts = tuple(zip(*by_organ, strict=True))
     else:
         texts = task.texts
