@@ -30,6 +30,14 @@ from typing import Any, NoReturn
 import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import MOST_VOXELS, InputError
@@ -43,6 +51,7 @@ _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
 _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # what may stand after the voxels
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
+_SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
 
@@ -180,24 +189,18 @@ def read_volume(path: Path) -> Volume:
         _refuse(
             path, "neither qform nor sform, so the orientation is unknown", "one of the two set"
         )
-    if (
-        unsized
-        or not np.isfinite(affine).all()
-        or (spacing := np.linalg.norm(affine[:3, :3], axis=0)).min() <= 0
-    ):
+    if unsized or not np.isfinite(affine).all() or voxel_sizes(affine).min() <= 0:
         _refuse(path, "a voxel size that is no positive number", "spacing in mm")
-    layouts = {_slice_order_of(_TO_LPS @ form[:3, :3], where=str(path)) for form in forms}
-    if len(layouts) > 1:
+    axes, *others = [_find_axes(form, where=str(path)) for form in forms]
+    if any((other != axes).any() for other in others):
         _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
-    (order, flips) = layouts.pop()
-    first_voxel = [array.shape[axis] - 1 if flip else 0 for axis, flip in _ijk(order, flips)]
-    corner = _TO_LPS @ (affine[:3, :3] @ first_voxel + affine[:3, 3])
-    array = _reorder(array.transpose(2, 1, 0), order, flips)
-    spacing_kji = spacing[::-1]
+    turn = ornt_transform(axes, _SLICE_ORDER)
+    affine = affine @ inv_ornt_aff(turn, array.shape)
+    array = apply_orientation(array, turn)
     return Volume(
         array=np.ascontiguousarray(array, array.dtype.newbyteorder("=")),
-        spacing_mm=_three(spacing_kji[list(order)]),
-        corner_mm=_three(corner),
+        spacing_mm=_three(voxel_sizes(affine)),
+        corner_mm=_three(_TO_LPS @ affine[:3, 3]),
     )
 
 
@@ -264,77 +267,24 @@ def _refuse(path: Path, found: str, expected: str = "a whole .nii or .nii.gz fil
     raise InputError(f"{path}: found {found}; expected {expected}. Write or download it again.")
 
 
-# How a file's array becomes slice order: for each of z, y, x the axis of the file's (k, j, i) array
-# that runs along it, and whether that axis runs the other way.
-_Order = tuple[int, int, int]
-_Flips = tuple[bool, bool, bool]
+def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64]:
+    """Return nibabel's orientation of a file's axes, ``(3, 2)``, if they are nearly the patient's.
 
-
-def _slice_order_of(direction_lps: NDArray[np.float64], *, where: str) -> tuple[_Order, _Flips]:
-    """Return how to bring a ``(k, j, i)`` array to slice order.
-
-    ``direction_lps`` is ``(3, 3)``: column a is where voxel axis i, j, k points in LPS.
+    ``affine`` is the file's ``(4, 4)``, from voxels to RAS mm.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        cosines = direction_lps / np.linalg.norm(direction_lps, axis=0)
-    shear = cosines.T @ cosines - np.eye(3)
-    nearest = np.abs(cosines).argmax(axis=1)
-    along = cosines[[0, 1, 2], nearest]
-    if (
-        not np.isfinite(cosines).all()
-        or np.abs(shear).max() > _MOST_SHEAR
-        or len(set(nearest.tolist())) != 3
-        or np.abs(along).min() < np.cos(np.deg2rad(_MOST_OBLIQUE_DEGREES))
-    ):
-        raise InputError(
-            f"{where}: found voxel axes along {np.round(cosines.T, 3).tolist()} (LPS); expected "
-            f"axes at right angles within {_MOST_OBLIQUE_DEGREES:.0f} degrees of the patient's. "
-            "Resample it to the patient's axes."
-        )
-    (left, posterior, superior), wanted = 2 - nearest, np.array([1.0, 1.0, -1.0])
-    flip_left, flip_posterior, flip_superior = (along * wanted < 0).tolist()
-    return (
-        (int(superior), int(posterior), int(left)),
-        (flip_superior, flip_posterior, flip_left),
+        cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        shear = cosines.T @ cosines - np.eye(3)
+    if np.isfinite(cosines).all() and np.abs(shear).max() <= _MOST_SHEAR:
+        axes: NDArray[np.float64] = io_orientation(affine)
+        along = np.abs(cosines[axes[:, 0].astype(int), [0, 1, 2]])
+        if along.min() >= np.cos(np.deg2rad(_MOST_OBLIQUE_DEGREES)):
+            return axes
+    raise InputError(
+        f"{where}: found voxel axes along {np.round((_TO_LPS @ cosines).T, 3).tolist()} (LPS); "
+        f"expected axes at right angles within {_MOST_OBLIQUE_DEGREES:.0f} degrees of the "
+        "patient's. Resample it to the patient's axes."
     )
-
-
-def _reorder(array: NDArray[Any], order: _Order, flips: _Flips) -> NDArray[Any]:
-    leading = array.ndim - 3
-    array = array.transpose(*range(leading), *(leading + axis for axis in order))
-    step = tuple(slice(None, None, -1 if flip else None) for flip in flips)
-    return array[(..., *step)]
-
-
-def _ijk(order: _Order, flips: _Flips) -> list[tuple[int, bool]]:
-    """Return for the file's axes i, j, k the axis itself and whether it is flipped."""
-    by_array_axis = dict(zip(order, flips, strict=True))
-    return [(axis, by_array_axis[2 - axis]) for axis in range(3)]
-
-
-def to_slice_order(array: NDArray[Any], *, direction: Sequence[float]) -> NDArray[Any]:
-    """Bring an array in a file's order to slice order.
-
-    Parameters
-    ----------
-    array
-        ``(..., k, j, i)`` as SimpleITK's ``GetArrayFromImage`` gives it, for example nnU-Net's
-        probabilities.
-    direction
-        The file's nine direction cosines as SimpleITK's ``GetDirection`` gives them.
-
-    Returns
-    -------
-    numpy.ndarray
-        A view ``(..., z, y, x)``.
-
-    Raises
-    ------
-    InputError
-        Where the axes are not the patient's within 30 degrees.
-    """
-    cosines = np.asarray(direction, np.float64).reshape(3, 3)
-    return _reorder(array, *_slice_order_of(cosines, where="direction cosines"))
 
 
 def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> None:
@@ -357,10 +307,8 @@ def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> No
     data = _read_nifti_bytes(reference)
     kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
     affine = kind.from_bytes(data).affine
-    order, flips = _slice_order_of(_TO_LPS @ affine[:3, :3], where=str(reference))
-    flipped = array[tuple(slice(None, None, -1 if flip else None) for flip in flips)]
-    kji = flipped.transpose(np.argsort(order))
-    written = nibabel.Nifti1Image(kji.transpose(2, 1, 0), affine)
+    turn = ornt_transform(_SLICE_ORDER, _find_axes(affine, where=str(reference)))
+    written = nibabel.Nifti1Image(apply_orientation(array, turn), affine)
     written.set_qform(affine, code=1)
     written.set_sform(affine, code=1)
     written.header.set_xyzt_units("mm")
