@@ -1,8 +1,9 @@
-"""Files written whole or not at all."""
+"""Files, written whole or not at all, and values read from JSON that may be damaged."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -178,3 +179,23 @@ def check_room(folder: Path, *, needed: int) -> None:
             f"{folder}: found {free} bytes free; expected {needed} or more, for so large are the "
             "source's images. Free some space, or choose another --workspace."
         )
+
+
+def take_mapping(content: Any, key: str) -> Mapping[str, Any]:
+    """Return the table under a key; an empty one for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def take_list(content: Any, key: str) -> list[Any]:
+    """Return the list under a key; an empty one for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def take_number(content: Any, key: str) -> float | None:
+    """Return the finite number under a key; ``None`` for anything else."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return found

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gi2nnunet.core.files import take_list, take_mapping
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.hardware import spell_computing
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
-from gi2nnunet.report.history import TrainedFold, order_of, take_list, take_mapping
+from gi2nnunet.training.record import TrainedFold, order_of
 
 # Option by key of the record, and the value that need not be given.
 _CONVERT = {

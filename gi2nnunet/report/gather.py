@@ -26,10 +26,8 @@ from gi2nnunet.prediction.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.history import (
     Cost,
-    TrainedFold,
     TuningFound,
     find_lacking,
-    find_trainings,
     find_tunings,
     list_costs,
 )
@@ -38,6 +36,7 @@ from gi2nnunet.scoring.compare import Interval, estimate_intervals
 from gi2nnunet.scoring.metric import CONVENTIONS
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.training.record import TrainedFold, find_trainings
 
 Progress = Callable[[int, int, str], None]
 Mask = tuple[tuple[int, ...], LabelMap]

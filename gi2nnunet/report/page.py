@@ -12,11 +12,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from gi2nnunet.core.files import check_place, replace_file
+from gi2nnunet.core.files import check_place, replace_file, take_mapping
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.figures import ORGAN_COLOURS, draw_curves, draw_scores
 from gi2nnunet.report.gather import Report, list_patients
-from gi2nnunet.report.history import take_mapping
 from gi2nnunet.scoring.compare import Interval
 from gi2nnunet.scoring.result import ScanScore
 

@@ -1,4 +1,4 @@
-"""One training on disk: its settings, its record, how far it is, and whether it may go on."""
+"""Trainings on disk: settings, records, how far each is, and whether it may go on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.files import read_json, take_list, take_mapping, take_number
+from gi2nnunet.core.locks import find_holder
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold
+from gi2nnunet.nnunet.curves import Epoch, read_curves
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    IMPORT_RECORD,
+    TRAINING_RECORD,
+    Fold,
+    is_fold_number,
+)
 from gi2nnunet.training.plan import Plan, digest_dataset
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -173,3 +181,115 @@ def remove_fold(folder: Path) -> None:
     """Delete a fold; its final checkpoint goes first, so that no half of it looks finished."""
     (folder / FINAL_CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedFold:
+    """A training in the results folder: its settings and its epochs.
+
+    Attributes
+    ----------
+    folder
+        nnU-Net's fold folder.
+    configuration, fold, trainer, plans_name
+        nnU-Net's names.
+    finished
+        Whether there is a final checkpoint.
+    running
+        Whether another process seems to be working on it.
+    record
+        What was recorded beside it; empty for a training of plain nnU-Net.
+    imported
+        The file it was imported from; empty for one that was trained here.
+    epochs
+        Finished epochs, from nnU-Net's logs.
+    """
+
+    folder: Path
+    configuration: str
+    fold: str
+    trainer: str
+    plans_name: str
+    finished: bool
+    running: bool
+    record: Mapping[str, Any]
+    imported: str
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def name(self) -> str:
+        """Return configuration and fold, for a heading."""
+        return f"{self.configuration}, fold {self.fold}"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings it was begun with; empty if they are not known."""
+        return take_mapping(self.record, "settings")
+
+    @property
+    def runs(self) -> tuple[Mapping[str, Any], ...]:
+        """Return what was recorded of each run of it, the first one first."""
+        return tuple(run for run in take_list(self.record, "runs") if isinstance(run, dict))
+
+    @property
+    def state(self) -> str:
+        """Return how far it is, in words."""
+        if self.imported:
+            return f"imported from {self.imported}"
+        if self.finished:
+            return "finished"
+        wanted = take_number(self.settings, "epochs")
+        reached = f"after epoch {len(self.epochs)}" + (f" of {wanted}" if wanted else "")
+        return f"running, {reached}" if self.running else f"stopped {reached}"
+
+    @property
+    def device(self) -> str:
+        """Return the devices it was trained on; empty if they are not known."""
+        return ", ".join(dict.fromkeys(str(run["device"]) for run in self.runs if "device" in run))
+
+    @property
+    def batch(self) -> str:
+        """Return its batch and patch size, for a table."""
+        patch = "\u00a0×\u00a0".join(map(str, take_list(self.record, "patch_size")))  # noqa: RUF001
+        return f"{self.record.get('batch_size')} of {patch}" if patch else ""
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of its epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def peak(self, key: str) -> int | None:
+        """Return the largest ``peak_memory_bytes`` or ``peak_gpu_bytes`` of its runs."""
+        known = [peak for run in self.runs if (peak := take_number(run, key)) is not None]
+        return int(max(known)) if known else None
+
+
+def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
+    """Return every training under nnU-Net's results folder of one dataset, in order of name."""
+    found = []
+    for folder in results.glob("*__*__*/fold_*"):
+        if not folder.is_dir():
+            continue
+        trainer, plans_name, configuration = folder.parent.name.split("__", 2)
+        found.append(
+            TrainedFold(
+                folder=folder,
+                configuration=configuration,
+                fold=folder.name.removeprefix("fold_"),
+                trainer=trainer,
+                plans_name=plans_name,
+                finished=(folder / FINAL_CHECKPOINT).is_file(),
+                running=find_holder(folder) is not None,
+                record=read_json(folder / TRAINING_RECORD),
+                imported=str(read_json(folder / IMPORT_RECORD).get("file") or ""),
+                epochs=read_curves(folder),
+            )
+        )
+    return tuple(
+        sorted(found, key=lambda t: (t.trainer, t.plans_name, t.configuration, order_of(t.fold)))
+    )
+
+
+def order_of(fold: str) -> tuple[int, str]:
+    """Return a key to sort folds by: numbers first."""
+    return (int(fold), "") if is_fold_number(fold) else (1 << 20, fold)

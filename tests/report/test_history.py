@@ -18,8 +18,9 @@ from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.prediction.parts import kept_folder
 from gi2nnunet.report.commands import list_commands
 from gi2nnunet.report.gather import gather_report
-from gi2nnunet.report.history import find_lacking, find_trainings, find_tunings, list_costs
+from gi2nnunet.report.history import find_lacking, find_tunings, list_costs
 from gi2nnunet.report.page import render_report
+from gi2nnunet.training.record import find_trainings
 from tests.report.test_report import make_log, predict_truth, space
 from tests.source_factory import make_source, write_source
 
