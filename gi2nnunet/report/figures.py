@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -38,7 +39,7 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
         losses = [e.train_loss for e in epochs], [e.val_loss for e in epochs]
         axes.plot(numbers, losses[0], "-", color=_DARK, marker=marker, label="training")
         axes.plot(numbers, losses[1], "--", color="#b3430a", marker=marker, label="validation")
-        axes.legend()
+        axes.legend(loc="upper right")
         frame(axes)
 
     def draw_dice(axes: Any) -> None:
@@ -49,7 +50,7 @@ def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
             name, colour = organ.replace("_", " "), ORGAN_COLOURS[organ]
             axes.plot(numbers, values, style, color=colour, marker=marker, label=name)
         axes.set_ylim(0, 1)
-        axes.legend(loc="best")
+        axes.legend(loc="lower right")
         frame(axes)
 
     def draw_rate(axes: Any) -> None:
@@ -94,7 +95,7 @@ def draw_scores(score: Score, intervals: Mapping[str, Interval]) -> str:
         axes.set_xlim(max(0.0, min(shown, default=0) - 0.05), 1.005)
 
     label = f"Score and Dice of each of {len(score.per_scan)} scans, with means and intervals"
-    return _draw(draw, heading="", label=label, x_label="", size=(7, 2.6))
+    return _draw(draw, heading="", label=label, x_label="", size=(7, 2.6), left=0.18)
 
 
 def _draw(
@@ -104,9 +105,12 @@ def _draw(
     label: str,
     x_label: str,
     size: tuple[float, float] = (3.4, 2.5),
+    left: float = 0.2,
 ) -> str:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
+        # Fixed margins: to find them, matplotlib would lay out all text once more.
+        figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
         axes = figure.subplots()
         draw(axes)
         axes.set_title(heading)
@@ -130,7 +134,9 @@ def to_svg(figure: Figure, *, title: str, label: str) -> str:
         What it shows, in words, for whoever does not see it.
     """
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Title": title})
+    # savefig would draw it twice.
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(text, metadata={"Date": None, "Title": title})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # One page holds many figures: an id must not stand twice in it.

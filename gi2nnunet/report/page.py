@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from gi2nnunet.core.files import check_place, replace_file, take_mapping
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.report.figures import ORGAN_COLOURS, draw_curves, draw_scores
+from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report, list_patients
+from gi2nnunet.report.pictures import CONTOUR_COLOURS
 from gi2nnunet.scoring.compare import Interval
 from gi2nnunet.scoring.result import ScanScore
 
@@ -98,7 +99,7 @@ def _to_json(content: Any) -> str:
 
 
 def _describe_organs() -> list[dict[str, str]]:
-    return [{"name": organ, "colour": ORGAN_COLOURS[organ]} for organ in ORGANS]
+    return [{"name": organ, "colour": CONTOUR_COLOURS[organ]} for organ in ORGANS]
 
 
 def _list_quantities(

@@ -1,26 +1,29 @@
-"""Small pictures of a scan with its masks' contours, as data that stands inside a page."""
+"""Pictures of a scan with its masks' contours, as data inside a page."""
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageColor
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
 from gi2nnunet.source.open import LoadedScan
 
-# Brighter than on the page: these stand on grey anatomy, with a dark rim. The viewer's as well.
+# Brighter than the page's colours, because they lie on grey anatomy, with a dark rim.
 CONTOUR_COLOURS = {"large_bowel": "#ff9d5c", "small_bowel": "#5ce6a8", "stomach": "#7fb2ff"}
 _MARK_COLOUR = (255, 214, 0)
 _MARK = 12  # pixels
+_MARKED = 128  # code of a marked row; no organ has this bit
 _JOINTS = 8  # slices above and below those that are marked
 _WINDOW_PERCENTILES = (1.0, 99.5)
 _LONGEST_SIDE = 320
@@ -108,6 +111,33 @@ def find_window(image: NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def scale_grey(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return intensities as grey values, the window's lower bound as 0 and its upper as 255."""
+    low, high = window
+    grey = values.astype(np.float32)
+    grey -= low
+    grey *= 255 / max(high - low, 1e-6)
+    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+
+
+def encode_image(image: Image.Image, format_name: str, **options: Any) -> str:
+    """Return a picture as a data URI.
+
+    Parameters
+    ----------
+    image
+        The picture.
+    format_name
+        ``"webp"``, ``"jpeg"`` or ``"png"``.
+    options
+        Those of Pillow's writer of that format.
+    """
+    content = io.BytesIO()
+    image.save(content, format_name, **options)
+    text = base64.b64encode(content.getbuffer()).decode("ascii")
+    return f"data:image/{format_name};base64,{text}"
+
+
 def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -> Picture:
     """Take one picture.
 
@@ -134,16 +164,16 @@ def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -
         _, columns = _find_box(labels, view, spacing_mm=spacing_mm)
         grey, pixel_mm = image[first:past, image.shape[1] // 2, columns], spacing_mm[::2]
         codes = np.zeros(grey.shape, np.uint8)
+        codes[[z - first for z in view.slices]] = _MARKED
     extent = [side * mm for side, mm in zip(grey.shape, pixel_mm, strict=True)]
     height, width = (max(1, round(_LONGEST_SIDE * side / max(extent))) for side in extent)
-    at_rows, at_columns = _nearest(grey.shape[0], height), _nearest(grey.shape[1], width)
-    smooth = grey.astype(np.float32)
     # Slices one above the other are shown as they are: between them lies what is to be judged.
-    smooth = smooth[at_rows] if view.plane == "joints" else _resize(smooth, height, axis=0)
-    low, high = window
-    scaled = (_resize(smooth, width, axis=1) - low) * (255 / max(high - low, 1e-6))
-    pixels = np.repeat(np.clip(scaled, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    codes = codes[at_rows][:, at_columns]
+    n_rows = len(grey) if view.plane == "joints" else height
+    picture = Image.fromarray(scale_grey(grey, window))
+    picture = picture.resize((width, n_rows), Image.Resampling.BILINEAR)
+    picture = picture.resize((width, height), Image.Resampling.NEAREST)
+    codes = np.asarray(Image.fromarray(codes).resize((width, height), Image.Resampling.NEAREST))
+    pixels = np.array(picture.convert("RGB"))
     for index in sorted(range(len(ORGANS)), key=lambda organ: organ == view.organ):
         _draw_contour(
             pixels,
@@ -151,12 +181,10 @@ def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -
             colour=CONTOUR_COLOURS[ORGANS[index]],
             thick=index == view.organ,
         )
-    if view.plane == "joints":
-        marked = np.isin(at_rows + first, view.slices)
-        pixels[marked, :_MARK] = pixels[marked, -_MARK:] = _MARK_COLOUR
-    webp = imagecodecs.webp_encode(pixels, level=_QUALITY, lossless=False)
+    marked = (codes == _MARKED).any(axis=1)
+    pixels[marked, :_MARK] = pixels[marked, -_MARK:] = _MARK_COLOUR
     return Picture(
-        uri="data:image/webp;base64," + base64.b64encode(webp).decode("ascii"),
+        uri=encode_image(Image.fromarray(pixels), "webp", quality=_QUALITY),
         width=width,
         height=height,
         alt=_describe(view, codes, first_number=scan.first_number),
@@ -199,43 +227,15 @@ def _find_row(labels: LabelMap, organ: int | None) -> int:
     return round(middle)
 
 
-def _nearest(size: int, wanted: int) -> NDArray[np.int64]:
-    return ((np.arange(wanted) + 0.5) * size / wanted).astype(np.int64)
-
-
-def _resize(values: NDArray[np.float32], wanted: int, *, axis: int) -> NDArray[np.float32]:
-    """Return the values at another size along an axis, linear between the pixels' middles."""
-    size = values.shape[axis]
-    at = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-    low = at.astype(np.int64)
-    part = np.expand_dims((at - low).astype(np.float32), 1 - axis)
-    first = values.take(low, axis=axis)
-    second = values.take(np.minimum(low + 1, size - 1), axis=axis)
-    resized: NDArray[np.float32] = first + (second - first) * part
-    return resized
-
-
 def _draw_contour(
     pixels: NDArray[np.uint8], mask: NDArray[np.bool_], *, colour: str, thick: bool
 ) -> None:
     if not mask.any():
         return
-    inner = mask
-    for _ in range(3 if thick else 2):
-        inner = ~_grow(~inner)
-    rim = _grow(mask) & ~mask
+    inner = binary_erosion(mask, iterations=3 if thick else 2, border_value=1)
+    rim = binary_dilation(mask) & ~mask
     pixels[rim] //= 3
-    pixels[mask & ~inner] = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-
-
-def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask with the pixels beside, above and below its own."""
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
+    pixels[mask & ~inner] = ImageColor.getrgb(colour)
 
 
 def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str:

@@ -3,8 +3,7 @@
   const element = (id) => document.getElementById(id);
   if (!element("v")) return;
   const organs = JSON.parse(element("v-organs").textContent);
-  // Brighter than on the page: these stand on grey anatomy, with a dark rim.
-  const COLOURS = ["#ff9d5c", "#5ce6a8", "#7fb2ff"];
+  const COLOURS = organs.map((organ) => organ.colour);
   const EDGES = { axial: ["R", "L", "A", "P"], coronal: ["R", "L", "H", "F"], sagittal: ["A", "P", "H", "F"] };
   const views = ["axial", "coronal", "sagittal"];
   const boxes = Array.from(document.querySelectorAll("[data-organ]"));
@@ -14,28 +13,18 @@
     document.querySelectorAll(".swatch-" + index).forEach((s) => { s.style.background = COLOURS[index]; });
   });
 
-  function bytesOf(text) {
-    const raw = atob(text), bytes = new Uint8Array(raw.length);
-    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-    return bytes;
+  function load(address) {
+    return new Promise((resolve, reject) => {
+      const sheet = new Image();
+      sheet.onload = () => resolve(sheet);
+      sheet.onerror = reject;
+      sheet.src = address;
+    });
   }
 
-  function decodeMasks(text, size) {
-    const packed = bytesOf(text), codes = new Uint8Array(size);
-    let from = 0;
-    for (let i = 0; i < packed.length;) {
-      const value = packed[i++];
-      let length = 0, factor = 1, byte;
-      do { byte = packed[i++]; length += (byte & 127) * factor; factor *= 128; } while (byte > 127);
-      codes.fill(value, from, from + length);
-      from += length;
-    }
-    return codes;
-  }
-
-  function decodeImage(described, sheet) {
-    const [depth, height, width] = described.shape, grey = new Uint8Array(depth * height * width);
-    const [tall, wide] = described.tile;
+  // Give the grey values of a sheet's tiles, slice after slice, each at the scan's size.
+  function readSheet(described, sheet, [tall, wide]) {
+    const [depth, height, width] = described.shape, values = new Uint8Array(depth * height * width);
     const canvas = document.createElement("canvas");
     canvas.width = width; canvas.height = height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -43,21 +32,21 @@
       const column = z % described.columns, row = Math.floor(z / described.columns);
       context.drawImage(sheet, column * wide, row * tall, wide, tall, 0, 0, width, height);
       const pixels = context.getImageData(0, 0, width, height).data;
-      for (let i = 0, to = z * height * width; i < pixels.length; i += 4) grey[to++] = pixels[i];
+      for (let i = 0, to = z * height * width; i < pixels.length; i += 4) values[to++] = pixels[i];
     }
-    return grey;
+    return values;
   }
 
   function open(index) {
-    const mine = ++request, sheet = new Image();
+    const mine = ++request;
     // Each scan's content stands alone, so that only what is looked at is read.
     const described = JSON.parse(element("v-data-" + index).textContent);
     element("v-error").textContent = "";
-    sheet.onerror = () => { element("v-error").textContent = "This browser cannot show the pictures (WebP)."; };
-    sheet.onload = () => {
+    const show = ([image, masks]) => {
       if (mine !== request) return; // another scan was chosen meanwhile
       const [depth, height, width] = described.shape;
-      scan = { about: described, grey: decodeImage(described, sheet), codes: decodeMasks(described.masks, depth * height * width) };
+      const codes = readSheet(described, masks, [height, width]).map((value) => value >> 2);
+      scan = { about: described, grey: readSheet(described, image, described.tile), codes };
       at = middleOfOrgans();
       element("v-slice").max = depth - 1;
       element("v-window").textContent = "Window " + described.window[0] + " to " + described.window[1] +
@@ -66,7 +55,8 @@
       element("v-prediction").disabled = !described.hasPrediction;
       draw();
     };
-    sheet.src = described.image;
+    const fail = () => { element("v-error").textContent = "This browser cannot read the pictures in this page."; };
+    Promise.all([load(described.image), load(described.masks)]).then(show, fail);
   }
 
   function errorOf(z) {

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import replace
 
-import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from gi2nnunet.core.errors import InputError, Problem
 from gi2nnunet.report.pictures import (
@@ -30,7 +31,7 @@ def scan() -> LoadedScan:
 
 
 def pixels_of(picture: Picture) -> np.ndarray:
-    pixels = imagecodecs.webp_decode(base64.b64decode(picture.uri.partition(",")[2]))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))))
     assert pixels.shape == (picture.height, picture.width, 3)
     return pixels.astype(int)
 

@@ -8,9 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.formats.labels import ORGAN_BITS
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.workspace import open_workspace
+from gi2nnunet.report.pictures import CONTOUR_COLOURS
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
 from tests.report.test_history import add_training, tuning_content
 from tests.report.test_report import Workspace, gather_report, predict_truth, space, write_report
@@ -68,6 +73,68 @@ def test_the_viewer_scrolls_switches_and_obeys_the_keyboard(page: Path, browser:
     assert read_number(browser) == "slice 2 (2 of 5)"
 
     assert find_console_lines(browser) == []
+
+
+def test_contours_lie_around_the_masks(space: Workspace, page: Path, browser: Any) -> None:
+    """The browser decodes the sheet of masks to what the dataset holds."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    dataset = read_dataset(space.raw)
+    open_page(browser, page)
+    wait_for_viewer(browser)
+    scan_id = "case10_day0"
+    chosen = Select(browser.find_element(By.ID, "v-scan"))
+    (name,) = [o.text for o in chosen.options if o.text.startswith(scan_id)]
+    before = read_picture(browser)
+    chosen.select_by_visible_text(name)
+    WebDriverWait(browser, 10).until(lambda d: read_picture(d) != before)
+    browser.find_element(By.ID, "v-prediction").click()
+    labels = read_volume(dataset.label_path(scan_id)).array
+    seen = 0
+    for z, plane in enumerate(labels):
+        for organ, (bit, colour) in enumerate(
+            zip(ORGAN_BITS, CONTOUR_COLOURS.values(), strict=True)
+        ):
+            browser.execute_script(SHOW_ONLY, z, organ)
+            box = browser.execute_script(FIND_COLOUR, colour)
+            rows, columns = np.nonzero(plane & bit)
+            if not len(rows):
+                assert box is None
+                continue
+            seen += 1
+            scale = box.pop() / plane.shape[1]
+            edges = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
+            np.testing.assert_allclose(box, [edge * scale for edge in edges], atol=4)
+    assert seen > 3
+    assert find_console_lines(browser) == []
+
+
+SHOW_ONLY = """
+    const slider = document.getElementById("v-slice");
+    slider.value = arguments[0];
+    slider.dispatchEvent(new Event("input"));
+    document.querySelectorAll("[data-organ]").forEach((box, index) => {
+      if (box.checked !== (index === arguments[1])) box.click();
+    });
+"""
+# First and last row and column of a colour in the axial view, and the view's width.
+FIND_COLOUR = """
+    const canvas = document.getElementById("v-axial"), copy = document.createElement("canvas");
+    const width = copy.width = canvas.width, height = copy.height = canvas.height;
+    const context = copy.getContext("2d", {willReadFrequently: true});
+    context.drawImage(canvas, 0, 0);
+    const pixels = context.getImageData(0, 0, width, height).data;
+    const wanted = [1, 3, 5].map((at) => parseInt(arguments[0].slice(at, at + 2), 16));
+    const rows = [], columns = [];
+    for (let i = 0; i < pixels.length; i += 4) {
+      if (wanted.some((value, at) => Math.abs(value - pixels[i + at]) > 40)) continue;
+      rows.push(Math.floor(i / 4 / width)); columns.push((i / 4) % width);
+    }
+    const least = (list) => list.reduce((a, b) => Math.min(a, b));
+    const most = (list) => list.reduce((a, b) => Math.max(a, b));
+    return rows.length ? [least(rows), most(rows), least(columns), most(columns), width] : null;
+"""
 
 
 def test_organs_truth_and_prediction_are_switched(page: Path, browser: Any) -> None:
