@@ -1,4 +1,9 @@
-"""How many workers there can be, and processes that leave Ctrl-C to the one that started them."""
+"""Worker processes of the commands: how many there can be, a pool of them, how one ended.
+
+Python's own pool hands all results through one pipe, and waits for ever for the rest of one that a
+worker had begun to write when it was killed. Here each worker has a pipe of its own, which ends
+with it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,27 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+from gi2nnunet.core.errors import EngineError
 
-class QuietPool(ProcessPoolExecutor):
-    """A pool of freshly started processes that Ctrl-C does not reach.
+Worker = tuple[BaseProcess, Connection]
 
-    A terminal sends it to every process of a command; each worker would print a traceback of its
-    own. They end with the pool, or at once with the process that holds it: by themselves they would
-    wait for ever to hand a large result to a process that was killed.
+
+class QuietPool(ThreadPoolExecutor):
+    """A pool of freshly started processes that Ctrl-C does not reach; each is led by a thread.
+
+    A terminal sends Ctrl-C to every process of a command; each worker would print a traceback of
+    its own. Workers end with the pool, or at once with the process that holds it. Where one ends
+    early, however it does, so do all, and every call that is not done fails with an
+    :class:`~gi2nnunet.core.errors.EngineError`.
 
     Parameters
     ----------
@@ -25,17 +40,109 @@ class QuietPool(ProcessPoolExecutor):
     """
 
     def __init__(self, jobs: int) -> None:
-        super().__init__(
-            jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
-        )
+        super().__init__(jobs)
+        self._own = threading.local()
+        self._workers: list[Worker] = []
+        self._lock = threading.Lock()
+        self._failure: str | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a call; processes started for it inherit that the signal is held back."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        """Submit a call, to be made in a worker."""
+        return super().submit(self._call, fn, args, kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads and then, if they are waited for, the workers."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            for process, connection in self._workers:
+                connection.close()
+                process.join()
+
+    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        if not hasattr(self._own, "worker"):
+            self._own.worker = self._start_worker()
+        process, connection = self._own.worker
         try:
-            return super().submit(fn, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            connection.send((fn, args, kwargs))
+            succeeded, value = connection.recv()
+        except (EOFError, OSError) as error:
+            raise EngineError(self._end_all(process)) from error
+        if not succeeded:
+            raise value
+        return value
+
+    def _start_worker(self) -> Worker:
+        """Start the worker of this thread; it inherits that the signal is held back."""
+        resource_tracker.ensure_running()  # which lets the signal through when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there,), daemon=True)
+        with self._lock:
+            process.start()
+            self._workers.append((process, here))
+        there.close()
+        return process, here
+
+    def _end_all(self, ended: BaseProcess) -> str:
+        """End all workers as one has ended early; return how the first that did has ended."""
+        ended.join()
+        with self._lock:
+            if self._failure is None:
+                self._failure = describe_early_end(ended.exitcode)
+                if ended.exitcode == 1:
+                    self._failure += (
+                        " A script that uses several jobs needs an `if __name__ == '__main__':` "
+                        "guard."
+                    )
+                for process, _ in self._workers:
+                    process.kill()
+            return self._failure
+
+
+def _serve(connection: Connection) -> None:
+    """Answer calls until the pool closes its end."""
+    _end_with_parent()
+    with suppress(EOFError):
+        while True:
+            answer = _make_call(*connection.recv())
+            try:
+                connection.send(answer)
+            except Exception as error:  # a result, or an error, that cannot be pickled
+                connection.send(
+                    (False, ValueError(f"{answer[1]!r} cannot be handed over: {error}"))
+                )
+
+
+def _make_call(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[bool, Any]:
+    try:
+        return True, fn(*args, **kwargs)
+    except Exception as error:  # raised again in the process that holds the pool
+        error.add_note(traceback.format_exc())
+        return False, error
+
+
+def describe_early_end(code: int | None) -> str:
+    """Return a message on a worker that ended early, from its exit code; ``None`` if unknown."""
+    how = "" if code is None else f": it {describe_end(code)}"
+    return (
+        f"A worker process ended before its work was done{how}. "
+        "Run the same again, with fewer --jobs if the memory ran out."
+    )
+
+
+def describe_end(code: int) -> str:
+    """Return how a process ended, from its exit code: ``was ended by SIGTERM``."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    if -code == signal.SIGKILL:
+        return "was killed (SIGKILL), most likely for lack of memory"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
 
 
 def count_cores() -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, shorten
+from gi2nnunet.core.workers import describe_end
 
 Event = dict[str, Any]
 Runner = Callable[..., Event]
@@ -34,7 +35,10 @@ _NOISE = ("During handling of the above", "The above exception was the direct ca
 _REMEDIES = (
     ("CUDA out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
     ("DefaultCPUAllocator: can't allocate memory", "Use a smaller --preset or fewer --jobs."),
-    ("background worker", "A worker died, most likely for lack of memory: use fewer --jobs."),
+    (
+        "background worker",
+        "A worker ended early, most likely for lack of memory: use fewer --jobs.",
+    ),
     ("No space left on device", "Free some disk space and run the same command again."),
 )
 
@@ -218,12 +222,8 @@ def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
         what = failure["message"]
     elif failure is not None:
         what = f"{failure['kind']}: {failure['message']}"
-    elif code == -signal.SIGKILL:
-        what = "it was killed, most likely for lack of memory"
-    elif code < 0:
-        what = f"it ended by signal {-code}"
     else:
-        what = f"it ended with exit code {code}"
+        what = f"it {describe_end(code)}"
     tail = log.last_lines()
     known = [remedy for sign, remedy in _REMEDIES if sign in what or sign in tail]
     if code == -signal.SIGKILL:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import EngineError, InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.workers import QuietPool, count_cores
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.rle import RleProblem, decode_rows
@@ -295,19 +294,13 @@ def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
         pool = QuietPool(min(jobs, len(pairs)))
     else:
         pool = ThreadPoolExecutor(max_workers=min(jobs, len(pairs)))
-    try:
-        with pool:
-            waiting = iter(pairs)
-            running: set[Future[_Result]] = {
-                pool.submit(_score_pair, pair) for pair in islice(waiting, 2 * jobs)
-            }
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-                running |= {pool.submit(_score_pair, pair) for pair in islice(waiting, len(done))}
-    except BrokenProcessPool as error:
-        raise EngineError(
-            "A scoring process ended before its work was done (out of memory, or a script without "
-            "an `if __name__ == '__main__':` guard). Score with one job: jobs=1."
-        ) from error
+    with pool:
+        waiting = iter(pairs)
+        running: set[Future[_Result]] = {
+            pool.submit(_score_pair, pair) for pair in islice(waiting, 2 * jobs)
+        }
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+            running |= {pool.submit(_score_pair, pair) for pair in islice(waiting, len(done))}

@@ -108,7 +108,9 @@ def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) 
     pids: list[int] = []
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
     started = time.monotonic()
-    with pytest.raises(EngineError, match="killed, most likely for lack of memory") as caught:
+    with pytest.raises(
+        EngineError, match=r"killed \(SIGKILL\), most likely for lack of memory"
+    ) as caught:
         run_engine(
             "train", {}, environment=environment, log=new_log(tmp_path, "x"),
             on_event=lambda event: pids.append(event["pid"]),
@@ -118,34 +120,99 @@ def test_a_killed_child_is_told_at_once_though_its_workers_live(tmp_path: Path) 
     assert has_ended(pids[0])
 
 
-def test_a_killed_worker_is_told_where_a_pool_would_wait_for_ever(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import json, multiprocessing, os, time\n"
-        "from gi2nnunet.nnunet.child.main import _end_with_workers\n"
-        "if __name__ == '__main__':\n"
-        "    _end_with_workers(lambda event: print(json.dumps(event), flush=True))\n"
-        "    context = multiprocessing.get_context('spawn')\n"
-        "    for _ in range(2):\n"  # one that ends well is none that was killed
-        "        with context.Pool(2) as pool:\n"
-        "            pool.map(abs, range(4))\n"
-        "    time.sleep(0.5)\n"
-        "    with context.Pool(1) as pool:\n"
-        "        print(pool.apply(os.getpid), flush=True)\n"
-        "        pool.apply(time.sleep, (100,))\n"
-    )
-    child = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    worker = int(child.stdout.readline())
+WORKERS = """
+import json, multiprocessing, os, sys, time
+from gi2nnunet.nnunet.child.main import _end_with_workers
+
+def emit(event):
+    print(json.dumps(event), flush=True)
+
+def end(code):
     time.sleep(0.5)
-    os.kill(worker, signal.SIGKILL)
+    os._exit(code)
+
+if __name__ == "__main__":
+    _end_with_workers(emit)
+    context = multiprocessing.get_context("spawn")
+"""
+A_POOL = """
+    with context.Pool(1) as pool:
+        emit({"pid": pool.apply(os.getpid)})
+        pool.apply(END, ARGUMENTS)
+"""
+A_PROCESS = """
+    worker = multiprocessing.get_context("fork").Process(target=END, args=ARGUMENTS)
+    worker.start()
+    emit({"pid": worker.pid})
+    time.sleep(100)
+"""
+SOUND = """
+    with context.Pool(2) as pool:
+        pool.map(abs, range(4))
+    pool = context.Pool(1)
+    pool.apply(abs, (-1,))
+    pool.close()
+    pool.join()
+    worker = context.Process(target=time.sleep, args=(100,))
+    worker.start()
+    time.sleep(0.5)
+    worker.terminate()
+    time.sleep(1)
+    worker.close()
+    time.sleep(1)
+    emit({"event": "sound"})
+    os._exit(0)
+"""
+
+
+def test_workers_that_end_well_or_are_ended_here_are_not_reported(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(WORKERS + SOUND)
+    child = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert json.loads(child.stdout) == {"event": "sound"}
+
+
+ENDS: list[tuple[int, str]] = [
+    (signal.SIGTERM, "it was ended by SIGTERM"),
+    (signal.SIGHUP, "it was ended by SIGHUP"),
+    (signal.SIGKILL, "it was killed (SIGKILL), most likely for lack of memory"),
+    (3, "it ended with exit code 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "how", "said"),
+    [(script, *end) for script in (A_POOL, A_PROCESS) for end in ENDS]
+    + [(A_POOL, 0, "A worker process ended before its work was done. ")],
+)
+def test_a_worker_that_ends_early_is_reported_where_python_would_wait_for_ever(
+    tmp_path: Path, script: str, how: int, said: str
+) -> None:
+    is_signal = isinstance(how, signal.Signals)
+    words = {
+        "END": "time.sleep" if is_signal else "end",
+        "ARGUMENTS": "(100,)" if is_signal else f"({how},)",
+    }
+    for word, value in words.items():
+        script = script.replace(word, value)
+    (tmp_path / "script.py").write_text(WORKERS + script)
+    child = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    worker = json.loads(child.stdout.readline())["pid"]
+    if is_signal:
+        time.sleep(0.6)
+        os.kill(worker, how)
     started = time.monotonic()
     event = json.loads(child.stdout.readline())
     assert child.wait(10) == 1
     assert time.monotonic() - started < 5
     child.stdout.close()
-    assert event["event"] == "failure"
-    assert "killed, most likely for lack of memory. Use fewer --jobs" in event["message"]
+    assert (event["event"], event["kind"]) == ("failure", "EngineError")
+    assert said in event["message"]
+    assert "Run the same again, with fewer --jobs" in event["message"]
 
 
 @pytest.mark.parametrize(

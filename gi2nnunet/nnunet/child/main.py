@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,13 +20,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from gi2nnunet.core.errors import GiError
+from gi2nnunet.core.errors import EngineError, GiError
+from gi2nnunet.core.workers import describe_early_end
 
 Emit = Callable[[dict[str, Any]], None]
 
 _LOOK_SECONDS = 0.2
-# Not SIGTERM: that is how pools end their own workers.
-_KILLED = tuple(-s for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT))
+
 # The last one loads nearly all that a training needs, torchvision through timm included.
 ENGINE_MODULES = ("torch", "torchvision", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
 
@@ -35,7 +36,7 @@ def main() -> int:
     emit = _take_over_output()
     task = json.loads(sys.stdin.buffer.readline())
     stop = _end_with_parent()
-    _end_with_workers(emit)
+    workers = _end_with_workers(emit)
     try:
         result = _run(task.pop("task"), task, emit, stop)
     except GiError as error:
@@ -44,14 +45,11 @@ def main() -> int:
         return error.exit_code
     except Exception as error:  # whatever nnU-Net raises becomes one event for the parent
         _keep_traceback()
-        message = str(error).strip().splitlines()
-        emit(
-            {
-                "event": "failure",
-                "kind": type(error).__name__,
-                "message": message[0] if message else "",
-            }
-        )
+        kind, lines = type(error).__name__, str(error).strip().splitlines()
+        message = lines[0] if lines else ""
+        if early := workers.find_early_end():  # which nnU-Net may have noticed first
+            kind, message = EngineError.__name__, early
+        emit({"event": "failure", "kind": kind, "message": message})
         return 1
     emit({"event": "result", **result})
     return 0
@@ -96,32 +94,60 @@ def _end_with_parent() -> threading.Event:
     return stop
 
 
-def _end_with_workers(emit: Emit) -> None:
-    """End as soon as a worker process was killed, as the system does for want of memory.
+class _Workers(logging.Handler):
+    """The worker processes of this one, and whether one of them ended early, however it did.
 
-    A pool of Python's starts another one and waits for ever for what the dead one had in hand.
+    A pool of Python's starts another one then and waits for ever for what the dead one had to do.
+    A worker ended early if its exit code is not 0, unless this process ended it itself, or if its
+    pool replaced it. Both are seen from outside: signals in Python's audit events, replacements in
+    the log of ``multiprocessing``.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[Any] = set()
+        self._ended_here: set[int] = set()
+        self._is_replaced = False
+        sys.addaudithook(self._note_kill)
+        multiprocessing.get_logger().addHandler(self)
+        multiprocessing.get_logger().setLevel(logging.DEBUG)
+
+    def find_early_end(self) -> str | None:
+        """Return a message where a worker has ended early."""
+        self._seen.update(multiprocessing.active_children())
+        codes = {self._exit_code(worker) for worker in tuple(self._seen)} - {None, 0}
+        if codes or self._is_replaced:
+            return describe_early_end(next(iter(codes), None))
+        return None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a log message: a pool's first workers are started by the thread that makes it."""
+        if record.msg == "added worker" and record.thread != threading.main_thread().ident:
+            self._is_replaced = True
+
+    def _note_kill(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.kill" and arguments[1]:
+            self._ended_here.add(arguments[0])
+
+    def _exit_code(self, worker: Any) -> int | None:
+        try:
+            return 0 if worker.pid in self._ended_here else worker.exitcode
+        except ValueError:  # closed: it ended well
+            return 0
+
+
+def _end_with_workers(emit: Emit) -> _Workers:
+    """End as soon as a worker process has ended early."""
+    workers = _Workers()
+
     def watch() -> None:
-        seen: set[Any] = set()
-        while True:
+        while (message := workers.find_early_end()) is None:
             time.sleep(_LOOK_SECONDS)
-            seen.update(multiprocessing.active_children())
-            if any(_was_killed(worker) for worker in seen):
-                message = (
-                    "a worker process was killed, most likely for lack of memory. Use fewer --jobs."
-                )
-                emit({"event": "failure", "kind": "WorkerDied", "message": message})
-                os._exit(1)  # the parent ends all that is left
+        emit({"event": "failure", "kind": EngineError.__name__, "message": message})
+        os._exit(1)  # the parent ends all that is left
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _was_killed(worker: Any) -> bool:
-    try:
-        return worker.exitcode in _KILLED
-    except ValueError:  # closed: it ended well
-        return False
+    return workers
 
 
 def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) -> dict[str, Any]:

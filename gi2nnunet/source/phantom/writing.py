@@ -7,7 +7,6 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import (
     MOST_SIDE,
     MOST_VOXELS,
-    EngineError,
     InputError,
     OutputError,
     Problem,
@@ -515,10 +513,6 @@ def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise EngineError(
-                "A worker process was killed, most likely for lack of memory. Use fewer --jobs."
-            ) from error
         finally:
             for future in waiting:
                 future.cancel()
