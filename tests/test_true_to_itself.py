@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,10 +27,11 @@ from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.choose import Selection, select_own_scans
-from gi2nnunet.prediction.evaluate import evaluate, write_score
+from gi2nnunet.prediction.evaluate import evaluate
 from gi2nnunet.prediction.parts import digest_work, kept_folder, predict_part, submission_path
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
 from tests.source_factory import ORGANS, make_source, write_files, write_source
 
@@ -177,10 +179,13 @@ def test_a_score_is_the_same_whatever_the_jobs_and_the_order_of_rows(
     for index, (name, jobs) in enumerate((("a.csv", 1), ("a.csv", 4), ("b.csv", 3))):
         score = score_submission(tmp_path / name, dataset.truth_path, metric=metric, jobs=jobs)
         truth = read_mask_table(dataset.truth_path)
-        write_score(score, tmp_path / str(index), truth=truth, about={})
-        written.append(digests(tmp_path / str(index)))
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        shutil.copy(tmp_path / "a.csv", folder / "submission.csv")
+        write_score(score, folder, truth=truth, about={})
+        written.append(digests(folder))
     assert 0 < score.score < 1
-    assert set(written[0]) == {"score.json", "score.csv", "truth.csv"}
+    assert set(written[0]) == {"submission.csv", "score.json", "score.csv", "truth.csv"}
     assert written[0] == written[1] == written[2]
 
 

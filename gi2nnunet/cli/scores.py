@@ -11,7 +11,8 @@ import typer
 from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, SeedOption, require_number
 
 if TYPE_CHECKING:
-    from gi2nnunet.scoring.compare import Comparison, Interval
+    from gi2nnunet.scoring.bootstrap import Interval
+    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.result import Score
 
 ImagesOption = Annotated[
@@ -129,13 +130,10 @@ def score(
         )
     content = result.to_json()
     if intervals:
-        from gi2nnunet.scoring.compare import estimate_intervals
+        from gi2nnunet.scoring.bootstrap import estimate_intervals, intervals_to_json
 
         found = estimate_intervals(result)
-        content["intervals"] = {
-            name: [_plain(bound) for bound in (interval.value, interval.low, interval.high)]
-            for name, interval in found.items()
-        }
+        content["intervals"] = intervals_to_json(found)
     if as_json:
         print_json(content)
         return
@@ -144,10 +142,6 @@ def score(
         _print_medical(result)
     if intervals:
         _print_intervals(found)
-
-
-def _plain(value: float) -> float | None:
-    return None if value != value else value
 
 
 def _cell(value: float, *, digits: int = 4) -> str:

@@ -196,6 +196,8 @@ def report(
     size = write_report(content, path)
     for line in content.missing:
         print_notice(line)
+    if content.prediction and content.prediction.note:
+        print_notice(content.prediction.note)
     if as_json:
         print_json(
             {

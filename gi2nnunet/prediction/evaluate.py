@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.files import check_place, replace_file, write_json
+from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.formats.ids import ORGANS, slice_id
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
@@ -29,13 +27,13 @@ from gi2nnunet.prediction.choose import Selection
 from gi2nnunet.prediction.leakage import Standing
 from gi2nnunet.prediction.parts import kept_folder, predict_kept, submission_path
 from gi2nnunet.prediction.predict import InputScan, PredictedScan
+from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.archive import Source
 from gi2nnunet.source.slices import read_image
 
 COST = "cost.json"
-_SCORE_FILES = ("score.json", "score.csv", "truth.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +219,7 @@ def evaluate(
         write_json(out / COST, {**cost, "device": computing.hardware.device, **peaks})
         files = [submission]
         result = None
-        for name in _SCORE_FILES:  # of an earlier run, whose submission is gone
+        for name in SCORE_FILES:  # of an earlier run, whose submission is gone
             (out / name).unlink(missing_ok=True)
         if score and selection.truth is not None:
             # The file itself is scored, as anyone else would.
@@ -247,35 +245,3 @@ def evaluate(
             tuned=tuned,
             scans=selection.scans,
         )
-
-
-def format_truth(table: MaskTable) -> str:
-    """Return a table of the truth as CSV text, so that its score can be taken again."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "class", "segmentation", "image_height", "image_width"])
-    if table.height is None or table.width is None:
-        raise ValueError(f"{table.name}: the truth has no image sizes")
-    for row, rle in enumerate(table.texts):
-        name = slice_id(table.scan_ids[int(table.scan[row])], int(table.number[row]))
-        size = (int(table.height[row]), int(table.width[row]))
-        writer.writerow([name, ORGANS[int(table.organ[row])], rle, *size])
-    return text.getvalue()
-
-
-def write_score(
-    score: Score, out: Path, *, truth: MaskTable, about: Mapping[str, Any]
-) -> list[Path]:
-    """Write ``score.json``, ``score.csv`` (a row a scan) and ``truth.csv``; return their paths."""
-    replace_file(out / "truth.csv", format_truth(truth))
-    write_json(out / "score.json", {**score.to_json(), **about})
-    text = io.StringIO()
-    fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
-    fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    for row in score.list_scans():
-        # An empty cell says that nothing was counted.
-        writer.writerow({name: "" if value != value else value for name, value in row.items()})
-    replace_file(out / "score.csv", text.getvalue())
-    return [out / name for name in _SCORE_FILES]

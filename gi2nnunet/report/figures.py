@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.curves import Epoch
-from gi2nnunet.scoring.compare import Interval
+from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.result import Score
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).

@@ -19,7 +19,7 @@ from gi2nnunet.dataset.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import LabelMap, to_bits
-from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table
+from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.prediction.parts import kept_folder
@@ -32,8 +32,9 @@ from gi2nnunet.report.history import (
     list_costs,
 )
 from gi2nnunet.report.viewer import PackedScan, pack_scan
-from gi2nnunet.scoring.compare import Interval, estimate_intervals
+from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.training.record import TrainedFold, find_trainings
@@ -55,15 +56,18 @@ class Prediction:
     about
         ``prediction.json``, or ``score.json`` where that is missing.
     score
-        Taken anew from ``submission.csv`` and ``truth.csv``; ``None`` without truth.
+        As ``score.json`` has it; ``None`` without truth.
     intervals
         Over patients, by quantity.
+    note
+        Why it was scored again in place of reading ``score.json``; empty if it was not.
     """
 
     folder: Path
     about: Mapping[str, Any]
     score: Score | None
     intervals: Mapping[str, Interval]
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,30 +218,46 @@ def find_interrupted(predictions: Path) -> list[str]:
 def read_prediction(
     folder: Path, *, progress: Progress | None = None
 ) -> tuple[Prediction, MaskTable]:
-    """Read and score one folder of predictions."""
-    path = folder / "submission.csv"
+    """Read one folder of predictions; score it if it has no whole ``score.json`` of its own.
+
+    Raises
+    ------
+    InputError
+        If it holds no submission, or one that cannot be read.
+    """
+    path = folder / SUBMISSION
     if not path.is_file():
         raise InputError(
             f"{folder}: holds no submission.csv; expected the output folder of "
             "gi2nnunet predict or predict-and-score."
         )
-    about = read_json(folder / "prediction.json") or read_json(folder / "score.json")
+    recorded = read_json(folder / SCORE)
+    about = read_json(folder / "prediction.json") or recorded
     table = read_mask_table(path, any_scan=True)
     score: Score | None = None
-    intervals: dict[str, Interval] = {}
-    if (folder / "truth.csv").is_file():
-        recorded = read_json(folder / "score.json").get("metric")
-        metric: Any = recorded if recorded in CONVENTIONS else "per-class"
-        score = score_submission(
-            table,
-            folder / "truth.csv",
-            metric=metric,
-            progress=(lambda done, total, _: progress(done, total, "scoring"))
-            if progress
-            else None,
-        )
-        intervals = estimate_intervals(score)
-    return Prediction(folder=folder, about=about, score=score, intervals=intervals), table
+    intervals: Mapping[str, Interval] = {}
+    note = ""
+    try:
+        record = read_score(folder)
+    except InputError as error:
+        if (folder / TRUTH).is_file():
+            metric: Any = recorded.get("metric")
+            score = score_submission(
+                table,
+                folder / TRUTH,
+                metric=metric if metric in CONVENTIONS else "per-class",
+                progress=(lambda done, total, _: progress(done, total, "scoring"))
+                if progress
+                else None,
+            )
+            intervals = estimate_intervals(score)
+            note = f"{error} So the submission was scored again for this page."
+    else:
+        score, intervals = record.score, record.intervals
+    return (
+        Prediction(folder=folder, about=about, score=score, intervals=intervals, note=note),
+        table,
+    )
 
 
 def choose_scans(
@@ -300,10 +320,10 @@ def _list_masks(
     left = set(names)
     known = {scan.scan_id: (scan.height, scan.width) for scan in dataset.scans}
     if table is not None and set(table.scan_ids) <= set(known):
-        for scan_id, numbers, label_map in decode_table(table, sizes=known):
-            if scan_id in left:
-                left.remove(scan_id)
-                yield dataset.scan(scan_id), (numbers, label_map)
+        some = take_rows(table, names)
+        for scan_id, numbers, label_map in decode_table(some, sizes=known) if some else ():
+            left.remove(scan_id)
+            yield dataset.scan(scan_id), (numbers, label_map)
     for scan_id in names:
         if scan_id in left:
             yield dataset.scan(scan_id), None

@@ -17,7 +17,7 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report, list_patients
 from gi2nnunet.report.pictures import CONTOUR_COLOURS
-from gi2nnunet.scoring.compare import Interval
+from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.result import ScanScore
 
 

@@ -1,45 +1,47 @@
-"""Gains of one way of deciding over another: scores of added-up sums, intervals over patients."""
+"""Bootstrap over patients: intervals of scores, and of the gain of one setting over another.
+
+Slices of a scan, and scans of a patient, resemble each other, so what is drawn is the patient, with
+all its scans.
+
+References
+----------
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.files import take_list
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.metric import combine
+from gi2nnunet.scoring.result import ScanScore, Score
 
 FloatArray = NDArray[np.float64]
 
-
-def _draw(n_patients: int, *, n_resamples: int, seed: int) -> FloatArray:
-    """Return how often each patient is drawn, ``(resamples, patients)``."""
-    if n_patients == 0:
-        return np.zeros((n_resamples, 0))
-    rng = np.random.default_rng(seed)
-    share = np.full(n_patients, 1 / n_patients)
-    return rng.multinomial(n_patients, share, size=n_resamples).astype(np.float64)
-
-
-def _bounds(drawn: FloatArray, n_patients: int, confidence: float) -> dict[str, float]:
-    """Return the percentile interval; resamples that counted nothing are passed over."""
-    counted = drawn[~np.isnan(drawn)]
-    if n_patients < 2 or len(counted) == 0:
-        return {"low": math.nan, "high": math.nan}
-    low, high = np.quantile(counted, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"low": float(low), "high": float(high)}
-
-
-N_RESAMPLES = 2000
+SCORE_RESAMPLES = 5000
+GAIN_RESAMPLES = 2000
 CONFIDENCE = 0.95
 CONFIDENCE_OF_EACH = 1 - (1 - CONFIDENCE) / len(ORGANS)
 """Of each organ's interval, so that all of them hold together (Bonferroni)."""
 
-Sums = NDArray[np.float64]
+Sums = FloatArray
 """Sum of Dice, number of rows, sum of distances, number of distances: ``(4,)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value and its bootstrap interval; the bounds are NaN if there is only one patient."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +53,19 @@ class Gain:
     Attributes
     ----------
     plain, tuned
-        Scores; NaN where nothing was counted.
+        Scores; NaN if nothing was counted.
     low, high
-        Interval of ``tuned - plain``; NaN of fewer than two patients.
+        Interval of ``tuned - plain``; NaN for fewer than two patients.
     tuned_low, tuned_high
         Interval of ``tuned`` itself, likewise.
     """
 
     plain: float
     tuned: float
-    low: float = math.nan
-    high: float = math.nan
-    tuned_low: float = math.nan
-    tuned_high: float = math.nan
+    low: float
+    high: float
+    tuned_low: float
+    tuned_high: float
 
     @property
     def gain(self) -> float:
@@ -71,45 +73,215 @@ class Gain:
         return self.tuned - self.plain
 
 
-def score_of_sums(sums: Sums) -> float:
-    """Return the score of sums; NaN where a mean has nothing."""
-    if sums[1] == 0 or sums[3] == 0:
-        return math.nan
-    return combine(float(sums[0] / sums[1]), float(sums[2] / sums[3]))
+def draw_patients(n_patients: int, *, n_resamples: int, seed: int) -> FloatArray:
+    """Return how often each patient is drawn, ``(resamples, patients)``."""
+    if n_patients == 0:
+        return np.zeros((n_resamples, 0))
+    rng = np.random.default_rng(seed)
+    share = np.full(n_patients, 1 / n_patients)
+    return rng.multinomial(n_patients, share, size=n_resamples).astype(np.float64)
 
 
-def rank_score(score: float) -> float:
-    """Return a score that compares: where nothing was counted, lower than any."""
-    return -1.0 if math.isnan(score) else score
+def find_bounds(drawn: FloatArray, *, n_patients: int, confidence: float) -> tuple[float, float]:
+    """Return the percentile interval of a value, given its resamples.
+
+    Parameters
+    ----------
+    drawn
+        The value in each resample; NaN in one that counted nothing, which is left out.
+    n_patients
+        How many patients they were drawn from; there is no interval for fewer than two.
+    confidence
+        Share of the resamples between the bounds, in (0, 1).
+
+    Returns
+    -------
+    tuple
+        The bounds; NaN if there are none.
+    """
+    counted = drawn[~np.isnan(drawn)]
+    if n_patients < 2 or len(counted) == 0:
+        return math.nan, math.nan
+    low, high = np.quantile(counted, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return low, high
+
+
+def estimate_intervals(
+    score: Score,
+    *,
+    n_resamples: int = SCORE_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return a bootstrap interval over patients for every mean of a score.
+
+    Parameters
+    ----------
+    score
+        The score.
+    n_resamples
+        How often the patients are drawn.
+    confidence
+        Share of the resamples between the bounds (percentile interval), in (0, 1).
+    seed
+        Of the draws; the same seed gives the same bounds.
+
+    Returns
+    -------
+    dict
+        By quantity: ``score``, ``dice``, ``hausdorff``, and the same of each organ as
+        ``stomach.dice``; with the medical measures, if the score has them, as ``stomach.hd95_mm``.
+
+    Raises
+    ------
+    ValueError
+        If the score was read from a file, which does not hold the values of its rows.
+    """
+    patients = list_patients(score)
+    weights = draw_patients(len(patients), n_resamples=n_resamples, seed=seed)
+    observed = weigh_patients(score, np.ones((1, len(patients))))
+    drawn = weigh_patients(score, weights)
+    intervals = {}
+    for name, values in observed.items():
+        low, high = find_bounds(drawn[name], n_patients=len(patients), confidence=confidence)
+        intervals[name] = Interval(value=float(values[0]), low=low, high=high)
+    return intervals
+
+
+def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """Return each interval as ``[value, low, high]`` for a JSON file; NaN becomes ``None``."""
+    return {
+        name: [None if math.isnan(v) else v for v in (found.value, found.low, found.high)]
+        for name, found in intervals.items()
+    }
+
+
+def intervals_from_json(content: Mapping[str, Any]) -> dict[str, Interval]:
+    """Undo :func:`intervals_to_json`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the content is damaged.
+    """
+    intervals = {}
+    for name in content:
+        value, low, high = (math.nan if v is None else float(v) for v in take_list(content, name))
+        intervals[name] = Interval(value=value, low=low, high=high)
+    return intervals
+
+
+def list_patients(score: Score) -> tuple[str, ...]:
+    """Return the patients of a score, each once, in the order of the scans."""
+    return tuple(dict.fromkeys(scan.patient_id for scan in score.per_scan))
+
+
+def weigh_patients(score: Score, weights: FloatArray) -> dict[str, FloatArray]:
+    """Return every mean of a score under each weighting of its patients.
+
+    Parameters
+    ----------
+    score
+        The score.
+    weights
+        ``(weightings, patients)``, the patients in the order of :func:`list_patients`.
+
+    Returns
+    -------
+    dict
+        By quantity, as :func:`estimate_intervals` returns, ``(weightings,)`` each; NaN if nothing
+        was counted.
+    """
+    patients = list_patients(score)
+    row_of = {patient_id: index for index, patient_id in enumerate(patients)}
+    sums: dict[str, FloatArray] = {}
+    for scan in score.per_scan:
+        for name, values in _list_values(scan).items():
+            counted = values[~np.isnan(values)]
+            entry = sums.setdefault(name, np.zeros((len(patients), 2)))
+            entry[row_of[scan.patient_id]] += counted.sum(), counted.size
+    means = {name: _divide(*(weights @ entry).T) for name, entry in sums.items()}
+    for prefix in ("", *(f"{organ}." for organ in ORGANS)):
+        if f"{prefix}dice" in means and f"{prefix}hausdorff" in means:
+            means[f"{prefix}score"] = combine(means[f"{prefix}dice"], means[f"{prefix}hausdorff"])
+    return dict(sorted(means.items(), key=lambda item: _rank(item[0])))
+
+
+def _divide(total: FloatArray, count: FloatArray) -> FloatArray:
+    ratio: FloatArray = np.full(np.shape(total), np.nan)
+    np.divide(total, count, out=ratio, where=count > 0)
+    return ratio
+
+
+def _rank(name: str) -> tuple[int, int]:
+    organ, _, quantity = name.rpartition(".")
+    order = ("score", "dice", "hausdorff")
+    return (
+        ORGANS.index(organ) + 1 if organ else 0,
+        order.index(quantity) if quantity in order else len(order),
+    )
+
+
+def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
+    """Return the values that each mean is made of, those of one scan."""
+    terms = scan.terms
+    if terms is None:
+        raise ValueError(f"{scan.scan_id}: a score that was read from a file has no terms")
+    values = {"dice": terms.dice.reshape(-1), "hausdorff": terms.hausdorff.reshape(-1)}
+    for index, organ in enumerate(ORGANS):
+        values[f"{organ}.dice"] = terms.dice[index]
+        if len(terms.hausdorff) == len(ORGANS):
+            values[f"{organ}.hausdorff"] = terms.hausdorff[index]
+        if scan.measures is not None:
+            measures = scan.measures[organ]
+            values[f"{organ}.surface_dice"] = np.array([measures.surface_dice])
+            values[f"{organ}.hd95_mm"] = np.array([measures.hd95_mm])
+            values[f"{organ}.volume_error_ml"] = np.array([measures.volume_error_ml])
+    return values
+
+
+def score_of_sums(sums: FloatArray) -> FloatArray:
+    """Return the scores of sums ``(..., 4)``, of shape ``(...)``; NaN if a mean has no value."""
+    dice, n_rows, distance, n_distances = np.moveaxis(sums, -1, 0)
+    scores: FloatArray = combine(_divide(dice, n_rows), _divide(distance, n_distances))
+    return scores
+
+
+def rank_score(score: float | FloatArray) -> float:
+    """Return a score that compares: if nothing was counted, lower than any."""
+    return -1.0 if math.isnan(score) else float(score)
 
 
 def measure_gain(
-    plain: NDArray[np.float64],
-    tuned: NDArray[np.float64],
+    plain: FloatArray,
+    tuned: FloatArray,
     patients: Sequence[str],
     *,
     seed: int,
     confidence: float = CONFIDENCE,
+    n_resamples: int = GAIN_RESAMPLES,
 ) -> Gain:
-    """Compare ``(organs, scans, 4)`` sums; the same patients are drawn on both sides."""
+    """Compare two settings; the same patients are drawn on both sides.
+
+    Parameters
+    ----------
+    plain, tuned
+        Sums of each organ and scan, ``(organs, scans, 4)``.
+    patients
+        The patient of each scan.
+    seed, confidence, n_resamples
+        Of the bootstrap.
+    """
     names = list(dict.fromkeys(patients))
     rows = np.zeros((len(names), len(patients)))
     for number, patient in enumerate(patients):
         rows[names.index(patient), number] = 1
     both = [rows @ side.sum(axis=0) for side in (plain, tuned)]
-    before, after = (score_of_sums(side.sum(axis=0)) for side in both)
-    if len(names) < 2:
-        return Gain(plain=before, tuned=after)
-    chance = np.random.default_rng(seed)
-    share = np.full(len(names), 1 / len(names))
-    drawn = chance.multinomial(len(names), share, size=N_RESAMPLES).astype(np.float64)
-    scores = np.array([[score_of_sums(sums) for sums in drawn @ side] for side in both])
-    scores = scores[:, ~np.isnan(scores).any(axis=0)]
-    if not scores.size:
-        return Gain(plain=before, tuned=after)
-    quantiles = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(scores[1] - scores[0], quantiles).tolist()
-    tuned_low, tuned_high = np.quantile(scores[1], quantiles).tolist()
+    before, after = (float(score_of_sums(side.sum(axis=0))) for side in both)
+    weights = draw_patients(len(names), n_resamples=n_resamples, seed=seed)
+    drawn = [score_of_sums(weights @ side) for side in both]
+    low, high = find_bounds(drawn[1] - drawn[0], n_patients=len(names), confidence=confidence)
+    tuned_low, tuned_high = find_bounds(drawn[1], n_patients=len(names), confidence=confidence)
     return Gain(
         plain=before, tuned=after, low=low, high=high, tuned_low=tuned_low, tuned_high=tuned_high
     )

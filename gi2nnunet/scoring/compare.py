@@ -1,12 +1,4 @@
-"""How sure a score is, and how two submissions differ: bootstrap over patients.
-
-Slices of a scan, and scans of a patient, resemble each other, so what is drawn anew is the
-patient, with all its scans.
-
-References
-----------
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
-"""
+"""Comparison of two submissions: differences of their scores, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -18,24 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.tables import MaskTable, Size, read_mask_table
-from gi2nnunet.scoring.bootstrap import FloatArray, _bounds, _draw
-from gi2nnunet.scoring.metric import DICE_WEIGHT, HAUSDORFF_WEIGHT, Metric
-from gi2nnunet.scoring.result import ScanScore, Score
+from gi2nnunet.scoring.bootstrap import (
+    CONFIDENCE,
+    SCORE_RESAMPLES,
+    draw_patients,
+    find_bounds,
+    list_patients,
+    weigh_patients,
+)
+from gi2nnunet.scoring.metric import Metric
+from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import Progress, score_submission
-
-DEFAULT_RESAMPLES = 5000
-DEFAULT_CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and its bootstrap interval; the bounds are NaN where there is but one patient."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,76 +95,48 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def estimate_intervals(
-    score: Score,
+def compare_scores(
+    a: Score,
+    b: Score,
     *,
-    n_resamples: int = DEFAULT_RESAMPLES,
-    confidence: float = DEFAULT_CONFIDENCE,
+    n_resamples: int = SCORE_RESAMPLES,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> dict[str, Interval]:
-    """Return a bootstrap interval over patients for every mean of a score.
+) -> Comparison:
+    """Compare two scores of the same scans.
 
     Parameters
     ----------
-    score
-        The score.
+    a, b
+        The scores.
     n_resamples
-        How often the patients are drawn anew.
+        How often the patients are drawn.
     confidence
         Share of the resamples between the bounds (percentile interval), in (0, 1).
     seed
         Of the draws; the same seed gives the same bounds.
 
-    Returns
-    -------
-    dict
-        By quantity, as in :class:`Comparison`; with the medical measures, where the score has
-        them, as ``stomach.hd95_mm``.
-    """
-    patients = _list_patients(score)
-    weights = _draw(len(patients), n_resamples=n_resamples, seed=seed)
-    observed = _evaluate(score, patients, np.ones((1, len(patients))))
-    drawn = _evaluate(score, patients, weights)
-    return {
-        name: Interval(
-            value=float(observed[name][0]), **_bounds(drawn[name], len(patients), confidence)
-        )
-        for name in observed
-    }
-
-
-def compare_scores(
-    a: Score,
-    b: Score,
-    *,
-    n_resamples: int = DEFAULT_RESAMPLES,
-    confidence: float = DEFAULT_CONFIDENCE,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two scores of the same scans; parameters as in :func:`estimate_intervals`.
-
     Raises
     ------
     ValueError
-        Where the scores are of other scans or conventions.
+        If the scores are of different scans or conventions.
     """
     scan_ids = [scan.scan_id for scan in a.per_scan]
     if a.metric != b.metric or scan_ids != [scan.scan_id for scan in b.per_scan]:
         raise ValueError("the two scores are not of the same scans and convention")
-    patients = _list_patients(a)
-    weights = _draw(len(patients), n_resamples=n_resamples, seed=seed)
-    once = np.ones((1, len(patients)))
-    values = [_evaluate(score, patients, once) for score in (a, b)]
-    drawn = [_evaluate(score, patients, weights) for score in (a, b)]
-    differences = {
-        name: Difference(
-            a=float(values[0][name][0]),
-            b=float(values[1][name][0]),
-            difference=float(values[1][name][0] - values[0][name][0]),
-            **_bounds(drawn[1][name] - drawn[0][name], len(patients), confidence),
+    n_patients = len(list_patients(a))
+    weights = draw_patients(n_patients, n_resamples=n_resamples, seed=seed)
+    once = np.ones((1, n_patients))
+    observed_a, observed_b = weigh_patients(a, once), weigh_patients(b, once)
+    drawn_a, drawn_b = weigh_patients(a, weights), weigh_patients(b, weights)
+    differences = {}
+    for name in observed_a:
+        before, after = float(observed_a[name][0]), float(observed_b[name][0])
+        moved = drawn_b[name] - drawn_a[name]
+        low, high = find_bounds(moved, n_patients=n_patients, confidence=confidence)
+        differences[name] = Difference(
+            a=before, b=after, difference=after - before, low=low, high=high
         )
-        for name in values[0]
-    }
     changes = [
         ScanChange(
             scan_id=mine.scan_id,
@@ -196,7 +154,7 @@ def compare_scores(
         b=b,
         differences=differences,
         scans=tuple(changes),
-        n_patients=len(patients),
+        n_patients=n_patients,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
@@ -210,8 +168,8 @@ def compare_submissions(
     *,
     metric: Metric = "per-class",
     sizes: Mapping[str, Size] | None = None,
-    n_resamples: int = DEFAULT_RESAMPLES,
-    confidence: float = DEFAULT_CONFIDENCE,
+    n_resamples: int = SCORE_RESAMPLES,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -225,7 +183,7 @@ def compare_submissions(
     metric, sizes, jobs
         The same.
     n_resamples, confidence, seed
-        As in :func:`estimate_intervals`.
+        As in :func:`compare_scores`.
     progress
         Called with scans done, scans in all (of both submissions), and the scan's id.
 
@@ -256,58 +214,3 @@ def _shift(progress: Progress | None, index: int) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total, what: progress(done + index * total, 2 * total, what)
-
-
-def _list_patients(score: Score) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(scan.patient_id for scan in score.per_scan))
-
-
-def _evaluate(
-    score: Score, patients: tuple[str, ...], weights: FloatArray
-) -> dict[str, FloatArray]:
-    """Return every mean of a score under each weighting of the patients, ``(weightings,)``."""
-    row_of = {patient_id: index for index, patient_id in enumerate(patients)}
-    sums: dict[str, FloatArray] = {}
-    for scan in score.per_scan:
-        for name, values in _values(scan).items():
-            counted = values[~np.isnan(values)]
-            entry = sums.setdefault(name, np.zeros((len(patients), 2)))
-            entry[row_of[scan.patient_id]] += counted.sum(), counted.size
-    means = {name: _divide(weights @ entry) for name, entry in sums.items()}
-    for prefix in ("", *(f"{organ}." for organ in ORGANS)):
-        if f"{prefix}dice" in means and f"{prefix}hausdorff" in means:
-            means[f"{prefix}score"] = DICE_WEIGHT * means[f"{prefix}dice"] + HAUSDORFF_WEIGHT * (
-                1 - means[f"{prefix}hausdorff"]
-            )
-    return dict(sorted(means.items(), key=lambda item: _rank(item[0])))
-
-
-def _divide(pairs: FloatArray) -> FloatArray:
-    mean = np.full(len(pairs), np.nan)
-    np.divide(pairs[:, 0], pairs[:, 1], out=mean, where=pairs[:, 1] > 0)
-    return mean
-
-
-def _rank(name: str) -> tuple[int, int]:
-    organ, _, quantity = name.rpartition(".")
-    order = ("score", "dice", "hausdorff")
-    return (
-        ORGANS.index(organ) + 1 if organ else 0,
-        order.index(quantity) if quantity in order else len(order),
-    )
-
-
-def _values(scan: ScanScore) -> dict[str, FloatArray]:
-    """Return the values each mean is made of, as far as this scan goes."""
-    terms = scan.terms
-    values = {"dice": terms.dice.reshape(-1), "hausdorff": terms.hausdorff.reshape(-1)}
-    for index, organ in enumerate(ORGANS):
-        values[f"{organ}.dice"] = terms.dice[index]
-        if len(terms.hausdorff) == len(ORGANS):
-            values[f"{organ}.hausdorff"] = terms.hausdorff[index]
-        if scan.measures is not None:
-            measures = scan.measures[organ]
-            values[f"{organ}.surface_dice"] = np.array([measures.surface_dice])
-            values[f"{organ}.hd95_mm"] = np.array([measures.hd95_mm])
-            values[f"{organ}.volume_error_ml"] = np.array([measures.volume_error_ml])
-    return values

@@ -32,7 +32,7 @@ https://github.com/openai/mle-bench
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,11 @@ MOST_TIMES_TRUTH = 10  # mle-bench: a larger prediction costs the whole distance
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
+_Value = TypeVar("_Value", float, FloatArray)
 IntArray = NDArray[np.int64]
 
 
-def combine(dice: float, hausdorff: float) -> float:
+def combine(dice: _Value, hausdorff: _Value) -> _Value:
     """Return ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN where either is."""
     return DICE_WEIGHT * dice + HAUSDORFF_WEIGHT * (1.0 - hausdorff)
 

@@ -1,18 +1,18 @@
-"""What a score is: the means over rows, scans and organs, and the values they are made of."""
+"""Scores: the means over rows, scans and organs, and the values they are made of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.scoring.medical import OrganMeasures
-from gi2nnunet.scoring.metric import Metric, Terms, combine
+from gi2nnunet.scoring.metric import CONVENTIONS, Metric, Terms, combine
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,7 +75,7 @@ class ScanScore:
     score, dice, hausdorff, per_organ
         As in :class:`Score`; NaN where nothing was counted.
     terms
-        The values the means are made of.
+        The values the means are made of; ``None`` for a score that was read from a file.
     measures
         Measures in mm and ml by organ, where they were asked for.
     """
@@ -86,7 +86,7 @@ class ScanScore:
     dice: float
     hausdorff: float
     per_organ: Mapping[str, OrganScore]
-    terms: Terms = field(repr=False)
+    terms: Terms | None = field(default=None, repr=False)
     measures: Mapping[str, OrganMeasures] | None = None
 
 
@@ -140,6 +140,36 @@ class Score:
             }
         return content
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Score:
+        """Undo :meth:`to_json`, except for the terms, which it leaves out.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the content is damaged.
+        """
+        medical = content.get("medical")
+        if content["metric"] not in CONVENTIONS:
+            raise ValueError(f"metric {content['metric']!r}")
+        return cls(
+            metric=content["metric"],
+            **_read_means(content),
+            per_scan=tuple(
+                ScanScore(
+                    scan_id=scan["scan_id"],
+                    patient_id=patient_of(scan["scan_id"]),
+                    **_read_means(scan),
+                    measures=_read_organs(OrganMeasures, scan["medical"])
+                    if "medical" in scan
+                    else None,
+                )
+                for scan in content["per_scan"]
+            ),
+            medical=None if medical is None else _read_organs(OrganMedical, medical),
+            tolerance_mm=content.get("tolerance_mm"),
+        )
+
     def list_scans(self) -> list[dict[str, Any]]:
         """Return a row a scan: ids, its three values, and Dice and distance of each organ."""
         rows = []
@@ -185,6 +215,9 @@ class Score:
         return f"<p>Score {self}</p>{table}"
 
 
+_Item = TypeVar("_Item", OrganScore, OrganMedical, OrganMeasures)
+
+
 def _scan_json(scan: ScanScore) -> dict[str, Any]:
     content: dict[str, Any] = {
         "scan_id": scan.scan_id,
@@ -201,6 +234,24 @@ def _scan_json(scan: ScanScore) -> dict[str, Any]:
 
 def _plain_fields(item: OrganScore | OrganMedical | OrganMeasures) -> dict[str, Any]:
     return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
+
+
+def _read_means(content: Mapping[str, Any]) -> dict[str, Any]:
+    means = {name: _read_number(content[name]) for name in ("score", "dice", "hausdorff")}
+    return {**means, "per_organ": _read_organs(OrganScore, content["per_organ"])}
+
+
+def _read_organs(kind: type[_Item], content: Mapping[str, Any]) -> dict[str, _Item]:
+    return {
+        organ: kind(**{f.name: _read_number(content[organ][f.name]) for f in fields(kind)})
+        for organ in ORGANS
+    }
+
+
+def _read_number(value: Any) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{value!r} is not a number")
+    return math.nan if value is None else value
 
 
 def _plain(value: float) -> float | None:

@@ -116,7 +116,7 @@ def tune_decision(
                 axis=0,
             )
             totals = [others + table.add_up(organ, choice, subsets[subset]) for choice in some]
-            scores = [rank_score(score_of_sums(total)) for total in totals]
+            scores = [rank_score(score) for score in score_of_sums(np.stack(totals))]
             # The first of equals: the grids begin with the plain way.
             best[organ, subset] = some[scores.index(max(scores))]
     table.fill(

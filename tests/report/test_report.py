@@ -21,12 +21,15 @@ from PIL import Image
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.nnunet.curves import parse_log, read_curves
 from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.page import render_report, write_report
 from gi2nnunet.report.viewer import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
+from gi2nnunet.scoring.record import write_score
+from gi2nnunet.scoring.score import score_submission
 from tests.source_factory import make_source, write_source
 
 STAMP = "2026-11-24 00:55:09.567062:"
@@ -214,6 +217,60 @@ def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
     assert json.loads(data)["id"] == "case10_day0"
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def score_folder(folder: Path) -> None:
+    truth = read_mask_table(folder / "truth.csv", any_scan=True)
+    write_score(score_submission(folder / "submission.csv", truth), folder, truth=truth, about={})
+
+
+def test_a_recorded_score_is_shown_without_scoring_again(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = predict_truth(space, tmp_path / "p")
+    # Nothing is predicted in one scan, so that the scans have other scores.
+    lines = (folder / "submission.csv").read_text().splitlines()
+    emptied = [
+        line.rpartition(",")[0] + "," if line.startswith("case10_day0_") else line for line in lines
+    ]
+    (folder / "submission.csv").write_text("\n".join([*emptied, ""]))
+    again = render_report(gather_report(space, prediction=folder))
+    assert "score.json: missing or damaged" in again
+    assert "scored again for this page" in again
+
+    score_folder(folder)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr("gi2nnunet.report.gather.score_submission", fail)
+    report = gather_report(space, prediction=folder)
+    assert report.prediction is not None
+    assert report.prediction.note == ""
+    recorded = render_report(report)
+
+    def find_scores(page: str) -> str:
+        return page[page.index('<h2 id="h-scores">') : page.index('<section id="viewer"')]
+
+    assert find_scores(recorded) == re.sub(
+        r'<p class="warning">.*?</p>', "", find_scores(again), count=1
+    )
+
+
+def test_a_submission_that_changed_after_it_was_scored_is_scored_again_and_said(
+    space: Workspace, tmp_path: Path
+) -> None:
+    folder = predict_truth(space, tmp_path / "p")
+    score_folder(folder)
+    lines = (folder / "submission.csv").read_text().splitlines()
+    emptied = [line.rpartition(",")[0] + "," for line in lines[1:]]
+    (folder / "submission.csv").write_text("\n".join([lines[0], *emptied, ""]))
+    report = gather_report(space, prediction=folder)
+    assert report.prediction is not None
+    assert report.prediction.score is not None
+    assert report.prediction.score.score == 0
+    assert "submission.csv: found another file than score.json is about" in report.prediction.note
+    assert "scored again" in render_report(report)
 
 
 def test_the_same_workspace_gives_the_same_bytes_curves_included(

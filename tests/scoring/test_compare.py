@@ -1,4 +1,4 @@
-"""Bootstrap over patients: intervals, paired differences."""
+"""Comparison of two submissions: paired differences with intervals."""
 
 from __future__ import annotations
 
@@ -9,97 +9,8 @@ import numpy as np
 import pytest
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.scoring.compare import compare_scores, compare_submissions, estimate_intervals
-from gi2nnunet.scoring.metric import Terms
-from gi2nnunet.scoring.result import combine_terms
-
-
-def score_of(dices, hausdorffs, *, metric="per-class"):
-    """Return a score of scans with one row each, the same in all organs."""
-    return combine_terms(
-        {
-            scan_id: Terms(
-                dice=np.full((3, 1), dice), hausdorff=np.full((3, 1), hausdorffs[scan_id])
-            )
-            for scan_id, dice in dices.items()
-        },
-        metric=metric,
-    )
-
-
-def random_score(seed, n_patients=12):
-    rng = np.random.default_rng(seed)
-    scans = [f"case{p}_day{d}" for p in range(n_patients) for d in range(1 + p % 3)]
-    return score_of(
-        {s: rng.uniform(0.6, 1) for s in scans}, {s: rng.uniform(0, 0.3) for s in scans}
-    )
-
-
-def test_the_interval_is_the_textbooks_for_one_scan_a_patient():
-    """With one value a patient the percentile interval is that of plain resampling."""
-    rng = np.random.default_rng(0)
-    values = rng.uniform(0, 1, 20)
-    score = score_of(
-        {f"case{i}_day0": v for i, v in enumerate(values)},
-        {f"case{i}_day0": 0.0 for i in range(20)},
-    )
-    found = estimate_intervals(score, n_resamples=20000, seed=1)["dice"]
-    drawn = rng.choice(values, (20000, 20)).mean(1)
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.01)
-    assert found.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.01)
-
-
-def test_scans_of_one_patient_are_drawn_together():
-    """Ten scans of two patients are two draws: the bounds are the two patients' own values."""
-    scans = {f"case{p}_day{d}": float(p) for p in (0, 1) for d in range(5)}
-    found = estimate_intervals(score_of(scans, dict.fromkeys(scans, 0.0)))["dice"]
-    assert (found.low, found.value, found.high) == (0.0, 0.5, 1.0)
-
-
-def test_values_are_those_of_the_score():
-    score = random_score(0)
-    found = estimate_intervals(score)
-    assert list(found)[:4] == ["score", "dice", "hausdorff", "large_bowel.score"]
-    assert found["score"].value == pytest.approx(score.score)
-    for organ in ORGANS:
-        for name in ("score", "dice", "hausdorff"):
-            value = getattr(score.per_organ[organ], name)
-            interval = found[f"{organ}.{name}"]
-            assert interval.value == pytest.approx(value)
-            assert interval.low < value < interval.high
-
-
-def test_the_seed_decides():
-    score = random_score(0)
-    assert estimate_intervals(score, seed=3) == estimate_intervals(score, seed=3)
-    assert estimate_intervals(score, seed=3) != estimate_intervals(score, seed=4)
-
-
-def test_more_confidence_gives_a_wider_interval():
-    narrow, wide = (
-        estimate_intervals(random_score(0), confidence=c)["score"] for c in (0.5, 0.99)
-    )  # fmt: skip
-    assert wide.low < narrow.low < narrow.high < wide.high
-
-
-def test_one_patient_has_no_interval():
-    found = estimate_intervals(random_score(0, n_patients=1))
-    assert math.isnan(found["score"].low)
-    assert math.isnan(found["score"].high)
-    assert not math.isnan(found["score"].value)
-
-
-def test_joined_organs_have_no_distance_of_their_own():
-    score = combine_terms(
-        {f"case{i}_day0": Terms(dice=np.full((3, 2), 0.5), hausdorff=np.full((1, 1), 0.1))
-         for i in range(4)},
-        metric="joined",
-    )  # fmt: skip
-    found = estimate_intervals(score)
-    assert "stomach.dice" in found
-    assert "stomach.hausdorff" not in found
-    assert "stomach.score" not in found
+from gi2nnunet.scoring.compare import compare_scores, compare_submissions
+from tests.scoring.test_bootstrap import random_score, score_of
 
 
 def test_a_constant_gain_has_an_interval_of_no_width():

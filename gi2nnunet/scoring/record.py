@@ -1,0 +1,128 @@
+"""Files of a score: ``score.json``, ``score.csv`` and ``truth.csv``, written and read again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import read_json, replace_file, take_mapping, write_json
+from gi2nnunet.formats.ids import ORGANS, slice_id
+from gi2nnunet.formats.tables import MaskTable
+from gi2nnunet.scoring.bootstrap import (
+    CONFIDENCE,
+    SCORE_RESAMPLES,
+    Interval,
+    estimate_intervals,
+    intervals_from_json,
+    intervals_to_json,
+)
+from gi2nnunet.scoring.result import Score
+
+SCORE, SCORE_TABLE, SUBMISSION, TRUTH = "score.json", "score.csv", "submission.csv", "truth.csv"
+SCORE_FILES = (SCORE, SCORE_TABLE, TRUTH)
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRecord:
+    """A score with its intervals, as it was recorded.
+
+    Attributes
+    ----------
+    score
+        Without the values of its rows.
+    intervals
+        Over patients, by quantity, as :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`
+        returns them.
+    """
+
+    score: Score
+    intervals: Mapping[str, Interval]
+
+
+def write_score(
+    score: Score, folder: Path, *, truth: MaskTable, about: Mapping[str, Any]
+) -> list[Path]:
+    """Write ``score.json``, ``score.csv`` (one row per scan) and ``truth.csv``; return their paths.
+
+    Parameters
+    ----------
+    score
+        Of the ``submission.csv`` in the folder.
+    folder
+        Where they go.
+    truth
+        What it was scored against.
+    about
+        What else ``score.json`` holds: how the prediction was made.
+    """
+    replace_file(folder / TRUTH, format_truth(truth))
+    found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
+    content = {
+        **score.to_json(),
+        "intervals": intervals_to_json(found),
+        "bootstrap": {"n_resamples": SCORE_RESAMPLES, "confidence": CONFIDENCE, "seed": _SEED},
+        "sha256": {name: _digest(folder / name) for name in (SUBMISSION, TRUTH)},
+    }
+    write_json(folder / SCORE, {**content, **about})
+    text = io.StringIO()
+    fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
+    fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in score.list_scans():
+        # An empty cell says that nothing was counted.
+        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+    replace_file(folder / SCORE_TABLE, text.getvalue())
+    return [folder / name for name in SCORE_FILES]
+
+
+def read_score(folder: Path) -> ScoreRecord:
+    """Read the score of a folder's ``submission.csv`` from its ``score.json``.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is damaged or of an earlier version, or ``submission.csv`` or
+        ``truth.csv`` changed after it was written.
+    """
+    path = folder / SCORE
+    content = read_json(path)
+    if not content:
+        raise InputError(f"{path}: missing or damaged; expected what predict-and-score writes.")
+    if "intervals" not in content:
+        raise InputError(f"{path}: found no intervals; expected them, as this version writes them.")
+    for name in (SUBMISSION, TRUTH):
+        given = folder / name
+        if given.is_file() and take_mapping(content, "sha256").get(name) != _digest(given):
+            raise InputError(f"{given}: found another file than {SCORE} is about.")
+    try:
+        return ScoreRecord(
+            score=Score.from_json(content), intervals=intervals_from_json(content["intervals"])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); expected a score.") from error
+
+
+def format_truth(table: MaskTable) -> str:
+    """Return a table of the truth as CSV text, so that its score can be computed again."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "class", "segmentation", "image_height", "image_width"])
+    if table.height is None or table.width is None:
+        raise ValueError(f"{table.name}: the truth has no image sizes")
+    for row, rle in enumerate(table.texts):
+        name = slice_id(table.scan_ids[int(table.scan[row])], int(table.number[row]))
+        size = (int(table.height[row]), int(table.width[row]))
+        writer.writerow([name, ORGANS[int(table.organ[row])], rle, *size])
+    return text.getvalue()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,137 @@
+"""Files of a score: what is written is read again, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.scoring.bootstrap import estimate_intervals
+from gi2nnunet.scoring.medical import OrganMeasures
+from gi2nnunet.scoring.metric import Terms
+from gi2nnunet.scoring.record import read_score, write_score
+from gi2nnunet.scoring.result import Score, combine_terms
+from gi2nnunet.scoring.score import score_submission
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Score]:
+    """A folder with a submission of three patients, an organ absent in all, and its score."""
+    submission = ["id,class,predicted"]
+    truth = ["id,class,segmentation,image_height,image_width"]
+    for patient in (1, 2, 3):
+        for organ, (true, predicted) in zip(
+            ORGANS, (("1 4", f"1 {patient}"), ("5 2", "5 3"), ("", "")), strict=True
+        ):
+            name = f"case{patient}_day0_slice_0001,{organ}"
+            submission.append(f"{name},{predicted}")
+            truth.append(f"{name},{true},3,4")
+    folder = tmp_path / "predicted"
+    folder.mkdir()
+    (folder / "submission.csv").write_text("\n".join([*submission, ""]))
+    (tmp_path / "truth.csv").write_text("\n".join([*truth, ""]))
+    table = read_mask_table(tmp_path / "truth.csv", any_scan=True)
+    score = score_submission(folder / "submission.csv", table)
+    write_score(score, folder, truth=table, about={"standing": "held-out"})
+    return folder, score
+
+
+def test_a_score_and_its_intervals_are_read_as_they_were_written(
+    scored: tuple[Path, Score],
+) -> None:
+    folder, score = scored
+    found = read_score(folder)
+    assert repr(found.score) == repr(score)  # NaN equals no NaN
+    assert repr(found.score.per_scan) == repr(score.per_scan)
+    assert repr(dict(found.intervals)) == repr(estimate_intervals(score))
+    assert np.isnan(found.score.per_organ["stomach"].dice)
+    content = json.loads((folder / "score.json").read_text())
+    assert content["standing"] == "held-out"
+    assert content["bootstrap"] == {"n_resamples": 5000, "confidence": 0.95, "seed": 0}
+
+
+def test_medical_measures_survive_json() -> None:
+    measures = OrganMeasures(
+        surface_dice=0.5, hd95_mm=float("nan"), volume_error_ml=-1.5, volume_true_ml=3.0
+    )
+    score = combine_terms(
+        {"case1_day0": Terms(dice=np.ones((3, 1)), hausdorff=np.zeros((3, 1)))},
+        metric="joined",
+        measures={"case1_day0": dict.fromkeys(ORGANS, measures)},
+        tolerance_mm=3.0,
+    )
+    again = Score.from_json(json.loads(json.dumps(score.to_json(), allow_nan=False)))
+    assert again.to_json() == score.to_json()
+    with pytest.raises(ValueError, match="no terms"):
+        estimate_intervals(again)
+
+
+@pytest.mark.parametrize("name", ["submission.csv", "truth.csv"])
+def test_a_file_that_changed_since_is_named(scored: tuple[Path, Score], name: str) -> None:
+    folder, _ = scored
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("1 2", "1 3").replace("5 2", "6 2"))
+    assert text != (folder / name).read_text()
+    with pytest.raises(InputError, match=rf"{name}: found another file than score\.json is about"):
+        read_score(folder)
+
+
+def test_a_score_is_read_without_the_truth(scored: tuple[Path, Score]) -> None:
+    folder, score = scored
+    (folder / "truth.csv").unlink()
+    assert read_score(folder).score.score == score.score
+
+
+def set_in(content: dict[str, Any], place: str, value: Any) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        content = content[int(key) if key.isdecimal() else key]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("score", "0.9"),
+        ("score", [1]),
+        ("metric", "per-clas"),
+        ("metric", ["joined"]),
+        ("per_organ", None),
+        ("per_organ.stomach", {}),
+        ("per_organ.stomach.dice", True),
+        ("per_scan", 3),
+        ("per_scan.0.scan_id", 7),
+        ("per_scan.0.dice", "x"),
+        ("intervals", 5),
+        ("intervals", [1]),
+        ("intervals.dice", [0.1, 0.2]),
+        ("intervals.dice", {"value": 1}),
+        ("intervals.dice", ["a", "b", "c"]),
+        ("sha256", []),
+    ],
+)
+def test_a_damaged_file_is_refused(scored: tuple[Path, Score], place: str, value: object) -> None:
+    folder, _ = scored
+    content = json.loads((folder / "score.json").read_text())
+    set_in(content, place, value)
+    (folder / "score.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"score\.json"):
+        read_score(folder)
+
+
+def test_an_earlier_versions_file_and_none_are_refused(scored: tuple[Path, Score]) -> None:
+    folder, _ = scored
+    content = json.loads((folder / "score.json").read_text())
+    del content["intervals"]
+    (folder / "score.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="found no intervals"):
+        read_score(folder)
+    (folder / "score.json").unlink()
+    with pytest.raises(InputError, match="missing or damaged"):
+        read_score(folder)
