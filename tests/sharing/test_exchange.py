@@ -118,6 +118,24 @@ def test_an_imported_model_is_the_exported_one(ours: Path, file: Path, tmp_path:
     assert checkpoint["inference_allowed_mirroring_axes"] == (0, 1)
 
 
+def test_imports_of_one_file_are_equal_byte_for_byte(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = []
+    for name in ("one", "two", "three"):
+        monkeypatch.setattr("socket.gethostname", lambda name=name: f"host-{name}")
+        take_in(file, tmp_path / name)
+        trees.append(
+            {
+                path.relative_to(tmp_path / name): path.read_bytes()
+                for path in (tmp_path / name / "results").rglob("*")
+                if path.is_file()
+            }
+        )
+    assert len([path for path in trees[0] if path.suffix == ".pth"]) == 4
+    assert trees[0] == trees[1] == trees[2]
+
+
 def test_each_fold_tells_what_it_was_trained_on(ours: Path, file: Path, tmp_path: Path) -> None:
     take_in(file, tmp_path / "theirs")
     results = tmp_path / "theirs" / "results" / DATASET

@@ -111,8 +111,11 @@ def run_import(
         for fold in bundle.folds[configuration]:
             checkpoint = _make_checkpoint(bundle, configuration, fold)
             folder = Path(into) / bundle.folder_name(configuration)
-            with part_file(fold_folder(folder, fold) / FINAL_CHECKPOINT) as part:
-                torch.save(checkpoint, part)
+            with (
+                part_file(fold_folder(folder, fold) / FINAL_CHECKPOINT) as part,
+                part.open("wb") as stream,  # given a path, PyTorch writes its name into the file
+            ):
+                torch.save(checkpoint, stream)
     return {}
 
 
@@ -162,7 +165,7 @@ def split_shared(weights: Mapping[str, torch.Tensor]) -> tuple[Weights, dict[str
 
 
 def join_shared(weights: Mapping[str, torch.Tensor], *, shared: Mapping[str, str]) -> Weights:
-    """Undo :func:`split_shared`, and bring half precision back to single.
+    """Undo :func:`split_shared`, and bring half precision back to single; names are sorted.
 
     Raises
     ------
@@ -173,7 +176,8 @@ def join_shared(weights: Mapping[str, torch.Tensor], *, shared: Mapping[str, str
         name: tensor.float() if tensor.dtype == torch.float16 else tensor
         for name, tensor in weights.items()
     }
-    return whole | {name: whole[held] for name, held in shared.items()}
+    whole |= {name: whole[held] for name, held in shared.items()}
+    return dict(sorted(whole.items()))
 
 
 def to_half(tensor: torch.Tensor) -> torch.Tensor:
