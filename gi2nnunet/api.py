@@ -14,14 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gi2nnunet.core.errors import require_positive
+
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
+    from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.formats.labels import LabelScheme
     from gi2nnunet.formats.tables import Size
-    from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.nnunet.engine import Engine
     from gi2nnunet.nnunet.models import Ensemble
-    from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.prediction.choose import Selection
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.scoring.metric import Metric
@@ -44,25 +46,27 @@ def read_environment() -> Mapping[str, str]:
 
 def find_workspace(folder: FilePath | None) -> Workspace:
     """Return the workspace of a folder, else of nnU-Net's variables, else the default."""
-    from gi2nnunet.nnunet.workspace import open_workspace
+    from gi2nnunet.dataset.workspace import open_workspace
 
     return open_workspace(Path(folder) if folder else None, environ=read_environment())
 
 
-def find_hardware_of(space: Workspace, *, device: str, gpus: int | None, tell: Notice) -> Hardware:
-    """Choose what to compute on, and tell it."""
-    from gi2nnunet.nnunet.hardware import find_hardware
+def open_engine(
+    workspace: FilePath | None = None,
+    *,
+    device: str = "auto",
+    gpus: int | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    trust: bool = False,
+) -> Engine:
+    """Return what runs nnU-Net in a workspace; nothing is looked for or started yet."""
+    from gi2nnunet.nnunet.engine import Engine
 
-    hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=read_environment())
-    tell(f"Computing on: {hardware.name}")
-    return hardware
-
-
-def require_positive(**numbers: float | None) -> None:
-    """Raise a :class:`ValueError` for a number that is not above 0; ``None`` is one's default."""
-    for name, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name}: found {value!r}; expected a number above 0")
+    return Engine(
+        workspace=find_workspace(workspace), environ=read_environment(), device=device, gpus=gpus,
+        jobs=jobs, threads=threads, trust=trust,
+    )  # fmt: skip
 
 
 def list_texts(given: str | int | Sequence[str | int] | None) -> list[str]:
@@ -155,9 +159,7 @@ def convert(
     space = find_workspace(workspace)
     return convert_source(
         Path(source),
-        raw=space.raw,
-        preprocessed=space.preprocessed,
-        results=space.results,
+        workspace=space,
         dataset_id=dataset_id,
         name=name,
         labels=labels,
@@ -293,10 +295,10 @@ def train(
     from gi2nnunet.training.record import STOCK_TRAINER, TrainingSettings
     from gi2nnunet.training.train import expand_folds, train_folds
 
-    require_positive(
-        epochs=epochs, iterations=iterations, lr=lr, batch_size=batch_size, gpus=gpus, jobs=jobs,
-        threads=threads,
-    )  # fmt: skip
+    require_positive(epochs=epochs, iterations=iterations, lr=lr, batch_size=batch_size)
+    engine = open_engine(
+        workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
+    )
     tell = on_notice or (lambda text: None)
     patch_sizes = list_patches(patch_size)
     configurations = tuple(dict.fromkeys(list_texts(config) or CONFIGURATIONS))
@@ -307,26 +309,23 @@ def train(
         learning_rate=lr,
         pretrained_weights=str(Path(pretrained_weights).absolute()) if pretrained_weights else None,
     )
-    space = find_workspace(workspace)
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
     check_trainer(settings.trainer)  # before planning, which takes minutes
     if pretrained_weights:
         check_checkpoint_file(Path(pretrained_weights))
     if checks:
         raise_errors(judge_installation(read_installation()))
-    hardware = find_hardware_of(space, device=device, gpus=gpus, tell=tell)
-    chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
+    tell(f"Computing on: {engine.hardware.name}")
+    chosen = choose_preset(preset, memory_gib=engine.hardware.memory_gib)
     if checks:
         verdicts = examine_start(
             dataset,
-            workspace=space,
-            hardware=hardware,
+            engine=engine,
             preset=chosen,
             configurations=configurations,
             folds=folds,
             trainer=settings.trainer,
-            jobs=jobs,
             resized=batch_size is not None or bool(patch_sizes),
         )
         for warning in list_warnings(verdicts):
@@ -334,28 +333,21 @@ def train(
         raise_errors(verdicts)
     planned = plan_dataset(
         dataset,
-        workspace=space,
-        environ=read_environment(),
+        engine=engine,
         preset=chosen,
         configurations=configurations,
         batch_size=batch_size,
         patch_sizes=patch_sizes,
-        jobs=jobs,
         progress=progress,
     )
     return train_folds(
         dataset,
         planned,
-        workspace=space,
-        environ=read_environment(),
-        hardware=hardware,
+        engine=engine,
         folds=folds,
         settings=settings,
-        jobs=jobs,
-        threads=threads,
         restart=restart,
         nnunet_validation=nnunet_validation,
-        trust=trust,
         on_epoch=on_epoch,
     )
 
@@ -392,8 +384,10 @@ def predict(
         the workspace's own scans, as :func:`predict_and_score` takes them.
     config, fold, preset, trainer
         Which models; by default the newest complete set.
-    mirroring, step_size, threads, trust
-        As :class:`~gi2nnunet.nnunet.hardware.Computing` has them.
+    mirroring, step_size
+        As in :class:`~gi2nnunet.nnunet.engine.PredictionSettings`.
+    threads, trust
+        As in :class:`~gi2nnunet.nnunet.engine.Engine`.
     nifti, save_probabilities, tuning
         As in :func:`~gi2nnunet.prediction.evaluate.evaluate`.
     out
@@ -512,27 +506,22 @@ def _predict(
     trust: bool,
     **options: Any,
 ) -> Evaluation:
-    from gi2nnunet.nnunet.hardware import Computing
+    from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.prediction.evaluate import evaluate
     from gi2nnunet.scoring.metric import CONVENTIONS
 
-    require_positive(threads=threads, gpus=gpus)
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
     if metric not in CONVENTIONS:  # before hours of prediction
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    if not 0.1 <= step_size <= 1:
-        raise ValueError(f"step_size: found {step_size!r}; expected 0.1 to 1")
     tell = on_notice or (lambda text: None)
     report = progress or (lambda done, total, what: None)
-    space = find_workspace(workspace)
+    space = engine.workspace
     selection, ensemble = select_work(
         space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
         source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
     )  # fmt: skip
-    computing = Computing(
-        workspace=space, environ=read_environment(),
-        hardware=find_hardware_of(space, device=device, gpus=gpus, tell=tell),
-        mirroring=mirroring, step_size=step_size, threads=threads, trust=trust,
-    )  # fmt: skip
+    tell(f"Computing on: {engine.hardware.name}")
     tell(f"Models: {ensemble.describe()}")
     tell(f"Predicting {len(selection.scans)} scans: {selection.described}")
     report(0, len(selection.scans), "predicting scans")
@@ -540,7 +529,8 @@ def _predict(
         selection,
         ensemble,
         out=Path(out) if out else space.predictions / selection.name / ensemble.name,
-        computing=computing,
+        engine=engine,
+        settings=settings,
         metric=metric,
         score=score,
         on_scan=lambda done, total, scan: report(done, total, "predicting scans"),

@@ -52,12 +52,11 @@ def run_floor(source: Path, _: Path, jobs: int) -> int:
 
 def run_convert(source: Path, out: Path, jobs: int) -> int:
     from gi2nnunet.dataset.convert import convert
+    from gi2nnunet.dataset.workspace import open_workspace
 
     dataset = convert(
         source,
-        raw=out / "raw",
-        preprocessed=out / "preprocessed",
-        results=out / "results",
+        workspace=open_workspace(out, environ={}),
         keep_known_bad=True,
         jobs=jobs,
     )

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
-from gi2nnunet.nnunet.hardware import find_hardware
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
@@ -51,20 +51,18 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
     )  # fmt: skip
     space = open_workspace(folder / "workspace", environ={})
     convert(
-        folder / "source", raw=space.raw, preprocessed=space.preprocessed, results=space.results,
+        folder / "source", workspace=space,
         holdout=0,
     )  # fmt: skip
     dataset = read_dataset(space.raw)
-    hardware = find_hardware(device="cpu", gpus=None, workspace=space, environ=os.environ)
-    plan = plan_dataset(
-        dataset, workspace=space, environ=os.environ, preset=PRESETS["tiny"], configurations=names
-    )
+    engine = Engine(workspace=space, environ=os.environ, device="cpu")
+    plan = plan_dataset(dataset, engine=engine, preset=PRESETS["tiny"], configurations=names)
     request = Request(
-        preset=PRESETS["tiny"], configurations=names, folds=(0,), hardware=hardware, measure=True,
+        preset=PRESETS["tiny"], configurations=names, folds=(0,), measure=True,
         epochs=epochs, iterations=iterations,
     )  # fmt: skip
     began = time.monotonic()
-    predicted = estimate_costs(dataset, workspace=space, environ=os.environ, request=request)
+    predicted = estimate_costs(dataset, engine=engine, request=request)
     measuring = time.monotonic() - began
     actual = {}
     for training in predicted.trainings:
@@ -74,13 +72,14 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
         )
         began = time.monotonic()
         train_folds(
-            dataset, one, workspace=space, environ=os.environ, hardware=hardware, folds=(0,),
+            dataset, one, engine=engine, folds=(0,),
             settings=TrainingSettings(epochs=epochs, iterations=iterations),
         )  # fmt: skip
         actual[training.configuration] = time.monotonic() - began
-    after = estimate_costs(dataset, workspace=space, environ=os.environ, request=request)
+    after = estimate_costs(dataset, engine=engine, request=request)
     print(
-        f"{hardware.name}; {epochs} epochs of {iterations} batches; measured for {measuring:.0f} s"
+        f"{engine.hardware.name}; {epochs} epochs of {iterations} batches; "
+        f"measured for {measuring:.0f} s"
     )
     print("what                          predicted   actual    ratio")
     for before, then in zip(predicted.trainings, after.trainings, strict=True):

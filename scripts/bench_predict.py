@@ -27,9 +27,9 @@ import numpy as np
 
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.workspace import open_workspace
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 PLANS = "gi2nnunetTinyPlans"

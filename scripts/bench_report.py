@@ -23,9 +23,9 @@ import numpy as np
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 
@@ -47,7 +47,7 @@ def make_workspace(folder: Path, *, scans: int) -> Workspace:
         )  # fmt: skip
         multiply(source / "train", source / "train.csv", scans=scans)
     dataset = convert(
-        source, raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        source, workspace=workspace,
         holdout=0,
     )  # fmt: skip
     shutil.rmtree(source)

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from gi2nnunet.core.files import write_json
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
-from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
 from gi2nnunet.training.need import GEOMETRIES
 from gi2nnunet.training.plan import read_planned
 
@@ -63,30 +63,28 @@ def main() -> None:
         raw.mkdir(parents=True)
         preprocessed.mkdir(parents=True)
         write_fingerprint(raw, preprocessed)
-        environment = engine_environment(
-            space, environ=os.environ, processes=1, augmentation_processes=1, threads=1
-        )
-        log = new_log(space.logs, "plan")
+        engine = Engine(workspace=space, environ=os.environ)
+        log = engine.new_log("plan")
         for preset in PRESETS.values():
-            planned = run_engine(
+            planned = engine.run(
                 "plan",
                 {
                     "dataset_id": 501, "planner": preset.planner, "plans_name": preset.plans_name,
                     "data_name": preset.plans_name, "tiny": preset.name == "tiny",
                     "batch_size": None, "patch_sizes": {},
                 },
-                environment=environment, log=log,
+                log=log,
             )  # fmt: skip
             mark = preprocessed / f"gi2nnunet_{preset.plans_name}.json"
             write_json(mark, {"configurations": planned["configurations"]})
-            counted = run_engine(
+            counted = engine.run(
                 "count",
                 {
                     "plans_file": str(preprocessed / f"{preset.plans_name}.json"),
                     "dataset_json": str(raw / "dataset.json"),
                     "configurations": list(CONFIGURATIONS),
                 },
-                environment=environment, log=log,
+                log=log,
             )["configurations"]  # fmt: skip
             for name, found in read_planned(preprocessed, preset.plans_name).items():
                 if name in counted:

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.workspace import open_workspace
 
 SCHEMES = ("exclusive", "regions")
 OUT = Path("predictions/out")

@@ -4,20 +4,18 @@ import numpy as np
 
 from gi2nnunet.core.errors import EngineError
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.saved_postprocess import save_tuning
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 from gi2nnunet.tuning.search import tune_decision
 from gi2nnunet.tuning.table import list_tuning_scans
+from tests.engines import compute
 from tests.model_factory import write_model
 from tests.source_factory import make_source, write_files
-
-CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 
 
 class Bench:
@@ -28,9 +26,7 @@ class Bench:
         source = make_source([f"case{n}_day{day}" for n in range(1, 8) for day in (0, 5)])
         self.dataset = convert(
             write_files(folder / "source", source.files()),
-            raw=self.workspace.raw,
-            preprocessed=self.workspace.preprocessed,
-            results=self.workspace.results,
+            workspace=self.workspace,
             folds=3, holdout=0, jobs=1, labels=labels,
         )  # fmt: skip
         for configuration in ("2d", "3d_fullres"):
@@ -69,11 +65,15 @@ class Bench:
         on_peaks({"peak_memory_bytes": 5 << 20})
 
     def compute(self, **options):
-        return Computing(workspace=self.workspace, environ={}, hardware=CPU, **options)
+        return compute(self.workspace, **options)
+
+    def describe(self, **options):
+        computing = self.compute(**options)
+        return computing["settings"].describe(computing["engine"])
 
     def predict(self, on_scan=None, truth=False, **options):
         return predict_out_of_fold(
-            self.dataset, self.ensemble, computing=self.compute(**options), truth=truth,
+            self.dataset, self.ensemble, **self.compute(**options), truth=truth,
             on_scan=on_scan,
         )  # fmt: skip
 
@@ -82,6 +82,4 @@ class Bench:
         found = tune_decision(
             list_tuning_scans(self.dataset, predicted), configurations=("2d", "3d_fullres"), jobs=1
         )
-        return save_tuning(
-            found, self.ensemble.models, (0, 1, 2), computing=self.compute().describe()
-        )
+        return save_tuning(found, self.ensemble.models, (0, 1, 2), computing=self.describe())

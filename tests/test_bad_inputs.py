@@ -6,6 +6,7 @@ import pytest
 
 import gi2nnunet.cli
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.training import plan
 from tests.bad_inputs import CATALOGUE
 from tests.bad_inputs.making import SCANS, finish_model
@@ -24,8 +25,7 @@ def converted(tmp_path_factory):
     write_files(folder / "source", make_source(SCANS).files())
     space = folder / "gi2nnunet-workspace"
     convert(
-        folder / "source", raw=space / "raw", preprocessed=space / "preprocessed",
-        results=space / "results", holdout=0.4, jobs=1,
+        folder / "source", workspace=open_workspace(space, environ={}), holdout=0.4, jobs=1,
     )  # fmt: skip
     return folder
 

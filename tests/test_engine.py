@@ -21,21 +21,22 @@ import pytest
 from scipy import ndimage
 
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.probabilities import StoredProbabilities, read_probabilities
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import decode_table, read_mask_table
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.curves import read_curves
-from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, apply_decision
 from gi2nnunet.nnunet.presets import PRESETS
-from gi2nnunet.nnunet.workspace import engine_environment, open_workspace
+from gi2nnunet.nnunet.process import engine_environment
 from gi2nnunet.prediction.predict import InputScan, predict_scans
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
+from tests.engines import compute, make_engine
 
 pytestmark = pytest.mark.engine
 
@@ -149,12 +150,12 @@ def test_an_estimate_measures_keeps_nothing_and_is_held_to_the_training(
     before = {path: path.stat().st_mtime_ns for path in trained.workspace.rglob("*")}
     found = estimate_costs(
         read_dataset(space.raw),
-        workspace=space,
-        environ={k: v for k, v in os.environ.items() if not k.startswith("nnUNet")},
+        engine=make_engine(
+            space, environ={k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
+        ),
         request=Request(
             preset=PRESETS["tiny"], configurations=("2d",), folds=("all", 0), epochs=2,
             iterations=4, measure=True, measure_seconds=0.5,
-            hardware=Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU"),
         ),
     )  # fmt: skip
     after = {path: path.stat().st_mtime_ns for path in trained.workspace.rglob("*")}
@@ -314,10 +315,7 @@ def test_decisions_are_made_of_the_probabilities_that_are_stored(
                 volume=dataset.image_path(scan.scan_id),
             )
         ],
-        computing=Computing(
-            workspace=workspace, environ=os.environ,
-            hardware=Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU"),
-        ),
+        **compute(workspace, environ=os.environ),
         probability_folders={
             model.folder.name: tmp_path / model.configuration for model in ensemble.models
         },

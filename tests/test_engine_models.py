@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import read_volume, write_volume
-from gi2nnunet.nnunet.process import LogFile, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, engine_environment, open_workspace
+from gi2nnunet.nnunet.process import LogFile, engine_environment, run_engine
 from tests.model_factory import DATASET, DATASET_JSON, make_plans, write_model
 
 pytestmark = pytest.mark.engine

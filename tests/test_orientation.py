@@ -9,6 +9,7 @@ import SimpleITK
 
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.source.phantom.anatomy import Tissue
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.scan import draw_scan
@@ -22,9 +23,7 @@ SEED = 5
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("orientation")
     write_phantom(folder / "source", patients=1, days=1, geometries=[WIDE], seed=SEED)
-    return convert(
-        folder / "source", raw=folder / "raw", preprocessed=folder / "p", results=folder / "r"
-    )
+    return convert(folder / "source", workspace=open_workspace(folder, environ={}))
 
 
 def liver_centre(dataset: Dataset) -> np.ndarray:

@@ -18,12 +18,13 @@ from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.hardware import Computing, Hardware
+from gi2nnunet.nnunet import engine as engine_module
+from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.choose import Selection, select_own_scans
@@ -33,6 +34,7 @@ from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.scoring.metric import CONVENTIONS
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
+from tests.engines import compute
 from tests.source_factory import ORGANS, make_source, write_files, write_source
 
 SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "case5_day1")
@@ -50,9 +52,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def convert_into(folder: Path, source: Path, *, jobs: int = 1) -> Dataset:
-    return convert(
-        source, raw=folder / "raw", preprocessed=folder / "pre", results=folder / "res", jobs=jobs
-    )
+    return convert(source, workspace=open_workspace(folder, environ={}), jobs=jobs)
 
 
 def disorder(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
@@ -198,7 +198,7 @@ class Engine:
         self.environments: list[dict[str, str]] = []
 
     def __call__(
-        self, task: str, options: Any, *, environment: Any, log: Any, on_event: Any
+        self, task: str, options: Any, *, environment: Any, on_event: Any, **_: Any
     ) -> Any:
         self.asked.append(dict(options))
         self.environments.append(dict(environment))
@@ -214,7 +214,7 @@ class Bench:
     def __init__(self, root: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.engine = Engine(dataset)
-        monkeypatch.setattr(predict_module, "run_engine", self.engine)
+        monkeypatch.setattr(engine_module, "run_engine", self.engine)
         # The models are made up, so there are no files of theirs to look at.
         monkeypatch.setattr(predict_module, "check_model", lambda *_: None)
         self.workspace: Workspace = open_workspace(root / "w", environ={})
@@ -225,12 +225,12 @@ class Bench:
         self.ensemble = Ensemble(models=(model,), folds=(0, 1, 2, 3), chosen_by="a test")
         self.selection: Selection = select_own_scans(dataset, self.ensemble)
 
-    def compute(self, **options: Any) -> Computing:
-        return Computing(workspace=self.workspace, environ={}, **options)
+    def compute(self, **options: Any) -> dict[str, Any]:
+        return compute(self.workspace, **options)
 
     def evaluate(self, name: str, **options: Any) -> dict[str, Any]:
         done = evaluate(
-            self.selection, self.ensemble, out=self.root / name, computing=self.compute(**options)
+            self.selection, self.ensemble, out=self.root / name, **self.compute(**options)
         )
         record = json.loads((self.root / name / "prediction.json").read_text())
         score = json.loads((self.root / name / "score.json").read_text())
@@ -267,7 +267,7 @@ def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(benc
     bench.evaluate("whole", hardware=CPU, threads=2)
     bench.engine.asked.clear()
     out = bench.root / "parts"
-    shared: dict[str, Any] = {"out": out, "computing": bench.compute(hardware=CPU, threads=2)}
+    shared: dict[str, Any] = {"out": out, **bench.compute(hardware=CPU, threads=2)}
     counts = [
         predict_part(bench.selection, bench.ensemble, part=(number, 3), **shared)
         for number in (3, 1, 2)
@@ -283,7 +283,7 @@ def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(benc
 
 def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Bench) -> None:
     shared: dict[str, Any] = {
-        "out": bench.root / "o", "computing": bench.compute(hardware=CPU),
+        "out": bench.root / "o", **bench.compute(hardware=CPU),
     }  # fmt: skip
 
     def during(_done: int, _total: int, _scan: Any) -> None:
@@ -300,7 +300,7 @@ def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Benc
 def test_more_parts_than_scans_leave_some_without_work(bench: Bench) -> None:
     many = len(bench.selection.scans) + 1
     shared: dict[str, Any] = {
-        "out": bench.root / "o", "computing": bench.compute(hardware=CPU),
+        "out": bench.root / "o", **bench.compute(hardware=CPU),
     }  # fmt: skip
     part = (many, many)
     assert predict_part(bench.selection, bench.ensemble, part=part, **shared) == 0
@@ -342,9 +342,7 @@ def test_the_threads_of_a_prediction_are_given_and_recorded(
 
 
 def test_scans_come_back_in_the_order_they_were_given(bench: Bench) -> None:
-    done = predict_scans(
-        bench.ensemble, bench.selection.scans, computing=bench.compute(hardware=CARDS)
-    )
+    done = predict_scans(bench.ensemble, bench.selection.scans, **bench.compute(hardware=CARDS))
     assert [scan.scan_id for scan in done] == [scan.scan_id for scan in bench.selection.scans]
     assert len({organ for scan in done for _, organ, _ in scan.rows}) == len(ORGANS)
     assert evaluation.ORGANS == ORGANS

@@ -260,9 +260,7 @@ def convert(
     with show_progress() as report:
         dataset = convert_source(
             source,
-            raw=space.raw,
-            preprocessed=space.preprocessed,
-            results=space.results,
+            workspace=space,
             dataset_id=dataset_id,
             name=name,
             labels=labels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +12,7 @@ from gi2nnunet.cli.options import (
     JobsOption,
     JsonOption,
     WorkspaceOption,
-    find_hardware_of,
-    open_workspace_of,
+    choose_hardware,
     same_workspace,
 )
 from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
@@ -91,6 +89,7 @@ def estimate(
 
     Example: gi2nnunet estimate --fold cv --preset resenc-m --gpus 4 --card A100
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, show_progress
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_configurations, check_trainer
@@ -105,14 +104,16 @@ def estimate(
             "--card asks for another machine's card: leave the other out",
             param_hint="--measure, --device" if measure else "--device",
         )
-    space = open_workspace_of(workspace)
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    engine = open_engine(workspace, device=device, jobs=jobs)
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
     configurations = tuple(dict.fromkeys(config or CONFIGURATIONS))
     check_configurations(configurations)
     check_trainer(trainer or STOCK_TRAINER)
     chosen = choose_card(card) if card is not None else None
-    hardware = None if chosen else find_hardware_of(space, device=device, gpus=None)
+    if chosen is None:
+        choose_hardware(engine)
+    hardware = None if chosen else engine.hardware
     if hardware and hardware.device != "cuda" and gpus:
         raise typer.BadParameter(
             f"found {hardware.name} here; name the GPU with --card", param_hint="--gpus"
@@ -122,13 +123,11 @@ def estimate(
     with show_progress() as report:
         result = estimate_costs(
             dataset,
-            workspace=space,
-            environ=os.environ,
+            engine=engine,
             request=Request(
                 preset=choose_preset(preset, memory_gib=memory),
                 configurations=configurations,
                 folds=folds,
-                hardware=hardware,
                 card=chosen,
                 cards=gpus or 1,
                 measure=measure,
@@ -136,7 +135,6 @@ def estimate(
                 epochs=epochs,
                 iterations=iterations,
                 nnunet_validation=nnunet_validation,
-                jobs=jobs,
             ),
             progress=report,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,9 +11,9 @@ import typer
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.nnunet.hardware import Computing, Hardware
+    from gi2nnunet.dataset.workspace import Workspace
+    from gi2nnunet.nnunet.engine import Engine
     from gi2nnunet.nnunet.models import Ensemble
-    from gi2nnunet.nnunet.workspace import Workspace
 
 # The values that Typer shows and completes; the library's own lists would import NumPy for --help.
 MetricName = Literal["per-class", "joined", "mle-bench", "slice-2d"]
@@ -139,22 +138,11 @@ def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:
     return words
 
 
-def find_hardware_of(space: Workspace, *, device: str, gpus: int | None) -> Hardware:
+def choose_hardware(engine: Engine) -> None:
     """Choose what to compute on, and say it."""
     from gi2nnunet.cli.output import print_notice
-    from gi2nnunet.nnunet.hardware import find_hardware
 
-    hardware = find_hardware(device=device, gpus=gpus, workspace=space, environ=os.environ)
-    print_notice(f"Computing on: {hardware.name}")
-    return hardware
-
-
-def choose_computing(space: Workspace, *, device: str, gpus: int | None, **how: Any) -> Computing:
-    """Choose what to predict on, and say it; ``how`` is the rest of a :class:`Computing`."""
-    from gi2nnunet.nnunet.hardware import Computing
-
-    hardware = find_hardware_of(space, device=device, gpus=gpus)
-    return Computing(workspace=space, environ=os.environ, hardware=hardware, **how)
+    print_notice(f"Computing on: {engine.hardware.name}")
 
 
 def select_models_of(

@@ -20,8 +20,7 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    choose_computing,
-    open_workspace_of,
+    choose_hardware,
     require_number,
 )
 from gi2nnunet.cli.slurm.commands import (
@@ -264,7 +263,7 @@ def _predict(
     on: str,
     part: str | None,
 ) -> None:
-    from gi2nnunet.api import select_work
+    from gi2nnunet.api import open_engine, select_work
     from gi2nnunet.cli.output import (
         count,
         print_notice,
@@ -272,6 +271,7 @@ def _predict(
         print_warnings,
         show_progress,
     )
+    from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.prediction.evaluate import evaluate
     from gi2nnunet.prediction.parts import predict_part, select_part
 
@@ -279,7 +279,9 @@ def _predict(
     if on == "slurm" and (part or as_json):
         raise typer.BadParameter("--part and --json do not go together with --on slurm")
     require_slurm(context)
-    space = open_workspace_of(workspace)
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    space = engine.workspace
     selection, ensemble = select_work(
         space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
         source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
@@ -288,17 +290,11 @@ def _predict(
     if on == "slurm":
         submit_prediction(context, space, selection, ensemble, source=source, out=place)
         return
+    choose_hardware(engine)
     options: dict[str, Any] = {
         "out": place,
-        "computing": choose_computing(
-            space,
-            device=device,
-            gpus=gpus,
-            mirroring=mirroring,
-            step_size=step_size,
-            threads=threads,
-            trust=trust,
-        ),
+        "engine": engine,
+        "settings": settings,
         "nifti": nifti,
         "save_probabilities": save_probabilities,
         "tuning": tuning,

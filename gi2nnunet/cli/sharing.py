@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,6 @@ from gi2nnunet.cli.options import (
     JsonOption,
     TrustOption,
     WorkspaceOption,
-    open_workspace_of,
     require_number,
     same_workspace,
     select_models_of,
@@ -75,6 +73,7 @@ def predict_hidden(
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import (
         count,
         print_json,
@@ -91,13 +90,9 @@ def predict_hidden(
             model,
             out,
             hours=hours,
-            workspace=open_workspace_of(workspace),
-            environ=os.environ,
-            device=device,
-            gpus=gpus,
+            engine=open_engine(workspace, device=device, gpus=gpus, trust=trust),
             mirroring=mirroring,
             tuning=tuning,
-            trust=trust,
             on_change=print_notice,
             on_scan=lambda n, total: report(n, total, "predicting scans"),
         )
@@ -195,6 +190,7 @@ def kaggle_bundle(
 
     Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import (
         count,
         print_json,
@@ -207,9 +203,14 @@ def kaggle_bundle(
     from gi2nnunet.sharing.wheels import describe_image
 
     image = describe_image(image_python, image_freeze)
-    space = open_workspace_of(workspace)
+    engine = open_engine(workspace, trust=trust)
     dataset, ensemble = select_models_of(
-        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+        engine.workspace,
+        config=config,
+        fold=fold,
+        preset=preset,
+        trainer=trainer,
+        dataset_id=dataset_id,
     )
     with show_progress() as report:
         made = make_bundle(
@@ -218,14 +219,12 @@ def kaggle_bundle(
             user=user,
             image=image,
             dataset=dataset,
-            workspace=space,
-            environ=os.environ,
+            engine=engine,
             name=name,
             hours=hours,
             mirroring=mirroring,
             tuning=tuning,
             half=half,
-            trust=trust,
             replace=replace,
             progress=report,
         )
@@ -274,21 +273,25 @@ def export_model(
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, print_result, print_warnings
     from gi2nnunet.sharing.exchange import hand_over
 
-    space = open_workspace_of(workspace)
+    engine = open_engine(workspace, trust=trust)
     dataset, ensemble = select_models_of(
-        space, config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+        engine.workspace,
+        config=config,
+        fold=fold,
+        preset=preset,
+        trainer=trainer,
+        dataset_id=dataset_id,
     )
     made = hand_over(
         ensemble,
         out,
         dataset=dataset,
-        workspace=space,
-        environ=os.environ,
+        engine=engine,
         half=half,
-        trust=trust,
     )
     print_warnings(made.warnings)
     if made.tuned:
@@ -321,17 +324,11 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, print_result
     from gi2nnunet.sharing.exchange import take_over
 
-    space = open_workspace_of(workspace)
-    taken = take_over(
-        file,
-        workspace=space,
-        environ=os.environ,
-        replace=replace,
-        trust=trust,
-    )
+    taken = take_over(file, engine=open_engine(workspace, trust=trust), replace=replace)
     done = taken.model
     if as_json:
         print_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,7 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    find_hardware_of,
-    open_workspace_of,
+    choose_hardware,
     require_number,
     same_workspace,
 )
@@ -35,9 +33,8 @@ from gi2nnunet.cli.slurm.commands import (
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.nnunet.hardware import Hardware
+    from gi2nnunet.nnunet.engine import Engine
     from gi2nnunet.nnunet.presets import Preset
-    from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.training.plan import Plan
 
 _TRAINING = "What to train"
@@ -118,17 +115,18 @@ def plan(
 
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json
     from gi2nnunet.dataset.manifest import read_dataset
 
     patch_sizes = _parse_patch_sizes(patch_size or [])
-    space = open_workspace_of(workspace)
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    engine = open_engine(workspace, device=device, jobs=jobs)
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     check_versions(checks)
-    hardware = find_hardware_of(space, device=device, gpus=None)
+    choose_hardware(engine)
     made = _plan(
-        space, dataset, hardware, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs, checks=checks,
+        engine, dataset, preset=preset, config=config,
+        batch_size=batch_size, patch_sizes=patch_sizes, checks=checks,
     )  # fmt: skip
     if as_json:
         print_json(_describe_plan(made))
@@ -226,6 +224,7 @@ def train(
 
     Example: gi2nnunet train --fold all --preset tiny
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.live import TrainingView, stop_when_warned
     from gi2nnunet.cli.output import print_json, print_notice, print_result
     from gi2nnunet.dataset.manifest import read_dataset
@@ -235,20 +234,22 @@ def train(
 
     require_slurm(context)
     patch_sizes = _parse_patch_sizes(patch_size or [])
-    space = open_workspace_of(workspace)
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
+    engine = open_engine(
+        workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
+    )
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
     check_trainer(trainer or STOCK_TRAINER)  # before planning, which takes minutes
     if pretrained_weights:
         check_checkpoint_file(pretrained_weights)
     if on == "slurm":
-        submit_training(context, space, dataset, folds=folds, config=config or ())
+        submit_training(context, engine.workspace, dataset, folds=folds, config=config or ())
         return
     check_versions(checks)
-    hardware = find_hardware_of(space, device=device, gpus=gpus)
+    choose_hardware(engine)
     planned = _plan(
-        space, dataset, hardware, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, jobs=jobs, checks=checks,
+        engine, dataset, preset=preset, config=config,
+        batch_size=batch_size, patch_sizes=patch_sizes, checks=checks,
         folds=folds, trainer=trainer or STOCK_TRAINER,
     )  # fmt: skip
     for line in _describe_folds(folds, dataset):
@@ -257,9 +258,7 @@ def train(
         results = train_folds(
             dataset,
             planned,
-            workspace=space,
-            environ=os.environ,
-            hardware=hardware,
+            engine=engine,
             folds=folds,
             settings=TrainingSettings(
                 trainer=trainer or STOCK_TRAINER,
@@ -270,11 +269,8 @@ def train(
                 if pretrained_weights
                 else None,
             ),
-            jobs=jobs,
-            threads=threads,
             restart=restart,
             nnunet_validation=nnunet_validation,
-            trust=trust,
             stop=stop,
             on_start=view.start,
             on_epoch=view.update,
@@ -295,15 +291,13 @@ def train(
 
 
 def _plan(
-    space: Workspace,
+    engine: Engine,
     dataset: Dataset,
-    hardware: Hardware,
     *,
     preset: str,
     config: list[str] | None,
     batch_size: int | None,
     patch_sizes: list[list[int]],
-    jobs: int | None,
     checks: bool,
     folds: Sequence[int | str] = (),
     trainer: str = "",
@@ -312,23 +306,21 @@ def _plan(
     from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
     from gi2nnunet.training.plan import plan_dataset
 
-    chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
+    chosen = choose_preset(preset, memory_gib=engine.hardware.memory_gib)
     print_notice(f"Dataset: {dataset.folder}; preset: {chosen.name}")
     configurations = tuple(dict.fromkeys(config or CONFIGURATIONS))
     check_machine(
-        checks, space, dataset, hardware, chosen, configurations=configurations, folds=folds,
-        trainer=trainer, jobs=jobs, resized=batch_size is not None or bool(patch_sizes),
+        checks, engine, dataset, chosen, configurations=configurations, folds=folds,
+        trainer=trainer, resized=batch_size is not None or bool(patch_sizes),
     )  # fmt: skip
     with show_progress() as report:
         return plan_dataset(
             dataset,
-            workspace=space,
-            environ=os.environ,
+            engine=engine,
             preset=chosen,
             configurations=configurations,
             batch_size=batch_size,
             patch_sizes=patch_sizes,
-            jobs=jobs,
             progress=report,
         )
 
@@ -428,15 +420,13 @@ def check_versions(checks: bool) -> None:
 
 def check_machine(
     checks: bool,
-    space: Workspace,
+    engine: Engine,
     dataset: Dataset,
-    hardware: Hardware,
     preset: Preset,
     *,
     configurations: Sequence[str],
     folds: Sequence[int | str],
     trainer: str,
-    jobs: int | None,
     resized: bool,
 ) -> None:
     """Warn of what is scarce on this machine, and stop where it cannot do."""
@@ -447,13 +437,11 @@ def check_machine(
         return
     verdicts = examine_start(
         dataset,
-        workspace=space,
-        hardware=hardware,
+        engine=engine,
         preset=preset,
         configurations=configurations,
         folds=folds,
         trainer=trainer,
-        jobs=jobs,
         resized=resized,
     )
     print_warnings(list_warnings(verdicts))

@@ -18,8 +18,7 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    choose_computing,
-    open_workspace_of,
+    choose_hardware,
     same_workspace,
     spell_options,
 )
@@ -33,11 +32,11 @@ from gi2nnunet.cli.prediction import (
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.nnunet.hardware import Computing
+    from gi2nnunet.dataset.workspace import Workspace
+    from gi2nnunet.nnunet.engine import Engine, PredictionSettings
     from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.postprocess import OrganDecision
     from gi2nnunet.nnunet.saved_postprocess import Tuning
-    from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.prediction.out_of_fold import OutOfFold
     from gi2nnunet.scoring.bootstrap import Gain
     from gi2nnunet.tuning.compare_models import ModelComparison, ModelEntry
@@ -82,15 +81,15 @@ def out_of_fold(
 
     Example: gi2nnunet out-of-fold --config 2d
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, print_result
+    from gi2nnunet.nnunet.engine import PredictionSettings
 
-    space = open_workspace_of(workspace)
-    dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
-    computing = choose_computing(
-        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
-        threads=threads, trust=trust,
-    )  # fmt: skip
-    predicted = _predict(dataset, ensemble, computing, truth=False)
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    dataset, ensemble = _select(engine.workspace, dataset_id, config, preset, trainer)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    choose_hardware(engine)
+    predicted = _predict(dataset, ensemble, engine, settings, truth=False)
     if as_json:
         print_json(
             {
@@ -132,21 +131,21 @@ def tune(
 
     Example: gi2nnunet tune
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
     from gi2nnunet.core.files import check_place
+    from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.nnunet.models import spell_models
     from gi2nnunet.nnunet.saved_postprocess import save_tuning, tuning_path
     from gi2nnunet.tuning.search import tune_decision
     from gi2nnunet.tuning.table import list_tuning_scans
 
-    space = open_workspace_of(workspace)
-    dataset, ensemble = _select(space, dataset_id, config, preset, trainer)
-    computing = choose_computing(
-        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
-        threads=threads, trust=trust,
-    )  # fmt: skip
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    dataset, ensemble = _select(engine.workspace, dataset_id, config, preset, trainer)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    choose_hardware(engine)
     check_place(tuning_path(ensemble.models))
-    predicted = _predict(dataset, ensemble, computing, truth=True)
+    predicted = _predict(dataset, ensemble, engine, settings, truth=True)
     with show_progress() as report:
         found = tune_decision(
             list_tuning_scans(dataset, predicted),
@@ -194,20 +193,21 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_result, print_warnings, show_progress
     from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.tuning.compare_models import compare_all_models
 
-    space = open_workspace_of(workspace)
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
-    computing = choose_computing(
-        space, device=device, gpus=gpus, mirroring=mirroring, step_size=step_size,
-        threads=threads, trust=trust,
-    )  # fmt: skip
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    choose_hardware(engine)
     with show_progress() as report:
         compared = compare_all_models(
             dataset,
-            computing=computing,
+            engine=engine,
+            settings=settings,
             preset=None if preset == "auto" else preset,
             trainer=trainer,
             metric=metric,
@@ -248,7 +248,12 @@ def _select(
 
 
 def _predict(
-    dataset: Dataset, ensemble: Ensemble, computing: Computing, *, truth: bool
+    dataset: Dataset,
+    ensemble: Ensemble,
+    engine: Engine,
+    settings: PredictionSettings,
+    *,
+    truth: bool,
 ) -> OutOfFold:
     from gi2nnunet.cli.output import print_notice, show_progress
     from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
@@ -256,7 +261,7 @@ def _predict(
     print_notice(f"Models: {ensemble.describe()}")
     with show_progress() as report:
         return predict_out_of_fold(
-            dataset, ensemble, computing=computing, truth=truth, on_scan=report
+            dataset, ensemble, engine=engine, settings=settings, truth=truth, on_scan=report
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +95,7 @@ def doctor(
 
     Example: gi2nnunet doctor --preset resenc-l --fold cv
     """
+    from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.presets import CONFIGURATIONS
@@ -111,14 +111,10 @@ def doctor(
         print_notice(f"{space.raw} holds no dataset: checking the installation alone.")
     result = diagnose(
         dataset,
-        workspace=space,
-        environ=os.environ,
-        device=device,
-        gpus=gpus,
+        engine=open_engine(workspace, device=device, gpus=gpus, jobs=jobs),
         preset=preset,
         configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
         folds=expand_folds(fold or ["all"], n_folds=len(dataset.splits)) if dataset else (),
-        jobs=jobs,
     )
     if as_json:
         print_json(result.to_json())

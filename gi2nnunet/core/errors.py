@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 wrong usage (Click's own), 3 :class:`InputError`, 4 :class
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ def raise_problems(problems: Iterable[Problem], *, remedy: str) -> None:
     if len(listed) > _MOST_PROBLEMS_SHOWN:
         lines.append(f"... and {len(listed) - _MOST_PROBLEMS_SHOWN} more")
     raise InputError("\n".join([*lines, remedy]))
+
+
+def require_positive(**numbers: float | None) -> None:
+    """Raise a :class:`ValueError` for a number that is not above 0; ``None`` is one's default."""
+    for name, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}: found {value!r}; expected a number above 0")
 
 
 Progress = Callable[[int, int, str], None]

@@ -48,6 +48,7 @@ from gi2nnunet.dataset.splits import (
     make_folds,
     shared_patients,
 )
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.dataset.writer import Progress, ScanWriter, describe_content, write_scans
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
 from gi2nnunet.formats.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
@@ -62,9 +63,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")
 def convert(
     source: Path,
     *,
-    raw: Path,
-    preprocessed: Path,
-    results: Path,
+    workspace: Workspace,
     dataset_id: int = 501,
     name: str = "UWGI",
     labels: LabelScheme = "regions",
@@ -83,9 +82,9 @@ def convert(
     ----------
     source
         The competition's folder or zip, or a folder of NIfTI volumes.
-    raw, preprocessed, results
-        nnU-Net's three folders. The dataset goes into ``raw``, its split also into
-        ``preprocessed``; ``results`` is only looked at.
+    workspace
+        The dataset goes into its ``raw``, its split also into its ``preprocessed``; its
+        ``results`` are only looked at.
     dataset_id, name
         nnU-Net's number (1 to 999) and name of the dataset.
     labels
@@ -149,10 +148,10 @@ def convert(
         "parts": plan.parts,
         "splits": plan.splits,
     }
-    with hold_dataset(raw, dataset_id, purpose="converting", shared=False):
+    with hold_dataset(workspace.raw, dataset_id, purpose="converting", shared=False):
         target = inspect_target(
-            raw=raw, preprocessed=preprocessed, results=results, dataset_id=dataset_id,
-            folder_name=dataset_name_of(dataset_id, name), recipe=recipe,
+            workspace, dataset_id=dataset_id, recipe=recipe,
+            folder_name=dataset_name_of(dataset_id, name),
         )  # fmt: skip
         if target.same_recipe and not find_damaged(target.folder, target.manifest):
             target.write_split(plan.splits)
@@ -161,7 +160,7 @@ def convert(
             source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
         )
         if not target.hidden.exists():  # else part of it is written already
-            check_room(raw, needed=int(opened.fingerprint.get("bytes", 0)))
+            check_room(workspace.raw, needed=int(opened.fingerprint.get("bytes", 0)))
         keep = _prepare_hidden(target, writer, recipe)
         records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
         if wrong:

@@ -25,6 +25,7 @@ from gi2nnunet.dataset.manifest import (
     open_dataset,
 )
 from gi2nnunet.dataset.splits import Fold
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import nnunet_labels
 
 _PREPROCESSED_ENDINGS = {".b2nd", ".npz", ".npy", ".pkl"}
@@ -141,20 +142,14 @@ def _remove_preprocessed(folder: Path) -> list[str]:
 
 
 def inspect_target(
-    *,
-    raw: Path,
-    preprocessed: Path,
-    results: Path,
-    dataset_id: int,
-    folder_name: str,
-    recipe: Mapping[str, Any],
+    workspace: Workspace, *, dataset_id: int, folder_name: str, recipe: Mapping[str, Any]
 ) -> Target:
     """Look at what stands where a dataset is to go.
 
     Parameters
     ----------
-    raw, preprocessed, results
-        nnU-Net's three folders.
+    workspace
+        Where it goes.
     dataset_id, folder_name
         nnU-Net's number of the dataset and the folder it gets.
     recipe
@@ -166,7 +161,8 @@ def inspect_target(
         Where another dataset has the number, the folder holds something else, or a model was
         trained on what would be replaced.
     """
-    for root in (raw, preprocessed, results):
+    raw = workspace.raw
+    for root in (raw, workspace.preprocessed, workspace.results):
         for other in find_datasets(root, dataset_id):
             if other.name != folder_name:
                 raise InputError(
@@ -183,8 +179,8 @@ def inspect_target(
                 f"{folder}: found files that this tool did not write; expected a dataset of its "
                 "own or nothing. Take another number or name (--id, --name), or remove it."
             )
-    trained = _find_trained(results / folder_name)
-    differences = _find_differences(manifest, recipe, preprocessed / folder_name)
+    trained = _find_trained(workspace.results / folder_name)
+    differences = _find_differences(manifest, recipe, workspace.preprocessed / folder_name)
     if trained and differences:
         raise InputError(
             f"{trained}: a model was trained on {folder_name} as it is, and this conversion would "
@@ -193,7 +189,7 @@ def inspect_target(
     return Target(
         folder=folder,
         hidden=raw / f".{folder_name}.part",
-        preprocessed=preprocessed / folder_name,
+        preprocessed=workspace.preprocessed / folder_name,
         manifest=manifest,
         same_recipe=bool(manifest) and not differences,
         keep_preprocessed=not differences and bool(manifest or trained),

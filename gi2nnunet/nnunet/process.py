@@ -24,6 +24,7 @@ from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, shorten
 from gi2nnunet.core.workers import describe_end
+from gi2nnunet.dataset.workspace import Workspace
 
 Event = dict[str, Any]
 Runner = Callable[..., Event]
@@ -240,3 +241,56 @@ def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
             tail,
         ]
     )
+
+
+def engine_environment(
+    workspace: Workspace,
+    *,
+    environ: Mapping[str, str],
+    processes: int,
+    augmentation_processes: int,
+    threads: int,
+    gpu: int | None = None,
+) -> dict[str, str]:
+    """Build the whole environment of one engine process.
+
+    Parameters
+    ----------
+    workspace
+        Where the engine reads and writes.
+    environ
+        What to start from (``PATH`` and the like).
+    processes
+        nnU-Net's worker processes for preprocessing and export.
+    augmentation_processes
+        Workers that augment while training; 0 augments in the training process.
+    threads
+        Threads of the numerical libraries.
+    gpu
+        The one card the process may see, counted among those that ``environ`` lets us see;
+        ``None`` leaves them all.
+    """
+    built = dict(environ)
+    built.update(
+        {
+            "nnUNet_raw": str(workspace.raw),
+            "nnUNet_preprocessed": str(workspace.preprocessed),
+            "nnUNet_results": str(workspace.results),
+            "nnUNet_def_n_proc": str(processes),
+            "nnUNet_n_proc_DA": str(augmentation_processes),
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            # Threads that spin while they wait take the cores from whatever else runs: beside
+            # one busy neighbour on two cores an iteration took forty times as long.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+            # A torch.py in the folder where a command runs is not PyTorch (Python 3.11 and later).
+            "PYTHONSAFEPATH": "1",
+            "MPLBACKEND": "Agg",
+        }
+    )
+    if gpu is not None:
+        # Cards are counted among those the user lets us see, which may be ids of another form.
+        visible = [card for card in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+        built["CUDA_VISIBLE_DEVICES"] = visible[gpu].strip() if visible else str(gpu)
+    return built

@@ -16,6 +16,7 @@ from gi2nnunet.core.errors import InputError, raise_problems
 from gi2nnunet.core.files import find_kind
 from gi2nnunet.dataset.encode import find_dataset_of, scan_id_of
 from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import ALL_BITS, LabelScheme
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.tables import (
@@ -28,7 +29,6 @@ from gi2nnunet.formats.tables import (
     take_rows,
 )
 from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds, is_fold_number
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.prediction.leakage import Standing, find_standing, find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import InputScan
 from gi2nnunet.source.competition import Scan, read_index

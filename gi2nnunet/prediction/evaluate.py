@@ -20,7 +20,7 @@ from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Selection
@@ -129,7 +129,8 @@ def evaluate(
     ensemble: Ensemble,
     *,
     out: Path,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     metric: str = "per-class",
     nifti: bool = False,
     score: bool = True,
@@ -151,7 +152,7 @@ def evaluate(
         ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
         to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
         interrupted run leaves lies in a hidden folder, and the next one goes on from it.
-    computing
+    engine, settings
         Where, on what and how.
     metric
         Convention of :mod:`gi2nnunet.scoring.metric`.
@@ -175,7 +176,9 @@ def evaluate(
             "what tuning chose was chosen on these very scans, so their score flatters it; its "
             f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
         )
-    told += tuned.list_differences(computing.describe()) if tuned and tuned.decision.organs else []
+    told += (
+        tuned.list_differences(settings.describe(engine)) if tuned and tuned.decision.organs else []
+    )
     peaks: dict[str, Any] = {}
     with hold(out / "prediction", purpose="predicting"):
         predicted = predict_kept(
@@ -183,7 +186,8 @@ def evaluate(
             ensemble,
             scans=selection.scans,
             out=out,
-            computing=computing,
+            engine=engine,
+            settings=settings,
             nifti=nifti,
             save_probabilities=save_probabilities,
             tuned=tuned,
@@ -197,7 +201,7 @@ def evaluate(
             "standing": selection.standing,
             "scans": selection.described,
             "models": ensemble.describe(),
-            "computing": computing.describe(),
+            "computing": settings.describe(engine),
             "tuning": tuned.describe() if tuned else None,
             "options": {
                 "source": str(selection.source) if selection.source else None,
@@ -216,7 +220,7 @@ def evaluate(
         seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
         # Apart from the rest, which is the same whenever the same is predicted again.
         cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
-        write_json(out / COST, {**cost, "device": computing.hardware.device, **peaks})
+        write_json(out / COST, {**cost, "device": engine.hardware.device, **peaks})
         files = [submission]
         result = None
         for name in SCORE_FILES:  # of an earlier run, whose submission is gone
@@ -241,7 +245,7 @@ def evaluate(
             files=tuple(files),
             warnings=tuple(warnings),
             seconds_per_scan=seconds_per_scan,
-            computing=computing.describe(),
+            computing=settings.describe(engine),
             tuned=tuned,
             scans=selection.scans,
         )

@@ -21,7 +21,7 @@ from gi2nnunet.dataset.manifest import MANIFEST, Dataset, image_name_of, label_n
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.probabilities import SUFFIX, read_about
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
-from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
 from gi2nnunet.prediction.leakage import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import InputScan, predict_scans
@@ -63,7 +63,8 @@ def predict_out_of_fold(
     dataset: Dataset,
     ensemble: Ensemble,
     *,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     truth: bool = False,
     on_scan: Callable[[int, int, str], None] | None = None,
 ) -> OutOfFold:
@@ -75,7 +76,7 @@ def predict_out_of_fold(
         What the models were trained on.
     ensemble
         Models of every fold of its split.
-    computing
+    engine, settings
         Where, on what and how.
     truth
         Refuse at once where the truth is not at hand that :func:`list_tuning_scans` reads later.
@@ -94,16 +95,16 @@ def predict_out_of_fold(
     check_same_labels(ensemble.models)
     check_labels_of(ensemble.models, dataset)
     fold_of = assign_folds(dataset, ensemble)
-    home = computing.workspace.predictions / dataset.name / "out_of_fold"
+    home = engine.workspace.predictions / dataset.name / "out_of_fold"
     folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
-    settings = computing.describe()
+    described = settings.describe(engine)
     total, done = len(fold_of) * len(ensemble.models), 0
     with hold(home / "predictions", purpose="predicting out of fold"):
         for model in ensemble.models:
             digests = {fold: digest_checkpoint(model, fold) for fold in set(fold_of.values())}
             about = {
                 scan_id: {
-                    **settings,
+                    **described,
                     "fold": fold,
                     "checkpoint": digests[fold],
                     "image": _describe_image(dataset, scan_id),
@@ -120,7 +121,7 @@ def predict_out_of_fold(
             if missing:
                 _predict_missing(
                     dataset, model, missing, fold_of=fold_of, about=about, folder=folder,
-                    computing=computing,
+                    engine=engine, settings=settings,
                     report=partial(_report, on_scan, done, total, model.configuration),
                 )  # fmt: skip
                 done += len(missing)
@@ -129,7 +130,7 @@ def predict_out_of_fold(
         fold_of=fold_of,
         folders=folders,
         costs={name: read_json(folder / COST) for name, folder in folders.items()},
-        settings=settings,
+        settings=described,
     )
 
 
@@ -227,7 +228,8 @@ def _predict_missing(
     fold_of: Mapping[str, int],
     about: Mapping[str, Mapping[str, Any]],
     folder: Path,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     report: Callable[[int], None],
 ) -> None:
     folds: dict[str, tuple[Fold, ...]] = {scan_id: (fold_of[scan_id],) for scan_id in missing}
@@ -246,7 +248,8 @@ def _predict_missing(
             )
             for scan_id in missing
         ],
-        computing=computing,
+        engine=engine,
+        settings=settings,
         folds=folds,
         probability_folders={model.folder.name: folder},
         about=about,
@@ -257,7 +260,7 @@ def _predict_missing(
     if len(missing) >= int(before.get("scans", 0)):
         seconds = (time.monotonic() - began) / len(missing)
         cost = {"scans": len(missing), "seconds_per_scan": seconds}
-        write_json(folder / COST, {**cost, "device": computing.hardware.device, **peaks})
+        write_json(folder / COST, {**cost, "device": engine.hardware.device, **peaks})
 
 
 def _report(

@@ -15,7 +15,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place
 from gi2nnunet.core.locks import hold
-from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, fold_folder
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Selection
@@ -29,7 +29,8 @@ def predict_part(
     *,
     part: tuple[int, int],
     out: Path,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     nifti: bool = False,
     save_probabilities: bool = False,
     tuning: bool = True,
@@ -38,14 +39,14 @@ def predict_part(
     """Predict a part of a selection and keep its rows.
 
     Parts may run at the same time, on several machines too;
-    :func:`~gi2nnunet.prediction.evaluate.evaluate`, given the same folder, computing and options,
-    then finds every scan predicted.
+    :func:`~gi2nnunet.prediction.evaluate.evaluate`, given the same folder and options, then finds
+    every scan predicted.
 
     Parameters
     ----------
     part
         ``(2, 8)``: every eighth scan from the second on.
-    selection, ensemble, out, computing, nifti, save_probabilities, tuning, on_scan
+    selection, ensemble, out, engine, settings, nifti, save_probabilities, tuning, on_scan
         As :func:`~gi2nnunet.prediction.evaluate.evaluate` has them.
 
     Returns
@@ -73,7 +74,8 @@ def predict_part(
                 ensemble,
                 scans=scans,
                 out=out,
-                computing=computing,
+                engine=engine,
+                settings=settings,
                 nifti=nifti,
                 save_probabilities=save_probabilities,
                 tuned=tuned,

@@ -11,11 +11,10 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, GiError, InputError
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.checks import check_model, check_same_labels
-from gi2nnunet.nnunet.hardware import Computing
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.postprocess import Decision
-from gi2nnunet.nnunet.process import Event, LogFile, new_log, run_engine
-from gi2nnunet.nnunet.workspace import engine_environment
+from gi2nnunet.nnunet.process import Event, LogFile
 from gi2nnunet.prediction.resume import Kept
 from gi2nnunet.source.competition import Scan
 
@@ -71,7 +70,8 @@ def predict_scans(
     ensemble: Ensemble,
     scans: Sequence[InputScan],
     *,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     folds: Mapping[str, Sequence[Fold]] | None = None,
     nifti_folder: Path | None = None,
     probability_folders: Mapping[str, Path] | None = None,
@@ -89,7 +89,7 @@ def predict_scans(
         The models.
     scans
         What to predict.
-    computing
+    engine, settings
         Where, on what and how.
     folds
         Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
@@ -130,9 +130,9 @@ def predict_scans(
     for model in ensemble.models:
         check_model(model, used)
     check_same_labels(ensemble.models)
-    settings = {
+    task = {
         "models": [str(model.folder) for model in ensemble.models],
-        **computing.describe(),
+        **settings.describe(engine),
         "nifti_folder": str(nifti_folder) if nifti_folder else None,
         "probability_folders": [
             str(probability_folders[model.folder.name]) for model in ensemble.models
@@ -140,7 +140,7 @@ def predict_scans(
         if probability_folders
         else None,
         "decision": decision.to_json() if decision else None,
-        "trust": computing.trust,
+        "trust": engine.trust,
     }
     notes = about or {}
     tasks = [
@@ -150,36 +150,30 @@ def predict_scans(
     tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
     progress = _Progress(
         total=len(scans),
-        kept=Kept(kept, settings=settings, models=ensemble.models, folds=used) if kept else None,
+        kept=Kept(kept, settings=task, models=ensemble.models, folds=used) if kept else None,
         on_scan=on_scan,
     )
     progress.take_kept(tasks)
 
     def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
-        peaks = run_engine(
+        threads = engine.choose_threads(training=False)
+        peaks = engine.run(
             "predict",
-            {**settings, "scans": list(part)},
-            environment={
-                **_KEEP_MEMORY,
-                **engine_environment(
-                    computing.workspace,
-                    environ=computing.environ,
-                    processes=computing.threads_used,
-                    augmentation_processes=0,
-                    threads=computing.threads_used,
-                    gpu=gpu,
-                ),
-            },
+            {**task, "scans": list(part)},
             log=log,
+            processes=threads,
+            threads=threads,
+            gpu=gpu,
+            variables=_KEEP_MEMORY,
             on_event=progress.take,
         )
         progress.take_peaks(peaks)
 
-    slots = computing.hardware.slots
+    slots = engine.hardware.slots
     while todo := progress.list_undone(tasks):
         slots = slots[: len(todo)]
         parts = [todo[index :: len(slots)] for index in range(len(slots))]
-        logs = [new_log(computing.workspace.logs, "predict") for _ in slots]
+        logs = [engine.new_log("predict") for _ in slots]
         failures = _run_each(run, parts, slots, logs)
         slots = tuple(slot for slot in slots if slot not in failures)
         if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):

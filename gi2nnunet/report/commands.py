@@ -9,7 +9,7 @@ from typing import Any
 
 from gi2nnunet.core.files import take_list, take_mapping
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.hardware import spell_computing
+from gi2nnunet.nnunet.engine import spell_settings
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
 from gi2nnunet.training.record import TrainedFold, order_of
 
@@ -140,7 +140,7 @@ def _train_options(training: TrainedFold) -> list[str]:
         if settings.get(key) is not None and not (known and settings[key] == vars(known[0])[key]):
             words += [f"--{key}", f"{settings[key]}"]
     words += _options(settings, _SETTINGS)
-    return words + spell_computing(training.runs[-1] if training.runs else {})
+    return words + spell_settings(training.runs[-1] if training.runs else {})
 
 
 def _fold_words(folds: Sequence[str], n_folds: int) -> list[str]:
@@ -175,7 +175,7 @@ def _tune(content: Mapping[str, Any]) -> Command:
     chosen, note = _model_words([str(name) for name in take_list(content, "models")])
     words = ["gi2nnunet", "tune", *chosen]
     words += _options(content, {"metric": ("--metric", "per-class"), "seed": ("--seed", 0)})
-    words += spell_computing(take_mapping(content, "computing"))
+    words += spell_settings(take_mapping(content, "computing"))
     return Command(words=tuple(words), note=note)
 
 
@@ -185,7 +185,7 @@ def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
         words = [
             "gi2nnunet",
             "predict-and-score",
-            *spell_computing(take_mapping(about, "computing")),
+            *spell_settings(take_mapping(about, "computing")),
         ]
         return Command(
             words=tuple(words), note="an earlier version recorded neither models nor source"
@@ -206,4 +206,4 @@ def _predict(about: Mapping[str, Any], dataset: Dataset) -> Command:
         flags["metric"] = ("--metric", "per-class")
     words += _options(options, flags)
     words += ["--no-tuning"] if options.get("tuning") is False else []
-    return Command(words=(*words, *spell_computing(take_mapping(about, "computing"))), note=note)
+    return Command(words=(*words, *spell_settings(take_mapping(about, "computing"))), note=note)

@@ -17,11 +17,11 @@ from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, DatasetScan, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.prediction.parts import kept_folder
 from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.history import (

@@ -14,6 +14,7 @@ from gi2nnunet.core.files import read_json, replace_file, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, find_datasets
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, notes_part, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
@@ -27,9 +28,7 @@ from gi2nnunet.nnunet.models import (
     list_models,
     read_training_record,
 )
-from gi2nnunet.nnunet.process import new_log, run_engine
 from gi2nnunet.nnunet.saved_postprocess import Tuned, adopt_tuning, find_tuning
-from gi2nnunet.nnunet.workspace import Workspace, engine_environment
 from gi2nnunet.prediction.leakage import find_trained_scans
 
 FindScans = Callable[[TrainedModel, Fold], frozenset[str] | None]
@@ -76,11 +75,9 @@ def export_model(
     *,
     find_scans: FindScans,
     n_folds: int,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
     tuning: Mapping[str, Any] | None = None,
     half: bool = False,
-    trust: bool = False,
 ) -> ExportedModel:
     """Write models into one file: weights, plans, dataset.json, and what each fold was trained on.
 
@@ -94,15 +91,13 @@ def export_model(
         Tells which scans a fold was trained on; ``None`` where that is not known.
     n_folds
         Folds of the split that the numbered folds are of; 0 where there is none.
-    workspace, environ
-        Where the models lie and the log goes.
+    engine
+        What writes it. One that trusts loads checkpoints and plans that could run code.
     tuning
         What was chosen for these models, to go along.
     half
         Write the weights in half precision: half the size, and predictions that may differ in
         single voxels.
-    trust
-        Load checkpoints and plans that could run code.
 
     Raises
     ------
@@ -115,6 +110,7 @@ def export_model(
         raise OutputError(f"{out}: is a folder; expected the name of a file to write.")
     first = ensemble.models[0]
     _run(
+        engine,
         "export",
         {
             "out": str(out.absolute()),
@@ -143,22 +139,13 @@ def export_model(
                 "models": {model.configuration: list(ensemble.folds) for model in ensemble.models},
             },
             "half": half,
-            "trust": trust,
+            "trust": engine.trust,
         },
-        workspace=workspace,
-        environ=environ,
     )
     return ExportedModel(path=out, size=out.stat().st_size)
 
 
-def import_model(
-    path: Path,
-    *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    replace: bool = False,
-    trust: bool = False,
-) -> ImportedModel:
+def import_model(path: Path, *, engine: Engine, replace: bool = False) -> ImportedModel:
     """Take a model file into the workspace, as nnU-Net's own model folders.
 
     Each model folder appears whole or not at all; the same file again writes what is missing.
@@ -167,12 +154,10 @@ def import_model(
     ----------
     path
         A file of :func:`export_model`.
-    workspace, environ
-        Where it goes.
+    engine
+        Where it goes. One that trusts accepts plans that name what nnU-Net does not ship.
     replace
         Replace models that are there under the same names.
-    trust
-        Let its plans name what nnU-Net does not ship.
 
     Raises
     ------
@@ -182,7 +167,8 @@ def import_model(
     OutputError
         Where there is no space for it, it cannot be written, or another run works there.
     """
-    bundle = open_bundle(path, trust=trust)
+    workspace = engine.workspace
+    bundle = open_bundle(path, trust=engine.trust)
     home = workspace.results / bundle.dataset
     for root in (workspace.raw, workspace.preprocessed, workspace.results):
         for other in find_datasets(root, bundle.dataset_id):
@@ -211,15 +197,14 @@ def import_model(
             if todo:
                 shutil.rmtree(hidden, ignore_errors=True)
                 _run(
+                    engine,
                     "import",
                     {
                         "file": str(path.absolute()),
                         "into": str(hidden),
                         "configurations": list(todo),
-                        "trust": trust,
+                        "trust": engine.trust,
                     },
-                    workspace=workspace,
-                    environ=environ,
                 )
             for name, folder in todo.items():
                 _write_notes(bundle, name, hidden / folder.name)
@@ -293,14 +278,8 @@ def _swap(new: Path, place: Path, *, old: Path) -> None:
         ) from error
 
 
-def _run(
-    task: str, options: Mapping[str, Any], *, workspace: Workspace, environ: Mapping[str, str]
-) -> None:
-    threads = count_cores()
-    environment = engine_environment(
-        workspace, environ=environ, processes=1, augmentation_processes=0, threads=threads
-    )
-    run_engine(task, options, environment=environment, log=new_log(workspace.logs, task))
+def _run(engine: Engine, task: str, options: Mapping[str, Any]) -> None:
+    engine.run(task, options, log=engine.new_log(task), threads=count_cores())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,10 +325,8 @@ def hand_over(
     out: Path,
     *,
     dataset: Dataset | None,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
     half: bool = False,
-    trust: bool = False,
 ) -> HandedOver:
     """Write models, what they were trained on and what tuning chose for them, into one file.
 
@@ -361,7 +338,7 @@ def hand_over(
         The file; one that is there is replaced.
     dataset
         What they were trained on, where it is at hand.
-    workspace, environ, half, trust
+    engine, half
         As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
 
     Raises
@@ -377,32 +354,23 @@ def hand_over(
         out,
         find_scans=partial(find_trained_scans, dataset=dataset),
         n_folds=len(dataset.splits) if dataset else count_folds(ensemble.models[0].folder.parent),
-        workspace=workspace,
-        environ=environ,
+        engine=engine,
         tuning=tuned.pack() if tuned else None,
         half=half,
-        trust=trust,
     )
     return HandedOver(model=made, tuned=tuned, warnings=tuple(warnings))
 
 
-def take_over(
-    file: Path,
-    *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    replace: bool = False,
-    trust: bool = False,
-) -> TakenOver:
+def take_over(file: Path, *, engine: Engine, replace: bool = False) -> TakenOver:
     """Take a model file into the workspace, and what tuning chose with it.
 
     Parameters and errors are those of :func:`~gi2nnunet.sharing.exchange.import_model`.
     """
-    done = import_model(file, workspace=workspace, environ=environ, replace=replace, trust=trust)
+    done = import_model(file, engine=engine, replace=replace)
     names = {folder.name for folder in (*done.kept, *done.written)}
     models = tuple(
         model
-        for model in list_models(workspace.results / done.bundle.dataset)
+        for model in list_models(engine.workspace.results / done.bundle.dataset)
         if model.folder.name in names
     )
     tuning = None if done.bundle.tuning is None else adopt_tuning(done.bundle.tuning, models)

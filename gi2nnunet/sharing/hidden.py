@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row
-from gi2nnunet.nnunet.hardware import Computing, find_hardware
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.prediction.budget import OnScan, Outcome, Step, list_steps, predict_within
 from gi2nnunet.prediction.predict import InputScan, PredictedScan, predict_scans
 from gi2nnunet.sharing.exchange import take_over
@@ -53,13 +52,9 @@ def predict_hidden(
     out: Path,
     *,
     hours: float,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    device: str = "auto",
-    gpus: int | None = None,
+    engine: Engine,
     mirroring: bool = True,
     tuning: bool = True,
-    trust: bool = False,
     on_change: Callable[[str], None] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> HiddenPrediction:
@@ -77,16 +72,12 @@ def predict_hidden(
         The submission CSV.
     hours
         The budget, from this call on.
-    workspace, environ
-        Where the model is unpacked to, and the log goes.
-    device, gpus
-        On what.
+    engine
+        Where the model is unpacked to, and what it is computed on.
     mirroring
         Whether to begin with mirroring.
     tuning
         Decide as what tuning chose for these models has it, where they brought that along.
-    trust
-        Let the model's plans name what nnU-Net does not ship.
     on_change
         Called with each sentence about what is given up.
     on_scan
@@ -121,15 +112,14 @@ def predict_hidden(
             tuned=None,
             warnings=(*found.warnings, *notes),
         )
-    bundle = take_over(model, workspace=workspace, environ=environ, trust=trust).model.bundle
+    bundle = take_over(model, engine=engine).model.bundle
     ensemble = choose_ensemble(
-        workspace.results / bundle.dataset,
+        engine.workspace.results / bundle.dataset,
         n_folds=bundle.n_folds,
         configurations=tuple(bundle.folds),
         folds=tuple(next(iter(bundle.folds.values()))),
     )
     tuned, told = find_tuning(ensemble) if tuning else (None, [])
-    hardware = find_hardware(device=device, gpus=gpus, workspace=workspace, environ=environ)
     done = 0
 
     def take(scan: PredictedScan) -> None:
@@ -144,13 +134,8 @@ def predict_hidden(
         predict_scans(
             ensemble,
             part,
-            computing=Computing(
-                workspace=workspace,
-                environ=environ,
-                hardware=hardware,
-                mirroring=step.mirroring,
-                trust=trust,
-            ),
+            engine=engine,
+            settings=PredictionSettings(mirroring=step.mirroring),
             folds={scan.scan_id: step.folds for scan in part},
             decision=tuned.decision if tuned else None,
             on_scan=lambda _done, _total, scan: tell(scan),

@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +16,8 @@ from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import Ensemble
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.sharing.exchange import HandedOver, hand_over
 from gi2nnunet.sharing.wheels import Fetch, Image, collect_wheels
 
@@ -64,14 +64,12 @@ def make_bundle(
     user: str,
     image: Image,
     dataset: Dataset | None,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
     name: str = "gi2nnunet-bundle",
     hours: float = 8.5,
     mirroring: bool = True,
     tuning: bool = True,
     half: bool = False,
-    trust: bool = False,
     replace: bool = False,
     fetch: Fetch | None = None,
     progress: Progress | None = None,
@@ -93,15 +91,15 @@ def make_bundle(
         The machine that the notebook runs on.
     dataset
         What the models were trained on, where it is at hand.
-    workspace, environ
-        Where the models lie and the log goes.
+    engine
+        What packs the models, and whether it and the notebook trust them.
     name
         Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
     hours
         The notebook's time budget, of the nine that the competition gives.
     mirroring, tuning
         As :func:`~gi2nnunet.sharing.hidden.predict_hidden` has them.
-    half, trust
+    half
         As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
     replace
         Replace a former bundle.
@@ -132,10 +130,8 @@ def make_bundle(
                 ensemble,
                 hidden / _MODEL,
                 dataset=dataset,
-                workspace=workspace,
-                environ=environ,
+                engine=engine,
                 half=half,
-                trust=trust,
             )
             tell(1, 2, "collecting wheels")
             wheels = collect_wheels(image, hidden, fetch=fetch)
@@ -149,7 +145,7 @@ def make_bundle(
                 "options": [
                     *([] if mirroring else ["--no-mirroring"]),
                     *([] if tuning else ["--no-tuning"]),
-                    *(["--trust"] if trust else []),
+                    *(["--trust"] if engine.trust else []),
                 ],
             }
             write_json(hidden / SETTINGS, settings)

@@ -7,7 +7,7 @@ An *error* stops a run; a *warning* is told and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
@@ -15,10 +15,10 @@ from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware, choose_hardware, probe_devices
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, Preset, choose_preset
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.training.machine import (
     Disk,
     Installation,
@@ -388,13 +388,11 @@ class Diagnosis:
 def examine_start(
     dataset: Dataset,
     *,
-    workspace: Workspace,
-    hardware: Hardware,
+    engine: Engine,
     preset: Preset,
     configurations: Sequence[str] = CONFIGURATIONS,
     folds: Sequence[Fold] = (),
     trainer: str = "nnUNetTrainer",
-    jobs: int | None = None,
     resized: bool = False,
     free_gib: float | None = None,
     machine: Machine | None = None,
@@ -406,7 +404,7 @@ def examine_start(
     ----------
     dataset
         What to plan or train on.
-    workspace, hardware, preset, configurations, jobs
+    engine, preset, configurations
         As the run has them.
     folds, trainer
         What is to be trained; finished folds count for nothing. None where nothing is.
@@ -419,6 +417,7 @@ def examine_start(
         ``logs`` and ``predictions``.
     """
     measured = machine or read_machine()
+    workspace, hardware = engine.workspace, engine.hardware
     folder = workspace.preprocessed / dataset.name
     models = workspace.results / dataset.name
     todo = [
@@ -439,7 +438,7 @@ def examine_start(
         trainings=len(todo),
     )
     work = plan_work(
-        jobs=jobs, cores=measured.cores, hardware=hardware, training=bool(todo)
+        jobs=engine.jobs, cores=measured.cores, hardware=hardware, training=bool(todo)
     )  # fmt: skip
     places = disks or {
         "preprocessed": measure_disk(folder),
@@ -449,7 +448,7 @@ def examine_start(
     }
     return [
         *judge_hardware(hardware, preset, resized=resized, free_gib=free_gib),
-        *judge_machine(measured, need, work, jobs=jobs),
+        *judge_machine(measured, need, work, jobs=engine.jobs),
         *judge_disks(places, need),
     ]
 
@@ -457,14 +456,10 @@ def examine_start(
 def diagnose(
     dataset: Dataset | None,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    device: str = "auto",
-    gpus: int | None = None,
+    engine: Engine,
     preset: str = "auto",
     configurations: Sequence[str] = CONFIGURATIONS,
     folds: Sequence[Fold] = ("all",),
-    jobs: int | None = None,
     installation: Installation | None = None,
     found: Mapping[str, Any] | None = None,
     machine: Machine | None = None,
@@ -476,9 +471,9 @@ def diagnose(
     ----------
     dataset
         ``None`` examines the installation alone.
-    workspace, environ
-        Where, and for the child process that looks for devices.
-    device, gpus, preset, configurations, folds, jobs
+    engine
+        Where and on what; its devices are looked for here.
+    preset, configurations, folds
         As ``train`` takes them.
     installation, found, machine, disks
         In place of what is measured here; ``found`` as the child's task ``installation`` gives it.
@@ -487,7 +482,9 @@ def diagnose(
     verdicts: list[Verdict] = []
     probed: Mapping[str, Any]
     try:
-        probed = found or probe_devices("installation", workspace=workspace, environ=environ)
+        probed = found or probe_devices(
+            "installation", workspace=engine.workspace, environ=engine.environ
+        )
         verdicts += judge_installation(installed, failed_imports=probed["failed_imports"])
     except EngineError as error:
         probed = {"cuda": [], "mps": False}
@@ -497,7 +494,9 @@ def diagnose(
     try:
         # Without cards the device alone decides; choose_hardware refuses what is not there.
         without = {"cuda": [], "mps": False}
-        hardware = choose_hardware(without if device == "cpu" else probed, device=device, gpus=gpus)
+        hardware = choose_hardware(
+            without if engine.device == "cpu" else probed, device=engine.device, gpus=engine.gpus
+        )
     except InputError as error:
         verdicts.append(_refusal("device", "error", str(error)))
         return Diagnosis(dataset=dataset.name if dataset else None, verdicts=tuple(verdicts))
@@ -512,12 +511,10 @@ def diagnose(
     else:
         verdicts += examine_start(
             dataset,
-            workspace=workspace,
-            hardware=hardware,
+            engine=replace(engine, found=hardware),
             preset=chosen,
             configurations=configurations,
             folds=folds,
-            jobs=jobs,
             free_gib=free_gib,
             machine=machine,
             disks=disks,

@@ -12,10 +12,10 @@ from gi2nnunet.core.files import read_json
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import DATASET_JSON, Dataset, DatasetScan
 from gi2nnunet.nnunet.checks import check_split
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.presets import Preset
-from gi2nnunet.nnunet.workspace import Workspace
 from gi2nnunet.training.doctor import Work, judge_hardware, plan_work
 from gi2nnunet.training.gpus import Card, find_card, wall_seconds
 from gi2nnunet.training.need import (
@@ -56,8 +56,7 @@ _CHECKPOINTS_KEPT = 2
 def estimate_costs(
     dataset: Dataset,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
     request: Request,
     progress: Progress | None = None,
 ) -> Estimate:
@@ -67,8 +66,8 @@ def estimate_costs(
     ----------
     dataset
         A converted dataset; where it is not planned, it must be of the competition's sizes.
-    workspace, environ
-        Where, and for child processes that count or measure.
+    engine
+        Where and on what, if the request names no card; it counts and measures.
     request
         What is to be estimated.
     progress
@@ -85,7 +84,7 @@ def estimate_costs(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
-    evidence = Evidence(dataset, workspace, environ, request, progress or (lambda *_: None))
+    evidence = Evidence(dataset, engine, request, progress or (lambda *_: None))
     return _Estimation(dataset, request, evidence).make()
 
 
@@ -106,7 +105,7 @@ class _Estimation:
         )
         need = self._need(trainings)
         work = self._work(trainings)
-        uses_cards, memory = request.uses_cards, request.preset.memory_gib or None
+        uses_cards, memory = self.evidence.uses_cards, request.preset.memory_gib or None
         peaks = [(pace.measured or {}).get("peak_gpu_bytes") for pace in paces.values()]
         if peaks and all(peaks):
             memory = math.ceil(max(peak for peak in peaks if peak) / 2**30)
@@ -116,7 +115,7 @@ class _Estimation:
             plan=str(self.evidence.plans_file)
             if self.evidence.is_planned
             else "nnU-Net's plan for scans of these sizes, known beforehand",
-            device=request.card.name if request.card else describe_hardware(request.hardware),
+            device=request.card.name if request.card else describe_hardware(self.evidence.hardware),
             on_cards=uses_cards,
             cards=request.cards if uses_cards else 1,
             paces=paces,
@@ -249,14 +248,17 @@ class _Estimation:
         left = sum(entry.state != "finished" for entry in trainings)
         cards = min(request.cards, max(1, left))
         hardware = Hardware(
-            device="cuda" if request.uses_cards else "cpu",
-            gpus=tuple(range(cards)) if request.uses_cards else (),
+            device="cuda" if self.evidence.uses_cards else "cpu",
+            gpus=tuple(range(cards)) if self.evidence.uses_cards else (),
             memory_gib=None,
             name="",
         )
         return plan_work(
-            jobs=request.jobs, cores=count_cores(), hardware=hardware, training=left > 0
-        )  # fmt: skip
+            jobs=self.evidence.engine.jobs,
+            cores=count_cores(),
+            hardware=hardware,
+            training=left > 0,
+        )
 
     def _results_bytes(self, trainings: Sequence[TrainingCost]) -> int:
         total, most = 0.0, 0.0
@@ -451,10 +453,8 @@ class Request:
 
     Attributes
     ----------
-    preset, configurations, folds, trainer, epochs, iterations, nnunet_validation, jobs
+    preset, configurations, folds, trainer, epochs, iterations, nnunet_validation
         As ``train`` takes them.
-    hardware
-        What is here; ``None`` where a card is named instead.
     card
         A card of the table, in place of what is here.
     cards
@@ -466,7 +466,6 @@ class Request:
     preset: Preset
     configurations: Sequence[str]
     folds: Sequence[Fold]
-    hardware: Hardware | None
     card: Card | None = None
     cards: int = 1
     measure: bool = False
@@ -475,7 +474,6 @@ class Request:
     epochs: int | None = None
     iterations: int | None = None
     nnunet_validation: bool = False
-    jobs: int | None = None
 
     @property
     def length(self) -> tuple[int, int]:
@@ -483,13 +481,6 @@ class Request:
         return (
             self.epochs or self.preset.epochs,
             self.iterations or self.preset.iterations,
-        )
-
-    @property
-    def uses_cards(self) -> bool:
-        """Return whether it computes on CUDA cards."""
-        return self.card is not None or (
-            self.hardware is not None and self.hardware.device == "cuda"
         )
 
 
@@ -501,6 +492,8 @@ class Evidence:
 
     Attributes
     ----------
+    hardware
+        What is here; ``None`` if a card is named instead.
     planned
         Each configuration that is asked about.
     is_planned
@@ -516,12 +509,7 @@ class Evidence:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        workspace: Workspace,
-        environ: Mapping[str, str],
-        request: Request,
-        report: Progress,
+        self, dataset: Dataset, engine: Engine, request: Request, report: Progress
     ) -> None:
         """Look at the workspace, and measure where that is asked for.
 
@@ -532,9 +520,10 @@ class Evidence:
         EngineError
             Where the measured run fails.
         """
-        self.dataset, self.workspace, self.environ = dataset, workspace, environ
+        self.dataset, self.engine = dataset, engine
         self.request, self.report = request, report
-        self.folder = workspace.preprocessed / dataset.name
+        self.hardware = None if request.card else engine.hardware
+        self.folder = engine.workspace.preprocessed / dataset.name
         self.plans_name = request.preset.plans_name
         self.plans_file = self.folder / f"{self.plans_name}.json"
         self.notes: list[str] = []
@@ -544,6 +533,11 @@ class Evidence:
         measured = self._measure() if request.measure else {}
         self.paces = self._choose_paces(measured)
         self.checks = self._check(measured)
+
+    @property
+    def uses_cards(self) -> bool:
+        """Return whether it computes on CUDA cards."""
+        return self.hardware is None or self.hardware.device == "cuda"
 
     def is_ready(self, name: str) -> bool:
         """Return whether a configuration is preprocessed."""
@@ -574,7 +568,7 @@ class Evidence:
         return {name: planned[name] for name in request.configurations}, whole
 
     def _find_past(self) -> dict[str, tuple[PastTraining, ...]]:
-        results = self.workspace.results / self.dataset.name
+        results = self.engine.workspace.results / self.dataset.name
         found = {}
         for name, planned in self.planned.items():
             folder = results / f"{self.request.trainer}__{self.plans_name}__{name}"
@@ -586,14 +580,14 @@ class Evidence:
 
     def _here(self, name: str) -> tuple[PastTraining, ...]:
         """Return the trainings that ran on such a device as is asked about."""
-        hardware = self.request.hardware
-        if hardware is None:
+        here = self.hardware
+        if here is None:
             return ()
-        return tuple(entry for entry in self.past[name] if _is_same(entry.device, hardware))
+        return tuple(entry for entry in self.past[name] if _is_same(entry.device, here))
 
     def _measure(self) -> dict[str, Pace]:
         request = self.request
-        if request.hardware is None:
+        if self.hardware is None:
             raise ValueError("a card that is not here cannot be measured")
         if request.folds[0] != "all":
             check_split(self.dataset, self.folder)  # nnU-Net would make one where it is missing
@@ -612,11 +606,8 @@ class Evidence:
                 plans_name=self.plans_name,
                 fold=request.folds[0],
                 iterations=request.length[1],
-                workspace=self.workspace,
-                environ=self.environ,
-                hardware=request.hardware,
+                engine=self.engine,
                 seconds=request.measure_seconds,
-                jobs=request.jobs,
             )
         self.report(len(self.planned), len(self.planned), "measuring a few batches")
         return measured
@@ -641,14 +632,14 @@ class Evidence:
         if missing:
             raise InputError(
                 f"{', '.join(missing)}: nothing tells how long a batch takes: found no epoch "
-                f"trained here on {describe_hardware(self.request.hardware)}, and the table of "
+                f"trained here on {describe_hardware(self.hardware)}, and the table of "
                 "cards does not have it. Use --measure to train a few batches, or --card NAME."
             )
         return paces
 
     def _reckon(self, name: str) -> Pace | None:
         """Return the pace of the table; ``None`` for what it does not have."""
-        card = self.request.card or _card_of(self.request.hardware)
+        card = self.request.card or _card_of(self.hardware)
         if card is None:
             return None
         if not self._flops:
@@ -670,8 +661,7 @@ class Evidence:
             tuple(self.planned),
             plans_file=self.plans_file,
             dataset_json=self.dataset.folder / DATASET_JSON,
-            workspace=self.workspace,
-            environ=self.environ,
+            engine=self.engine,
         )
 
     def _check(self, measured: Mapping[str, Pace]) -> tuple[Check, ...]:
@@ -684,7 +674,7 @@ class Evidence:
                 predictions = [
                     pace_of_past(others, iterations=iterations),
                     measured.get(name),
-                    self._reckon(name) if _card_of(self.request.hardware) else None,
+                    self._reckon(name) if _card_of(self.hardware) else None,
                 ]
                 found += [
                     Check(

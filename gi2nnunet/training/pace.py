@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gi2nnunet.core.files import read_json
-from gi2nnunet.core.workers import count_cores
 from gi2nnunet.nnunet.curves import Epoch, read_curves
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, Fold, is_fold_number
-from gi2nnunet.nnunet.process import new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
 from gi2nnunet.training.gpus import UTILISATION, Card, batch_seconds
 from gi2nnunet.training.plan import PlannedConfiguration
 
@@ -204,19 +201,17 @@ def count_flops(
     *,
     plans_file: Path,
     dataset_json: Path,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
 ) -> dict[str, float]:
     """Return by configuration the operations of one patch on its way forward; builds no weights."""
     counted = _run(
+        engine,
         "count",
         {
             "plans_file": str(plans_file),
             "dataset_json": str(dataset_json),
             "configurations": list(planned),
         },
-        workspace=workspace,
-        environ=environ,
     )["configurations"]
     return {name: counted[name]["forward_flops"] for name in planned}
 
@@ -228,11 +223,8 @@ def measure_pace(
     plans_name: str,
     fold: Fold,
     iterations: int,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
+    engine: Engine,
     seconds: float,
-    jobs: int | None = None,
 ) -> Pace:
     """Train a few batches and time them; nothing of it stays.
 
@@ -244,8 +236,8 @@ def measure_pace(
         As :func:`~gi2nnunet.nnunet.child.trainer.run_training` takes them.
     iterations
         Batches an epoch.
-    workspace, environ, hardware, jobs
-        As a training has them.
+    engine
+        Where and on what.
     seconds
         How long to time batches; the start comes on top.
 
@@ -254,10 +246,11 @@ def measure_pace(
     EngineError
         Where nnU-Net fails.
     """
-    threads = choose_threads(None, device=hardware.device, training=True)
-    helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
+    hardware, threads = engine.hardware, engine.choose_threads(training=True)
+    helpers = 0 if hardware.device == "cpu" else max(1, engine.workers - 1)
     with tempfile.TemporaryDirectory(prefix="gi2nnunet-measure-") as folder:
         measured = _run(
+            replace(engine, workspace=replace(engine.workspace, results=Path(folder))),
             "measure",
             {
                 "started": time.time(),
@@ -271,10 +264,8 @@ def measure_pace(
                 "epochs": None,
                 "iterations": iterations,
                 "threads": threads,
-                "trust": False,
+                "trust": engine.trust,
             },
-            workspace=replace(workspace, results=Path(folder)),
-            environ=environ,
             helpers=min(helpers, _MOST_AUGMENTATION),
             threads=threads,
             gpu=hardware.slots[0],
@@ -295,26 +286,9 @@ def measure_pace(
     )
 
 
-def _run(
-    task: str,
-    options: Mapping[str, Any],
-    *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    helpers: int = 0,
-    threads: int = 1,
-    gpu: int | None = None,
-) -> dict[str, Any]:
-    """Run a task whose log is of interest only where it fails."""
-    environment = engine_environment(
-        workspace,
-        environ=environ,
-        processes=1,
-        augmentation_processes=helpers,
-        threads=threads,
-        gpu=gpu,
-    )
-    log = new_log(workspace.logs, f"estimate_{task}")
-    result = run_engine(task, options, environment=environment, log=log)
+def _run(engine: Engine, task: str, options: Mapping[str, Any], **limits: Any) -> dict[str, Any]:
+    """Run a task whose log is of interest only if it fails."""
+    log = engine.new_log(f"estimate_{task}")
+    result = engine.run(task, options, log=log, **limits)
     log.path.unlink(missing_ok=True)
     return result

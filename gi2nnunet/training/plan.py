@@ -20,14 +20,15 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
-from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, list_files
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_split
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import Preset, name_sizes
-from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, engine_environment
+from gi2nnunet.nnunet.process import LogFile
 
 Progress = Callable[[int, int, str], None]
+
+_MOST_PROCESSES = 8
 
 FINGERPRINT_MARK = "gi2nnunet_fingerprint.json"
 _PREPROCESSING_OF_PLANS = (
@@ -93,13 +94,11 @@ class Plan:
 def plan_dataset(
     dataset: Dataset,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
+    engine: Engine,
     preset: Preset,
     configurations: Sequence[str],
     batch_size: int | None = None,
     patch_sizes: Sequence[Sequence[int]] = (),
-    jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Fingerprint, plan and preprocess by nnU-Net, where that has not been done.
@@ -108,10 +107,8 @@ def plan_dataset(
     ----------
     dataset
         A converted dataset with training scans.
-    workspace
-        Where to work.
-    environ
-        The environment to start the engine from.
+    engine
+        Where to work, and with how many workers: at most eight.
     preset
         How to plan.
     configurations
@@ -121,8 +118,6 @@ def plan_dataset(
     patch_sizes
         In place of the planner's, in voxels, slowest axis first; two numbers are for ``2d``,
         three for the 3D configurations.
-    jobs
-        Worker processes; by default one a core, at most eight.
     progress
         Called with ``(done, total, what)``.
 
@@ -141,26 +136,16 @@ def plan_dataset(
     check_configurations(configurations)
     sizes = _assign_sizes(patch_sizes, configurations)
     check_dataset(dataset)
-    if (workspace.preprocessed / dataset.name / SPLITS).exists():
-        check_split(dataset, workspace.preprocessed / dataset.name)
+    folder = engine.workspace.preprocessed / dataset.name
+    if (folder / SPLITS).exists():
+        check_split(dataset, folder)
     plans_name = preset.plans_name + name_sizes(batch_size, sizes)
-    folder = workspace.preprocessed / dataset.name
-    processes = min(8, jobs or count_cores())
-    engine = _Engine(
-        workspace=workspace,
-        folder=folder,
-        environment=engine_environment(
-            workspace,
-            environ=environ,
-            processes=processes,
-            augmentation_processes=processes,
-            threads=1,
-        ),
-    )
+    steps = _Steps(engine, folder)
+    processes = steps.processes
     report = progress or (lambda done, total, what: None)
 
     with (
-        hold_dataset(workspace.raw, dataset.dataset_id, purpose="planning"),
+        hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="planning"),
         # Two trainings that start together: the second waits for what the first preprocesses.
         hold(folder / "plans", purpose="planning", on_wait=lambda holder: report(0, 1, holder)),
     ):
@@ -171,7 +156,7 @@ def plan_dataset(
             or not (folder / "dataset_fingerprint.json").is_file()
         ):
             report(0, 1, "extracting the dataset's fingerprint")
-            engine.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
+            steps.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
             write_json(fingerprint_mark, source)
 
         plans_file = folder / f"{plans_name}.json"
@@ -186,7 +171,7 @@ def plan_dataset(
         if mark.get("recipe") != recipe or mark.get("plans") != digest_file(plans_file):
             report(0, 1, f"planning ({preset.name})")
             plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
-            planned = engine.run(
+            planned = steps.run(
                 "plan",
                 {
                     "dataset_id": dataset.dataset_id,
@@ -219,7 +204,7 @@ def plan_dataset(
             if is_preprocessed(configuration, dataset, preprocessing=preprocessing):
                 continue
             completion_mark(configuration.data_folder).unlink(missing_ok=True)
-            engine.run_watched(
+            steps.run_watched(
                 {
                     "dataset_id": dataset.dataset_id,
                     "plans_name": plans_name,
@@ -246,7 +231,7 @@ def plan_dataset(
             plans_name=plans_name,
             plans_file=plans_file,
             configurations=chosen,
-            log=engine.log.path if engine.log else None,
+            log=steps.log.path if steps.log else None,
         )
 
 
@@ -357,19 +342,21 @@ def _report_as(report: Progress, what: str, done: int, total: int) -> None:
     report(done, total, what)
 
 
-class _Engine:
+class _Steps:
     """Runs the engine's steps of one planning, all into one log, made at the first of them."""
 
-    def __init__(self, *, workspace: Workspace, folder: Path, environment: dict[str, str]) -> None:
-        self.workspace = workspace
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
         self.folder = folder
-        self.environment = environment
+        self.processes = min(_MOST_PROCESSES, engine.workers)
         self.log: LogFile | None = None
 
     def run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
         check_place(self.folder / "plans.json")
-        self.log = self.log or new_log(self.workspace.logs, "plan")
-        return run_engine(task, options, environment=self.environment, log=self.log)
+        self.log = self.log or self.engine.new_log("plan")
+        return self.engine.run(
+            task, options, log=self.log, processes=self.processes, helpers=self.processes
+        )
 
     def run_watched(
         self,

@@ -12,11 +12,10 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
-from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.checks import check_split, check_trainer
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     TRAINING_RECORD,
@@ -24,8 +23,7 @@ from gi2nnunet.nnunet.models import (
     fold_folder,
     is_fold_number,
 )
-from gi2nnunet.nnunet.process import Event, new_log, run_engine
-from gi2nnunet.nnunet.workspace import Workspace, choose_threads, engine_environment
+from gi2nnunet.nnunet.process import Event
 from gi2nnunet.training.plan import Plan
 from gi2nnunet.training.record import (
     Training,
@@ -112,16 +110,11 @@ def train_folds(
     dataset: Dataset,
     plan: Plan,
     *,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-    hardware: Hardware,
+    engine: Engine,
     folds: Sequence[Fold],
     settings: TrainingSettings,
-    jobs: int | None = None,
-    threads: int | None = None,
     restart: bool = False,
     nnunet_validation: bool = False,
-    trust: bool = False,
     stop: threading.Event | None = None,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
@@ -136,23 +129,16 @@ def train_folds(
     ----------
     dataset, plan
         What to train on; the plan's configurations are trained.
-    workspace, environ, hardware
-        Where and on what.
+    engine
+        Where, on what and with how many workers and threads.
     folds
         From :func:`expand_folds`.
     settings
         How to train.
-    jobs
-        Worker processes.
-    threads
-        Threads of each training process; by default as
-        :func:`~gi2nnunet.nnunet.workspace.choose_threads` has it.
     restart
         Throw away what was trained of these before.
     nnunet_validation
         Run nnU-Net's own final validation too.
-    trust
-        Load checkpoints, plans and trainers that could run any code.
     stop
         Where it is set, each running training ends after its epoch with a checkpoint, and no
         further one begins.
@@ -175,7 +161,8 @@ def train_folds(
     """
     check_trainer(settings.trainer)
     settings = fill_in(settings, plan)
-    n_threads = choose_threads(threads, device=hardware.device, training=True)
+    device, n_threads = engine.hardware.device, engine.choose_threads(training=True)
+    workspace = engine.workspace
     if any(fold != "all" for fold in folds):
         check_split(dataset, workspace.preprocessed / dataset.name)
     todo: list[Training] = []
@@ -212,41 +199,36 @@ def train_folds(
             return run(training, gpu)
 
     def run(training: Training, gpu: int | None) -> TrainingResult:
-        log = new_log(workspace.logs, f"train_{training.configuration}_fold_{training.fold}")
+        log = engine.new_log(f"train_{training.configuration}_fold_{training.fold}")
         if on_start:
             on_start(training.configuration, training.fold, log.path)
         if restart and training.folder.exists():
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
         runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
-        this_run: dict[str, Any] = {"device": hardware.device, "threads": n_threads}
+        this_run: dict[str, Any] = {"device": device, "threads": n_threads}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
-        helpers = 0 if hardware.device == "cpu" else max(1, (jobs or count_cores()) - 1)
-        environment = engine_environment(
-            workspace,
-            environ=environ,
-            processes=min(8, jobs or count_cores()),
-            augmentation_processes=min(helpers, _MOST_AUGMENTATION_PROCESSES),
-            threads=n_threads,
-            gpu=gpu,
-        )
-        done = run_engine(
+        helpers = 0 if device == "cpu" else max(1, engine.workers - 1)
+        done = engine.run(
             "train",
             {
                 "dataset_folder": str(workspace.preprocessed / dataset.name),
                 "plans_name": plan.plans_name,
                 "configuration": training.configuration,
                 "fold": training.fold,
-                "device": hardware.device,
+                "device": device,
                 **asdict(settings),
                 "resume_from": str(resume_from) if resume_from else None,
                 "nnunet_validation": nnunet_validation,
-                "trust": trust,
+                "trust": engine.trust,
                 "threads": n_threads,
             },
-            environment=environment,
             log=log,
+            processes=min(8, engine.workers),
+            helpers=min(helpers, _MOST_AUGMENTATION_PROCESSES),
+            threads=n_threads,
+            gpu=gpu,
             on_event=lambda event: _take(event, training, this_run, on_epoch),
             stop=stop,
         )
@@ -255,7 +237,7 @@ def train_folds(
         return training.result("resumed" if resume_from else "trained", log.path)
 
     with hold_dataset(workspace.raw, dataset.dataset_id, purpose="training"):
-        results += _run_all(todo, hardware.slots, run_alone)
+        results += _run_all(todo, engine.hardware.slots, run_alone)
     order = [(name, fold) for name in plan.configurations for fold in folds]
     return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
 

@@ -15,7 +15,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
-from gi2nnunet.nnunet.hardware import Computing, spell_computing
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings, spell_settings
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel, is_asked_for, list_models, spell_models
 from gi2nnunet.nnunet.saved_postprocess import TunedMetric
 from gi2nnunet.prediction.out_of_fold import (
@@ -114,7 +114,8 @@ class ModelComparison:
 def compare_all_models(
     dataset: Dataset,
     *,
-    computing: Computing,
+    engine: Engine,
+    settings: PredictionSettings,
     preset: str | None = None,
     trainer: str | None = None,
     metric: TunedMetric = "per-class",
@@ -131,7 +132,7 @@ def compare_all_models(
     ----------
     dataset
         What they were trained on.
-    computing
+    engine, settings
         Where, on what and how
         :func:`~gi2nnunet.prediction.out_of_fold.predict_out_of_fold` predicts what is missing.
     preset, trainer
@@ -151,7 +152,7 @@ def compare_all_models(
         Where no configuration is left, or one has other labels than the dataset.
     """
     check_training_scans(dataset, truth=True)
-    results = computing.workspace.results / dataset.name
+    results = engine.workspace.results / dataset.name
     models, warnings = _list_complete(dataset, results, preset=preset, trainer=trainer)
     check_labels_of(models, dataset)
     predicted: dict[str, OutOfFold] = {}
@@ -159,7 +160,8 @@ def compare_all_models(
         predicted[model.folder.name] = predict_out_of_fold(
             dataset,
             _every_fold(model, dataset),
-            computing=computing,
+            engine=engine,
+            settings=settings,
             truth=True,
             on_scan=progress,
         )
@@ -199,7 +201,9 @@ def compare_all_models(
         metric=metric,
         entries=tuple(entries),
         recommended=best,
-        command=_spell(groups[best.name], dataset=dataset, computing=computing, metric=metric),
+        command=_spell(
+            groups[best.name], dataset=dataset, engine=engine, settings=settings, metric=metric
+        ),
         advice=_advise(entries),
         warnings=tuple(warnings),
     )
@@ -287,17 +291,22 @@ def _advise(entries: Sequence[ModelEntry]) -> str:
 
 
 def _spell(
-    models: Sequence[TrainedModel], *, dataset: Dataset, computing: Computing, metric: TunedMetric
+    models: Sequence[TrainedModel],
+    *,
+    dataset: Dataset,
+    engine: Engine,
+    settings: PredictionSettings,
+    metric: TunedMetric,
 ) -> str:
     """Return the command that uses these models and no others, computed as here."""
     asked = {
-        "threads": computing.threads,
-        "mirroring": computing.mirroring,
-        "step_size": computing.step_size,
+        "threads": engine.threads,
+        "mirroring": settings.mirroring,
+        "step_size": settings.step_size,
     }
     words = ["gi2nnunet", "predict-and-score", *spell_models(models, folds=["cv"])]
     # Always told: a second dataset may come later.
-    words += ["--id", str(dataset.dataset_id), *spell_computing(asked)]
+    words += ["--id", str(dataset.dataset_id), *spell_settings(asked)]
     words += [] if metric == "per-class" else ["--metric", metric]
-    words += ["--trust"] if computing.trust else []
+    words += ["--trust"] if engine.trust else []
     return shlex.join(words)

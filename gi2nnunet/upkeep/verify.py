@@ -13,7 +13,7 @@ from gi2nnunet.core.files import PART_SUFFIX
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import MANIFEST, Dataset, open_dataset
-from gi2nnunet.nnunet.workspace import Workspace
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.upkeep.checks import list_model_checks, list_preprocessed_checks
 
 

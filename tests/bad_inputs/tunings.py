@@ -14,15 +14,15 @@ from unittest import mock
 import numpy as np
 
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.probabilities import SUFFIX, write_probabilities
-from gi2nnunet.nnunet.hardware import Computing, Hardware
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, list_models
 from gi2nnunet.nnunet.saved_postprocess import tuning_path
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 from tests.bad_inputs.entry import BadInput, make_nothing
 from tests.bad_inputs.making import NAME, RAW, Make, edit_json, remove, then
+from tests.engines import compute
 
 SPACE = "gi2nnunet-workspace"
 RESULTS = f"{SPACE}/results/{NAME}"
@@ -93,10 +93,7 @@ def predict_all(here: Path) -> None:
         predict_out_of_fold(
             read_dataset(workspace.raw),
             choose_ensemble(workspace.results / NAME, n_folds=2, folds=["cv"]),
-            computing=Computing(
-                workspace=workspace, environ={}, threads=1,
-                hardware=Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU"),
-            ),
+            **compute(workspace, threads=1),
         )  # fmt: skip
 
 

@@ -452,7 +452,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
     (planned,), (trained,) = engine.planned, engine.trained
     assert planned["preset"].name == "tiny"
     assert planned["configurations"] == ("2d",)
-    assert (planned["batch_size"], planned["jobs"]) == (5, 2)
+    assert (planned["batch_size"], planned["engine"].jobs) == (5, 2)
     assert planned["patch_sizes"] == [[32, 48], [8, 16, 24]]
     assert trained["settings"] == TrainingSettings(
         trainer="nnUNetTrainerNoMirroring",
@@ -462,8 +462,9 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         pretrained_weights=str(converted / "w.pth"),
     )
     assert trained["folds"] == (0, 1)
-    assert (trained["restart"], trained["nnunet_validation"], trained["jobs"]) == (True, True, 2)
-    assert trained["hardware"].device == "cpu"
+    assert (trained["restart"], trained["nnunet_validation"]) == (True, True)
+    assert trained["engine"].jobs == 2
+    assert trained["engine"].hardware.device == "cpu"
     assert "Training every one of the split's 2 folds (cv)." in err
     assert "2d, fold 1: log 2d.log" in err
     assert (
@@ -618,8 +619,8 @@ def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
     assert run("predict", "source", "--device", "cpu", "--out", "mine")[0] == 0
     left = {p.name for p in (converted / "mine").iterdir()}
     assert left == {"submission.csv", "prediction.json", "cost.json"}
-    computing = oracle[0]["computing"]
-    assert (computing.mirroring, computing.step_size) == (False, 0.25)
+    settings = oracle[0]["settings"]
+    assert (settings.mirroring, settings.step_size) == (False, 0.25)
 
 
 def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracle):

@@ -12,9 +12,9 @@ import pytest
 
 import gi2nnunet.cli
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
-from gi2nnunet.prediction import predict
-from gi2nnunet.sharing import exchange
 from tests.model_factory import DATASET, make_plans, write_model
 from tests.source_factory import make_source, write_source
 
@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
         return done
 
-    monkeypatch.setattr(exchange, "run_engine", run_engine)
+    monkeypatch.setattr(engine_module, "run_engine", run_engine)
 
     def run_command(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gi2nnunet", *args])
@@ -93,8 +93,8 @@ def test_the_dataset_at_hand_tells_what_was_trained_on(run: Run) -> None:
     source = write_source(
         Path("source"), make_source(["case1_day0", "case2_day0", "case2_day3", "case3_day1"])
     )
-    folders = {name: Path("ours") / name for name in ("raw", "preprocessed", "results")}
-    dataset = convert(source, **folders, holdout=0, folds=2)
+    space = open_workspace(Path("ours"), environ={})
+    dataset = convert(source, workspace=space, holdout=0, folds=2)
     write_model(Path("ours/results"), folds=(0, 1))
     assert run("export-model", "m", "-w", "ours")[0] == 0
     assert read_manifest("m")["n_folds"] == 2
@@ -146,7 +146,7 @@ def test_predicting_trusts_only_when_told(
         for scan in options["scans"]:
             on_event({"event": "scan", "scan_id": scan["scan_id"], "rows": [], "seconds": 1.0})
 
-    monkeypatch.setattr(predict, "run_engine", run_engine)
+    monkeypatch.setattr(engine_module, "run_engine", run_engine)
     write_model(Path("ours/results"))
     write_source(Path("source"), make_source(["case1_day0"]))
     words = (command, "source", "-w", "ours", "--device", "cpu", *(["--trust"] * trusted))
@@ -156,8 +156,8 @@ def test_predicting_trusts_only_when_told(
 
 def test_a_dataset_that_only_has_imported_models_is_found_by_its_number(run: Run) -> None:
     source = write_source(Path("source"), make_source(["case1_day0", "case2_day0"]))
-    folders = {name: Path("ours") / name for name in ("raw", "preprocessed", "results")}
-    convert(source, **folders, dataset_id=502, holdout=0)
+    space = open_workspace(Path("ours"), environ={})
+    convert(source, workspace=space, dataset_id=502, holdout=0)
     write_model(Path("ours/results"))
     code, _, err = run("export-model", "m", "--id", "501", "-w", "ours")
     assert code == 0, err

@@ -15,6 +15,7 @@ from gi2nnunet.core.locks import hold_dataset
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import list_files, read_dataset
 from gi2nnunet.dataset.splits import hold_out
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.dataset.writer import ScanWriter
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, patient_of
 from gi2nnunet.formats.labels import to_exclusive
@@ -34,7 +35,7 @@ SIX = ["case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "ca
 
 
 def folders(root):
-    return {name: root / name for name in ("raw", "preprocessed", "results")}
+    return open_workspace(root, environ={})
 
 
 def tree(root):
@@ -47,7 +48,11 @@ def tree(root):
 
 
 def no_trace(root):
-    return not any(folder.exists() and any(folder.iterdir()) for folder in folders(root).values())
+    space = folders(root)
+    return not any(
+        folder.exists() and any(folder.iterdir())
+        for folder in (space.raw, space.preprocessed, space.results)
+    )
 
 
 @pytest.fixture
@@ -64,12 +69,12 @@ def test_a_whole_conversion(tmp_path, ws):
     made = make_source(SIX, test_ids=["case9_day9"])
     source = write_source(tmp_path / "source", made)
     told = []
-    dataset = convert(source, **ws, progress=lambda *args: told.append(args))
-    folder = ws["raw"] / NAME
+    dataset = convert(source, workspace=ws, progress=lambda *args: told.append(args))
+    folder = ws.raw / NAME
     held = {s.scan_id for s in dataset.scans if s.part == "holdout"}
     training = set(SIX) - held
     assert held == set(hold_out(SIX))
-    assert {p.name for p in ws["raw"].iterdir()} == {NAME}
+    assert {p.name for p in ws.raw.iterdir()} == {NAME}
     assert set(tree(folder)) == {
         "dataset.json",
         "manifest.json",
@@ -99,7 +104,7 @@ def test_a_whole_conversion(tmp_path, ws):
     assert told[-1] == (7, 7, "converting scans")
     scan = dataset.scan("case9_day9")
     assert (scan.part, scan.labelled, scan.numbers) == ("test", False, (1, 2, 3, 4, 5))
-    assert read_dataset(ws["raw"]) == dataset
+    assert read_dataset(ws.raw) == dataset
 
 
 def test_dataset_json_satisfies_nnunet(source, ws):
@@ -109,7 +114,7 @@ def test_dataset_json_satisfies_nnunet(source, ws):
         get_normalization_scheme,
     )
 
-    folder = convert(source, **ws).folder
+    folder = convert(source, workspace=ws).folder
     verify_dataset_integrity(str(folder), num_processes=1)
     table = json.loads((folder / "dataset.json").read_text())
     assert table["numTraining"] == 4
@@ -119,7 +124,7 @@ def test_dataset_json_satisfies_nnunet(source, ws):
 
 def test_exclusive_labels_are_declared_and_painted_but_truth_keeps_the_rows(tmp_path, ws):
     made = make_source()
-    dataset = convert(write_source(tmp_path / "s", made), labels="exclusive", **ws)
+    dataset = convert(write_source(tmp_path / "s", made), labels="exclusive", workspace=ws)
     table = json.loads((dataset.folder / "dataset.json").read_text())
     assert table["labels"] == {"background": 0, "large_bowel": 1, "small_bowel": 2, "stomach": 3}
     assert "regions_class_order" not in table
@@ -140,7 +145,7 @@ def truth_rows(dataset):
 
 def test_truth_holds_the_rows_of_every_labelled_scan(tmp_path, ws):
     made = make_source(SIX)
-    dataset = convert(write_source(tmp_path / "s", made), **ws)
+    dataset = convert(write_source(tmp_path / "s", made), workspace=ws)
     assert truth_rows(dataset) == set(made.rows)
     assert len(dataset.truth_path.read_text().splitlines()) == len(made.rows) + 1
 
@@ -158,7 +163,7 @@ def test_output_does_not_depend_on_jobs_file_order_or_container(tmp_path):
     }
     trees = []
     for name, (path, jobs) in ways.items():
-        convert(path, **folders(tmp_path / "out" / name), jobs=jobs)
+        convert(path, workspace=folders(tmp_path / "out" / name), jobs=jobs)
         found = tree(tmp_path / "out" / name)
         found.pop(f"raw/{NAME}/manifest.json")  # names the source's path
         trees.append(found)
@@ -169,28 +174,28 @@ def test_output_does_not_depend_on_jobs_file_order_or_container(tmp_path):
 def test_a_second_run_changes_nothing_and_the_zip_of_the_folder_is_the_same_source(tmp_path, ws):
     files = make_source().files()
     source = write_files(tmp_path / "s", files)
-    convert(source, **ws)
+    convert(source, workspace=ws)
 
     def stamps():  # a lock comes and goes in the folder around the dataset
         found = [*(tmp_path / "ws").rglob("*")]
-        return {f: f.stat().st_mtime_ns for f in found if f != ws["raw"]}
+        return {f: f.stat().st_mtime_ns for f in found if f != ws.raw}
 
     before = stamps()
-    convert(source, **ws)
-    convert(write_zip(tmp_path / "s.zip", files, prefix="x/"), folds=3, **ws)
+    convert(source, workspace=ws)
+    convert(write_zip(tmp_path / "s.zip", files, prefix="x/"), folds=3, workspace=ws)
     assert stamps() == before
 
 
 def test_what_is_missing_is_mended_and_only_that(tmp_path, source, ws):
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     before = tree(tmp_path / "ws")
     kept = dataset.image_path("case2_day10")
     stamp = kept.stat().st_mtime_ns
     dataset.image_path("case2_day1").unlink()
     dataset.label_path("case10_day0").write_bytes(b"cut")
     dataset.truth_path.unlink()
-    shutil.rmtree(ws["preprocessed"])
-    convert(source, **ws)
+    shutil.rmtree(ws.preprocessed)
+    convert(source, workspace=ws)
     assert tree(tmp_path / "ws") == before
     assert kept.stat().st_mtime_ns == stamp
 
@@ -209,33 +214,33 @@ def interrupt_after(count):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_an_interrupted_run_shows_no_dataset_and_is_completed(tmp_path, source, ws, count):
-    convert(source, **folders(tmp_path / "straight"))
+    convert(source, workspace=folders(tmp_path / "straight"))
     with pytest.raises(Stop):
-        convert(source, **ws, jobs=1, progress=interrupt_after(count))
-    assert not (ws["raw"] / NAME).exists()
+        convert(source, workspace=ws, jobs=1, progress=interrupt_after(count))
+    assert not (ws.raw / NAME).exists()
     with pytest.raises(InputError, match="gi2nnunet convert"):
-        read_dataset(ws["raw"])
-    hidden = ws["raw"] / f".{NAME}.part"
+        read_dataset(ws.raw)
+    hidden = ws.raw / f".{NAME}.part"
     stamps = {f: f.stat().st_mtime_ns for f in hidden.glob("*/*.nii.gz")}
     assert len(stamps) >= 2 * count
     (hidden / "imagesTr").mkdir(exist_ok=True)
     (hidden / "imagesTr" / ".half.1.part").write_bytes(b"half")
-    convert(source, **ws)
-    done = {f.name: f.stat().st_mtime_ns for f in (ws["raw"] / NAME).glob("*/*.nii.gz")}
+    convert(source, workspace=ws)
+    done = {f.name: f.stat().st_mtime_ns for f in (ws.raw / NAME).glob("*/*.nii.gz")}
     assert {f.name: stamp for f, stamp in stamps.items()}.items() <= done.items()
     assert tree(tmp_path / "ws") == tree(tmp_path / "straight")
 
 
 def test_an_interrupted_run_of_another_recipe_is_not_gone_on_with(tmp_path, source, ws):
-    convert(source, **folders(tmp_path / "straight"), labels="exclusive")
+    convert(source, workspace=folders(tmp_path / "straight"), labels="exclusive")
     with pytest.raises(Stop):
-        convert(source, **ws, progress=interrupt_after(2))
-    convert(source, **ws, labels="exclusive")
+        convert(source, workspace=ws, progress=interrupt_after(2))
+    convert(source, workspace=ws, labels="exclusive")
     assert tree(tmp_path / "ws") == tree(tmp_path / "straight")
 
 
 def test_a_failing_disk_is_told_and_nothing_is_mistaken_as_whole(tmp_path, source, ws, monkeypatch):
-    convert(source, **folders(tmp_path / "straight"))
+    convert(source, workspace=folders(tmp_path / "straight"))
     write = Path.write_bytes
 
     def fill(self, data):
@@ -246,18 +251,21 @@ def test_a_failing_disk_is_told_and_nothing_is_mistaken_as_whole(tmp_path, sourc
 
     monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(OutputError, match=r"case10_day0\.nii\.gz: .*No space left") as error:
-        convert(source, **ws)
+        convert(source, workspace=ws)
     assert error.value.exit_code == 5
-    assert not (ws["raw"] / NAME).exists()
+    assert not (ws.raw / NAME).exists()
     monkeypatch.undo()
-    convert(source, **ws)
+    convert(source, workspace=ws)
     assert tree(tmp_path / "ws") == tree(tmp_path / "straight")
 
 
 def test_an_unwritable_place_is_told(tmp_path, source):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        convert(source, **{**folders(tmp_path / "ws"), "raw": tmp_path / "file" / "raw"})
+        convert(
+            source,
+            workspace=dataclasses.replace(folders(tmp_path / "ws"), raw=tmp_path / "file" / "raw"),
+        )
 
 
 def test_too_little_memory_is_told(source, ws, monkeypatch):
@@ -266,7 +274,7 @@ def test_too_little_memory_is_told(source, ws, monkeypatch):
 
     monkeypatch.setattr(ScanWriter, "write", fail)
     with pytest.raises(EngineError, match="fewer jobs"):
-        convert(source, **ws)
+        convert(source, workspace=ws)
 
 
 def test_everything_wrong_with_a_source_is_told_together_and_nothing_is_left(tmp_path, ws):
@@ -280,7 +288,7 @@ def test_everything_wrong_with_a_source_is_told_together_and_nothing_is_left(tmp
         for line in files["train.csv"].splitlines(keepends=True)
     )
     with pytest.raises(InputError) as error:
-        convert(write_files(tmp_path / "s", files), **ws)
+        convert(write_files(tmp_path / "s", files), workspace=ws)
     message = str(error.value)
     for part in ("slice_0002_16_12", "slice_0003_13_14", f"{bad}, stomach", "'7 7 7'"):
         assert part in message
@@ -292,15 +300,15 @@ def test_a_refused_source_leaves_no_folder_behind_but_those_that_were_there(tmp_
     made = make_source()
     bad = write_files(tmp_path / "s", {**made.files(), made.train[0].image_path(0): b"x"})
     with pytest.raises(InputError):
-        convert(bad, **folders(tmp_path / "deep" / "ws"))
+        convert(bad, workspace=folders(tmp_path / "deep" / "ws"))
     assert {p.name for p in tmp_path.iterdir()} == {"s"}
     (tmp_path / "ws").mkdir()
     with pytest.raises(InputError):
-        convert(bad, **folders(tmp_path / "ws"))
+        convert(bad, workspace=folders(tmp_path / "ws"))
     assert not list((tmp_path / "ws").iterdir())
     (tmp_path / "ws" / "raw" / "Dataset007_Mine").mkdir(parents=True)
     with pytest.raises(InputError):
-        convert(bad, **folders(tmp_path / "ws"))
+        convert(bad, workspace=folders(tmp_path / "ws"))
     assert [p.name for p in (tmp_path / "ws").rglob("*")] == ["raw", "Dataset007_Mine"]
 
 
@@ -309,7 +317,7 @@ def test_a_bad_source_leaves_the_dataset_that_was_to_be_mended(tmp_path, ws):
     made = make_source()
     files = made.files()
     source = write_files(tmp_path / "s", files)
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     for scan_id in ("case2_day1", "case10_day0"):
         dataset.image_path(scan_id).unlink()
     manifest = (dataset.folder / "manifest.json").read_bytes()
@@ -317,42 +325,42 @@ def test_a_bad_source_leaves_the_dataset_that_was_to_be_mended(tmp_path, ws):
     name = made.truth["case10_day0"].image_path(1)
     (source / name).write_bytes(bytes(len(files[name])))
     with pytest.raises(InputError, match="case10_day0"):
-        convert(source, **ws)
-    assert read_dataset(ws["raw"]).scans == dataset.scans
+        convert(source, workspace=ws)
+    assert read_dataset(ws.raw).scans == dataset.scans
     assert (dataset.folder / "manifest.json").read_bytes() == manifest
-    assert {p.name for p in ws["raw"].iterdir()} == {NAME}
+    assert {p.name for p in ws.raw.iterdir()} == {NAME}
     assert before.items() <= tree(tmp_path / "ws").items()
     (source / name).write_bytes(files[name])
-    assert convert(source, **ws).image_path("case10_day0").is_file()
+    assert convert(source, workspace=ws).image_path("case10_day0").is_file()
 
 
 def test_a_bad_source_leaves_the_former_dataset(tmp_path, source, ws):
-    convert(source, **ws)
+    convert(source, workspace=ws)
     before = tree(tmp_path / "ws")
     made = make_source(seed=1)
     bad = write_files(tmp_path / "bad", {**made.files(), made.train[0].image_path(0): b"x"})
     with pytest.raises(InputError):
-        convert(bad, **ws)
+        convert(bad, workspace=ws)
     assert tree(tmp_path / "ws") == before
 
 
 def test_another_recipe_replaces_everything(tmp_path, source, ws):
-    convert(write_source(tmp_path / "other", make_source(SIX)), **ws)
-    data = ws["preprocessed"] / NAME / "nnUNetPlans_2d"
+    convert(write_source(tmp_path / "other", make_source(SIX)), workspace=ws)
+    data = ws.preprocessed / NAME / "nnUNetPlans_2d"
     data.mkdir()
     (data / "case1_day0.b2nd").write_bytes(b"old")
-    (ws["preprocessed"] / NAME / "nnUNetPlans.json").write_text("{}")
-    (ws["preprocessed"] / NAME / "mine.txt").write_text("notes")
-    dataset = convert(source, **ws)
+    (ws.preprocessed / NAME / "nnUNetPlans.json").write_text("{}")
+    (ws.preprocessed / NAME / "mine.txt").write_text("notes")
+    dataset = convert(source, workspace=ws)
     assert any("nnUNetPlans_2d" in w and "removed" in w for w in dataset.warnings)
-    (ws["preprocessed"] / NAME / "mine.txt").unlink()
-    convert(source, **folders(tmp_path / "straight"))
+    (ws.preprocessed / NAME / "mine.txt").unlink()
+    convert(source, workspace=folders(tmp_path / "straight"))
     assert tree(tmp_path / "ws") == tree(tmp_path / "straight")
     assert not data.exists()
 
 
 def train_something(ws):
-    model = ws["results"] / NAME / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    model = ws.results / NAME / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
     model.mkdir(parents=True)
     (model / "checkpoint_latest.pth").write_bytes(b"")
 
@@ -369,83 +377,86 @@ def train_something(ws):
 def test_what_was_trained_on_is_not_changed(tmp_path, ws, options, difference):
     ids = ["case1_day1", "case2_day1", "case10_day0", "case11_day3"]
     source = write_source(tmp_path / "source", make_source(ids))
-    convert(source, **ws)
+    convert(source, workspace=ws)
     train_something(ws)
     before = tree(tmp_path / "ws")
     with pytest.raises(InputError) as error:
-        convert(source, **ws, **options)
+        convert(source, workspace=ws, **options)
     assert difference in str(error.value)
     assert "--id" in str(error.value)
     assert tree(tmp_path / "ws") == before
-    convert(source, **ws)  # the same is fine
-    assert convert(source, **ws, **options, dataset_id=502).dataset_id == 502
+    convert(source, workspace=ws)  # the same is fine
+    assert convert(source, workspace=ws, **options, dataset_id=502).dataset_id == 502
 
 
 def test_an_empty_fold_folder_is_no_trained_model(tmp_path, source, ws):
-    convert(source, **ws)
-    fold = ws["results"] / NAME / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    convert(source, workspace=ws)
+    fold = ws.results / NAME / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
     fold.mkdir(parents=True)
-    assert convert(source, **ws, labels="exclusive").label_scheme == "exclusive"
+    assert convert(source, workspace=ws, labels="exclusive").label_scheme == "exclusive"
     (fold / "weights").mkdir()
     (fold / "weights" / "checkpoint_final.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoint_final\.safetensors: a model was trained"):
-        convert(source, **ws)
+        convert(source, workspace=ws)
 
 
 def test_another_source_after_training_is_refused(tmp_path, source, ws):
-    convert(source, **ws)
+    convert(source, workspace=ws)
     train_something(ws)
     with pytest.raises(InputError, match="the source's files"):
-        convert(write_source(tmp_path / "other", make_source(seed=5)), **ws)
+        convert(write_source(tmp_path / "other", make_source(seed=5)), workspace=ws)
     files = make_source().files()
     files["train.csv"] = files["train.csv"].replace(b" 192 1", b" 191 1")
     with pytest.raises(InputError, match="the source's files"):
-        convert(write_files(tmp_path / "edited", files), **ws)
+        convert(write_files(tmp_path / "edited", files), workspace=ws)
 
 
 def test_a_raw_dataset_removed_after_training_can_be_made_again_but_not_otherwise(
     tmp_path, source, ws
 ):
-    convert(source, **ws)
+    convert(source, workspace=ws)
     train_something(ws)
     before = tree(tmp_path / "ws")
-    table = (ws["raw"] / NAME / "dataset.json").read_text()
-    (ws["preprocessed"] / NAME / "dataset.json").write_text(table)
-    shutil.rmtree(ws["raw"])
+    table = (ws.raw / NAME / "dataset.json").read_text()
+    (ws.preprocessed / NAME / "dataset.json").write_text(table)
+    shutil.rmtree(ws.raw)
     with pytest.raises(InputError, match="no longer there to compare"):
-        convert(source, **ws, folds=2)
-    convert(source, **ws)
-    (ws["preprocessed"] / NAME / "dataset.json").unlink()
+        convert(source, workspace=ws, folds=2)
+    convert(source, workspace=ws)
+    (ws.preprocessed / NAME / "dataset.json").unlink()
     assert tree(tmp_path / "ws") == before
 
 
 def test_files_of_others_are_left_alone(tmp_path, source, ws):
-    theirs = ws["raw"] / NAME / "imagesTr" / "a_0000.nii.gz"
+    theirs = ws.raw / NAME / "imagesTr" / "a_0000.nii.gz"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"precious")
     with pytest.raises(InputError, match="did not write"):
-        convert(source, **ws)
+        convert(source, workspace=ws)
     assert theirs.read_bytes() == b"precious"
-    (ws["results"] / "Dataset502_Other").mkdir(parents=True)
+    (ws.results / "Dataset502_Other").mkdir(parents=True)
     with pytest.raises(InputError, match="another dataset of number 502"):
-        convert(source, **ws, dataset_id=502)
-    assert convert(source, **ws, dataset_id=502, name="Other").name == "Dataset502_Other"
+        convert(source, workspace=ws, dataset_id=502)
+    assert convert(source, workspace=ws, dataset_id=502, name="Other").name == "Dataset502_Other"
 
 
 def test_a_dataset_without_manifest_is_made_again(tmp_path, source, ws):
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     before = tree(tmp_path / "ws")
     (dataset.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"no manifest\.json.*\n?.*gi2nnunet convert"):
-        read_dataset(ws["raw"])
-    convert(source, **ws)
+        read_dataset(ws.raw)
+    convert(source, workspace=ws)
     assert tree(tmp_path / "ws") == before
 
 
 def test_splits_are_where_nnunet_reads_them_and_by_patient(tmp_path, ws):
-    dataset = convert(write_source(tmp_path / "s", make_source(SIX)), **ws, folds=2, holdout=0)
+    dataset = convert(
+        write_source(tmp_path / "s", make_source(SIX)), workspace=ws, folds=2, holdout=0
+    )
     texts = {
-        (ws[root] / NAME / "splits_final.json").read_text() for root in ("raw", "preprocessed")
+        (getattr(ws, root) / NAME / "splits_final.json").read_text()
+        for root in ("raw", "preprocessed")
     }
     assert len(texts) == 1
     splits = json.loads(texts.pop())
@@ -459,26 +470,26 @@ def test_splits_are_where_nnunet_reads_them_and_by_patient(tmp_path, ws):
 def test_fewer_patients_than_folds(tmp_path, ws):
     source = write_source(tmp_path / "s", make_source(["case1_day0", "case2_day0", "case2_day1"]))
     with pytest.raises(InputError, match="5 for 2 training patients"):
-        convert(source, **ws, folds=5)
+        convert(source, workspace=ws, folds=5)
     assert no_trace(tmp_path / "ws")
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     assert len(dataset.splits) == 2
     assert any("2 folds instead of 5" in w for w in dataset.warnings)
 
 
 def test_one_patient_has_no_split_file(tmp_path, ws):
     source = write_source(tmp_path / "s", make_source(["case2_day0", "case2_day1"]))
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     assert dataset.splits == ()
     assert not list((tmp_path / "ws").rglob("splits_final.json"))
     assert any("fold all" in w for w in dataset.warnings)
     with pytest.raises(InputError, match="2 for 1 training patients"):
-        convert(source, **ws, folds=2)
+        convert(source, workspace=ws, folds=2)
 
 
 def test_a_source_with_test_alone(tmp_path, ws):
     made = make_source([], test_ids=["case5_day0", "case6_day0"])
-    dataset = convert(write_source(tmp_path / "s", made), **ws)
+    dataset = convert(write_source(tmp_path / "s", made), workspace=ws)
     assert {s.part for s in dataset.scans} == {"test"}
     assert json.loads((dataset.folder / "dataset.json").read_text())["numTraining"] == 0
     assert len(list((dataset.folder / "imagesTs").iterdir())) == 2
@@ -489,12 +500,12 @@ def test_known_bad_scans_are_left_out_told_and_recorded(tmp_path, ws):
     ids = ["case7_day0", "case7_day1", "case8_day0"]
     source = write_source(tmp_path / "s", make_source(ids, test_ids=["case9_day27"]))
     assert {"case7_day0", "case9_day27"} <= KNOWN_BAD_SCANS.keys()
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     assert [s.scan_id for s in dataset.scans] == ["case7_day1", "case8_day0", "case9_day27"]
     assert dataset.manifest["left_out"] == {"case7_day0": "wrong masks"}
     assert any("case7_day0 is left out (wrong masks)" in w for w in dataset.warnings)
     assert not list(dataset.folder.rglob("case7_day0*"))
-    kept = convert(source, **folders(tmp_path / "kept"), keep_known_bad=True)
+    kept = convert(source, workspace=folders(tmp_path / "kept"), keep_known_bad=True)
     assert kept.scan("case7_day0").part == "train"
     assert kept.manifest["left_out"] == {}
 
@@ -502,7 +513,7 @@ def test_known_bad_scans_are_left_out_told_and_recorded(tmp_path, ws):
 def test_a_source_of_known_bad_scans_alone(tmp_path, ws):
     source = write_source(tmp_path / "s", make_source(["case7_day0"]))
     with pytest.raises(InputError, match="--keep-known-bad"):
-        convert(source, **ws)
+        convert(source, workspace=ws)
 
 
 def test_mle_bench_holdout(tmp_path, ws):
@@ -518,7 +529,7 @@ def test_mle_bench_holdout(tmp_path, ws):
     held = {"case7_day4", "case7_day5", "case9_day27", "case10_day0", "case11_day0"}
     order = [f"case{i}" for i in range(1, 13)]
     assert set(hold_out(ids, rule="mle-bench", patient_order=order)) == held
-    dataset = convert(source, **ws, holdout="mle-bench")
+    dataset = convert(source, workspace=ws, holdout="mle-bench")
     parts = {s.scan_id: s.part for s in dataset.scans}
     assert {s for s, part in parts.items() if part == "holdout"} == held
     assert {s for s, part in parts.items() if part == "train"} == {*ids} - held - {"case7_day0"}
@@ -529,7 +540,9 @@ def test_mle_bench_holdout(tmp_path, ws):
     assert "case7_day0 is left out (wrong masks)" in told
     assert "case9_day27 stays in the held-out test set" in told
     assert "2 patients are in training and in the held-out test set, as the benchmark has" in told
-    kept = convert(source, **folders(tmp_path / "kept"), holdout="mle-bench", keep_known_bad=True)
+    kept = convert(
+        source, workspace=folders(tmp_path / "kept"), holdout="mle-bench", keep_known_bad=True
+    )
     parts = {s.scan_id: s.part for s in kept.scans}
     assert {s for s, part in parts.items() if part == "holdout"} == held
     assert parts["case7_day0"] == "train"
@@ -541,9 +554,9 @@ def test_missing_rows_and_images(tmp_path, ws):
     rows = tuple(row for row in made.rows if not row[0].startswith("case2_day10_slice_0002"))
     source = write_source(tmp_path / "s", MadeSource(train=made.train, rows=rows))
     with pytest.raises(InputError, match="--allow-missing"):
-        convert(source, **ws)
+        convert(source, workspace=ws)
     assert no_trace(tmp_path / "ws")
-    dataset = convert(source, **ws, allow_missing=True)
+    dataset = convert(source, workspace=ws, allow_missing=True)
     labels = read_volume(dataset.label_path("case2_day10")).array
     expected = made.truth["case2_day10"].bits.copy()
     expected[1] = 0
@@ -553,14 +566,14 @@ def test_missing_rows_and_images(tmp_path, ws):
 def test_a_scan_in_train_and_test_is_refused(tmp_path, ws):
     made = make_source(["case1_day0", "case2_day0"], test_ids=["case1_day0"])
     with pytest.raises(InputError, match=r"case1_day0 in train/ and in test/"):
-        convert(write_source(tmp_path / "s", made), **ws)
+        convert(write_source(tmp_path / "s", made), workspace=ws)
 
 
 def test_eight_bit_slices_are_one_warning(tmp_path, ws):
     made = make_source()
     eight = tuple(dataclasses.replace(s, image=(s.image >> 8).astype(np.uint8)) for s in made.train)
     source = write_source(tmp_path / "s", MadeSource(train=eight, rows=made.rows))
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     assert sum("8-bit" in w for w in dataset.warnings) == 1
     volume = read_volume(dataset.image_path("case2_day1")).array
     assert volume.dtype == np.uint16
@@ -572,14 +585,14 @@ def test_first_slice_number_is_kept(tmp_path, ws):
     scan = dataclasses.replace(made.train[0], first_number=61)
     rows = tuple((f"{i[:-4]}{int(i[-4:]) + 60:04d}", organ, text) for i, organ, text in made.rows)
     source = write_source(tmp_path / "s", MadeSource(train=(scan,), rows=rows))
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     assert dataset.scan("case1_day0").numbers == (61, 62, 63, 64, 65)
     assert truth_rows(dataset) == set(rows)
     assert any("starts at slice 61" in w for w in dataset.warnings)
 
 
 def test_manifest_describes_every_file(source, ws):
-    dataset = convert(source, **ws, seed=4)
+    dataset = convert(source, workspace=ws, seed=4)
     described = list_files(dataset.manifest)
     assert set(described) == set(tree(dataset.folder)) - {"manifest.json"}
     for name, entry in described.items():
@@ -599,7 +612,7 @@ def test_a_filled_sample_submission_is_kept_in_order(tmp_path, ws):
         f"case5_day0_slice_000{n},{o},1 1" for n in (3, 1) for o in ("stomach", "large_bowel")
     ]
     files["sample_submission.csv"] = ("\r\n".join(lines) + "\r\n").encode()
-    dataset = convert(write_files(tmp_path / "s", files), **ws)
+    dataset = convert(write_files(tmp_path / "s", files), workspace=ws)
     assert dataset.sample_path.read_text().splitlines() == lines
 
 
@@ -608,28 +621,28 @@ def test_a_filled_sample_submission_is_kept_in_order(tmp_path, ws):
 )
 def test_impossible_names_are_refused(source, ws, options):
     with pytest.raises(InputError, match="from 1 to 999"):
-        convert(source, **ws, **options)
+        convert(source, workspace=ws, **options)
 
 
 @pytest.mark.parametrize("options", [{"labels": "bits"}, {"jobs": 0}])
 def test_mistakes_of_the_caller(source, ws, options):
     with pytest.raises(ValueError, match="labels"):
-        convert(source, **ws, **options)
+        convert(source, workspace=ws, **options)
 
 
 def test_read_dataset_tells_what_is_wrong(tmp_path, source, ws):
     with pytest.raises(InputError, match=r"holds no dataset.*gi2nnunet convert"):
         read_dataset(tmp_path / "nowhere")
-    convert(source, **ws)
-    convert(source, **ws, dataset_id=7, name="B")
+    convert(source, workspace=ws)
+    convert(source, workspace=ws, dataset_id=7, name="B")
     with pytest.raises(InputError, match="several"):
-        read_dataset(ws["raw"])
-    assert read_dataset(ws["raw"], dataset_id=7).name == "Dataset007_B"
-    assert read_dataset(ws["raw"], name="UWGI").dataset_id == 501
-    path = ws["raw"] / NAME / "manifest.json"
+        read_dataset(ws.raw)
+    assert read_dataset(ws.raw, dataset_id=7).name == "Dataset007_B"
+    assert read_dataset(ws.raw, name="UWGI").dataset_id == 501
+    path = ws.raw / NAME / "manifest.json"
     path.write_text("{")
     with pytest.raises(InputError, match="convert"):
-        read_dataset(ws["raw"], dataset_id=501)
+        read_dataset(ws.raw, dataset_id=501)
 
 
 # --- NIfTI sources -------------------------------------------------------------------------------
@@ -662,7 +675,7 @@ def write_nifti(folder, *, images="images", labels="labels", suffix="", scheme="
 )
 def test_nifti_layouts(tmp_path, ws, images, labels, suffix):
     made = write_nifti(tmp_path / "n", images=images, labels=labels, suffix=suffix)
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     assert {s.scan_id for s in dataset.scans} == set(made.truth)
     assert {s.part for s in dataset.scans} == {"train" if labels else "test"}
     for scan in made.train:
@@ -687,7 +700,7 @@ def test_nifti_of_any_orientation_gives_the_same_dataset(tmp_path):
         SimpleITK.WriteImage(turned, str(copy))
     trees = []
     for name in "ab":
-        convert(tmp_path / name, **folders(tmp_path / f"out_{name}"))
+        convert(tmp_path / name, workspace=folders(tmp_path / f"out_{name}"))
         trees.append(tree(tmp_path / f"out_{name}"))
         trees[-1].pop(f"raw/{NAME}/manifest.json")
     assert trees[0] == trees[1]
@@ -696,7 +709,7 @@ def test_nifti_of_any_orientation_gives_the_same_dataset(tmp_path):
 def test_nifti_scans_without_labels_are_test_scans(tmp_path, ws):
     write_nifti(tmp_path / "n")
     (tmp_path / "n" / "labels" / "case2_day1.nii.gz").unlink()
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     assert dataset.scan("case2_day1").part == "test"
     assert dataset.scan("case2_day10").part == "train"
 
@@ -711,7 +724,7 @@ def write_visits(folder, names, *, images="images", labels="labels"):
 
 def test_nifti_ids_that_do_not_tell_the_patient_are_a_warning(tmp_path, ws):
     write_visits(tmp_path / "n", ["pat1_visit2", "pat1_visit3", "pat2_day0", "pat2_day7"])
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     (told,) = (w for w in dataset.warnings if "<patient>_day<N>" in w)
     assert "2 of 4 scan ids" in told
     assert "pat1_visit2, pat1_visit3)" in told
@@ -719,7 +732,7 @@ def test_nifti_ids_that_do_not_tell_the_patient_are_a_warning(tmp_path, ws):
     assert "Rename to <patient>_day<N>" in told
     assert told in dataset.manifest["warnings"]
     write_visits(tmp_path / "good", ["pat1_day2", "pat1_day3", "pat2_day0"])
-    good = convert(tmp_path / "good", **folders(tmp_path / "other"))
+    good = convert(tmp_path / "good", workspace=folders(tmp_path / "other"))
     assert not any("<patient>" in w for w in good.warnings)
 
 
@@ -728,14 +741,14 @@ def test_labelled_nifti_test_scans_are_held_out_and_no_others(tmp_path, ws):
     write_visits(tmp_path / "n", train, images="imagesTr", labels="labelsTr")
     write_visits(tmp_path / "n", ["case9_day0"], images="imagesTs", labels="labelsTs")
     write_visits(tmp_path / "n", ["case8_day0"], images="imagesTs", labels=None)
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     parts = {s.scan_id: s.part for s in dataset.scans}
     assert parts == {**dict.fromkeys(train, "train"), "case9_day0": "holdout", "case8_day0": "test"}
     assert dataset.manifest["held_out_patients"] == ["case9"]
     assert dataset.label_path("case9_day0").is_file()
     assert {row[0][:10] for row in truth_rows(dataset)} == {s[:10] for s in (*train, "case9_day0")}
     assert not any("in training and in" in w for w in dataset.warnings)
-    more = convert(tmp_path / "n", **folders(tmp_path / "more"), holdout=0.3)
+    more = convert(tmp_path / "n", workspace=folders(tmp_path / "more"), holdout=0.3)
     held = {s.patient_id for s in more.scans if s.part == "holdout"}
     assert len(held) == 3
     assert "case9" in held
@@ -746,7 +759,7 @@ def test_a_patient_in_training_and_among_given_test_scans_is_a_warning(tmp_path,
     train = ["case1_day0", "case2_day0"]
     write_visits(tmp_path / "n", train, images="imagesTr", labels="labelsTr")
     write_visits(tmp_path / "n", ["case2_day5"], images="imagesTs", labels="labelsTs")
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     assert dataset.manifest["shared_patients"] == ["case2"]
     assert any(
         "1 patients are in training and in the held-out test set, as the source has it: case2" in w
@@ -757,32 +770,32 @@ def test_a_patient_in_training_and_among_given_test_scans_is_a_warning(tmp_path,
 def test_exclusive_nifti_labels_need_to_be_said_where_they_could_be_bits(tmp_path, ws):
     made = write_nifti(tmp_path / "n", scheme="exclusive")
     with pytest.raises(InputError, match="the label 3 and none above"):
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
     assert no_trace(tmp_path / "ws")
-    dataset = convert(tmp_path / "n", **ws, source_labels="exclusive")
+    dataset = convert(tmp_path / "n", workspace=ws, source_labels="exclusive")
     expected = to_exclusive(made.train[0].bits)
     found = read_volume(dataset.label_path(made.train[0].scan_id)).array
     np.testing.assert_array_equal(to_exclusive(found), expected)
     assert set(np.unique(found)) <= {0, 1, 2, 4}
     table = {"labels": {"background": 0, "large_bowel": 1, "small_bowel": 2, "stomach": 3}}
     (tmp_path / "n" / "dataset.json").write_text(json.dumps(table))
-    again = convert(tmp_path / "n", **folders(tmp_path / "declared"))
+    again = convert(tmp_path / "n", workspace=folders(tmp_path / "declared"))
     assert tree(again.folder / "labelsTr") == tree(dataset.folder / "labelsTr")
     table["labels"]["stomach"] = 4
     (tmp_path / "n" / "dataset.json").write_text(json.dumps(table))
     with pytest.raises(InputError, match=r"dataset\.json: found the labels"):
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
 
 
 def test_bit_coded_nifti_labels_said_to_be_exclusive_are_refused(tmp_path, ws):
     write_nifti(tmp_path / "n")
     with pytest.raises(InputError, match="at most 3"):
-        convert(tmp_path / "n", **ws, source_labels="exclusive")
+        convert(tmp_path / "n", workspace=ws, source_labels="exclusive")
 
 
 def test_a_converted_dataset_is_a_source_itself(tmp_path, ws):
-    first = convert(write_source(tmp_path / "s", make_source(SIX)), **ws)
-    second = convert(first.folder, **ws, dataset_id=2, name="Again", holdout=0)
+    first = convert(write_source(tmp_path / "s", make_source(SIX)), workspace=ws)
+    second = convert(first.folder, workspace=ws, dataset_id=2, name="Again", holdout=0)
     assert {s.scan_id: s.part for s in second.scans} == {s.scan_id: s.part for s in first.scans}
     for scan in first.scans:
         np.testing.assert_array_equal(
@@ -813,7 +826,7 @@ def test_nifti_files_that_do_not_fit_are_told(tmp_path, ws, name, change, found)
     write_nifti(tmp_path / "n")
     rewrite(tmp_path / "n" / name / "case2_day1.nii.gz", change)
     with pytest.raises(InputError, match=found) as error:
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
     assert f"{name}/case2_day1.nii.gz" in str(error.value)
     assert no_trace(tmp_path / "ws")
 
@@ -825,7 +838,7 @@ def test_labels_in_another_place_are_told(tmp_path, ws):
     image.SetOrigin((0, 0, 1))
     SimpleITK.WriteImage(image, str(path))
     with pytest.raises(InputError, match="the geometry"):
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
 
 
 def test_nifti_names_that_do_not_fit_are_told_together(tmp_path, ws):
@@ -835,7 +848,7 @@ def test_nifti_names_that_do_not_fit_are_told_together(tmp_path, ws):
     shutil.copy(images / "case2_day1_0000.nii.gz", images / "case2_day10.nii.gz")
     shutil.copy(labels / "case2_day1.nii.gz", labels / "case99_day1.nii.gz")
     with pytest.raises(InputError) as error:
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
     for part in ("channel 0001", "a second image of case2_day10", "labels without an image"):
         assert part in str(error.value)
     assert len(made.train) == 4
@@ -846,18 +859,18 @@ def test_a_damaged_nifti_file_is_told(tmp_path, ws):
     path = tmp_path / "n" / "images" / "case2_day1.nii.gz"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(InputError, match=r"case2_day1\.nii\.gz: found a truncated"):
-        convert(tmp_path / "n", **ws)
+        convert(tmp_path / "n", workspace=ws)
     with pytest.raises(InputError, match="needs the order of patients"):
-        convert(tmp_path / "n", **ws, holdout="mle-bench")
+        convert(tmp_path / "n", workspace=ws, holdout="mle-bench")
 
 
 def test_a_mended_nifti_dataset_has_its_truth(tmp_path, ws):
     write_nifti(tmp_path / "n")
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     before = tree(tmp_path / "ws")
     dataset.truth_path.unlink()
     dataset.image_path("case2_day1").unlink()
-    convert(tmp_path / "n", **ws)
+    convert(tmp_path / "n", workspace=ws)
     assert tree(tmp_path / "ws") == before
 
 
@@ -865,7 +878,7 @@ def test_nifti_ids_of_any_form(tmp_path, ws):
     scan = make_scan("liver")
     write_volume(tmp_path / "n" / "images" / "liver 1.nii.gz", scan.image, spacing_mm=(3, 1, 1))
     write_volume(tmp_path / "n" / "labels" / "liver 1.nii.gz", scan.bits, spacing_mm=(3, 1, 1))
-    dataset = convert(tmp_path / "n", **ws)
+    dataset = convert(tmp_path / "n", workspace=ws)
     assert dataset.scans[0].patient_id == "liver 1"
     table = read_mask_table(dataset.truth_path, any_scan=True)
     assert table.scan_ids == ("liver 1",)
@@ -878,7 +891,7 @@ def test_nifti_ids_of_any_form(tmp_path, ws):
 @pytest.mark.real
 def test_real_scans_keep_their_rows_byte_for_byte(ws, real_data):
     real = real_data / "mini"
-    dataset = convert(real, **ws)
+    dataset = convert(real, workspace=ws)
     rows = list(csv.reader((real / "train.csv").read_text().splitlines()))[1:]
     from gi2nnunet.formats.rle import encode_slices
 
@@ -917,7 +930,7 @@ def test_memory_holds_a_few_scans_only(tmp_path, ws, monkeypatch):
                 loaded -= 1
 
     monkeypatch.setattr(ScanWriter, "write", count)
-    convert(source, **ws, jobs=3)
+    convert(source, workspace=ws, jobs=3)
     assert most <= 3
 
 
@@ -929,11 +942,11 @@ def test_made_scans_hold_what_the_tests_need():
 
 
 def test_a_dataset_in_use_is_not_made_anew_and_two_runs_are_kept_apart(tmp_path, source, ws):
-    dataset = convert(source, **ws)
+    dataset = convert(source, workspace=ws)
     before = tree(tmp_path / "ws")
     with (
-        hold_dataset(ws["raw"], dataset.dataset_id, purpose="training"),
+        hold_dataset(ws.raw, dataset.dataset_id, purpose="training"),
         pytest.raises(OutputError, match=r"Dataset501: is in use by another run: .*training"),
     ):
-        convert(source, labels="exclusive", **ws)
+        convert(source, labels="exclusive", workspace=ws)
     assert tree(tmp_path / "ws") == before

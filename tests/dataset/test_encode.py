@@ -10,6 +10,7 @@ import SimpleITK
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.encode import encode_labels
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import scan_order
 from gi2nnunet.formats.labels import split_organs, to_exclusive
 from gi2nnunet.formats.tables import decode_table, read_mask_table
@@ -25,8 +26,8 @@ from tests.source_factory import (
 
 
 def convert_into(folder, made, **options):
-    folders = {name: folder / "ws" / name for name in ("raw", "preprocessed", "results")}
-    return convert(write_source(folder / "source", made), **folders, **options)
+    workspace = open_workspace(folder / "ws", environ={})
+    return convert(write_source(folder / "source", made), workspace=workspace, **options)
 
 
 def read_rows(path):

@@ -9,6 +9,7 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.checks import (
     check_checkpoint_file,
     check_configurations,
@@ -27,9 +28,7 @@ def dataset(tmp_path: Path) -> Dataset:
     source = write_source(tmp_path / "source")
     return convert(
         source,
-        raw=tmp_path / "raw",
-        preprocessed=tmp_path / "preprocessed",
-        results=tmp_path / "results",
+        workspace=open_workspace(tmp_path, environ={}),
         jobs=1,
     )
 

@@ -7,12 +7,12 @@ import pytest
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import slice_id
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import tabulate_rows
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
 from gi2nnunet.prediction.leakage import find_standing
 from gi2nnunet.scoring.score import score_submission
@@ -33,8 +33,8 @@ PATIENTS = {"case1", "case2", "case4", "case5", "case10"}
 def make_dataset(folder, made=None, **options):
     """Convert a source, by default one of five patients without hold-out, in five folds."""
     source = write_source(folder / "source", made or make_source(SIX))
-    folders = {name: folder / "ws" / name for name in ("raw", "preprocessed", "results")}
-    return convert(source, **folders, **{"holdout": 0, **options})
+    space = open_workspace(folder / "ws", environ={})
+    return convert(source, workspace=space, **{"holdout": 0, **options})
 
 
 def make_ensemble(*folds):
@@ -178,8 +178,8 @@ def test_slice_numbers_of_a_crop_are_kept(tmp_path):
 
 def test_a_dataset_made_of_volumes_of_any_name_is_selected_too(tmp_path):
     folder = write_volumes(tmp_path / "given", [make_scan("liver 7"), make_scan("b_2")])
-    folders = {name: tmp_path / "ws" / name for name in ("raw", "preprocessed", "results")}
-    dataset = convert(folder, source_labels="regions", holdout=0, **folders)
+    space = open_workspace(tmp_path / "ws", environ={})
+    dataset = convert(folder, source_labels="regions", holdout=0, workspace=space)
     chosen = select_own_scans(dataset, ALL)
     assert set(ids(chosen)) == {"liver 7", "b_2"}
     assert set(rows_of(chosen.truth)) == set(true_rows([make_scan("liver 7"), make_scan("b_2")]))
@@ -388,8 +388,8 @@ def test_one_volume_is_taken_under_its_scan_id(tmp_path, ending):
 
 
 def test_a_volume_of_another_depth_than_the_manifest_tells_is_refused(tmp_path):
-    folders = {name: tmp_path / "ws" / name for name in ("raw", "preprocessed", "results")}
-    dataset = convert(write_source(tmp_path / "source"), holdout=0, **folders)
+    space = open_workspace(tmp_path / "ws", environ={})
+    dataset = convert(write_source(tmp_path / "source"), holdout=0, workspace=space)
     image = dataset.image_path("case10_day0")
     write_volume(image, make_scan("x", shape=(3, 12, 16)).image, spacing_mm=(3, 1.5, 1.5))
     with pytest.raises(InputError, match="found 3 slices; expected 5, as the manifest"):

@@ -8,6 +8,7 @@ import pytest
 
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
 from gi2nnunet.prediction.choose import select_own_scans
 from gi2nnunet.prediction.leakage import (
@@ -24,8 +25,8 @@ SCANS = ["case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2"]
 
 def make_dataset(folder: Path, **options: Any) -> Dataset:
     source = write_source(folder / "source", make_source(SCANS))
-    folders = {name: folder / "ws" / name for name in ("raw", "preprocessed", "results")}
-    return convert(source, **folders, **{"holdout": 0, "folds": 2, **options})
+    space = open_workspace(folder / "ws", environ={})
+    return convert(source, workspace=space, **{"holdout": 0, "folds": 2, **options})
 
 
 def imported(folder: Path, trained_on: dict[Fold, list[str] | None]) -> Ensemble:

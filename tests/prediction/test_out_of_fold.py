@@ -11,12 +11,12 @@ import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.core.files import read_json
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.saved_postprocess import adopt_tuning, find_tuning, tuning_path
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction import out_of_fold, parts
 from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
 from gi2nnunet.tuning.compare_models import compare_all_models
@@ -86,7 +86,7 @@ def test_a_missing_fold_is_named(tmp_path, monkeypatch):
         bench.workspace.results / bench.dataset.name, n_folds=3, folds=[0, 2]
     )
     with pytest.raises(InputError, match=r"missing folds: 1\).*train --fold cv"):
-        predict_out_of_fold(bench.dataset, ensemble, computing=bench.compute())
+        predict_out_of_fold(bench.dataset, ensemble, **bench.compute())
 
 
 def test_labels_that_exclude_one_another_are_refused(tmp_path):
@@ -127,7 +127,7 @@ def test_a_missing_label_file_is_told_before_anything_is_predicted(bench, run):
     with pytest.raises(InputError, match=rf"{named}.*gi2nnunet convert"):
         bench.predict(truth=True)
     with pytest.raises(InputError, match=named):
-        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
+        compare_all_models(bench.dataset, **bench.compute(), jobs=1)
     where = ("--workspace", bench.workspace.raw.parent, "--device", "cpu")
     code, _, err = run("tune", *where)
     assert code == 3
@@ -143,7 +143,7 @@ def test_a_scan_that_is_not_labelled_is_told_before_anything_is_predicted(bench)
     with pytest.raises(InputError, match=named):
         bench.predict(truth=True)
     with pytest.raises(InputError, match=named):
-        compare_all_models(bench.dataset, computing=bench.compute(), jobs=1)
+        compare_all_models(bench.dataset, **bench.compute(), jobs=1)
     assert bench.asked == []
 
 
@@ -214,7 +214,7 @@ def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):
     assert tuned is not None
 
     def warn(**options):
-        return tuned.list_differences(bench.compute(**options).describe())
+        return tuned.list_differences(bench.describe(**options))
 
     assert warn() == []
     assert warn(threads=7) == []

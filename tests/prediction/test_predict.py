@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
-from gi2nnunet.nnunet.hardware import Computing, Hardware
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet import engine as engine_module
+from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
-from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.predict import InputScan, predict_scans
+from tests.engines import compute
 from tests.model_factory import write_model
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
@@ -29,7 +30,7 @@ class Engine:
         self.bad_cards = set()
         self.lock = threading.Lock()
 
-    def __call__(self, task, options, *, environment, log, on_event):
+    def __call__(self, task, options, *, environment, on_event, **_):
         assert task == "predict"
         json.dumps(options)
         card = environment.get("CUDA_VISIBLE_DEVICES")
@@ -73,10 +74,8 @@ class Bench:
             if name in options:
                 computing[name] = options.pop(name)
         return predict_scans(
-            self.ensemble, self.scans,
-            computing=Computing(workspace=self.workspace, environ={}, **computing),
-            **options,
-        )  # fmt: skip
+            self.ensemble, self.scans, **compute(self.workspace, **computing), **options
+        )
 
     def names(self):
         return [name for name, _ in self.engine.asked]
@@ -85,7 +84,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     made = Bench(tmp_path)
-    monkeypatch.setattr(predict_module, "run_engine", made.engine)
+    monkeypatch.setattr(engine_module, "run_engine", made.engine)
     return made
 
 

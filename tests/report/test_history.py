@@ -13,8 +13,8 @@ import pytest
 from gi2nnunet.core.locks import find_holder, hold
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.prediction.parts import kept_folder
 from gi2nnunet.report.commands import list_commands
 from gi2nnunet.report.gather import gather_report
@@ -58,7 +58,7 @@ def test_a_conversion_is_made_again_by_its_rebuilt_command(run: Any, tmp_path: P
     source = write_source(tmp_path / "my source", make_source(("case1_day0", "case7_day0")))
     space = open_workspace(tmp_path / "w", environ={})
     made = convert(
-        source, raw=space.raw, preprocessed=space.preprocessed, results=space.results,
+        source, workspace=space,
         labels="exclusive", folds=2, holdout=0, keep_known_bad=True, seed=3, dataset_id=7,
     )  # fmt: skip
     (command,) = list_commands(made, ())

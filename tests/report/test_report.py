@@ -21,9 +21,9 @@ from PIL import Image
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.nnunet.curves import parse_log, read_curves
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.page import render_report, write_report
 from gi2nnunet.report.viewer import PackedScan, pack_scan, slice_dice
@@ -164,9 +164,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ids = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
     convert(
         write_source(root / "source", make_source(ids)),
-        raw=space.raw,
-        preprocessed=space.preprocessed,
-        results=space.results,
+        workspace=space,
         folds=2,
         holdout=0,
     )

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.child.checkpoints import load_checkpoint
 from gi2nnunet.nnunet.model_file import MANIFEST, open_bundle
@@ -22,9 +24,8 @@ from gi2nnunet.nnunet.models import (
     read_import_record,
     read_training_record,
 )
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
-from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import ImportedModel, export_model, import_model
+from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
 
 SEEN: dict[Fold, frozenset[str]] = {
@@ -41,29 +42,29 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         done: dict[str, Any] = getattr(weights, f"run_{task}")(**through_json)
         return done
 
-    monkeypatch.setattr(exchange, "run_engine", run)
+    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 def space(folder: Path) -> Workspace:
     return open_workspace(folder, environ={})
 
 
-def export(home: Path, out: Path, **options: Any) -> Path:
+def export(home: Path, out: Path, *, trust: bool = False, **options: Any) -> Path:
     ensemble = choose_ensemble(home / "results" / DATASET, n_folds=2)
     export_model(
         ensemble,
         out,
         find_scans=lambda model, fold: SEEN[fold],
         n_folds=2,
-        workspace=space(home),
-        environ={},
+        engine=make_engine(space(home), trust=trust),
         **options,
     )
     return out
 
 
 def take_in(path: Path, home: Path, **options: Any) -> ImportedModel:
-    return import_model(path, workspace=space(home), environ={}, **options)
+    engine = make_engine(space(home), trust=options.pop("trust", False))
+    return import_model(path, engine=engine, **options)
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ def test_an_import_that_breaks_off_leaves_nothing_that_looks_like_a_model(
 
     theirs = tmp_path / "theirs"
     with monkeypatch.context() as patched:
-        patched.setattr(exchange, "run_engine", run)
+        patched.setattr(engine_module, "run_engine", run)
         with pytest.raises(EngineError):
             take_in(file, theirs)
     assert is_empty(theirs)
@@ -481,8 +482,7 @@ def test_unknown_scans_stay_unknown(ours: Path, tmp_path: Path) -> None:
         tmp_path / "m",
         find_scans=lambda model, fold: None,
         n_folds=2,
-        workspace=space(ours),
-        environ={},
+        engine=make_engine(space(ours)),
     )
     take_in(tmp_path / "m", tmp_path / "theirs")
     model = list_models(tmp_path / "theirs" / "results" / DATASET)[0]

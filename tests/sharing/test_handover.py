@@ -10,12 +10,13 @@ import torch
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.models import Ensemble, choose_ensemble, digest_checkpoint
 from gi2nnunet.nnunet.saved_postprocess import find_tuning, tuning_path
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
-from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import HandedOver, TakenOver, hand_over, take_over
+from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, write_model
 
 
@@ -25,7 +26,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
         return done
 
-    monkeypatch.setattr(exchange, "run_engine", run)
+    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 DECISION = {
@@ -47,12 +48,12 @@ def ensemble_of(name: str) -> Ensemble:
 
 def give(name: str = "ours", out: str = "m.gi2nnunet", **options: Any) -> HandedOver:
     return hand_over(
-        ensemble_of(name), Path(out), dataset=None, workspace=space(name), environ={}, **options
+        ensemble_of(name), Path(out), dataset=None, engine=make_engine(space(name)), **options
     )
 
 
 def take(name: str = "theirs", **options: Any) -> TakenOver:
-    return take_over(Path("m.gi2nnunet"), workspace=space(name), environ={}, **options)
+    return take_over(Path("m.gi2nnunet"), engine=make_engine(space(name)), **options)
 
 
 @pytest.fixture(autouse=True)

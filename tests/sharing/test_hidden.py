@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.postprocess import Decision, OrganDecision
 from gi2nnunet.nnunet.saved_postprocess import Tuned
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.sharing import hidden
 from gi2nnunet.sharing.hidden import predict_hidden
 from gi2nnunet.source.open import read_hidden
+from tests.engines import make_engine
 
 
 def put(root: Path, scan_id: str, numbers: tuple[int, ...], size: str = "8_8") -> None:
@@ -47,7 +48,7 @@ def test_only_bad_scans_give_empty_rows_and_no_test_gives_the_header(tmp_path: P
         out = tmp_path / f"{source.name}.csv"
         done = predict_hidden(
             source, tmp_path / "no-model", out, hours=1,
-            workspace=open_workspace(tmp_path / "w", environ={}), environ={},
+            engine=make_engine(open_workspace(tmp_path / "w", environ={})),
         )  # fmt: skip
         assert done.outcome is None
         lines[source.name] = out.read_text().splitlines()
@@ -62,7 +63,7 @@ def test_the_submission_stands_before_the_model_is_opened(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no-model"):
         predict_hidden(
             tmp_path / "s", tmp_path / "no-model", out, hours=1,
-            workspace=open_workspace(tmp_path / "w", environ={}), environ={},
+            engine=make_engine(open_workspace(tmp_path / "w", environ={})),
         )  # fmt: skip
     assert len(out.read_text().splitlines()) == 7
 
@@ -78,8 +79,8 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
         content={"computing": {"mirroring": True, "step_size": 0.5}},
     )  # fmt: skip
 
-    def predict(_ensemble: Any, scans: Any, *, computing: Any, on_scan: Any, **_: Any) -> None:
-        assert computing.mirroring == mirroring
+    def predict(_ensemble: Any, scans: Any, *, settings: Any, on_scan: Any, **_: Any) -> None:
+        assert settings.mirroring == mirroring
         for scan in scans:
             on_scan(1, 1, PredictedScan(scan_id=scan.scan_id, rows=(), seconds=1.0))
 
@@ -92,8 +93,8 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
     }.items():
         monkeypatch.setattr(hidden, name, stand_in)
     done = predict_hidden(
-        tmp_path / "s", tmp_path / "model", tmp_path / "submission.csv", hours=1, device="cpu",
-        workspace=open_workspace(tmp_path / "w", environ={}), environ={}, mirroring=mirroring,
+        tmp_path / "s", tmp_path / "model", tmp_path / "submission.csv", hours=1,
+        engine=make_engine(open_workspace(tmp_path / "w", environ={})), mirroring=mirroring,
     )  # fmt: skip
     doubted = [text for text in done.warnings if "chosen with mirroring on" in text]
     assert len(doubted) == (0 if mirroring else 1)

@@ -17,14 +17,16 @@ from nbformat import read as read_notebook
 from nbformat import validate as validate_notebook
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.model_file import open_bundle
-from gi2nnunet.nnunet.workspace import open_workspace
 from gi2nnunet.prediction.choose import select_models
-from gi2nnunet.sharing import exchange, wheels
+from gi2nnunet.sharing import wheels
 from gi2nnunet.sharing.kaggle_bundle import COMPETITION, SETTINGS, KaggleBundle, make_bundle
 from gi2nnunet.sharing.wheels import describe_image
 from tests.command_line import tree
+from tests.engines import make_engine
 from tests.model_factory import write_model
 from tests.sharing.test_wheels import HERE, Fetch, freeze_here
 
@@ -39,7 +41,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
         return done
 
-    monkeypatch.setattr(exchange, "run_engine", run)
+    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 @pytest.fixture
@@ -54,10 +56,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     dataset, ensemble = select_models(space)
 
     def make(out: str = "out", **options: Any) -> KaggleBundle:
+        engine = make_engine(space, trust=options.pop("trust", False))
         given = {"user": "jane", "image": image, "fetch": Fetch(), **options}
-        return make_bundle(
-            ensemble, Path(out), dataset=dataset, workspace=space, environ={}, **given
-        )
+        return make_bundle(ensemble, Path(out), dataset=dataset, engine=engine, **given)
 
     return make
 

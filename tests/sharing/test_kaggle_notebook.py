@@ -15,12 +15,13 @@ import pytest
 from nbformat import read as read_notebook
 
 import gi2nnunet
-from gi2nnunet.nnunet.workspace import open_workspace
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.prediction.choose import select_models
 from gi2nnunet.sharing.kaggle_bundle import COMPETITION, SETTINGS, make_bundle
 from gi2nnunet.sharing.wheels import describe_image
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
+from tests.engines import make_engine
 from tests.model_factory import write_model
 from tests.offline_image import clean_environment, freeze, make_image, repack
 
@@ -232,9 +233,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     write_model(space.results, folds=(0, 1))
     dataset, ensemble = select_models(space)
     made = make_bundle(
-        ensemble, folder / "bundle", user="jane", dataset=dataset, workspace=space,
-        environ=clean_environment(), image=describe_image(PYTHON, folder / "freeze.txt"),
-        fetch=repack,
+        ensemble, folder / "bundle", user="jane", dataset=dataset,
+        engine=make_engine(space, environ=clean_environment()),
+        image=describe_image(PYTHON, folder / "freeze.txt"), fetch=repack,
     )  # fmt: skip
     names = {name.split("-")[0].lower() for name in made.wheels}
     assert {"gi2nnunet", "nnunetv2", "simpleitk", "pandas"} <= names

@@ -16,9 +16,9 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset, DatasetScan
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.presets import PRESETS
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.source.phantom.listing import read_listing
 from gi2nnunet.training import estimate
 from gi2nnunet.training.estimate import (
@@ -37,6 +37,7 @@ from gi2nnunet.training.plan import (
     digest_dataset,
     digest_preprocessing,
 )
+from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
 
 RunCommand = Callable[..., tuple[int, str, str]]
@@ -60,7 +61,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def dataset(tmp_path: Path, workspace: Workspace) -> Dataset:
     return convert(
         write_source(tmp_path / "source", make_source(SCANS)),
-        raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        workspace=workspace,
         holdout=0, folds=2, jobs=1,
     )  # fmt: skip
 
@@ -129,12 +130,14 @@ def train(
         (folder / "checkpoint_final.pth").touch()
 
 
-def ask(dataset: Dataset, workspace: Workspace, **changes: Any) -> Estimate:
-    request = Request(
-        preset=TINY, configurations=("2d",), folds=(0, 1), hardware=CPU, epochs=4, iterations=10
-    )
+def ask(
+    dataset: Dataset, workspace: Workspace, *, hardware: Hardware = CPU, **changes: Any
+) -> Estimate:
+    request = Request(preset=TINY, configurations=("2d",), folds=(0, 1), epochs=4, iterations=10)
     return estimate_costs(
-        dataset, workspace=workspace, environ={}, request=replace(request, **changes)
+        dataset,
+        engine=make_engine(workspace, hardware=hardware),
+        request=replace(request, **changes),
     )
 
 
@@ -186,7 +189,7 @@ def test_trainings_count_before_a_short_run_and_that_before_the_table(
     assert found.paces["2d"].source == "trainings"
     assert found.paces["2d"].startup_seconds == 20  # what only the short run tells
     # Another card, a CPU, and a card by its name: what was trained here tells nothing of them.
-    assert ask(dataset, workspace, hardware=None, card=CARDS["A100"]).paces["2d"].source == "card"
+    assert ask(dataset, workspace, card=CARDS["A100"]).paces["2d"].source == "card"
     t4 = replace(A100, name="Tesla T4 (15 GiB)")
     assert ask(dataset, workspace, hardware=t4).paces["2d"].source == "card"
     with pytest.raises(InputError, match="--measure"):
@@ -214,9 +217,7 @@ def test_hours_are_starts_epochs_and_validation_batches(
 
 def test_cards_share_the_work_and_each_needs_memory(dataset: Dataset, workspace: Workspace) -> None:
     plan(dataset, workspace)
-    one, two, many = (
-        ask(dataset, workspace, hardware=None, card=CARDS["T4"], cards=cards) for cards in (1, 2, 9)
-    )
+    one, two, many = (ask(dataset, workspace, card=CARDS["T4"], cards=cards) for cards in (1, 2, 9))
     assert one.wall_seconds_left == one.seconds_left
     assert two.wall_seconds_left == pytest.approx(one.seconds_left / 2)
     assert many.wall_seconds_left == two.wall_seconds_left
@@ -312,7 +313,7 @@ def test_the_competitions_sizes_are_estimated_before_anything_is_planned(
     assert is_stock(whole)
     found = ask(
         whole, workspace, preset=PRESETS["resenc-l"], configurations=("3d_fullres",),
-        folds=("all",), hardware=None, card=CARDS["A100"], epochs=None, iterations=None,
+        folds=("all",), card=CARDS["A100"], epochs=None, iterations=None,
     )  # fmt: skip
     assert "known beforehand" in found.plan
     assert "gi2nnunet plan --preset resenc-l" in found.notes[0]
@@ -322,7 +323,7 @@ def test_the_competitions_sizes_are_estimated_before_anything_is_planned(
     assert 25 < training.seconds / 3600 < 45  # nnU-Net's authors tell 35
     assert found.preparing_seconds > 60
     small = ask(
-        whole, workspace, preset=PRESETS["resenc-l"], folds=("all",), hardware=None,
+        whole, workspace, preset=PRESETS["resenc-l"], folds=("all",),
         card=CARDS["T4"],
     )  # fmt: skip
     assert "T4: GPU memory: found 16.0 GiB; expected 24 GiB for resenc-l" in small.notes[-1]

@@ -10,15 +10,17 @@ import pytest
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.child.main import ENGINE_MODULES
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.presets import PRESETS
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.training import doctor
 from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
 from gi2nnunet.training.machine import Disk, Installation, Machine
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
 from gi2nnunet.training.plan import PlannedConfiguration, digest_dataset
+from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
 
 SCANS = ("case1_day0", "case2_day0", "case3_day0", "case4_day2")
@@ -49,7 +51,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def dataset(tmp_path: Path, workspace: Workspace) -> Dataset:
     return convert(
         write_source(tmp_path / "source", make_source(SCANS)),
-        raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        workspace=workspace,
         holdout=0, jobs=1,
     )  # fmt: skip
 
@@ -131,8 +133,10 @@ def levels(verdicts: object) -> dict[str, str]:
 
 
 def examine(dataset: Dataset, workspace: Workspace, **changed: object) -> dict[str, str]:
+    given = {key: changed.pop(key) for key in ("hardware", "jobs") if key in changed}
     values: dict[str, object] = {
-        "workspace": workspace, "hardware": CARD, "preset": PRESETS["default"], "folds": ("all",),
+        "engine": make_engine(workspace, **{"hardware": CARD, **given}),  # type: ignore[arg-type]
+        "preset": PRESETS["default"], "folds": ("all",),
         "machine": MACHINE, "disks": disks(500 * GIB),
     }  # fmt: skip
     return levels(examine_start(dataset, **{**values, **changed}))  # type: ignore[arg-type]
@@ -166,15 +170,17 @@ def test_this_machine_is_measured_where_nothing_is_given(
     dataset: Dataset, workspace: Workspace
 ) -> None:
     told = examine_start(
-        dataset, workspace=workspace, hardware=CPU, preset=PRESETS["tiny"], folds=("all",)
+        dataset, engine=make_engine(workspace, hardware=CPU), preset=PRESETS["tiny"], folds=("all",)
     )
     assert {"device", "cores", "disk"} <= {v.name for v in told}
     assert not workspace.logs.exists()
 
 
 def ask(dataset: Dataset | None, workspace: Workspace, **changed: object) -> Diagnosis:
+    given = {key: changed.pop(key) for key in ("device", "gpus", "jobs") if key in changed}
     values: dict[str, object] = {
-        "workspace": workspace, "environ": {}, "installation": GOOD, "found": ONE_CARD,
+        "engine": Engine(workspace=workspace, environ={}, **given),  # type: ignore[arg-type]
+        "installation": GOOD, "found": ONE_CARD,
         "machine": MACHINE, "disks": disks(500 * GIB),
     }  # fmt: skip
     return diagnose(dataset, **{**values, **changed})  # type: ignore[arg-type]
@@ -232,6 +238,6 @@ def test_a_torch_that_takes_its_process_down_is_an_error(
 def test_the_real_installation_loads(workspace: Workspace) -> None:
     import os
 
-    result = diagnose(None, workspace=workspace, environ=os.environ)
+    result = diagnose(None, engine=Engine(workspace=workspace, environ=os.environ))
     assert result.fit
     assert any(v.name == "imports" and v.level == "ok" for v in result.verdicts)

@@ -13,14 +13,15 @@ from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedE
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.presets import PRESETS
-from gi2nnunet.nnunet.workspace import open_workspace
-from gi2nnunet.training import train as train_module
 from gi2nnunet.training.plan import Plan, PlannedConfiguration
 from gi2nnunet.training.record import TrainingResult, TrainingSettings
 from gi2nnunet.training.train import TrainingProgress, expand_folds, train_folds
+from tests.engines import make_engine
 from tests.source_factory import write_source
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
@@ -110,9 +111,7 @@ class Bench:
         self.workspace = open_workspace(folder / "w", environ={})
         self.dataset = convert(
             write_source(folder / "source"),
-            raw=self.workspace.raw,
-            preprocessed=self.workspace.preprocessed,
-            results=self.workspace.results,
+            workspace=self.workspace,
             folds=2,
             holdout=0,
             jobs=1,
@@ -138,10 +137,9 @@ class Bench:
         )
 
     def train(self, **options: Any) -> tuple[TrainingResult, ...]:
+        given = {key: options.pop(key) for key in ("hardware", "jobs", "threads") if key in options}
         values: dict[str, Any] = {
-            "workspace": self.workspace,
-            "environ": {},
-            "hardware": CPU,
+            "engine": make_engine(self.workspace, **given),
             "folds": (0, 1),
             "settings": TrainingSettings(),
         }
@@ -155,7 +153,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path)
-    monkeypatch.setattr(train_module, "run_engine", made.engine)
+    monkeypatch.setattr(engine_module, "run_engine", made.engine)
     return made
 
 
@@ -360,7 +358,7 @@ def test_what_a_run_took_at_its_height_is_recorded_an_interrupted_one_too(bench:
 
 
 def test_no_thread_at_all_is_refused(bench: Bench) -> None:
-    with pytest.raises(InputError, match="--threads: found 0"):
+    with pytest.raises(ValueError, match="threads: found 0"):
         bench.train(threads=0)
     assert bench.engine.asked == []
 

@@ -28,7 +28,7 @@ def bench(tmp_path, monkeypatch):
 
 
 def compare(bench, **options):
-    return compare_all_models(bench.dataset, computing=bench.compute(), jobs=1, **options)
+    return compare_all_models(bench.dataset, **bench.compute(), jobs=1, **options)
 
 
 def make_newest(folder, when):
@@ -89,8 +89,8 @@ def used(monkeypatch):
     """The ensemble that a prediction gets, and how it is computed."""
     seen = []
 
-    def predict(ensemble, scans, *, computing, on_scan, **_):
-        seen.append((ensemble, computing))
+    def predict(ensemble, scans, *, engine, settings, on_scan, **_):
+        seen.append((ensemble, engine, settings))
         return tuple(
             SimpleNamespace(
                 scan_id=scan.scan_id,
@@ -135,12 +135,12 @@ def test_the_printed_command_uses_the_recommended_models_and_no_others(bench, ru
     words = shlex.split(line)[1:]
     code, _, err = run(*words, "--out", "made")
     assert code == 0, err
-    ((ensemble, computing),) = used
+    ((ensemble, engine, settings),) = used
     assert [m.folder.name for m in ensemble.models] == [
         f"nnUNetTrainer__gi2nnunetTinyPlans__{best}"
     ]
     assert ensemble.folds == FOLDS
-    assert (computing.mirroring, computing.step_size, computing.threads) == (False, 0.75, 3)
+    assert (settings.mirroring, settings.step_size, engine.threads) == (False, 0.75, 3)
     assert words[words.index("--metric") + 1] == "slice-2d"
     assert words[words.index("--device") + 1] == "cpu"
 

@@ -16,8 +16,8 @@ from gi2nnunet.core.errors import Finding, InputError, run_checks
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset, list_files
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
-from gi2nnunet.nnunet.workspace import Workspace, open_workspace
 from gi2nnunet.training.plan import digest_dataset, digest_file, digest_preprocessing
 from gi2nnunet.upkeep.verify import Verification, verify_workspace
 from tests.source_factory import make_source, write_source
@@ -41,9 +41,7 @@ class Space:
         self.workspace: Workspace = open_workspace(root, environ={})
         self.dataset: Dataset = convert(
             source,
-            raw=self.workspace.raw,
-            preprocessed=self.workspace.preprocessed,
-            results=self.workspace.results,
+            workspace=self.workspace,
             jobs=1,
         )
         self.raw = self.workspace.raw / NAME
@@ -379,7 +377,7 @@ def test_exclusive_labels_have_their_own_values(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", make_source(SCANS))
     workspace = open_workspace(tmp_path / "w", environ={})
     dataset = convert(
-        source, raw=workspace.raw, preprocessed=workspace.preprocessed, results=workspace.results,
+        source, workspace=workspace,
         labels="exclusive", jobs=1,
     )  # fmt: skip
     assert verify_workspace(workspace).sound

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gi2nnunet.cli.slurm.graph import Job
     from gi2nnunet.cli.slurm.profile import Profile
     from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.nnunet.models import Ensemble
-    from gi2nnunet.nnunet.workspace import Workspace
     from gi2nnunet.prediction.choose import Selection
 
 _CLUSTER = "On a cluster"
@@ -207,8 +207,8 @@ def submit_prediction(
     import hashlib
 
     from gi2nnunet.cli.slurm.graph import make_prediction_graph
+    from gi2nnunet.nnunet.engine import choose_threads
     from gi2nnunet.nnunet.models import spell_models
-    from gi2nnunet.nnunet.workspace import choose_threads
     from gi2nnunet.prediction.parts import digest_work, kept_folder, submission_path
 
     _refuse_gpus(context)

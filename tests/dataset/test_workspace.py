@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.nnunet.workspace import Workspace, engine_environment, open_workspace
+from gi2nnunet.dataset.workspace import Workspace, open_workspace
+from gi2nnunet.nnunet.process import engine_environment
 
 VARIABLES = {
     "nnUNet_raw": "/data/raw",

@@ -1,0 +1,207 @@
+"""Engine: where nnU-Net runs, on what, with how many workers, and what it may load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gi2nnunet.core.errors import require_positive
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.nnunet.hardware import Hardware, find_hardware
+from gi2nnunet.nnunet.process import Event, LogFile, engine_environment, new_log, run_engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How nnU-Net is run: the same for planning, training, predicting and passing models on.
+
+    Attributes
+    ----------
+    workspace
+        Where its files are.
+    environ
+        What the environment of its processes is made from (``PATH`` and the like).
+    device
+        What to compute on: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
+    gpus
+        How many cards to use; by default one.
+    jobs
+        Worker processes; by default one a core.
+    threads
+        Threads of the network's operations; they change the last bits of its output. By default as
+        :func:`choose_threads` chooses; recorded either way.
+    trust
+        Load checkpoints, plans and trainers that could run any code.
+    found
+        The hardware, if it is known already; else it is looked for when it is first needed.
+
+    Raises
+    ------
+    ValueError
+        For a number of cards, workers or threads below 1.
+    """
+
+    workspace: Workspace
+    environ: Mapping[str, str] = field(repr=False)
+    device: str = "auto"
+    gpus: int | None = None
+    jobs: int | None = None
+    threads: int | None = None
+    trust: bool = False
+    found: Hardware | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(gpus=self.gpus, jobs=self.jobs, threads=self.threads)
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """The cards or the processor to compute on; raises as :func:`find_hardware`."""
+        return self.found or find_hardware(
+            device=self.device, gpus=self.gpus, workspace=self.workspace, environ=self.environ
+        )
+
+    @property
+    def workers(self) -> int:
+        """Worker processes: as many as were asked for, else one a core."""
+        return self.jobs or count_cores()
+
+    def choose_threads(self, *, training: bool) -> int:
+        """Return the threads of each process that trains or, else, predicts."""
+        return choose_threads(self.threads, device=self.hardware.device, training=training)
+
+    def new_log(self, name: str) -> LogFile:
+        """Return a new log file in the workspace."""
+        return new_log(self.workspace.logs, name)
+
+    def run(
+        self,
+        task: str,
+        options: Mapping[str, Any],
+        *,
+        log: LogFile,
+        processes: int = 1,
+        helpers: int = 0,
+        threads: int = 1,
+        gpu: int | None = None,
+        variables: Mapping[str, str] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:
+        """Run one task in a process of its own.
+
+        Parameters
+        ----------
+        task, options
+            What the child process does; see :mod:`gi2nnunet.nnunet.child.main`.
+        log
+            Where its output goes.
+        processes, helpers, threads, gpu
+            nnU-Net's workers, those that augment while training, the threads of each process, and
+            the one card it sees; see :func:`~gi2nnunet.nnunet.process.engine_environment`.
+        variables
+            More variables of its environment.
+        on_event, stop
+            See :func:`~gi2nnunet.nnunet.process.run_engine`, also for what is returned and raised.
+        """
+        environment = engine_environment(
+            self.workspace,
+            environ=self.environ,
+            processes=processes,
+            augmentation_processes=helpers,
+            threads=threads,
+            gpu=gpu,
+        )
+        return run_engine(
+            task,
+            options,
+            environment={**(variables or {}), **environment},
+            log=log,
+            on_event=on_event,
+            stop=stop,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """How networks are applied to a scan.
+
+    Attributes
+    ----------
+    mirroring
+        Average over mirrored images, nnU-Net's test-time augmentation.
+    step_size
+        Step of the sliding window, as a part of the patch.
+
+    Raises
+    ------
+    ValueError
+        For a step outside 0.1 to 1.
+    """
+
+    mirroring: bool = True
+    step_size: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.step_size <= 1:
+            raise ValueError(f"step_size: found {self.step_size!r}; expected 0.1 to 1")
+
+    def describe(self, engine: Engine) -> dict[str, Any]:
+        """Return what the predicted values depend on, as it is recorded beside them."""
+        return {
+            "device": engine.hardware.device,
+            "threads": engine.choose_threads(training=False),
+            "mirroring": self.mirroring,
+            "step_size": self.step_size,
+        }
+
+
+def spell_settings(described: Mapping[str, Any]) -> list[str]:
+    """Return the options that compute as described, by the keys of ``describe`` above.
+
+    What is unknown, or is the default anyway, is left out.
+    """
+    words: list[str] = []
+    if described.get("device") in ("cpu", "mps"):
+        words += ["--device", str(described["device"])]
+    if described.get("threads"):
+        words += ["--threads", f"{described['threads']}"]
+    if described.get("mirroring") is False:
+        words.append("--no-mirroring")
+    if described.get("step_size", 0.5) != 0.5:
+        words += ["--step-size", f"{described['step_size']}"]
+    return words
+
+
+def choose_threads(
+    threads: int | None, *, device: str, training: bool, cores: int | None = None
+) -> int:
+    """Return how many threads the network's operations get; they change its output's last bits.
+
+    Parameters
+    ----------
+    threads
+        What the user asked for.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    training
+        Whether it is to train, or else to predict.
+    cores
+        Of the machine it is for; by default those of this process.
+
+    Returns
+    -------
+    int
+        ``threads``; where that is ``None``: on a CPU every core, else one for training (whose
+        augmentation runs beside it) and half of the cores for prediction (whose resampling is on
+        the CPU).
+    """
+    if threads is not None:
+        return threads
+    known = cores or count_cores()
+    if device == "cpu":
+        return known
+    return 1 if training else max(1, known // 2)

@@ -1,0 +1,26 @@
+"""Engines of tests: on a given hardware, which is not looked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+from gi2nnunet.nnunet.hardware import Hardware
+
+CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
+
+
+def make_engine(workspace: Workspace, *, hardware: Hardware = CPU, **options: Any) -> Engine:
+    """An engine whose processes would get no variable of this one."""
+    return Engine(workspace=workspace, **{"environ": {}, "found": hardware, **options})
+
+
+def compute(
+    workspace: Workspace, *, mirroring: bool = True, step_size: float = 0.5, **options: Any
+) -> dict[str, Any]:
+    """An engine and how it predicts, as keywords of what predicts."""
+    return {
+        "engine": make_engine(workspace, **options),
+        "settings": PredictionSettings(mirroring=mirroring, step_size=step_size),
+    }
