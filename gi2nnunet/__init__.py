@@ -20,11 +20,12 @@ if TYPE_CHECKING:
         write_report,
     )
     from gi2nnunet.core.errors import EngineError, GiError, InputError, OutputError
-    from gi2nnunet.dataset.manifest import Dataset, DatasetScan
+    from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.formats.ids import ORGANS
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
+    from gi2nnunet.source.dataset import DatasetScan
     from gi2nnunet.source.phantom.frame import Geometry
     from gi2nnunet.source.phantom.writing import write_phantom
     from gi2nnunet.training.record import TrainingResult
@@ -64,11 +65,12 @@ _HOMES = {
         "write_report",
     ),
     "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
-    "dataset.manifest": ("Dataset", "DatasetScan"),
+    "dataset.manifest": ("Dataset",),
     "formats.ids": ("ORGANS",),
     "prediction.evaluate": ("Evaluation",),
     "scoring.result": ("Score",),
     "source.check.check": ("SourceReport",),
+    "source.dataset": ("DatasetScan",),
     "source.phantom.frame": ("Geometry",),
     "source.phantom.writing": ("write_phantom",),
     "training.record": ("TrainingResult",),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gi2nnunet.scoring.metric import Metric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
-    from gi2nnunet.source.competition import Scan
+    from gi2nnunet.source.scan import Scan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
 # Each call loads what it needs and no more, so that score does not wait for what train takes.
@@ -627,13 +627,13 @@ def score(
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:
         raise ValueError("medical needs images: the source whose file names tell the spacing")
-    scans = _read_scans(images)
+    scans = _open_scans(images)
     report = progress or (lambda done, total, what: None)
     return score_submission(
         Path(submission),
         Path(truth),
         metric=metric,
-        sizes=_sizes_of(scans),
+        sizes={name: scan.size for name, scan in scans.items()} or None,
         medical=medical,
         spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
         tolerance_mm=tolerance_mm,
@@ -644,20 +644,15 @@ def score(
 
 def read_sizes(images: FilePath | None) -> Mapping[str, Size] | None:
     """Return the image size of each scan of a source; ``None`` without one."""
-    return _sizes_of(_read_scans(images))
+    return {name: scan.size for name, scan in _open_scans(images).items()} or None
 
 
-def _read_scans(images: FilePath | None) -> Mapping[str, Scan]:
+def _open_scans(images: FilePath | None) -> Mapping[str, Scan]:
     if images is None:
         return {}
-    from gi2nnunet.source.competition import read_index
+    from gi2nnunet.source.open import open_source
 
-    index = read_index(images, allow_missing=True)
-    return {**index.train, **index.test}
-
-
-def _sizes_of(scans: Mapping[str, Scan]) -> Mapping[str, Size] | None:
-    return {name: (scan.height, scan.width) for name, scan in scans.items()} or None
+    return open_source(images, truth=False, allow_missing=True).scans
 
 
 def write_report(

@@ -32,7 +32,7 @@ from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, apply_decision
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.nnunet.process import engine_environment
-from gi2nnunet.prediction.predict import InputScan, predict_scans
+from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
@@ -309,12 +309,7 @@ def test_decisions_are_made_of_the_probabilities_that_are_stored(
     )
     (predicted,) = predict_scans(
         ensemble,
-        [
-            InputScan(
-                scan_id=scan.scan_id, numbers=tuple(scan.numbers),
-                volume=dataset.image_path(scan.scan_id),
-            )
-        ],
+        [dataset.open_scan(scan.scan_id)],
         **compute(workspace, environ=os.environ),
         probability_folders={
             model.folder.name: tmp_path / model.configuration for model in ensemble.models

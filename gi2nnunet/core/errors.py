@@ -68,13 +68,14 @@ def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
     return f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
 
 
-def raise_problems(problems: Iterable[Problem], *, remedy: str) -> None:
+def raise_problems(problems: Iterable[object], *, remedy: str) -> None:
     """Tell all problems of one input together.
 
     Parameters
     ----------
     problems
-        What was collected; nothing is raised where it is empty.
+        What was collected, a :class:`Problem` or a message each; nothing is raised where it is
+        empty.
     remedy
         What the user can do, one sentence.
 

@@ -21,20 +21,16 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.errors import InputError, OutputError, raise_problems
 from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.destination import Target, inspect_target
 from gi2nnunet.dataset.manifest import (
-    DATASET_JSON,
-    FORMAT,
-    MANIFEST,
     SAMPLE,
     SPLITS,
     TRUTH,
     Dataset,
-    DatasetPart,
     dataset_name_of,
     find_damaged,
     open_dataset,
@@ -52,8 +48,11 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.dataset.writer import Progress, ScanWriter, describe_content, write_scans
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
 from gi2nnunet.formats.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
-from gi2nnunet.source.nifti import is_nifti_source
-from gi2nnunet.source.open import OpenSource, Rows, open_competition, open_nifti
+from gi2nnunet.formats.submission import format_rows
+from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart
+from gi2nnunet.source.nifti import DATASET_JSON
+from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import Rows, Source
 
 _NOTES, _RECIPE = ".notes", "recipe.json"
 _PACKAGES = ("gi2nnunet", "nnunetv2", "numpy", "nibabel", "imagecodecs", "isal")
@@ -134,16 +133,15 @@ def convert(
     if labels not in LABEL_SCHEMES or (jobs is not None and jobs < 1):
         raise ValueError(f"labels {labels!r}, jobs {jobs}")
     workers = jobs or count_cores()
-    path = Path(source)
-    if is_nifti_source(path):
-        opened = open_nifti(path, source_labels=source_labels, workers=workers)
-    else:
-        opened = open_competition(path, allow_missing=allow_missing)
+    opened = open_source(
+        source, allow_missing=allow_missing, source_labels=source_labels, workers=workers
+    )
+    fingerprint = opened.fingerprint()
     plan = _plan_parts(
         opened, folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed
     )
     recipe = {
-        "source": dict(opened.fingerprint),
+        "source": fingerprint,
         "labels": labels,
         "parts": plan.parts,
         "splits": plan.splits,
@@ -160,7 +158,7 @@ def convert(
             source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
         )
         if not target.hidden.exists():  # else part of it is written already
-            check_room(workspace.raw, needed=int(opened.fingerprint.get("bytes", 0)))
+            check_room(workspace.raw, needed=int(fingerprint.get("bytes", 0)))
         keep = _prepare_hidden(target, writer, recipe)
         records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
         if wrong:
@@ -168,10 +166,7 @@ def convert(
                 target.move_back(notes=_NOTES)
             elif not keep:
                 target.discard()
-            shown = [*wrong[:20], *([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
-            raise InputError(
-                "\n".join([*shown, f"Correct these in {path}, or download them again."])
-            )
+            raise_problems(wrong, remedy=f"Correct these in {source}, or download them again.")
         options = {
             "dataset_id": dataset_id, "name": name, "labels": labels, "folds": folds,
             "holdout": holdout, "keep_known_bad": keep_known_bad, "allow_missing": allow_missing,
@@ -196,16 +191,16 @@ class _Plan:
 
 
 def _plan_parts(
-    opened: OpenSource, *, folds: int | None, holdout: HoldOutRule, keep_known_bad: bool, seed: int
+    opened: Source, *, folds: int | None, holdout: HoldOutRule, keep_known_bad: bool, seed: int
 ) -> _Plan:
-    warnings = list(opened.warnings)
+    warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     if holdout == "mle-bench" and opened.patient_order is None:
         raise InputError(
             f"{opened.path}: holdout mle-bench needs the order of patients in train.csv, which a "
             "folder of volumes does not have. Give the competition's folder or zip."
         )
-    for_training = {s: scan.stratum for s, scan in opened.scans.items() if scan.part == "train"}
-    given = {s for s, scan in opened.scans.items() if scan.part == "test" and scan.labelled}
+    for_training = {s: scan.stratum for s, scan in opened.scans_in("train").items()}
+    given = {s for s, scan in opened.scans_in("test").items() if scan.labelled}
     known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
     if keep_known_bad:
         known_bad = {}
@@ -273,7 +268,7 @@ def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any
             (hidden / MANIFEST).unlink()
             shutil.rmtree(writer.notes, ignore_errors=True)
             for record in target.manifest["scans"]:
-                if not record["labelled"] or writer.source.rows(record["scan_id"]) is not None:
+                if not record["labelled"] or writer.source.scans[record["scan_id"]].rows:
                     write_json(writer.notes / f"{record['scan_id']}.json", record)
             write_json(recipe_file, as_json)
             return True
@@ -294,7 +289,7 @@ def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any
 
 def _write_tables(
     target: Target,
-    opened: OpenSource,
+    opened: Source,
     plan: _Plan,
     records: Mapping[str, dict[str, Any]],
     *,
@@ -318,13 +313,13 @@ def _write_tables(
         "overwrite_image_reader_writer": "SimpleITKIO",
     }
     rows = {
-        scan_id: opened.rows(scan_id) or record["rows"]
+        scan_id: opened.scans[scan_id].rows or record["rows"]
         for scan_id, record in records.items()
         if record["labelled"]
     }
     contents = {TRUTH: _format_truth(records, rows)}
     if opened.sample is not None:
-        contents[SAMPLE] = opened.sample
+        contents[SAMPLE] = format_rows(opened.sample.list_rows())
     if plan.splits:
         contents[SPLITS] = _format_json(plan.splits)
     contents[DATASET_JSON] = _format_json(description)

@@ -15,18 +15,12 @@ from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import read_json, replace_file, write_json
-from gi2nnunet.dataset.manifest import (
-    DATASET_JSON,
-    FORMAT,
-    MANIFEST,
-    SPLITS,
-    find_datasets,
-    is_of_newer_format,
-    open_dataset,
-)
+from gi2nnunet.dataset.manifest import SPLITS, find_datasets, open_dataset
 from gi2nnunet.dataset.splits import Fold
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import nnunet_labels
+from gi2nnunet.source.dataset import FORMAT, MANIFEST, is_of_newer_format
+from gi2nnunet.source.nifti import DATASET_JSON
 
 _PREPROCESSED_ENDINGS = {".b2nd", ".npz", ".npy", ".pkl"}
 _WAY_OUT = (

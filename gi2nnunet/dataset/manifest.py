@@ -1,74 +1,27 @@
-"""The record of a converted dataset: what it holds, from what it was made, how."""
+"""Dataset that was converted: its scans, folds and files, as its manifest records them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, shorten
-from gi2nnunet.core.files import read_json_object
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.splits import Fold
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelScheme, split_organs
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.source.dataset import MANIFEST, DatasetPart, DatasetScan, list_files, read_manifest
+from gi2nnunet.source.nifti import NiftiScan
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-DatasetPart = Literal["train", "holdout", "test"]
-
-FORMAT = 1
-_LARGEST_NUMBER = 2**53
-MANIFEST, DATASET_JSON, SPLITS, TRUTH, SAMPLE = (
-    "manifest.json", "dataset.json", "splits_final.json", "truth.csv", "sample_submission.csv",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetScan:
-    """One scan of a converted dataset.
-
-    Attributes
-    ----------
-    scan_id, patient_id
-        Who and when.
-    part
-        ``"train"``: trained on and cross-validated. ``"holdout"``: labelled, kept apart.
-        ``"test"``: the source's own test scan.
-    first_number
-        The competition's number of slice z = 0.
-    depth, height, width
-        Slices, rows, columns.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
-    labelled
-        Whether truth is known.
-    """
-
-    scan_id: str
-    patient_id: str
-    part: DatasetPart
-    first_number: int
-    depth: int
-    height: int
-    width: int
-    spacing_mm: tuple[float, float, float]
-    labelled: bool
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Return the slice numbers in slice order."""
-        return tuple(range(self.first_number, self.first_number + self.depth))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Return ``(slices, height, width)``."""
-        return self.depth, self.height, self.width
+SPLITS, TRUTH, SAMPLE = "splits_final.json", "truth.csv", "sample_submission.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +85,18 @@ class Dataset:
         if not scan.labelled:
             raise ValueError(f"{scan_id} has no labels")
         return self.folder / label_name_of(scan_id, scan.part)
+
+    def open_scan(self, scan_id: str) -> NiftiScan:
+        """Return a scan as :func:`~gi2nnunet.source.open.open_source` gives it, without truth."""
+        scan = self.scan(scan_id)
+        return NiftiScan(
+            scan_id=scan_id,
+            part="train" if scan.part == "train" else "test",
+            first_number=scan.first_number,
+            shape=scan.shape,
+            spacing_mm=scan.spacing_mm,
+            image=self.image_path(scan_id).absolute(),
+        )
 
     def read_image(self, scan: str | DatasetScan) -> NDArray[Any]:
         """Return a scan's image ``(z, y, x)``, cranial slice first, values as in the source."""
@@ -223,93 +188,24 @@ def read_dataset(
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Read the manifest of one dataset folder.
+    """Read one dataset folder.
 
     Raises
     ------
     InputError
-        Where there is none, or it is of another format than this version's.
+        As :func:`~gi2nnunet.source.dataset.read_manifest`.
     """
-    path = folder / MANIFEST
-    manifest = read_json_object(
-        path, remedy="Make the dataset again with: gi2nnunet convert SOURCE"
+    manifest = read_manifest(folder)
+    return Dataset(
+        folder=folder,
+        name=folder.name,
+        dataset_id=manifest.content["dataset_id"],
+        label_scheme=manifest.label_scheme,
+        scans=manifest.scans,
+        splits=tuple(manifest.content["recipe"]["splits"]),
+        manifest=manifest.content,
+        warnings=tuple(manifest.content["warnings"]),
     )
-    if manifest.get("format") != FORMAT:
-        newer = is_of_newer_format(manifest)
-        raise InputError(
-            f"{path}: found format {manifest.get('format')!r}; expected {FORMAT}. "
-            + ("A newer version wrote it: update gi2nnunet, or make" if newer else "Make")
-            + " the dataset again with: gi2nnunet convert SOURCE"
-        )
-    try:
-        _check_types(manifest)
-        scans = tuple(
-            DatasetScan(
-                scan_id=scan["scan_id"],
-                patient_id=scan["patient_id"],
-                part=scan["part"],
-                first_number=scan["first_number"],
-                depth=scan["shape"][0],
-                height=scan["shape"][1],
-                width=scan["shape"][2],
-                spacing_mm=(
-                    scan["spacing_mm"][0], scan["spacing_mm"][1], scan["spacing_mm"][2],
-                ),
-                labelled=scan["labelled"],
-            )
-            for scan in manifest["scans"]
-        )  # fmt: skip
-        return Dataset(
-            folder=folder,
-            name=folder.name,
-            dataset_id=manifest["dataset_id"],
-            label_scheme=manifest["recipe"]["labels"],
-            scans=scans,
-            splits=tuple(manifest["recipe"]["splits"]),
-            manifest=manifest,
-            warnings=tuple(manifest["warnings"]),
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is damaged ({shorten(repr(error))}). "
-            "Make the dataset again with: gi2nnunet convert SOURCE"
-        ) from error
-
-
-def is_of_newer_format(manifest: Mapping[str, Any]) -> bool:
-    """Return whether a later version than this one wrote a manifest."""
-    found = manifest.get("format")
-    return isinstance(found, int) and found > FORMAT
-
-
-def _check_types(manifest: Mapping[str, Any]) -> None:
-    """Raise a :class:`TypeError` or its like where a manifest is not of its own shape."""
-    recipe = manifest["recipe"]
-    lists = [manifest["warnings"], manifest["scans"], recipe["splits"]]
-    lists += [fold[part] for fold in recipe["splits"] for part in ("train", "val")]
-    tables = [manifest["files"], manifest["source"], recipe["source"], recipe["parts"]]
-    tables += [scan["files"] for scan in manifest["scans"]]
-    texts = [manifest["source"]["path"], recipe["labels"]]
-    texts += [scan[key] for scan in manifest["scans"] for key in ("scan_id", "patient_id", "part")]
-    numbers = [manifest["dataset_id"]]
-    for scan in manifest["scans"]:
-        numbers += [scan["first_number"], *scan["shape"]]
-    numbers += [file["bytes"] for file in list_files(manifest).values()]
-    for kind, values in ((list, lists), (dict, tables), (str, texts), (int, numbers)):
-        for value in values:
-            if not isinstance(value, kind):
-                raise TypeError(f"{value!r} is no {kind.__name__}")
-    spacings = [float(value) for scan in manifest["scans"] for value in scan["spacing_mm"]]
-    if min([*numbers, *spacings], default=0) < 0 or max(numbers) > _LARGEST_NUMBER:
-        raise ValueError("a number out of range")
-
-
-def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the size and digest of every file of a dataset by its path inside it."""
-    files = dict(manifest["files"])
-    for scan in manifest["scans"]:
-        files.update(scan["files"])
-    return files
 
 
 def find_damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -16,12 +16,13 @@ from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, Problem
 from gi2nnunet.core.files import read_json, replace_file, write_json
-from gi2nnunet.dataset.manifest import DatasetPart, image_name_of, label_name_of
+from gi2nnunet.dataset.manifest import image_name_of, label_name_of
 from gi2nnunet.formats.ids import patient_of
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelScheme, to_exclusive
-from gi2nnunet.formats.rle import encode_slices
+from gi2nnunet.formats.labels import LabelScheme, to_exclusive
+from gi2nnunet.formats.submission import encode_rows
 from gi2nnunet.formats.volumes import encode_volume
-from gi2nnunet.source.open import OpenSource
+from gi2nnunet.source.dataset import DatasetPart
+from gi2nnunet.source.scan import Source
 
 Progress = Callable[[int, int, str], None]
 
@@ -42,7 +43,7 @@ class ScanWriter:
         How labels are coded.
     """
 
-    source: OpenSource
+    source: Source
     folder: Path
     notes: Path
     scheme: LabelScheme
@@ -76,7 +77,7 @@ class ScanWriter:
         OutputError
             Where a file cannot be written.
         """
-        scan = self.source.load(scan_id)
+        scan = self.source.scans[scan_id].load()
         if scan.problems:
             return scan.problems
         files = {}
@@ -101,9 +102,8 @@ class ScanWriter:
             content = encode_volume(labels, spacing_mm=scan.spacing_mm)
             name = label_name_of(scan_id, part)
             files[name] = self._write_file(name, content)
-            if self.source.rows(scan_id) is None:
-                by_organ = encode_slices(scan.label_map, bits=ORGAN_BITS)
-                record["rows"] = list(zip(*by_organ, strict=True))
+            if self.source.scans[scan_id].rows is None:
+                record["rows"] = encode_rows(scan.label_map)
         write_json(self.notes / f"{scan_id}.json", record)
         return record
 

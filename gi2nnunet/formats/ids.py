@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 SLICE_THICKNESS_MM = 3.0
@@ -34,7 +35,7 @@ KNOWN_BAD_SCANS: Mapping[str, str] = {
 # Scan id, number.
 SLICE_ID = re.compile(r"(case\d{1,9}_day\d{1,9})_slice_(\d{4,9})", re.ASCII)
 # Patient id, day, number, width, height, spacing x, spacing y.
-IMAGE_PATH = re.compile(
+_IMAGE_PATH = re.compile(
     r"(?:.*/)?(case\d{1,9})/\1_day(\d{1,9})/scans/"
     r"slice_(\d{4,9})_(\d{1,6})_(\d{1,6})_(\d{1,6}\.\d{1,6})_(\d{1,6}\.\d{1,6})\.png",
     re.ASCII,
@@ -78,3 +79,46 @@ def image_name(number: int, *, width: int, height: int, spacing_mm: tuple[float,
     """
     spacing_y, spacing_x = spacing_mm
     return f"slice_{number:04d}_{width}_{height}_{spacing_x:.2f}_{spacing_y:.2f}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceImage:
+    """What the path of a slice's image says.
+
+    Attributes
+    ----------
+    path
+        The path.
+    scan_id, number
+        The scan and the slice's number.
+    height, width
+        Image size in pixels.
+    spacing_mm
+        Pixel spacing ``(y, x)`` in mm.
+    """
+
+    path: str
+    scan_id: str
+    number: int
+    height: int
+    width: int
+    spacing_mm: tuple[float, float]
+
+
+def parse_image_path(path: str) -> SliceImage | None:
+    """Return what the path of a slice's image says; ``None`` for a path of another form.
+
+    The inverse of :func:`image_name` below ``case123/case123_day20/scans/``.
+    """
+    match = _IMAGE_PATH.fullmatch(path)
+    if match is None:
+        return None
+    patient, day, number, width, height, spacing_x, spacing_y = match.groups()
+    return SliceImage(
+        path=path,
+        scan_id=f"{patient}_day{day}",
+        number=int(number),
+        height=int(height),
+        width=int(width),
+        spacing_mm=(float(spacing_y), float(spacing_x)),
+    )

@@ -19,8 +19,25 @@ from gi2nnunet.formats.rle import encode_slices
 from gi2nnunet.formats.tables import MaskTable, Row, _name_some
 
 
-def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list[Row]:
-    """Encode one scan: a row for every slice and organ, organs in the order of the competition.
+def encode_rows(bit_map: LabelMap) -> list[tuple[str, ...]]:
+    """Encode a bit-coded label map.
+
+    Parameters
+    ----------
+    bit_map
+        ``(z, y, x)`` uint8, bit-coded.
+
+    Returns
+    -------
+    list
+        For each slice the RLE texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`; an
+        empty mask has the empty text.
+    """
+    return list(zip(*encode_slices(bit_map, bits=ORGAN_BITS), strict=True))
+
+
+def name_rows(scan_id: str, numbers: Sequence[int], rows: Sequence[Sequence[str]]) -> list[Row]:
+    """Return rows ``(slice_id, organ, RLE text)`` of one scan, slice by slice.
 
     Parameters
     ----------
@@ -28,27 +45,26 @@ def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list
         The scan.
     numbers
         Slice number of each plane.
-    bit_map
-        ``(z, y, x)`` uint8, bit-coded.
-
-    Returns
-    -------
-    list
-        ``(slice_id, organ, RLE text)``, slice by slice; an empty mask has the empty text.
+    rows
+        For each plane the RLE texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`.
 
     Raises
     ------
     ValueError
         Where numbers and planes differ in count.
     """
-    if bit_map.ndim != 3 or len(numbers) != len(bit_map):
-        raise ValueError(f"{len(numbers)} slice numbers for a label map of shape {bit_map.shape}")
-    texts = encode_slices(bit_map, bits=ORGAN_BITS)
+    if len(numbers) != len(rows):
+        raise ValueError(f"{len(numbers)} slice numbers for {len(rows)} slices")
     return [
-        (slice_id(scan_id, number), organ, texts[index][plane])
-        for plane, number in enumerate(numbers)
-        for index, organ in enumerate(ORGANS)
+        (slice_id(scan_id, number), organ, text)
+        for number, texts in zip(numbers, rows, strict=True)
+        for organ, text in zip(ORGANS, texts, strict=True)
     ]
+
+
+def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list[Row]:
+    """Encode one scan: a row for every slice and organ; see :func:`name_rows`."""
+    return name_rows(scan_id, numbers, encode_rows(bit_map))
 
 
 def write_submission(
@@ -89,12 +105,7 @@ def write_submission(
         texts[row_id, organ] = text
     warnings: list[str] = []
     if sample is not None and len(sample):
-        keys = [
-            (slice_id(sample.scan_ids[scan], number), ORGANS[organ])
-            for scan, number, organ in zip(
-                sample.scan.tolist(), sample.number.tolist(), sample.organ.tolist(), strict=True
-            )
-        ]
+        keys = [(row_id, organ) for row_id, organ, _ in sample.list_rows()]
         missing = [key for key in keys if key not in texts]
         wanted = set(keys)
         extra = [key for key in texts if key not in wanted]
@@ -110,10 +121,13 @@ def write_submission(
             )
     else:
         keys = sorted(texts, key=_row_order)
-    lines = ["id,class,predicted"]
-    lines += [f"{row_id},{organ},{texts.get((row_id, organ), '')}" for row_id, organ in keys]
-    replace_file(path, "\n".join(lines) + "\n")
+    replace_file(path, format_rows((*key, texts.get(key, "")) for key in keys))
     return tuple(warnings)
+
+
+def format_rows(rows: Iterable[Row]) -> str:
+    """Return rows as the text of a submission CSV."""
+    return "\n".join(["id,class,predicted", *map(",".join, rows), ""])
 
 
 def _row_order(key: tuple[str, str]) -> tuple[tuple[int, int, str], int, int]:

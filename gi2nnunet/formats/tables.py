@@ -79,6 +79,14 @@ class MaskTable:
         """Return the number of rows."""
         return len(self.texts)
 
+    def list_rows(self) -> list[Row]:
+        """Return the rows ``(slice_id, organ, RLE text)`` in the file's order."""
+        columns = (self.scan.tolist(), self.number.tolist(), self.organ.tolist(), self.texts)
+        return [
+            (slice_id(self.scan_ids[scan], number), ORGANS[organ], text)
+            for scan, number, organ, text in zip(*columns, strict=True)
+        ]
+
     def row_label(self, row: int) -> str:
         """Return how a message names a row: file, line, slice and organ."""
         scan_id = self.scan_ids[int(self.scan[row])]
@@ -311,25 +319,6 @@ def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
     )
 
 
-def _tabulate(name: str, rows: Iterable[tuple[str, int, int, str, int, int]]) -> MaskTable | None:
-    """Make a table of ``(scan_id, number, organ, text, height, width)``; ``None`` of no rows."""
-    listed = list(rows)
-    if not listed:
-        return None
-    scan_ids, numbers, organs, texts, heights, widths = zip(*listed, strict=True)
-    distinct = {scan_id: index for index, scan_id in enumerate(dict.fromkeys(scan_ids))}
-    return MaskTable(
-        name=name,
-        scan_ids=tuple(distinct),
-        scan=np.array([distinct[scan_id] for scan_id in scan_ids], np.int64),
-        number=np.array(numbers, np.int64),
-        organ=np.array(organs, np.int64),
-        texts=tuple(texts),
-        height=np.array(heights, np.int64),
-        width=np.array(widths, np.int64),
-    )
-
-
 def tabulate_rows(
     name: str, scan_rows: Mapping[str, Iterable[Row]], sizes: Mapping[str, Size] | None = None
 ) -> MaskTable | None:
@@ -338,19 +327,29 @@ def tabulate_rows(
     Without ``sizes``, image sizes ``(height, width)``, the table has none that can be used.
     """
     known = sizes or {}
-    return _tabulate(
-        name,
+    listed = [
         (
-            (
-                scan_id,
-                int(slice_id.rpartition("_")[2]),
-                ORGANS.index(organ),
-                text,
-                *known.get(scan_id, (1, 1)),
-            )
-            for scan_id, rows in scan_rows.items()
-            for slice_id, organ, text in rows
-        ),
+            index,
+            int(row_id.rpartition("_")[2]),
+            ORGANS.index(organ),
+            text,
+            *known.get(scan_id, (1, 1)),
+        )
+        for index, (scan_id, rows) in enumerate(scan_rows.items())
+        for row_id, organ, text in rows
+    ]
+    if not listed:
+        return None
+    scan, number, organ, texts, height, width = zip(*listed, strict=True)
+    return MaskTable(
+        name=name,
+        scan_ids=tuple(scan_rows),
+        scan=np.array(scan, np.int64),
+        number=np.array(number, np.int64),
+        organ=np.array(organ, np.int64),
+        texts=tuple(texts),
+        height=np.array(height, np.int64),
+        width=np.array(width, np.int64),
     )
 
 

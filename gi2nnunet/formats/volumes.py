@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ from gi2nnunet.core.files import replace_file
 _COMPRESSION_LEVEL = 1
 _GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
 _NIFTI_VOXELS_AT = 352
+_HEADER_BYTES = 544  # those of NIfTI-2, and where its extensions would begin
+_START_BYTES = 2**16  # of a file, packed or not: holds the header
 _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
 _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # what may stand after the voxels
@@ -126,6 +129,41 @@ def write_volume(path: Path, array: NDArray[Any], *, spacing_mm: Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeGeometry:
+    """Size and place of a volume in slice order.
+
+    Attributes
+    ----------
+    shape
+        ``(z, y, x)`` in voxels.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    corner_mm
+        Where the centre of voxel ``[0, 0, 0]`` lies, ``(x, y, z)`` in LPS mm.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    corner_mm: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        """Return it for a message."""
+        return (
+            f"{self.shape} voxels of {self.spacing_mm} mm (z, y, x), first voxel at "
+            f"{self.corner_mm} mm"
+        )
+
+    def is_close(self, other: VolumeGeometry, *, most_mm: float) -> bool:
+        """Return whether both have one shape and differ in no length by more than ``most_mm``."""
+        return self.shape == other.shape and np.allclose(
+            [*self.spacing_mm, *self.corner_mm],
+            [*other.spacing_mm, *other.corner_mm],
+            rtol=0,
+            atol=most_mm,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Volume:
     """A volume in slice order.
 
@@ -133,15 +171,28 @@ class Volume:
     ----------
     array
         ``(z, y, x)`` in slice order, in the file's own type (scaled values: float32).
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
-    corner_mm
-        Where the centre of voxel ``[0, 0, 0]`` lies, ``(x, y, z)`` in LPS mm.
+    geometry
+        Its size and place.
     """
 
     array: NDArray[Any]
-    spacing_mm: tuple[float, float, float]
-    corner_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    geometry: VolumeGeometry
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Return the voxel spacing ``(z, y, x)`` in mm."""
+        return self.geometry.spacing_mm
+
+
+def read_geometry(path: Path) -> VolumeGeometry:
+    """Read how large a NIfTI volume is and where it lies, from its header only.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_volume`, for what the header shows.
+    """
+    return _read_header(path, _read_nifti_bytes(path, start_only=True)).geometry
 
 
 def read_volume(path: Path) -> Volume:
@@ -157,13 +208,36 @@ def read_volume(path: Path) -> Volume:
         lies in the patient.
     """
     data = _read_nifti_bytes(path)
-    kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
-    claimed = _size_claimed(data[:_NIFTI_VOXELS_AT])
-    if claimed is not None and claimed > len(data):
-        _refuse(path, f"{len(data)} bytes where its header tells {claimed}")
+    header = _read_header(path, data)
     try:
-        nifti = kind.from_bytes(data)
-        header, affine = nifti.header, np.asarray(nifti.affine, np.float64)
+        stored = nibabel.arrayproxy.ArrayProxy(io.BytesIO(data), header.nifti)
+        scaled = (stored.slope, stored.inter) != (1.0, 0.0)
+        array = stored[...] if scaled else stored.get_unscaled()
+    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+        _refuse(path, f"no readable NIfTI volume ({error})")
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
+        array = np.asarray(array, np.float32 if scaled else None)
+    array = apply_orientation(array.reshape(array.shape[:3]), header.turn)
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return Volume(array=array, geometry=header.geometry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What a file's header says, and nibabel's turn of its array to slice order, ``(3, 2)``."""
+
+    nifti: Any
+    geometry: VolumeGeometry
+    turn: NDArray[np.float64]
+
+
+def _read_header(path: Path, data: bytes) -> _Header:
+    """Read the header in the first bytes of a file."""
+    kind = nibabel.Nifti2Header if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Header
+    try:
+        start = data[: kind.sizeof_hdr]
+        header = kind(start)
+        affine = np.asarray(header.get_best_affine(), np.float64)
         forms = [
             np.asarray(form, np.float64)
             for form, code in (header.get_sform(coded=True), header.get_qform(coded=True))
@@ -171,18 +245,15 @@ def read_volume(path: Path) -> Volume:
         ]
         units = header.get_xyzt_units()[0]
         # As it stands in the file: nibabel puts 1 mm in the place of 0.
-        raw = kind.header_class(data[: kind.header_class.sizeof_hdr], check=False)
+        raw = kind(start, check=False)
         unsized = not header["sform_code"] and not (raw["pixdim"][1:4] > 0).all()
-        scaled = (nifti.dataobj.slope, nifti.dataobj.inter) != (1.0, 0.0)
-        array = nifti.dataobj[...] if scaled else nifti.dataobj.get_unscaled()
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        if min(shape) < 0:
+            raise ValueError(f"the shape {shape}")
     except Exception as error:  # nibabel tells a bad file by many kinds of exception
         _refuse(path, f"no readable NIfTI volume ({error})")
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
-        array = np.asarray(array, np.float32 if scaled else None)
-    if array.ndim > 3 and set(array.shape[3:]) == {1}:
-        array = array.reshape(array.shape[:3])
-    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "iuf":
-        _refuse(path, f"values of shape {array.shape}, {array.dtype}", "one volume of numbers")
+    if len(shape) < 3 or set(shape[3:]) - {1} or 0 in shape or dtype.kind not in "iuf":
+        _refuse(path, f"values of shape {shape}, {dtype}", "one volume of numbers")
     if units not in ("mm", "unknown"):
         _refuse(path, f"lengths in {units}", "millimetres")
     if not forms:
@@ -195,12 +266,16 @@ def read_volume(path: Path) -> Volume:
     if any((other != axes).any() for other in others):
         _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
     turn = ornt_transform(axes, _SLICE_ORDER)
-    affine = affine @ inv_ornt_aff(turn, array.shape)
-    array = apply_orientation(array, turn)
-    return Volume(
-        array=np.ascontiguousarray(array, array.dtype.newbyteorder("=")),
-        spacing_mm=_three(voxel_sizes(affine)),
-        corner_mm=_three(_TO_LPS @ affine[:3, 3]),
+    affine = affine @ inv_ornt_aff(turn, shape[:3])
+    depth, height, width = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
+    return _Header(
+        nifti=header,
+        geometry=VolumeGeometry(
+            shape=(depth, height, width),
+            spacing_mm=_three(voxel_sizes(affine)),
+            corner_mm=_three(_TO_LPS @ affine[:3, 3]),
+        ),
+        turn=turn,
     )
 
 
@@ -210,40 +285,53 @@ def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float,
     return first, second, third
 
 
-def _read_nifti_bytes(path: Path) -> bytes:
+def _read_nifti_bytes(path: Path, *, start_only: bool = False) -> bytes:
+    """Return what a NIfTI file holds, unpacked; or its first bytes, which hold the header."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_START_BYTES if start_only else -1)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if data[:2] != b"\x1f\x8b":
+        claimed = _size_claimed(data[:_NIFTI_VOXELS_AT])
+        if claimed is not None and claimed > size:
+            _refuse(path, f"{size} bytes where its header tells {claimed}")
         return data
     try:
-        return _unpack(data)
+        return _unpack_start(data) if start_only else _unpack(data)
     except ValueError as error:
         _refuse(path, str(error))
     except Exception as error:  # isal_zlib.error, EOFError, BadGzipFile
         _refuse(path, f"a truncated or damaged gzip file ({error})")
 
 
-def _unpack(data: bytes) -> bytes:
-    """Return what a gzip file holds, once its header's size, and no more than that, is fair."""
+def _unpack_start(data: bytes) -> bytes:
+    """Return the first bytes that a gzip file holds, once the size in its header is fair."""
     unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
-    start = unpacker.decompress(data, _NIFTI_VOXELS_AT)
+    start: bytes = unpacker.decompress(data, _HEADER_BYTES)
     if len(start) < _NIFTI_VOXELS_AT and not unpacker.eof:
         raise EOFError("it ends before its end")
     if (claimed := _size_claimed(start)) is None:
         raise ValueError("a gzip file of something else than a NIfTI volume")
     if claimed > _MOST_BYTES:
         raise ValueError(f"a header that claims {claimed} bytes; at most {_MOST_BYTES} are read")
+    return start
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return what a gzip file holds, once its header's size, and no more than that, is fair."""
+    claimed = _size_claimed(_unpack_start(data)) or 0
     unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
     unpacked: bytes = unpacker.decompress(data, claimed + _EXTRA_BYTES)
-    if unpacker.eof and not unpacker.unused_data:
-        return unpacked
-    # Several gzip members, a file cut off, or a bomb.
-    with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-        unpacked = packed.read(claimed + _EXTRA_BYTES + 1)
-    if len(unpacked) > claimed + _EXTRA_BYTES:
-        raise ValueError(f"far more than the {claimed} bytes that its header tells")
+    if not unpacker.eof or unpacker.unused_data:
+        # Several gzip members, a file cut off, or a bomb.
+        with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            unpacked = packed.read(claimed + _EXTRA_BYTES + 1)
+        if len(unpacked) > claimed + _EXTRA_BYTES:
+            raise ValueError(f"far more than the {claimed} bytes that its header tells")
+    if claimed > len(unpacked):
+        raise ValueError(f"{len(unpacked)} bytes where its header tells {claimed}")
     return unpacked
 
 

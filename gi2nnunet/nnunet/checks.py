@@ -11,8 +11,9 @@ from typing import Any
 
 from gi2nnunet.core.errors import InputError, shorten
 from gi2nnunet.core.files import find_kind, read_json_object
-from gi2nnunet.dataset.manifest import DATASET_JSON, SPLITS, Dataset, find_damaged
+from gi2nnunet.dataset.manifest import SPLITS, Dataset, find_damaged
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, TrainedModel, fold_folder
+from gi2nnunet.source.nifti import DATASET_JSON
 
 CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
 """Every configuration that nnU-Net's planners know, but the cascade.

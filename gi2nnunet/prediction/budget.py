@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from gi2nnunet.core.errors import GiError
 from gi2nnunet.nnunet.models import Fold
-from gi2nnunet.prediction.predict import InputScan, PredictedScan
+from gi2nnunet.prediction.predict import PredictedScan
+from gi2nnunet.source.scan import Scan
 
 FIRST_SCANS = 3
 # Of a scan's time, the part that reading, resampling and encoding take: it shrinks with nothing.
@@ -73,7 +74,7 @@ class Outcome:
 
 
 OnScan = Callable[[PredictedScan], None]
-PredictPart = Callable[[Sequence[InputScan], Step, OnScan], None]
+PredictPart = Callable[[Sequence[Scan], Step, OnScan], None]
 RunUntil = Callable[[Callable[[], None], float], bool]
 
 
@@ -155,7 +156,7 @@ class _Clocked:
 
 
 def predict_within(
-    scans: Sequence[InputScan],
+    scans: Sequence[Scan],
     steps: Sequence[Step],
     *,
     deadline: float,
@@ -198,7 +199,7 @@ def predict_within(
         step, start = steps[now], clock()
 
         def work(
-            part: Sequence[InputScan] = part, step: Step = step, clocked: _Clocked = clocked
+            part: Sequence[Scan] = part, step: Step = step, clocked: _Clocked = clocked
         ) -> None:
             predict(part, step, clocked.take)
 

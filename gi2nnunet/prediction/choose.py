@@ -10,38 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from gi2nnunet.core.errors import InputError, raise_problems
-from gi2nnunet.core.files import find_kind
-from gi2nnunet.dataset.encode import find_dataset_of, scan_id_of
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.labels import ALL_BITS, LabelScheme
-from gi2nnunet.formats.submission import encode_scan
-from gi2nnunet.formats.tables import (
-    MaskTable,
-    Row,
-    Size,
-    _tabulate,
-    read_mask_table,
-    tabulate_rows,
-    take_rows,
-)
+from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
 from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds, is_fold_number
 from gi2nnunet.prediction.leakage import Standing, find_standing, find_trained_on, find_unseen_folds
-from gi2nnunet.prediction.predict import InputScan
-from gi2nnunet.source.competition import Scan, read_index
-from gi2nnunet.source.nifti import (
-    NiftiIndex,
-    NiftiScan,
-    choose_scheme,
-    is_nifti_source,
-    read_labels,
-    read_nifti_index,
-    read_scan,
-)
-from gi2nnunet.source.slices import decode_label_map
+from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import Scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +51,7 @@ class Selection:
 
     name: str
     described: str
-    scans: tuple[InputScan, ...]
+    scans: tuple[Scan, ...]
     truth: MaskTable | None
     sample: MaskTable | None
     standing: Standing
@@ -183,19 +160,10 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
 def _of_dataset(
     dataset: Dataset, scan_ids: Sequence[str], name: str, described: str, standing: Standing
 ) -> Selection:
-    by_id = {scan.scan_id: scan for scan in dataset.scans}
-    scans = tuple(
-        InputScan(
-            scan_id=scan_id,
-            numbers=tuple(by_id[scan_id].numbers),
-            volume=dataset.image_path(scan_id),
-        )
-        for scan_id in scan_ids
-    )
     return Selection(
         name=name,
         described=described,
-        scans=scans,
+        scans=tuple(map(dataset.open_scan, scan_ids)),
         truth=take_rows(read_mask_table(dataset.truth_path, any_scan=True), scan_ids),
         sample=None,
         standing=standing,
@@ -211,134 +179,66 @@ def select_source(
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
 ) -> Selection:
-    """Take the scans of a competition source: its ``test/`` if it has one, else its ``train/``.
+    """Take the scans of a source: of the competition's its ``test/``, else its ``train/``.
 
     Parameters
     ----------
     path
-        The source, or a NIfTI file or folder of such.
+        The source.
     dataset
         What the models were trained on, to tell what a score means.
     ensemble
         The models.
     truth
         Whether to look for the truth.
-    source_labels
-        How label volumes are coded, where neither a dataset.json nor their values tell.
-    allow_missing
-        As in :func:`~gi2nnunet.source.competition.read_index`.
+    source_labels, allow_missing
+        As in :func:`~gi2nnunet.source.open.open_source`.
 
     Raises
     ------
     InputError
-        Where it is neither, or its truth cannot be used.
+        Where it is no source, or its truth cannot be used.
     """
-    if path.name.endswith((".nii", ".nii.gz")) or is_nifti_source(path):
-        return _select_volumes(
-            path, dataset=dataset, ensemble=ensemble, truth=truth, source_labels=source_labels
-        )
-    index = read_index(path, allow_missing=allow_missing)
-    part = index.test or index.train
-    return Selection(
-        name=path.resolve().name.removesuffix(".zip"),
-        described=f"{path} ({'test' if index.test else 'train'}, {len(part)} scans)",
-        scans=tuple(
-            InputScan(scan_id=scan_id, numbers=scan.numbers, source=path.absolute(), scan=scan)
-            for scan_id, scan in part.items()
-        ),
-        truth=_truth_of_scans(f"{path}/train.csv", part.values()) if truth else None,
-        # Its rows are the test scans'; a source without these is predicted as it is.
-        sample=index.sample if index.test and index.sample and len(index.sample) else None,
-        standing=find_standing(list(part), dataset=dataset, ensemble=ensemble),
-        warnings=index.warnings,
-        source=path.absolute(),
-        options={"allow_missing": True} if allow_missing else {},
+    source = open_source(
+        path,
+        scope="predicted",
+        truth=truth,
+        source_labels=source_labels,
+        allow_missing=allow_missing,
     )
-
-
-def _truth_of_scans(name: str, scans: Iterable[Scan]) -> MaskTable | None:
-    """Return the true rows of the scans that have them, with their image sizes.
-
-    They are decoded once here, so that a row that cannot be scored is told before hours of
-    prediction.
-    """
-    labelled = [scan for scan in scans if scan.texts is not None]
-    raise_problems(
-        (problem for scan in labelled for problem in decode_label_map(scan)[1]),
-        remedy=f"Correct these rows of {name}.",
-    )
-    return _tabulate(
-        name,
-        (
-            (scan.scan_id, number, organ, text, scan.height, scan.width)
-            for scan in labelled
-            for number, texts in zip(scan.numbers, scan.texts or (), strict=True)
-            for organ, text in enumerate(texts)
-        ),
-    )
-
-
-def _select_volumes(
-    path: Path,
-    *,
-    dataset: Dataset | None,
-    ensemble: Ensemble,
-    truth: bool,
-    source_labels: LabelScheme | None,
-) -> Selection:
-    """Take NIfTI files: one, or a folder of them with their labels where there are any."""
-    kind = find_kind(path)
-    if kind == "folder":
-        index = read_nifti_index(path)
-    elif kind == "file":
-        scan_id = scan_id_of(path)
-        alone = NiftiScan(scan_id=scan_id, part="test", image=path, label=None)
-        index = NiftiIndex(path=path, scans={scan_id: alone}, declared_labels=None)
-    else:
-        raise InputError(f"{path}: no such file. Give a NIfTI volume or a folder of such.")
-    scheme: LabelScheme | None = None
-    if truth and any(scan.label for scan in index.scans.values()):
-        values = {
-            scan_id: np.bincount(read_labels(scan).array.reshape(-1), minlength=ALL_BITS + 1) > 0
-            for scan_id, scan in index.scans.items()
-            if scan.label
-        }
-        scheme = choose_scheme(index, values, asked=source_labels)
-    beside = find_dataset_of(path)
-    numbers_of = {scan.scan_id: scan.numbers for scan in beside.scans} if beside else {}
-    scans: list[InputScan] = []
-    rows: dict[str, list[Row]] = {}
-    sizes: dict[str, Size] = {}
-    for scan_id, scan in index.scans.items():
-        volume, label_map, problems = read_scan(
-            scan if scheme else replace(scan, label=None), scheme=scheme
-        )
-        raise_problems(problems, remedy=f"Correct these in {path}.")
-        depth, height, width = volume.array.shape
-        numbers = numbers_of.get(scan_id, tuple(range(1, depth + 1)))
-        if len(numbers) != depth:
-            raise InputError(
-                f"{scan.image}: found {depth} slices; expected {len(numbers)}, as the manifest "
-                "beside it says. Take the volume away from that manifest, or restore it."
-            )
-        if label_map is not None:
-            rows[scan_id] = encode_scan(scan_id, numbers, label_map)
-        sizes[scan_id] = (height, width)
-        scans.append(InputScan(scan_id=scan_id, numbers=numbers, volume=scan.image.absolute()))
-    warnings = []
-    if 0 < len(rows) < len(scans):
+    warnings = list(source.warnings)
+    labelled = [scan for scan in source.scans.values() if scan.labelled and truth]
+    if 0 < len(labelled) < len(source.scans):
         warnings.append(
-            f"{path}: {len(rows)} of {len(scans)} volumes have labels, so nothing is scored; give "
-            "a folder of labelled ones alone"
+            f"{path}: {len(labelled)} of {len(source.scans)} scans have labels, so nothing is "
+            "scored; give a source of labelled ones only"
         )
+        labelled = []
     return Selection(
-        name=path.resolve().name.removesuffix(".gz").removesuffix(".nii"),
-        described=f"{path} ({len(scans)} NIfTI volumes)",
-        scans=tuple(scans),
-        truth=tabulate_rows(str(path), rows, sizes) if len(rows) == len(scans) else None,
-        sample=None,
-        standing=find_standing(list(index.scans), dataset=dataset, ensemble=ensemble),
+        name=source.name,
+        described=source.described,
+        scans=tuple(scan.without_truth() for scan in source.scans.values()),
+        truth=_read_truth(source.truth_name, labelled),
+        sample=source.sample,
+        standing=find_standing(list(source.scans), dataset=dataset, ensemble=ensemble),
         warnings=tuple(warnings),
         source=path.absolute(),
-        options={"source_labels": source_labels} if source_labels else {},
+        options=source.options,
     )
+
+
+def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
+    """Return the true rows of scans, with their image sizes; ``None`` of no scans.
+
+    They are decoded here, so that a row that cannot be scored is reported before hours of
+    prediction.
+    """
+    rows: dict[str, list[Row]] = {}
+    sizes: dict[str, Size] = {}
+    problems: list[Problem] = []
+    for scan in scans:
+        rows[scan.scan_id], wrong = scan.load_rows()
+        sizes[scan.scan_id] = scan.size
+        problems += wrong
+    raise_problems(problems, remedy=f"Correct these in {name}.")
+    return tabulate_rows(name, rows, sizes)

@@ -19,19 +19,17 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
-from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Selection
 from gi2nnunet.prediction.leakage import Standing
 from gi2nnunet.prediction.parts import kept_folder, predict_kept, submission_path
-from gi2nnunet.prediction.predict import InputScan, PredictedScan
+from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
-from gi2nnunet.source.archive import Source
-from gi2nnunet.source.slices import read_image
+from gi2nnunet.source.scan import Scan
 
 COST = "cost.json"
 
@@ -71,7 +69,7 @@ class Evaluation:
     seconds_per_scan: float
     computing: Mapping[str, Any]
     tuned: Tuned | None
-    scans: tuple[InputScan, ...] = field(repr=False)
+    scans: tuple[Scan, ...] = field(repr=False)
 
     @property
     def scan_ids(self) -> tuple[str, ...]:
@@ -88,12 +86,7 @@ class Evaluation:
         InputError
             Where its files are gone or changed.
         """
-        scan = self._find(scan_id)
-        if scan.volume is not None:
-            return read_volume(scan.volume).array
-        if scan.source is None or scan.scan is None:
-            raise ValueError(f"{scan_id}: has neither a volume nor slices")
-        return read_image(Source(scan.source), scan.scan)
+        return self._find(scan_id).read().image
 
     def read_masks(self, scan_id: str) -> dict[str, NDArray[np.bool_]]:
         """Return a scan's predicted masks ``(z, y, x)`` by organ, as the submission holds them.
@@ -101,15 +94,10 @@ class Evaluation:
         A slice that the submission has no row for is empty. Raises as :meth:`read_image`.
         """
         scan = self._find(scan_id)
-        height, width = (
-            (scan.scan.height, scan.scan.width)
-            if scan.scan is not None
-            else self.read_image(scan_id).shape[1:]
-        )
-        label_map = np.zeros((len(scan.numbers), height, width), np.uint8)
+        label_map = np.zeros(scan.shape, np.uint8)
         rows = take_rows(self._table, [scan_id])
         if rows is not None:
-            for _, numbers, planes in decode_table(rows, sizes={scan_id: (height, width)}):
+            for _, numbers, planes in decode_table(rows, sizes={scan_id: scan.size}):
                 label_map[[scan.numbers.index(number) for number in numbers]] = planes
         return dict(zip(ORGANS, split_organs(label_map), strict=True))
 
@@ -117,7 +105,7 @@ class Evaluation:
     def _table(self) -> MaskTable:
         return read_mask_table(self.submission, any_scan=True)
 
-    def _find(self, scan_id: str) -> InputScan:
+    def _find(self, scan_id: str) -> Scan:
         for scan in self.scans:
             if scan.scan_id == scan_id:
                 return scan

@@ -19,8 +19,9 @@ from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, fold_folder
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Selection
-from gi2nnunet.prediction.predict import InputScan, PredictedScan, predict_scans
+from gi2nnunet.prediction.predict import PredictedScan, predict_scans
 from gi2nnunet.prediction.resume import describe_file
+from gi2nnunet.source.scan import Scan
 
 
 def predict_part(
@@ -84,7 +85,7 @@ def predict_part(
         )
 
 
-def select_part(scans: Sequence[InputScan], part: tuple[int, int]) -> Sequence[InputScan]:
+def select_part(scans: Sequence[Scan], part: tuple[int, int]) -> Sequence[Scan]:
     """Return every so-manieth scan: ``(2, 8)`` is every eighth from the second on.
 
     Raises
@@ -119,28 +120,23 @@ def digest_work(selection: Selection, ensemble: Ensemble) -> str:
         )
     ]
     scans = [
-        [scan.scan_id, list(scan.numbers), [[str(path), describe_file(path)] for path in files]]
+        [
+            scan.scan_id,
+            list(scan.numbers),
+            [[str(path), describe_file(path)] for path in scan.files],
+        ]
         for scan in selection.scans
-        if (files := _list_files(scan))
     ]
     tuned = find_tuning(ensemble)[0]
     decision = tuned.decision.to_json() if tuned else None
     return hashlib.sha256(json.dumps([models, scans, decision]).encode()).hexdigest()[:16]
 
 
-def _list_files(scan: InputScan) -> list[Path]:
-    if scan.volume is not None:
-        return [scan.volume]
-    if scan.source is None or scan.scan is None or scan.source.is_file():
-        return [scan.source] if scan.source else []
-    return [scan.source / name for name in scan.scan.paths]
-
-
 def predict_kept(
     selection: Selection,
     ensemble: Ensemble,
     *,
-    scans: Sequence[InputScan],
+    scans: Sequence[Scan],
     out: Path,
     nifti: bool,
     save_probabilities: bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,13 @@ from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold
 from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.process import Event, LogFile
-from gi2nnunet.prediction.resume import Kept
-from gi2nnunet.source.competition import Scan
+from gi2nnunet.prediction.resume import Kept, Task
+from gi2nnunet.source.scan import Scan
 
 # glibc gives a layer's memory back to the system and takes it again, page by page, for the next
 # layer: on a CPU up to half the time of a small network. What is as large as a whole scan, and so
 # outlives the layers, is still given back at once.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputScan:
-    """A scan to predict: a NIfTI volume, or the slices of a competition source.
-
-    Attributes
-    ----------
-    scan_id
-        The scan.
-    numbers
-        Slice number of each plane, cranial first.
-    volume
-        Its NIfTI file.
-    source, scan
-        Where its slices lie, and which.
-    """
-
-    scan_id: str
-    numbers: tuple[int, ...]
-    volume: Path | None = None
-    source: Path | None = None
-    scan: Scan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +45,7 @@ class PredictedScan:
 
 def predict_scans(
     ensemble: Ensemble,
-    scans: Sequence[InputScan],
+    scans: Sequence[Scan],
     *,
     engine: Engine,
     settings: PredictionSettings,
@@ -130,7 +107,7 @@ def predict_scans(
     for model in ensemble.models:
         check_model(model, used)
     check_same_labels(ensemble.models)
-    task = {
+    shared = {
         "models": [str(model.folder) for model in ensemble.models],
         **settings.describe(engine),
         "nifti_folder": str(nifti_folder) if nifti_folder else None,
@@ -144,22 +121,26 @@ def predict_scans(
     }
     notes = about or {}
     tasks = [
-        _task(scan, chosen.get(scan.scan_id, ensemble.folds), notes.get(scan.scan_id))
+        Task(
+            scan=scan,
+            folds=tuple(chosen.get(scan.scan_id, ensemble.folds)),
+            about=notes.get(scan.scan_id, {}),
+        )
         for scan in scans
     ]
-    tasks.sort(key=lambda task: str(task["folds"]))  # each fold's weights are loaded once
+    tasks.sort(key=lambda task: str(list(task.folds)))  # each fold's weights are loaded once
     progress = _Progress(
         total=len(scans),
-        kept=Kept(kept, settings=task, models=ensemble.models, folds=used) if kept else None,
+        kept=Kept(kept, settings=shared, models=ensemble.models, folds=used) if kept else None,
         on_scan=on_scan,
     )
     progress.take_kept(tasks)
 
-    def run(part: Sequence[Mapping[str, Any]], gpu: int | None, log: LogFile) -> None:
+    def run(part: Sequence[Task], gpu: int | None, log: LogFile) -> None:
         threads = engine.choose_threads(training=False)
         peaks = engine.run(
             "predict",
-            {**task, "scans": list(part)},
+            {**shared, "scans": [task.to_json() for task in part]},
             log=log,
             processes=threads,
             threads=threads,
@@ -212,16 +193,16 @@ class _Progress:
         self._total = total
         self._kept = kept
         self._on_scan = on_scan
-        self._tasks: dict[str, Mapping[str, Any]] = {}
+        self._tasks: dict[str, Task] = {}
         self._lock = threading.Lock()
 
-    def take_kept(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+    def take_kept(self, tasks: Sequence[Task]) -> None:
         """Take over what an interrupted run left."""
-        self._tasks = {task["scan_id"]: task for task in tasks}
+        self._tasks = {task.scan.scan_id: task for task in tasks}
         for task in tasks:
             entry = self._kept.find(task) if self._kept else None
             if entry is not None:
-                self._add(task["scan_id"], entry["rows"], entry["seconds"])
+                self._add(task.scan.scan_id, entry["rows"], entry["seconds"])
 
     def take(self, event: Event) -> None:
         """Take an event of the engine."""
@@ -265,34 +246,18 @@ class _Progress:
             )
         return EngineError("\n".join(lines))
 
-    def list_undone(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def list_undone(self, tasks: Sequence[Task]) -> list[Task]:
         """Return what neither was predicted nor cannot be."""
         return [
             task
             for task in tasks
-            if task["scan_id"] not in self.done and task["scan_id"] not in self.unreadable
+            if task.scan.scan_id not in self.done and task.scan.scan_id not in self.unreadable
         ]
 
 
-def _task(
-    scan: InputScan, folds: Sequence[Fold], about: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    task: dict[str, Any] = {
-        "scan_id": scan.scan_id,
-        "numbers": list(scan.numbers),
-        "folds": list(folds),
-        "about": dict(about or {}),
-    }
-    if scan.volume is not None:
-        return {**task, "volume": str(scan.volume)}
-    if scan.scan is None:
-        raise ValueError(f"{scan.scan_id} has neither a volume nor slices")
-    return {**task, "source": str(scan.source), "scan": {**asdict(scan.scan), "texts": None}}
-
-
 def _run_each(
-    run: Callable[[Sequence[Mapping[str, Any]], int | None, LogFile], None],
-    parts: Sequence[Sequence[Mapping[str, Any]]],
+    run: Callable[[Sequence[Task], int | None, LogFile], None],
+    parts: Sequence[Sequence[Task]],
     slots: Sequence[int | None],
     logs: Sequence[LogFile],
 ) -> dict[int | None, GiError]:

@@ -15,7 +15,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.manifest import Dataset, DatasetScan, read_dataset
+from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
@@ -37,6 +37,7 @@ from gi2nnunet.scoring.metric import CONVENTIONS
 from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.training.record import TrainedFold, find_trainings
 
 Progress = Callable[[int, int, str], None]

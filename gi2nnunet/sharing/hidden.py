@@ -14,9 +14,10 @@ from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.budget import OnScan, Outcome, Step, list_steps, predict_within
-from gi2nnunet.prediction.predict import InputScan, PredictedScan, predict_scans
+from gi2nnunet.prediction.predict import PredictedScan, predict_scans
 from gi2nnunet.sharing.exchange import take_over
-from gi2nnunet.source.open import read_hidden
+from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import Scan
 
 RESERVE = 0.02  # of the budget, kept for the last write and for ending
 
@@ -91,10 +92,12 @@ def predict_hidden(
         Where ``out`` cannot be written.
     """
     start = time.monotonic()
-    found = read_hidden(source)
+    found = open_source(source, scope="hidden")
+    numbers_of = {scan_id: scan.numbers for scan_id, scan in found.scans.items()}
+    numbers_of.update(found.unreadable)
     texts: dict[tuple[str, str], str] = {
         (slice_id(scan_id, number), organ): ""
-        for scan_id, numbers in found.numbers.items()
+        for scan_id, numbers in numbers_of.items()
         for number in numbers
         for organ in ORGANS
     }
@@ -107,7 +110,7 @@ def predict_hidden(
     if not found.scans:
         return HiddenPrediction(
             submission=out,
-            scans=len(found.numbers),
+            scans=len(numbers_of),
             outcome=None,
             tuned=None,
             warnings=(*found.warnings, *notes),
@@ -130,7 +133,7 @@ def predict_hidden(
         if on_scan:
             on_scan(done, len(found.scans))
 
-    def predict(part: Sequence[InputScan], step: Step, tell: OnScan) -> None:
+    def predict(part: Sequence[Scan], step: Step, tell: OnScan) -> None:
         predict_scans(
             ensemble,
             part,
@@ -142,12 +145,7 @@ def predict_hidden(
         )
 
     outcome = predict_within(
-        [
-            InputScan(
-                scan_id=scan.scan_id, numbers=scan.numbers, source=source.absolute(), scan=scan
-            )
-            for scan in found.scans
-        ],
+        tuple(found.scans.values()),
         list_steps(ensemble.folds, mirroring=mirroring),
         deadline=start + hours * 3600 * (1 - RESERVE),
         predict=predict,
@@ -166,7 +164,7 @@ def predict_hidden(
         )
     return HiddenPrediction(
         submission=out,
-        scans=len(found.numbers),
+        scans=len(numbers_of),
         outcome=outcome,
         tuned=tuned,
         warnings=tuple(warnings),

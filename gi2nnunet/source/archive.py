@@ -1,4 +1,4 @@
-"""Read access to a folder or a zip by the paths inside it."""
+"""Archive: read access to a folder or a zip by the paths inside it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,26 @@ _BAD_ZIP = (
 )  # fmt: skip
 
 
-class Source:
+class Archive:
     """Read access to the files of a folder or of a zip, by their path inside it.
 
     Only names and bytes: nothing is unpacked, nothing is written. Links inside a folder are
     followed, wherever they lead. Picklable, so that worker processes each open their own.
+
+    Attributes
+    ----------
+    path
+        The folder or zip as it was given, for messages.
+    place
+        The same, absolute: files are found from any working folder.
+    is_zip
+        Whether it is a zip.
     """
 
     def __init__(self, path: Path) -> None:
         """Open ``path``; raises :class:`InputError` where it is neither a folder nor a zip."""
         self.path = path
+        self.place = path.absolute()
         self._zip: zipfile.ZipFile | None = None
         kind = find_kind(path)
         if kind is None:
@@ -58,12 +68,12 @@ class Source:
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the open zip behind."""
-        return {"path": self.path, "is_zip": self.is_zip, "_zip": None}
+        return {**self.__dict__, "_zip": None}
 
     def _open_zip(self) -> zipfile.ZipFile:
         if self._zip is None:
             try:
-                self._zip = zipfile.ZipFile(self.path)
+                self._zip = zipfile.ZipFile(self.place)
             except _BAD_ZIP as error:
                 raise InputError(
                     f"{self.path}: neither a folder nor a readable zip ({error}). "
@@ -109,7 +119,7 @@ class Source:
                 found.append(
                     self._open_zip().getinfo(name).file_size
                     if self.is_zip
-                    else (self.path / name).stat().st_size
+                    else (self.place / name).stat().st_size
                 )
         except (OSError, KeyError) as error:
             raise InputError(
@@ -140,11 +150,11 @@ class Source:
             if self.is_zip:
                 with self._open_zip().open(name) as member:
                     return member.read() if limit is None else member.read(limit)
-            if find_kind(self.path / name) not in ("file", None):  # to read a pipe waits for ever
+            if find_kind(self.place / name) not in ("file", None):  # to read a pipe waits for ever
                 raise InputError(
                     f"{self.path}: {name} is no regular file; expected one. Put the file there."
                 )
-            with (self.path / name).open("rb") as file:
+            with (self.place / name).open("rb") as file:
                 return file.read() if limit is None else file.read(limit)
         except KeyError as error:
             raise InputError(f"{self.path}: holds no file {name}.") from error

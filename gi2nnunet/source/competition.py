@@ -1,179 +1,205 @@
-"""A competition source, as a folder or a zip: what it holds becomes one frozen :class:`ScanIndex`.
+"""Competition source, a folder or a zip: its scans from file names and ``train.csv``.
 
-Reads names and ``train.csv``; opens no pixel.
+Opens no image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Self
 
 import numpy as np
 
 from gi2nnunet.core.errors import MOST_SIDE, MOST_VOXELS, InputError, Problem, raise_problems
 from gi2nnunet.formats.ids import (
-    IMAGE_PATH,
     ORGANS,
     SLICE_THICKNESS_MM,
-    day_of,
+    SliceImage,
+    parse_image_path,
     patient_of,
     scan_order,
     slice_id,
 )
+from gi2nnunet.formats.submission import format_rows
 from gi2nnunet.formats.tables import MaskTable, read_mask_table
-from gi2nnunet.source.archive import Source
+from gi2nnunet.source.archive import Archive
+from gi2nnunet.source.scan import Part, Source, SourceOptions
+from gi2nnunet.source.slices import SliceScan
 
-Part = Literal["train", "test"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """One scan of a source: its slices in order of their number, cranial first.
-
-    Attributes
-    ----------
-    scan_id, patient_id, day
-        Who and when.
-    part
-        ``"train"`` or ``"test"``, the folder it lies in.
-    numbers
-        Slice numbers, ascending, without a gap.
-    paths
-        Path of each slice's PNG inside the source.
-    height, width
-        Image size in pixels, the same in every slice.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
-    texts
-        For each slice the RLE texts in the order of :data:`ORGANS`; ``None`` without truth.
-    """
-
-    scan_id: str
-    part: Part
-    numbers: tuple[int, ...]
-    paths: tuple[str, ...]
-    height: int
-    width: int
-    spacing_mm: tuple[float, float, float]
-    texts: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
-
-    @property
-    def patient_id(self) -> str:
-        """Return the patient's id."""
-        return patient_of(self.scan_id)
-
-    @property
-    def day(self) -> int:
-        """Return the day of the scan."""
-        return day_of(self.scan_id)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Return ``(slices, height, width)``."""
-        return len(self.numbers), self.height, self.width
+Images = Mapping[str, Mapping[int, SliceImage]]  # by scan id and slice number
+_SAMPLE = "sample_submission.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanIndex:
-    """Everything a source holds, no pixel opened.
+class CompetitionSource(Source):
+    """The competition's folder or zip.
 
     Attributes
     ----------
-    source
+    archive
         Where the files are read from.
-    train, test
-        Scans by id, in numeric order of patient and day.
-    patient_order
-        Training patients in order of first appearance in ``train.csv``.
-    sample
-        ``sample_submission.csv`` where the source has one.
-    warnings
-        What was passed over, one sentence each.
     """
 
-    source: Source
-    train: Mapping[str, Scan]
-    test: Mapping[str, Scan]
-    patient_order: tuple[str, ...]
-    sample: MaskTable | None
-    warnings: tuple[str, ...] = ()
+    scan_type = SliceScan
+    scans: Mapping[str, SliceScan]
+    archive: Archive = field(repr=False)
 
+    @classmethod
+    def open(cls, path: Path, options: SourceOptions) -> Self:
+        """Read what a competition source holds and check that it fits together.
 
-def read_index(path: Path | str, *, allow_missing: bool = False) -> ScanIndex:
-    """Read what a competition source holds and check that it fits together.
+        It may lie one folder deeper. With the scope ``"hidden"`` neither ``train/`` nor a bad scan
+        or table matters.
 
-    Parameters
-    ----------
-    path
-        The folder that holds ``train.csv`` and ``train/`` (and, where there is one, ``test/``),
-        or the competition's zip. Both may lie one folder deeper.
-    allow_missing
-        Pass over rows without an image and images without a row (an image without rows then
-        counts as empty), with a warning, instead of refusing the source.
-
-    Returns
-    -------
-    ScanIndex
-        The scans with their RLE texts. A source with ``test/`` alone has no training scans.
-
-    Raises
-    ------
-    InputError
-        Where the path is no such source, or for rows, names and files that contradict each
-        other; all of them are told together.
-    """
-    source = Source(Path(path))
-    names = source.names()
-    root = find_root(source, names)
-    tables = {"train": f"{root}train.csv", "sample": f"{root}sample_submission.csv"}
-    present = set(names)
-    warnings: list[str] = []
-    problems: list[Problem] = []
-    train_images = group_images(source, names, f"{root}train/", problems)
-    test_images = group_images(source, names, f"{root}test/", problems)
-    table: MaskTable | None = None
-    if tables["train"] in present:
-        table = read_mask_table(
-            f"{source.path}/{tables['train']}",
-            data=source.read_table(tables["train"]),
-            mask_column="segmentation",
+        Raises
+        ------
+        InputError
+            Where the path is no such source, or for rows, names and files that contradict each
+            other; all of them are told together.
+        """
+        archive = Archive(path)
+        if options.scope == "hidden":
+            return cls._open_hidden(archive)
+        names = archive.names()
+        root = _find_root(archive, names)
+        problems: list[Problem] = []
+        warnings: list[str] = []
+        train_images = _group_images(archive, names, f"{root}train/", problems)
+        test_images = _group_images(archive, names, f"{root}test/", problems)
+        table = _read_table(archive, names, f"{root}train.csv", mask_column="segmentation")
+        if table is None and train_images:
+            raise InputError(
+                f"{path}: has a train/ folder but no train.csv. "
+                "Put the competition's train.csv beside it."
+            )
+        sample = _read_table(archive, names, f"{root}{_SAMPLE}")
+        texts = _texts_by_scan(table) if table is not None else {}
+        if table is not None:
+            _match_rows(
+                table, train_images, texts, allow_missing=options.allow_missing,
+                problems=problems, warnings=warnings,
+            )  # fmt: skip
+        train, wrong_train = _build_scans(archive, "train", train_images, texts, warnings)
+        test, wrong_test = _build_scans(archive, "test", test_images, None, warnings)
+        raise_problems(
+            chain(problems, *wrong_train.values(), *wrong_test.values()),
+            remedy=f"Correct these in {path}, or download it again.",
         )
-    elif train_images:
-        raise InputError(
-            f"{source.path}: has a train/ folder but no train.csv. "
-            "Put the competition's train.csv beside it."
+        if not train and not test:
+            raise InputError(
+                f"{path}: holds no slice image. Expected files such as "
+                "train/case123/case123_day20/scans/slice_0065_266_266_1.50_1.50.png."
+            )
+        scans = {**train, **test}
+        if options.scope == "predicted":
+            scans = test or train
+        elif both := [scan_id for scan_id in train if scan_id in test]:
+            raise InputError(
+                f"{path}: found {', '.join(both[:5])} in train/ and in test/; expected each scan "
+                "once. Remove one of the two."
+            )
+        order = table.scan_ids if table is not None else tuple(train)
+        return cls(
+            path=path,
+            kind="zip" if archive.is_zip else "folder",
+            archive=archive,
+            scans=scans,
+            options={"allow_missing": True} if options.allow_missing else {},
+            patient_order=tuple(dict.fromkeys(patient_of(s) for s in order if s in train)),
+            # Its rows are the test scans'; a source without these is predicted as it is.
+            sample=sample if test or options.scope == "all" else None,
+            warnings=tuple(warnings),
         )
-    sample = None
-    if tables["sample"] in present:
-        sample = read_mask_table(
-            f"{source.path}/{tables['sample']}", data=source.read_table(tables["sample"])
+
+    @classmethod
+    def _open_hidden(cls, archive: Archive) -> Self:
+        """Read what ``test/`` holds, so that one bad scan does not stop the others."""
+        names = archive.names()
+        warnings: list[str] = []
+        try:
+            root = _find_root(archive, names)
+        except InputError:
+            if _SAMPLE not in names:
+                raise
+            root = ""
+        sample = None
+        try:
+            sample = _read_table(archive, names, f"{root}{_SAMPLE}")
+        except InputError as error:
+            warnings.append(f"the sample's rows are passed over: {error}")
+        strays: list[Problem] = []
+        images = _group_images(archive, names, f"{root}test/", strays)
+        warnings += [f"passed over: {problem}" for problem in strays]
+        scans, wrong = _build_scans(archive, "test", images, None, warnings)
+        warnings += [f"{scan_id} is left empty: {found[0]}" for scan_id, found in wrong.items()]
+        return cls(
+            path=archive.path,
+            kind="zip" if archive.is_zip else "folder",
+            archive=archive,
+            scans=scans,
+            sample=sample,
+            unreadable={scan_id: tuple(sorted(images[scan_id])) for scan_id in wrong},
+            warnings=tuple(warnings),
         )
-    texts = _texts_by_scan(table) if table is not None else {}
-    if table is not None:
-        _match_rows(
-            table, train_images, texts, allow_missing=allow_missing,
-            problems=problems, warnings=warnings,
-        )  # fmt: skip
-    train = build_scans(source, "train", train_images, texts, problems, warnings)
-    test = build_scans(source, "test", test_images, None, problems, warnings)
-    raise_problems(problems, remedy=f"Correct these in {source.path}, or download it again.")
-    if not train and not test:
-        raise InputError(
-            f"{source.path}: holds no slice image. Expected files such as "
-            "train/case123/case123_day20/scans/slice_0065_266_266_1.50_1.50.png."
-        )
-    order = table.scan_ids if table is not None else tuple(train)
-    patients = tuple(dict.fromkeys(patient_of(scan) for scan in order if scan in train))
-    return ScanIndex(
-        source=source, train=train, test=test, patient_order=patients,
-        sample=sample, warnings=tuple(warnings),
-    )  # fmt: skip
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells it from another one: names, sizes, rows, a zip's checksums."""
+        scans = self.scans.values()
+        names = [name for scan in scans for name in scan.names]
+        sizes = self.archive.sizes(names)
+        size_of = dict(zip(names, sizes, strict=True))
+        listing = hashlib.sha256()
+        rows = hashlib.sha256("\n".join(self.patient_order or ()).encode())
+        for scan in scans:
+            listing.update(f"{scan.part} {scan.scan_id}\n".encode())
+            for name in scan.names:
+                listing.update(f"{name.rpartition('/')[2]} {size_of[name]}\n".encode())
+            for texts in scan.texts or ():
+                rows.update("\n".join(["", *texts]).encode())
+        if self.sample is not None:
+            rows.update(format_rows(self.sample.list_rows()).encode())
+        found = {
+            "scans": len(scans),
+            "images": len(names),
+            "bytes": sum(sizes),
+            "names_and_sizes_sha256": listing.hexdigest(),
+            "rows_sha256": rows.hexdigest(),
+        }
+        checksums = self.archive.digest_checksums(names)
+        return found if checksums is None else {**found, "zip_crc_sha256": checksums}
+
+    @property
+    def described(self) -> str:
+        """Return the path, the part and how many scans it holds."""
+        parts = " and ".join(dict.fromkeys(scan.part for scan in self.scans.values()))
+        return f"{self.path} ({parts}, {len(self.scans)} scans)"
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name, or the zip's without its ending."""
+        return self.path.resolve().name.removesuffix(".zip")
+
+    @property
+    def truth_name(self) -> str:
+        """Return the path of train.csv."""
+        return f"{self.path}/train.csv"
 
 
-def find_root(source: Source, names: Sequence[str]) -> str:
+def _read_table(
+    archive: Archive, names: Sequence[str], name: str, *, mask_column: str | None = None
+) -> MaskTable | None:
+    if name not in names:
+        return None
+    return read_mask_table(
+        f"{archive.path}/{name}", data=archive.read_table(name), mask_column=mask_column
+    )
+
+
+def _find_root(archive: Archive, names: Sequence[str]) -> str:
     """Return the prefix ("" or "folder/") under which train.csv, train/ or test/ lie."""
     for depth in (0, 1):
         roots = {
@@ -186,62 +212,42 @@ def find_root(source: Source, names: Sequence[str]) -> str:
             return roots.pop()
         if roots:
             raise InputError(
-                f"{source.path}: holds several sources ({', '.join(sorted(roots))}). Give one."
+                f"{archive.path}: holds several sources ({', '.join(sorted(roots))}). Give one."
             )
     zips = [name for name in names if name.lower().endswith(".zip")]
     remedy = ""
     if zips:
-        within = "Unpack it and give that." if source.is_zip else "Give that zip itself."
+        within = "Unpack it and give that." if archive.is_zip else "Give that zip itself."
         remedy = f" It holds the zip {zips[0]}. {within}"
     raise InputError(
-        f"{source.path}: is not a source of the competition. Found no train.csv, train/ or test/; "
+        f"{archive.path}: is not a source of the competition. Found no train.csv, train/ or test/; "
         f"expected the folder or zip of uw-madison-gi-tract-image-segmentation.{remedy}"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """What a slice's path tells: height and width in pixels, spacing ``(y, x)`` in mm."""
-
-    path: str
-    height: int
-    width: int
-    spacing_mm: tuple[float, float]
-
-
-def group_images(
-    source: Source, names: Iterable[str], prefix: str, problems: list[Problem]
-) -> dict[str, dict[int, Image]]:
+def _group_images(
+    archive: Archive, names: Iterable[str], prefix: str, problems: list[Problem]
+) -> dict[str, dict[int, SliceImage]]:
     """Return the images under ``prefix`` by scan id and slice number."""
-    scans: dict[str, dict[int, Image]] = {}
+    scans: dict[str, dict[int, SliceImage]] = {}
     for name in names:
         if not name.startswith(prefix) or PurePosixPath(name).suffix.lower() != ".png":
             continue
-        match = IMAGE_PATH.fullmatch(name)
-        if match is None:
+        where = f"{archive.path}, {name}"
+        image = parse_image_path(name)
+        if image is None:
             problems.append(
                 Problem(
-                    where=f"{source.path}, {name}",
+                    where=where,
                     found="a PNG with this path",
                     expected="case1/case1_day2/scans/slice_0003_266_266_1.50_1.50.png",
                 )
             )
             continue
-        patient, day, number, width, height, spacing_x, spacing_y = match.groups()
-        images = scans.setdefault(f"{patient}_day{day}", {})
-        if int(number) in images:
-            problems.append(
-                Problem(
-                    where=f"{source.path}, {name}",
-                    found=f"slice {int(number)} a second time (also {images[int(number)].path})",
-                    expected="one image a slice",
-                )
-            )
-            continue
-        images[int(number)] = Image(
-            path=name, height=int(height), width=int(width),
-            spacing_mm=(float(spacing_y), float(spacing_x)),
-        )  # fmt: skip
+        other = scans.setdefault(image.scan_id, {}).setdefault(image.number, image)
+        if other is not image:
+            found = f"slice {image.number} a second time (also {other.path})"
+            problems.append(Problem(where=where, found=found, expected="one image a slice"))
     return scans
 
 
@@ -258,7 +264,7 @@ def _texts_by_scan(table: MaskTable) -> dict[str, dict[int, list[str]]]:
 
 def _match_rows(
     table: MaskTable,
-    images: Mapping[str, Mapping[int, Image]],
+    images: Images,
     texts: dict[str, dict[int, list[str]]],
     *,
     allow_missing: bool,
@@ -308,65 +314,24 @@ def _match_rows(
     warnings.append(f"{len(found)} mismatches of rows and images passed over, first {found[0]}")
 
 
-def build_scans(
-    source: Source,
+def _build_scans(
+    archive: Archive,
     part: Part,
-    images: Mapping[str, Mapping[int, Image]],
+    images: Images,
     texts: Mapping[str, Mapping[int, Sequence[str]]] | None,
-    problems: list[Problem],
     warnings: list[str],
-) -> dict[str, Scan]:
-    """Return the scans that their images make up; what is wrong goes to ``problems``."""
-    scans: dict[str, Scan] = {}
+) -> tuple[dict[str, SliceScan], dict[str, list[Problem]]]:
+    """Return the scans that their images make up, and what is wrong with the others."""
+    scans: dict[str, SliceScan] = {}
+    wrong: dict[str, list[Problem]] = {}
     for scan_id in sorted(images, key=scan_order):
         slices = images[scan_id]
         numbers = sorted(slices)
         first = slices[numbers[0]]
-        count = numbers[-1] - numbers[0] + 1 - len(numbers)
-        if count:  # a number may be a thousand million off
-            gaps = (range(one + 1, two) for one, two in pairwise(numbers))
-            missing = islice(chain.from_iterable(gaps), 10)
-            problems.append(
-                Problem(
-                    where=f"{source.path}, {part}, {scan_id}",
-                    found=f"no slice {', '.join(map(str, missing))}"
-                    + (f" and {count - 10} more" if count > 10 else ""),
-                    expected=f"every slice from {numbers[0]} to {numbers[-1]}",
-                )
-            )
-        for number in numbers:
-            image = slices[number]
-            if (image.height, image.width, image.spacing_mm) != (
-                first.height, first.width, first.spacing_mm,
-            ):  # fmt: skip
-                problems.append(
-                    Problem(
-                        where=f"{source.path}, {image.path}",
-                        found=f"{image.width} x {image.height} at {image.spacing_mm} mm",
-                        expected=f"{first.width} x {first.height} at {first.spacing_mm} mm, "
-                        f"as in {first.path}",
-                    )
-                )
-        if min(first.height, first.width, *first.spacing_mm) <= 0:
-            problems.append(
-                Problem(
-                    where=f"{source.path}, {first.path}",
-                    found="a size or spacing of zero",
-                    expected="positive numbers",
-                )
-            )
-            continue
-        if (
-            max(first.height, first.width, len(numbers)) > MOST_SIDE
-            or first.height * first.width * len(numbers) > MOST_VOXELS
-        ):
-            problems.append(
-                Problem(
-                    where=f"{source.path}, {first.path}",
-                    found=f"{len(numbers)} slices of {first.width} x {first.height} pixels",
-                    expected=f"at most {MOST_SIDE} each way and {MOST_VOXELS} voxels in all",
-                )
-            )
+        problems = list(_find_gap(archive, part, scan_id, numbers))
+        problems += _find_odd_sizes(archive, [slices[number] for number in numbers])
+        if problems:
+            wrong[scan_id] = problems
             continue
         if numbers[0] != 1:
             warnings.append(
@@ -375,14 +340,54 @@ def build_scans(
         rows = None
         if texts is not None:
             rows = tuple(tuple(texts[scan_id][number]) for number in numbers)
-        scans[scan_id] = Scan(
+        scans[scan_id] = SliceScan(
             scan_id=scan_id,
             part=part,
-            numbers=tuple(numbers),
-            paths=tuple(slices[number].path for number in numbers),
-            height=first.height,
-            width=first.width,
+            first_number=numbers[0],
+            shape=(len(numbers), first.height, first.width),
             spacing_mm=(SLICE_THICKNESS_MM, *first.spacing_mm),
+            archive=archive,
+            names=tuple(slices[number].path for number in numbers),
             texts=rows,
         )
-    return scans
+    return scans, wrong
+
+
+def _find_gap(
+    archive: Archive, part: Part, scan_id: str, numbers: Sequence[int]
+) -> Iterator[Problem]:
+    count = numbers[-1] - numbers[0] + 1 - len(numbers)
+    if count:  # a number may be a thousand million off
+        gaps = (range(one + 1, two) for one, two in pairwise(numbers))
+        missing = ", ".join(map(str, islice(chain.from_iterable(gaps), 10)))
+        yield Problem(
+            where=f"{archive.path}, {part}, {scan_id}",
+            found=f"no slice {missing}" + (f" and {count - 10} more" if count > 10 else ""),
+            expected=f"every slice from {numbers[0]} to {numbers[-1]}",
+        )
+
+
+def _find_odd_sizes(archive: Archive, slices: Sequence[SliceImage]) -> Iterator[Problem]:
+    first = slices[0]
+    for image in slices:
+        if (image.height, image.width, image.spacing_mm) != (
+            first.height, first.width, first.spacing_mm,
+        ):  # fmt: skip
+            yield Problem(
+                where=f"{archive.path}, {image.path}",
+                found=f"{image.width} x {image.height} at {image.spacing_mm} mm",
+                expected=f"{first.width} x {first.height} at {first.spacing_mm} mm, "
+                f"as in {first.path}",
+            )
+    where = f"{archive.path}, {first.path}"
+    if min(first.height, first.width, *first.spacing_mm) <= 0:
+        yield Problem(where=where, found="a size or spacing of zero", expected="positive numbers")
+    elif (
+        max(first.height, first.width, len(slices)) > MOST_SIDE
+        or first.height * first.width * len(slices) > MOST_VOXELS
+    ):
+        yield Problem(
+            where=where,
+            found=f"{len(slices)} slices of {first.width} x {first.height} pixels",
+            expected=f"at most {MOST_SIDE} each way and {MOST_VOXELS} voxels in all",
+        )

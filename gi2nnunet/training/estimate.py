@@ -10,12 +10,14 @@ from typing import Any, Literal
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.manifest import DATASET_JSON, Dataset, DatasetScan
+from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.presets import Preset
+from gi2nnunet.source.dataset import DatasetScan
+from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.doctor import Work, judge_hardware, plan_work
 from gi2nnunet.training.gpus import Card, find_card, wall_seconds
 from gi2nnunet.training.need import (

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from gi2nnunet.core.files import read_json
-from gi2nnunet.dataset.manifest import Dataset, DatasetScan
+from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, Preset, PresetName
+from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.training.plan import PlannedConfiguration, completion_mark, digest_dataset
 
 GIB = 1 << 30

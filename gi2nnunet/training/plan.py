@@ -20,11 +20,12 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
-from gi2nnunet.dataset.manifest import SPLITS, Dataset, list_files
+from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import Preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
+from gi2nnunet.source.dataset import list_files
 
 Progress = Callable[[int, int, str], None]
 

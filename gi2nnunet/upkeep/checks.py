@@ -15,8 +15,10 @@ from typing import Any
 from gi2nnunet.core.errors import Check, Finding
 from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.checks import check_file, check_split
-from gi2nnunet.dataset.manifest import DATASET_JSON, SPLITS, Dataset, list_files
+from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD
+from gi2nnunet.source.dataset import list_files
+from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.plan import (
     FINGERPRINT_MARK,
     completion_mark,

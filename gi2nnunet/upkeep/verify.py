@@ -12,8 +12,9 @@ from gi2nnunet.core.errors import Check, Finding, InputError, Progress, run_chec
 from gi2nnunet.core.files import PART_SUFFIX
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
-from gi2nnunet.dataset.manifest import MANIFEST, Dataset, open_dataset
+from gi2nnunet.dataset.manifest import Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.upkeep.checks import list_model_checks, list_preprocessed_checks
 
 

@@ -221,7 +221,7 @@ VOLUMES = (
         make=labels(nifti(of(5, np.uint8))),
         command="encode in --out out.csv --labels exclusive",
         message=(
-            "case1_day0.nii.gz: found the label 5",
+            "case1_day0.nii.gz: found the labels [5]",
             "expected at most 3",
             "Give --labels regions",
         ),
@@ -311,7 +311,7 @@ VOLUMES = (
         name="volumes: labels that are not exclusive",
         make=pair(label=nifti(of(6, np.uint8))),
         command="convert in --holdout 0 --source-labels exclusive",
-        message=(f"{LABEL}: found the labels [6]", "expected at most 3", "correct the files"),
+        message=(f"{LABEL}: found the labels [6]", "expected at most 3", "Correct these in in"),
     ),
     converting(
         "a dataset.json cut off",

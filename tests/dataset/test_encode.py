@@ -295,7 +295,11 @@ def array_with(value, dtype=np.int16):
         (array_with(-1), "auto", r"case1_day1\.nii\.gz: found the values \[-1\]"),
         (array_with(257), "regions", r"case1_day1\.nii\.gz: found the values \[257\]"),
         (array_with(0.5, np.float32), "auto", r"case1_day1\.nii\.gz: found the values \[0\.5\]"),
-        (array_with(4), "exclusive", r"found the label 4; expected at most 3.*--labels regions"),
+        (
+            array_with(4),
+            "exclusive",
+            r"found the labels \[4\]; expected at most 3(?s:.*)--labels regions",
+        ),
         (array_with(1), "both", r"--labels: found 'both'; expected auto, regions or exclusive"),
     ],
 )

@@ -107,7 +107,7 @@ def test_every_orientation_comes_back_in_slice_order(tmp_path, written, orientat
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.array, numbered())
     assert volume.spacing_mm == SPACING
-    assert volume.corner_mm == (0, 0, 9)
+    assert volume.geometry.corner_mm == (0, 0, 9)
     array = SimpleITK.GetArrayFromImage(turned)
 
     like = tmp_path / "like.nii.gz"

@@ -9,7 +9,15 @@ import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.prediction.budget import Step, choose_step, list_steps, predict_within, run_until
-from gi2nnunet.prediction.predict import InputScan, PredictedScan
+from gi2nnunet.prediction.predict import PredictedScan
+from gi2nnunet.source.nifti import NiftiScan
+
+
+def make_scan(number: int) -> NiftiScan:
+    return NiftiScan(
+        scan_id=f"case{number}_day0", part="test", first_number=1, shape=(1, 2, 2),
+        spacing_mm=(3.0, 1.5, 1.5), image=Path(),
+    )  # fmt: skip
 
 
 @dataclass
@@ -36,7 +44,7 @@ class Machine:
         came: list[str] = []
         said: list[str] = []
         outcome = predict_within(
-            [InputScan(scan_id=f"case{i}_day0", numbers=(1,), source=Path()) for i in range(n)],
+            [make_scan(i) for i in range(n)],
             list_steps(folds, mirroring=mirroring),
             deadline=seconds,
             predict=self.predict,

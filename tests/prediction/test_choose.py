@@ -98,10 +98,9 @@ def test_held_out_scans_come_first_whatever_the_models(tmp_path, folds):
     assert ids(chosen) == held
     assert rows_of(chosen.truth) == true_rows(by_id(made, held))
     for scan in chosen.scans:
-        assert scan.volume == dataset.folder / "imagesTs" / f"{scan.scan_id}_0000.nii.gz"
-        assert scan.volume.is_file()
+        assert scan.files == (dataset.folder / f"imagesTs/{scan.scan_id}_0000.nii.gz",)
+        assert scan.files[0].is_file()
         assert scan.numbers == (1, 2, 3, 4, 5)
-        assert scan.source is None
 
 
 def test_held_out_days_of_patients_that_were_trained_on_are_no_held_out_patients(tmp_path):
@@ -249,9 +248,8 @@ def test_a_source_without_test_gives_its_training_scans_with_truth(tmp_path):
     assert chosen.sample is None  # the published one is a header only
     assert chosen.standing == "unknown"
     for scan in chosen.scans:
-        assert scan.source == source
-        assert scan.scan.scan_id == scan.scan_id
-        assert scan.volume is None
+        assert set(scan.files) <= set(source.rglob("*.png"))
+        assert not scan.labelled
 
 
 def test_a_source_with_test_gives_its_test_scans_and_the_filled_sample(tmp_path):
@@ -335,7 +333,7 @@ def test_a_folder_of_labelled_volumes_has_truth(tmp_path):
     assert ids(chosen) == ["case1_day1", "case12_day0"]
     assert rows_of(chosen.truth) == true_rows(TWO)
     assert [scan.numbers for scan in chosen.scans] == [(1, 2, 3, 4, 5), (1, 2, 3, 4)]
-    assert chosen.scans[0].volume == folder / "images" / "case1_day1_0000.nii.gz"
+    assert chosen.scans[0].files == (folder / "images" / "case1_day1_0000.nii.gz",)
     assert chosen.warnings == ()
 
 
@@ -353,7 +351,7 @@ def test_a_folder_with_some_labels_says_that_nothing_is_scored(tmp_path):
     chosen = select_source(folder, dataset=None, ensemble=ALL, source_labels="regions")
     assert len(chosen.scans) == 2
     assert chosen.truth is None
-    assert "1 of 2 volumes have labels" in chosen.warnings[0]
+    assert "1 of 2 scans have labels" in chosen.warnings[0]
 
 
 def test_labels_are_never_guessed(tmp_path):
@@ -383,7 +381,7 @@ def test_one_volume_is_taken_under_its_scan_id(tmp_path, ending):
     chosen = select_source(file, dataset=None, ensemble=ALL)
     assert ids(chosen) == ["case12_day0"]
     assert chosen.scans[0].numbers == (1, 2, 3, 4)
-    assert chosen.scans[0].volume == file
+    assert chosen.scans[0].files == (file,)
     assert chosen.truth is None
 
 
@@ -420,7 +418,7 @@ def test_a_training_image_of_the_dataset_itself_is_in_sample_and_keeps_its_numbe
 def test_what_is_no_source_is_refused(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     write_volume(tmp_path / "cut.nii.gz", TWO[0].image, spacing_mm=(3, 1, 1))
-    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "cut.nii.gz").read_bytes()[:400])
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "cut.nii.gz").read_bytes()[:100])
     with pytest.raises(InputError, match=message):
         select_source(tmp_path / name, dataset=None, ensemble=ALL)
 

@@ -11,7 +11,8 @@ from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
-from gi2nnunet.prediction.predict import InputScan, predict_scans
+from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.source.nifti import NiftiScan
 from tests.engines import compute
 from tests.model_factory import write_model
 
@@ -36,7 +37,7 @@ class Engine:
         card = environment.get("CUDA_VISIBLE_DEVICES")
         failed = []
         for number, scan in enumerate(options["scans"]):
-            name = scan["scan_id"]
+            name = scan["scan"]["scan_id"]
             if name in self.dies_before or (card in self.bad_cards and number == 1):
                 raise EngineError("it was killed")
             with self.lock:
@@ -65,7 +66,12 @@ class Bench:
         for number in range(5):
             path = folder / f"case{number}_day0.nii.gz"
             path.write_bytes(b"volume")
-            self.scans.append(InputScan(scan_id=path.name[:-7], numbers=(1,), volume=path))
+            self.scans.append(
+                NiftiScan(
+                    scan_id=path.name[:-7], part="test", first_number=1, shape=(1, 2, 2),
+                    spacing_mm=(3.0, 1.5, 1.5), image=path,
+                )
+            )  # fmt: skip
 
     def predict(self, **options):
         options.setdefault("kept", self.kept)
@@ -109,7 +115,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bench):
         lambda bench: {"mirroring": False},
         lambda bench: {"step_size": 0.7},
         lambda bench: {"threads": 2},
-        lambda bench: touch(bench.scans[0].volume),
+        lambda bench: touch(bench.scans[0].image),
         lambda bench: touch(bench.ensemble.models[0].folder / "fold_all" / "checkpoint_final.pth"),
         lambda bench: spoil(bench.kept / "case0_day0.json"),
     ],

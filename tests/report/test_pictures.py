@@ -17,7 +17,7 @@ from gi2nnunet.report.pictures import (
     take_picture,
     take_pictures,
 )
-from gi2nnunet.source.open import LoadedScan
+from gi2nnunet.source.scan import LoadedScan
 
 
 @pytest.fixture

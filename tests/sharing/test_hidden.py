@@ -15,7 +15,7 @@ from gi2nnunet.nnunet.saved_postprocess import Tuned
 from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.sharing import hidden
 from gi2nnunet.sharing.hidden import predict_hidden
-from gi2nnunet.source.open import read_hidden
+from gi2nnunet.source.open import open_source
 from tests.engines import make_engine
 
 
@@ -31,9 +31,9 @@ def test_a_scan_with_a_gap_is_set_apart_and_keeps_its_rows(tmp_path: Path) -> No
     put(tmp_path, "case2_day0", (1, 3))
     (tmp_path / "test" / "notes.png").write_bytes(b"")
     (tmp_path / "train.csv").write_text("not read")
-    found = read_hidden(tmp_path)
-    assert [scan.scan_id for scan in found.scans] == ["case1_day0"]
-    assert found.numbers == {"case1_day0": (1, 2), "case2_day0": (1, 3)}
+    found = open_source(tmp_path, scope="hidden")
+    assert {name: scan.numbers for name, scan in found.scans.items()} == {"case1_day0": (1, 2)}
+    assert found.unreadable == {"case2_day0": (1, 3)}
     assert len(found.warnings) == 2
     assert any("case2_day0 is left empty" in w and "no slice 2" in w for w in found.warnings)
 
@@ -102,4 +102,4 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a source"):
-        read_hidden(tmp_path)
+        open_source(tmp_path, scope="hidden")

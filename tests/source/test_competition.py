@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.source.archive import Source
-from gi2nnunet.source.competition import read_index
+from gi2nnunet.source.archive import Archive
+from gi2nnunet.source.open import open_source
 from tests.source_factory import (
     MadeSource,
     make_scan,
@@ -22,10 +22,10 @@ from tests.source_factory import (
 def described(index):
     return {
         scan.scan_id: (
-            scan.part, scan.numbers, scan.shape, scan.spacing_mm, scan.texts,
-            [path.rpartition("train/")[2].rpartition("test/")[2] for path in scan.paths],
+            scan.part, scan.numbers, scan.shape, scan.spacing_mm, scan.rows,
+            [path.rpartition("train/")[2].rpartition("test/")[2] for path in scan.names],
         )
-        for scan in (*index.train.values(), *index.test.values())
+        for scan in index.scans.values()
     }  # fmt: skip
 
 
@@ -40,21 +40,26 @@ def test_folder_and_zip_hold_the_same(tmp_path):
         write_zip(tmp_path / "c.zip", files),
         write_zip(tmp_path / "d.zip", files, prefix="uw-madison/"),
     ]
-    indices = [read_index(place) for place in places]
+    indices = [open_source(place) for place in places]
     assert all(described(index) == described(indices[0]) for index in indices)
     index = indices[0]
-    assert list(index.train) == ["case2_day1", "case2_day10", "case10_day0", "case11_day3"]
-    assert list(index.test) == ["case1_day0"]
-    assert index.test["case1_day0"].texts is None
+    assert list(index.scans_in("train")) == [
+        "case2_day1",
+        "case2_day10",
+        "case10_day0",
+        "case11_day3",
+    ]
+    assert list(index.scans_in("test")) == ["case1_day0"]
+    assert index.scans["case1_day0"].rows is None
     assert index.warnings == ()
     assert len(index.sample) == 0
     for scan in made.train:
-        found = index.train[scan.scan_id]
+        found = index.scans[scan.scan_id]
         assert found.shape == scan.image.shape
         assert found.spacing_mm == (3.0, scan.spacing_xy[1], scan.spacing_xy[0])
         assert found.numbers == (1, 2, 3, 4, 5)
         rows = {(i, o): text for i, o, text in made.rows}
-        assert found.texts == tuple(
+        assert found.rows == tuple(
             tuple(rows[scan.slice_id(z), organ] for organ in ORGANS) for z in range(5)
         )
     first = dict.fromkeys(row[0].split("_")[0] for row in made.rows)
@@ -67,11 +72,11 @@ def test_rows_in_any_order_give_the_same_scans(tmp_path_factory, order, seed):
     made = make_source(["case1_day0", "case1_day2"], seed=seed, shape=(4, 6, 6))
     folder = tmp_path_factory.mktemp("source")
     write_source(folder, made)
-    before = described(read_index(folder))
+    before = described(open_source(folder))
     blocks = [made.rows[part::4] for part in order]
     rows = tuple(row for block in blocks for row in block)
     write_source(folder, MadeSource(train=made.train, rows=rows))
-    assert described(read_index(folder)) == before
+    assert described(open_source(folder)) == before
 
 
 def test_sources_read_bytes_sizes_and_travel_to_other_processes(tmp_path):
@@ -79,7 +84,7 @@ def test_sources_read_bytes_sizes_and_travel_to_other_processes(tmp_path):
     folder = write_files(tmp_path / "a", files)
     archive = write_zip(tmp_path / "a.zip", files)
     for path in (folder, archive):
-        source = pickle.loads(pickle.dumps(Source(path)))
+        source = pickle.loads(pickle.dumps(Archive(path)))
         assert source.names() == sorted(files)
         assert source.sizes(sorted(files)) == [len(files[name]) for name in sorted(files)]
         assert all(source.read_bytes(name) == content for name, content in files.items())
@@ -88,15 +93,15 @@ def test_sources_read_bytes_sizes_and_travel_to_other_processes(tmp_path):
             source.read_bytes("nothing.png")
         with pytest.raises(InputError, match="gone"):
             source.sizes(["nothing.png"])
-    assert Source(folder).digest_checksums(["train.csv"]) is None
+    assert Archive(folder).digest_checksums(["train.csv"]) is None
     other = write_zip(tmp_path / "b.zip", {**files, "train.csv": b"x"})
-    digests = {Source(path).digest_checksums(["train.csv"]) for path in (archive, other)}
+    digests = {Archive(path).digest_checksums(["train.csv"]) for path in (archive, other)}
     assert len(digests) == 2
 
 
 def refuse(path, *parts, allow_missing=False):
     with pytest.raises(InputError) as error:
-        read_index(path, allow_missing=allow_missing)
+        open_source(path, allow_missing=allow_missing)
     assert error.value.exit_code == 3
     for part in parts:
         assert part in str(error.value)
@@ -127,7 +132,7 @@ def test_a_damaged_member_of_a_zip_is_told(tmp_path):
     content[content.index(name) + len(name) + 30] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"slice_0001.* cannot be read"):
-        Source(path).read_bytes(name.decode())
+        Archive(path).read_bytes(name.decode())
 
 
 def test_an_encrypted_zip_is_told(tmp_path):
@@ -138,7 +143,7 @@ def test_an_encrypted_zip_is_told(tmp_path):
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"train\.csv cannot be read"):
-        Source(path).read_bytes("train.csv")
+        Archive(path).read_bytes("train.csv")
 
 
 def test_no_train_csv(tmp_path):
@@ -177,12 +182,12 @@ def test_rows_and_images_that_do_not_match_are_told_together(tmp_path):
         "--allow-missing",
     )
     assert len(message.splitlines()) == 6
-    index = read_index(path, allow_missing=True)
-    assert list(index.train) == [scan.scan_id for scan in made.train]
-    assert index.train["case2_day1"].texts[1] == ("", "", "")
-    assert index.train["case2_day1"].texts[2][2] == ""
-    assert index.train["case2_day1"].texts[2][0] != ""
-    assert index.train["case10_day0"].numbers == (1, 2, 3, 4)
+    index = open_source(path, allow_missing=True)
+    assert list(index.scans_in("train")) == [scan.scan_id for scan in made.train]
+    assert index.scans["case2_day1"].rows[1] == ("", "", "")
+    assert index.scans["case2_day1"].rows[2][2] == ""
+    assert index.scans["case2_day1"].rows[2][0] != ""
+    assert index.scans["case10_day0"].numbers == (1, 2, 3, 4)
     assert len(index.warnings) == 1
     assert "5 mismatches" in index.warnings[0]
 
@@ -257,11 +262,11 @@ def test_a_size_or_spacing_of_zero(tmp_path):
 
 def test_test_only_and_train_only_sources(tmp_path):
     made = make_source([], test_ids=["case5_day1"])
-    index = read_index(write_source(tmp_path / "a", made))
-    assert (list(index.train), list(index.test)) == ([], ["case5_day1"])
+    index = open_source(write_source(tmp_path / "a", made))
+    assert (list(index.scans_in("train")), list(index.scans_in("test"))) == ([], ["case5_day1"])
     assert index.patient_order == ()
-    index = read_index(write_source(tmp_path / "b"))
-    assert index.test == {}
+    index = open_source(write_source(tmp_path / "b"))
+    assert index.scans_in("test") == {}
 
 
 def test_a_folder_of_links_is_a_source(tmp_path):
@@ -269,4 +274,4 @@ def test_a_folder_of_links_is_a_source(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "train").symlink_to(tmp_path / "a" / "train", target_is_directory=True)
     shutil.copy(tmp_path / "a" / "train.csv", tmp_path / "b")
-    assert described(read_index(tmp_path / "b")) == described(read_index(tmp_path / "a"))
+    assert described(open_source(tmp_path / "b")) == described(open_source(tmp_path / "a"))

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.source.competition import read_index
-from gi2nnunet.source.slices import read_image, read_label_map
+from gi2nnunet.source.open import open_source
 from tests.source_factory import (
     MadeSource,
     make_scan,
@@ -24,24 +23,22 @@ def test_images_and_labels_are_what_the_source_was_made_of(tmp_path, zipped):
         if zipped
         else write_files(tmp_path / "a", files)
     )
-    index = read_index(path)
-    for scan_id, scan in index.train.items():
+    for scan_id, scan in open_source(path).scans.items():
         truth = made.truth[scan_id]
-        image = read_image(index.source, scan)
-        assert image.dtype == np.uint16
-        np.testing.assert_array_equal(image, truth.image)
-        np.testing.assert_array_equal(read_label_map(scan), truth.bits)
+        loaded = scan.read()
+        assert loaded.image.dtype == np.uint16
+        np.testing.assert_array_equal(loaded.image, truth.image)
+        np.testing.assert_array_equal(loaded.label_map, truth.bits)
         assert (truth.bits == 3).any()  # overlaps are there to be lost
         assert scan.spacing_mm == (3.0, truth.spacing_xy[1], truth.spacing_xy[0])
 
 
-def read_with(tmp_path, *, content, warnings=None, scan=None):
+def read_with(tmp_path, *, content):
     """Read a scan of which slice 3 is replaced."""
-    scan = scan or make_scan("case1_day1")
+    scan = make_scan("case1_day1")
     made = MadeSource(train=(), test=(scan,))
     path = write_files(tmp_path / "s", {**made.files(), scan.image_path(2, "test"): content})
-    index = read_index(path)
-    return read_image(index.source, index.test[scan.scan_id], warnings=warnings), scan
+    return open_source(path).scans[scan.scan_id].read().image, scan
 
 
 def png(pixels, **options):
@@ -92,17 +89,15 @@ def interlaced(pixels):
     )
 
 
-def test_eight_bit_slices_are_taken_with_one_warning_a_scan(tmp_path):
+def test_eight_bit_slices_are_taken_and_counted(tmp_path):
     scan = make_scan("case1_day1")
     grey = (GREY // 300).astype(np.uint8)
     made = MadeSource(train=(), test=(scan,))
     replaced = {scan.image_path(z, "test"): png(grey) for z in (0, 2)}
-    index = read_index(write_files(tmp_path / "s", {**made.files(), **replaced}))
-    warnings = []
-    image = read_image(index.source, index.test["case1_day1"], warnings=warnings)
-    np.testing.assert_array_equal(image[2], grey)
-    assert len(warnings) == 1
-    assert "case1_day1: 2 of 5 slices are 8-bit" in warnings[0]
+    source = open_source(write_files(tmp_path / "s", {**made.files(), **replaced}))
+    loaded = source.scans["case1_day1"].read()
+    np.testing.assert_array_equal(loaded.image[2], grey)
+    assert loaded.eight_bit == 2
 
 
 @pytest.mark.parametrize(
@@ -135,10 +130,10 @@ def test_all_bad_pngs_of_a_scan_are_told_together(tmp_path):
     scan = make_scan("case1_day1")
     made = MadeSource(train=(), test=(scan,))
     replaced = {scan.image_path(z, "test"): b"" for z in (0, 3)}
-    index = read_index(write_files(tmp_path / "s", {**made.files(), **replaced}))
+    source = open_source(write_files(tmp_path / "s", {**made.files(), **replaced}))
     (tmp_path / "s" / scan.image_path(4, "test")).unlink()
     with pytest.raises(InputError) as error:
-        read_image(index.source, index.test["case1_day1"])
+        source.scans["case1_day1"].read()
     for number in (1, 4, 5):
         assert f"slice_000{number}_" in str(error.value)
 
@@ -157,7 +152,7 @@ def test_bad_rle_is_told_by_slice_and_organ(tmp_path):
     rows = tuple((i, o, bad.get((i, o), (t,))[0]) for i, o, t in made.rows)
     path = write_source(tmp_path, MadeSource(train=made.train, rows=rows))
     with pytest.raises(InputError) as error:
-        read_label_map(read_index(path).train["case2_day1"])
+        open_source(path).scans["case2_day1"].read()
     lines = str(error.value).splitlines()
     assert len(lines) == len(bad) + 1
     for (slice_id, organ), (text, expected) in bad.items():
@@ -168,6 +163,7 @@ def test_bad_rle_is_told_by_slice_and_organ(tmp_path):
 
 def test_a_scan_without_truth_has_no_label_map(tmp_path):
     made = make_source(["case1_day0"], test_ids=["case5_day0"])
-    index = read_index(write_source(tmp_path, made))
+    scan = open_source(write_source(tmp_path, made)).scans["case5_day0"]
+    assert scan.read().label_map is None
     with pytest.raises(ValueError, match="no truth"):
-        read_label_map(index.test["case5_day0"])
+        scan.load_labels()

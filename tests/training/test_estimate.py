@@ -15,10 +15,11 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.convert import convert
-from gi2nnunet.dataset.manifest import Dataset, DatasetScan
+from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.phantom.listing import read_listing
 from gi2nnunet.training import estimate
 from gi2nnunet.training.estimate import (

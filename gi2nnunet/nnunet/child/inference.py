@@ -26,13 +26,11 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap, join_organs, split_organs, to_bits
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.formats.submission import encode_scan
-from gi2nnunet.formats.volumes import read_volume, write_volume, write_volume_like
 from gi2nnunet.nnunet.child.network import Network, Prepared
 from gi2nnunet.nnunet.child.trainer import measure_peaks
 from gi2nnunet.nnunet.postprocess import Decision, apply_decision, read_decision
-from gi2nnunet.source.archive import Source
-from gi2nnunet.source.competition import Scan
-from gi2nnunet.source.slices import read_image
+from gi2nnunet.source.open import scan_from_json
+from gi2nnunet.source.scan import Scan
 
 Emit = Callable[[dict[str, Any]], None]
 Probabilities = NDArray[np.float32]
@@ -66,9 +64,8 @@ def run_prediction(
     models
         nnU-Net's model folders, one a configuration; their probabilities are averaged.
     scans
-        Each with ``scan_id``, ``numbers``, ``folds`` (whose logits are averaged), ``about`` (kept
-        with its probabilities), and either ``volume`` (a NIfTI file) or ``source`` and ``scan``
-        (slices of a competition source).
+        Each with ``scan`` (see :func:`~gi2nnunet.source.open.scan_from_json`), ``folds`` (whose
+        logits are averaged) and ``about`` (kept with its probabilities).
     device
         ``cuda``, ``cpu`` or ``mps``.
     mirroring
@@ -124,31 +121,32 @@ def run_prediction(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         coming = reader.submit(_read, scans[0], networks)
         leaving: tuple[str, Future[None]] | None = None
-        for number, scan in enumerate(scans):
+        for number, task in enumerate(scans):
+            scan_id = task["scan"]["scan_id"]
             ready, logits, failure = None, None, None
             try:
                 ready = coming.result()
             except InputError as error:
-                emit({"event": "unreadable", "scan_id": scan["scan_id"], "message": str(error)})
+                emit({"event": "unreadable", "scan_id": scan_id, "message": str(error)})
             except Exception as error:
-                failure = _describe(scan["scan_id"], error)
+                failure = _describe(scan_id, error)
             if number + 1 < len(scans):
                 coming = reader.submit(_read, scans[number + 1], networks)
             if ready is not None:
                 try:
                     logits = [
-                        network.infer(prepared, scan["folds"])
+                        network.infer(prepared, task["folds"])
                         for network, prepared in zip(networks, ready.prepared, strict=True)
                     ]
                 except Exception as error:
-                    failure = _describe(scan["scan_id"], error)
+                    failure = _describe(scan_id, error)
             if leaving is not None:
                 failures.take(_wait(*leaving))  # one scan at a time waits to be written
                 leaving = None
             if failure is not None:
                 failures.take(failure)
             elif ready is not None and logits is not None:
-                leaving = (scan["scan_id"], writer.submit(output.write, scan, ready, logits))
+                leaving = (scan_id, writer.submit(output.write, task, ready, logits))
             del ready, logits
         if leaving is not None:
             failures.take(_wait(*leaving))
@@ -223,20 +221,23 @@ def _describe(scan_id: str, error: Exception) -> str:
 class _Ready:
     """A scan that was read: its spacing, and what each network takes."""
 
+    scan: Scan
     spacing_mm: tuple[float, float, float]
     prepared: tuple[Prepared, ...]
 
 
-def _read(scan: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
-    image, spacing_mm = _load(scan)
+def _read(task: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
+    scan = scan_from_json(task["scan"])
+    loaded = scan.read()
+    spacing_mm = loaded.spacing_mm
     made: dict[str, Prepared] = {}  # configurations that preprocess alike share it
     prepared = []
     for network in networks:
         key = network.describe_preprocessing(spacing_mm)
         if key not in made:
-            made[key] = network.prepare(image, spacing_mm=spacing_mm)
+            made[key] = network.prepare(loaded.image, spacing_mm=spacing_mm)
         prepared.append(made[key])
-    return _Ready(spacing_mm=spacing_mm, prepared=tuple(prepared))
+    return _Ready(scan=scan, spacing_mm=spacing_mm, prepared=tuple(prepared))
 
 
 class _Output:
@@ -258,13 +259,21 @@ class _Output:
         self._decision = decision
         self._last = time.monotonic()
 
-    def write(self, scan: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
+    def write(self, task: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
+        scan = ready.scan
         found: dict[str, Probabilities] = {}
         for index, network in enumerate(self._networks):
             probabilities = network.finish(logits[index], ready.prepared[index])
             if self._probability_folders:
-                # Without the background, where that has a probability of its own.
-                self._keep(index, scan, probabilities[-len(ORGANS) :], ready.spacing_mm)
+                write_probabilities(
+                    self._probability_folders[index] / f"{scan.scan_id}{SUFFIX}",
+                    # Without the background, where that has a probability of its own.
+                    to_eight_bits(probabilities[-len(ORGANS) :]),
+                    scan_id=scan.scan_id,
+                    numbers=scan.numbers,
+                    spacing_mm=ready.spacing_mm,
+                    about=task["about"],
+                )
             found[network.configuration] = probabilities
         if self._decision is None:
             bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
@@ -273,62 +282,18 @@ class _Output:
             organs = {name: array[-len(ORGANS) :] for name, array in found.items()}
             bit_map = apply_decision(organs, self._decision, spacing_mm=ready.spacing_mm)
         if self._nifti_folder is not None:
-            _write_labels(self._nifti_folder, scan, bit_map, ready.spacing_mm)
-        rows = encode_scan(scan["scan_id"], scan["numbers"], bit_map)
+            _write_labels(self._nifti_folder, scan, bit_map)
+        rows = encode_scan(scan.scan_id, scan.numbers, bit_map)
         now = time.monotonic()
         self._emit(
-            {
-                "event": "scan",
-                "scan_id": scan["scan_id"],
-                "rows": rows,
-                "seconds": now - self._last,
-            }
+            {"event": "scan", "scan_id": scan.scan_id, "rows": rows, "seconds": now - self._last}
         )
         self._last = now
 
-    def _keep(
-        self,
-        index: int,
-        scan: Mapping[str, Any],
-        probabilities: Probabilities,
-        spacing_mm: tuple[float, float, float],
-    ) -> None:
-        write_probabilities(
-            self._probability_folders[index] / f"{scan['scan_id']}{SUFFIX}",
-            to_eight_bits(probabilities),
-            scan_id=scan["scan_id"],
-            numbers=scan["numbers"],
-            spacing_mm=spacing_mm,
-            about=scan.get("about") or {},
-        )
 
-
-def _load(scan: Mapping[str, Any]) -> tuple[NDArray[np.generic], tuple[float, float, float]]:
-    if scan.get("volume"):
-        volume = read_volume(Path(scan["volume"]))
-        return volume.array, volume.spacing_mm
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in scan["scan"].items()
-    }
-    described = Scan(**fields)
-    return read_image(Source(Path(scan["source"])), described), described.spacing_mm
-
-
-def _write_labels(
-    folder: Path,
-    scan: Mapping[str, Any],
-    bit_map: LabelMap,
-    spacing_mm: tuple[float, float, float],
-) -> None:
-    """Write the bit-coded map and a binary mask an organ, in the geometry of a given volume."""
-    masks = split_organs(bit_map)
-    files = {f"labels/{scan['scan_id']}": bit_map} | {
-        f"organs/{scan['scan_id']}_{organ}": mask.astype(np.uint8)
-        for organ, mask in zip(ORGANS, masks, strict=True)
-    }
-    for name, array in files.items():
-        path = folder / f"{name}.nii.gz"
-        if scan.get("volume"):
-            write_volume_like(path, array, reference=Path(scan["volume"]))
-        else:
-            write_volume(path, array, spacing_mm=spacing_mm)
+def _write_labels(folder: Path, scan: Scan, bit_map: LabelMap) -> None:
+    """Write the bit-coded map and a binary mask an organ, lying as the scan does."""
+    scan.write_labels(folder / f"labels/{scan.scan_id}.nii.gz", bit_map)
+    for organ, mask in zip(ORGANS, split_organs(bit_map), strict=True):
+        name = f"organs/{scan.scan_id}_{organ}.nii.gz"
+        scan.write_labels(folder / name, mask.astype(np.uint8))

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
-from gi2nnunet.dataset.manifest import DATASET_JSON
 from gi2nnunet.nnunet.trust import check_dataset_json, check_plans
+from gi2nnunet.source.nifti import DATASET_JSON
 
 # The tiny network: patches that a small CPU passes through in well under a second.
 _TINY_FEATURES = 8

@@ -18,8 +18,8 @@ from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS
 from gi2nnunet.formats.labels import LabelScheme
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures, measure_scan
 from gi2nnunet.source.check.suspects import Suspect, find_suspects
-from gi2nnunet.source.nifti import is_nifti_source
-from gi2nnunet.source.open import LoadedScan, open_competition, open_nifti
+from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import LoadedScan, Scan
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
@@ -214,19 +214,18 @@ def check_source(
         told together.
     """
     path, workers = Path(source), jobs or count_cores()
-    if is_nifti_source(path):
-        opened = open_nifti(path, source_labels=source_labels, workers=workers)
-    else:
-        opened = open_competition(path, allow_missing=allow_missing)
+    opened = open_source(
+        path, allow_missing=allow_missing, source_labels=source_labels, workers=workers
+    )
     report = progress or (lambda done, total, what: None)
 
-    def measure(scan_id: str) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
-        loaded = opened.load(scan_id)
+    def measure(scan: Scan) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
+        loaded = scan.load()
         if loaded.problems:
             return None, loaded.problems, 0
         measured = measure_scan(
-            scan_id=scan_id,
-            part=opened.scans[scan_id].part,
+            scan_id=scan.scan_id,
+            part=scan.part,
             image=loaded.image,
             label_map=loaded.label_map,
             spacing_mm=loaded.spacing_mm,
@@ -239,7 +238,7 @@ def check_source(
     eight_bit = 0
     report(0, len(opened.scans), "measuring scans")
     with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        running = pool.map(measure, opened.scans)
+        running = pool.map(measure, opened.scans.values())
         try:
             for done, (measured, wrong, of_scan) in enumerate(running, 1):
                 problems += wrong
@@ -251,7 +250,7 @@ def check_source(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     raise_problems(problems, remedy=f"Correct these in {path}, or download it again.")
-    warnings = list(opened.warnings)
+    warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     if eight_bit:
         warnings.append(
             f"{eight_bit} slices are 8-bit, not the competition's 16-bit files: intensities are "
@@ -264,5 +263,5 @@ def check_source(
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
         suspects=find_suspects(scans),
         warnings=tuple(warnings),
-        load=opened.load,
+        load=lambda scan_id: opened.scans[scan_id].load(),
     )

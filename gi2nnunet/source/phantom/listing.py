@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from gi2nnunet.core.errors import MOST_SIDE, InputError, Problem, raise_problems, shorten
-from gi2nnunet.formats.ids import IMAGE_PATH, ORGANS, SLICE_ID, scan_order, slice_id
+from gi2nnunet.formats.ids import ORGANS, SLICE_ID, parse_image_path, scan_order, slice_id
 from gi2nnunet.formats.tables import MaskTable, read_csv
-from gi2nnunet.source.archive import Source
-from gi2nnunet.source.competition import Part
+from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.phantom.frame import Geometry
+from gi2nnunet.source.scan import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,16 +139,13 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
 
 
 def _read_names(path: Path) -> Iterator[_ListedSlice]:
-    for name in Source(path).names():
-        match = IMAGE_PATH.fullmatch(name)
-        if match is None:
-            continue
-        patient, day, number, width, height, spacing_x, spacing_y = match.groups()
-        yield _ListedSlice(
-            where=f"{path}, {name}", scan_id=f"{patient}_day{day}", number=int(number),
-            part="test" if "test" in PurePosixPath(name).parts else "train",
-            size=(int(width), int(height), float(spacing_y), float(spacing_x)),
-        )  # fmt: skip
+    for name in Archive(path).names():
+        if image := parse_image_path(name):
+            yield _ListedSlice(
+                where=f"{path}, {name}", scan_id=image.scan_id, number=image.number,
+                part="test" if "test" in PurePosixPath(name).parts else "train",
+                size=(image.width, image.height, *image.spacing_mm),
+            )  # fmt: skip
 
 
 def _join_slices(

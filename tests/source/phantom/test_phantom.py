@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, day_of, patient_of
 from gi2nnunet.formats.rle import decode_mask, encode_mask
 from gi2nnunet.formats.tables import read_mask_table
-from gi2nnunet.source.competition import ScanIndex, read_index
+from gi2nnunet.source.open import open_source
 from gi2nnunet.source.phantom.anatomy import Tissue
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.scan import PhantomScan, draw_scan, paint_scan
@@ -27,6 +27,7 @@ from gi2nnunet.source.phantom.writing import (
     write_phantom,
     write_phantom_like,
 )
+from gi2nnunet.source.scan import Source
 
 SMALL = Geometry(width=72, height=60, slices=20, spacing_mm=(4.5, 5.0))
 OTHER = Geometry(width=64, height=64, slices=16, spacing_mm=(5.5, 5.5))
@@ -40,13 +41,13 @@ def tree_hash(folder: Path) -> dict[str, str]:
     }
 
 
-def decode_scan(index: ScanIndex, scan_id: str) -> NDArray[np.bool_]:
-    scan = index.train[scan_id]
-    assert scan.texts is not None
-    shape = (scan.height, scan.width)
+def decode_scan(index: Source, scan_id: str) -> NDArray[np.bool_]:
+    scan = index.scans[scan_id]
+    assert scan.rows is not None
+    shape = scan.size
     return np.array(
         [
-            [decode_mask(of_slice[organ], shape=shape) for of_slice in scan.texts]
+            [decode_mask(of_slice[organ], shape=shape) for of_slice in scan.rows]
             for organ in range(len(ORGANS))
         ]
     )
@@ -83,39 +84,42 @@ def real_size() -> PhantomScan:
 
 
 def test_the_source_reads_back_without_a_warning(source: Path) -> None:
-    index = read_index(source)
+    index = open_source(source)
     assert index.warnings == ()
-    days = Counter(patient_of(scan_id) for scan_id in index.train)
+    days = Counter(patient_of(scan_id) for scan_id in index.scans_in("train"))
     assert len(days) == 3
     assert max(days.values()) == 3
     geometries = {
-        (scan.width, scan.height, len(scan.numbers), scan.spacing_mm)
-        for scan in index.train.values()
+        (scan.size, scan.shape[0], scan.spacing_mm) for scan in index.scans_in("train").values()
     }
-    assert geometries == {(72, 60, 20, (3.0, 4.5, 5.0)), (64, 64, 16, (3.0, 5.5, 5.5))}
-    assert not set(index.train) & set(KNOWN_BAD_SCANS)
-    for scan in index.train.values():
+    assert geometries == {((60, 72), 20, (3.0, 4.5, 5.0)), ((64, 64), 16, (3.0, 5.5, 5.5))}
+    assert not set(index.scans_in("train")) & set(KNOWN_BAD_SCANS)
+    for scan in index.scans_in("train").values():
         assert scan.numbers[0] == 1
-        image = imagecodecs.png_decode((source / scan.paths[3]).read_bytes())
+        image = imagecodecs.png_decode((source / scan.names[3]).read_bytes())
         assert image.dtype == np.uint16
-        assert image.shape == (scan.height, scan.width)
+        assert image.shape == scan.size
         assert image.max() > 100
 
 
 def test_the_test_set_has_unseen_patients_and_one_later_day(source: Path) -> None:
-    index = read_index(source)
-    seen = {patient_of(scan_id) for scan_id in index.train}
-    unseen = [scan_id for scan_id in index.test if patient_of(scan_id) not in seen]
-    later = [scan for scan in index.test.values() if scan.patient_id in seen]
+    index = open_source(source)
+    seen = {patient_of(scan_id) for scan_id in index.scans_in("train")}
+    unseen = [scan_id for scan_id in index.scans_in("test") if patient_of(scan_id) not in seen]
+    later = [scan for scan in index.scans_in("test").values() if scan.patient_id in seen]
     assert len(unseen) == 2
     assert len(later) == 1
-    earlier = [scan.day for scan in index.train.values() if scan.patient_id == later[0].patient_id]
+    earlier = [
+        day_of(scan.scan_id)
+        for scan in index.scans_in("train").values()
+        if scan.patient_id == later[0].patient_id
+    ]
     assert len(earlier) == 3
-    assert later[0].day > max(earlier)
+    assert day_of(later[0].scan_id) > max(earlier)
 
 
 def test_the_sample_lists_each_test_slice_three_times(source: Path) -> None:
-    index = read_index(source)
+    index = open_source(source)
     assert index.sample is not None
     found = {
         (index.sample.scan_ids[scan], number, organ)
@@ -128,7 +132,7 @@ def test_the_sample_lists_each_test_slice_three_times(source: Path) -> None:
     }
     assert found == {
         (scan.scan_id, number, organ)
-        for scan in index.test.values()
+        for scan in index.scans_in("test").values()
         for number in scan.numbers
         for organ in range(3)
     }
@@ -137,9 +141,9 @@ def test_the_sample_lists_each_test_slice_three_times(source: Path) -> None:
 
 
 def test_the_truth_holds_the_test_masks(source: Path) -> None:
-    index = read_index(source)
+    index = open_source(source)
     table = read_mask_table(source.parent / "truth.csv", mask_column="segmentation")
-    assert set(table.scan_ids) == set(index.test)
+    assert set(table.scan_ids) == set(index.scans_in("test"))
     assert table.height is not None
     assert table.width is not None
     sizes = {
@@ -148,7 +152,7 @@ def test_the_truth_holds_the_test_masks(source: Path) -> None:
             table.scan.tolist(), table.height.tolist(), table.width.tolist(), strict=True
         )
     }
-    assert sizes == {(scan.scan_id, scan.height, scan.width) for scan in index.test.values()}
+    assert sizes == {(scan.scan_id, *scan.size) for scan in index.scans_in("test").values()}
     for organ in range(3):
         texts = [table.texts[row] for row in np.flatnonzero(table.organ == organ)]
         assert any(texts)
@@ -195,10 +199,10 @@ def test_a_zip_holds_the_same_files(tmp_path: Path) -> None:
     write_phantom(tmp_path / "a.zip", as_zip=True, **options)  # type: ignore[arg-type]
     write_phantom(tmp_path / "b.zip", as_zip=True, **options)  # type: ignore[arg-type]
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    index = read_index(tmp_path / "a.zip")
+    index = open_source(tmp_path / "a.zip")
     zipped = {
-        name: hashlib.sha256(index.source.read_bytes(name)).hexdigest()
-        for name in index.source.names()
+        name: hashlib.sha256(index.archive.read_bytes(name)).hexdigest()
+        for name in index.archive.names()
     }
     assert zipped == tree_hash(tmp_path / "folder")
 
@@ -323,10 +327,10 @@ def test_the_organs_can_be_seen_in_the_image(real_size: PhantomScan) -> None:
 
 def test_real_geometries_are_drawn_by_default(tmp_path: Path) -> None:
     summary = write_phantom(tmp_path / "out", patients=1, days=1, detail="easy")
-    scan = read_index(tmp_path / "out").train[summary.train[0]]
+    scan = open_source(tmp_path / "out").scans[summary.train[0]]
     geometry = Geometry(
-        width=scan.width,
-        height=scan.height,
+        width=scan.shape[2],
+        height=scan.shape[1],
         slices=len(scan.numbers),
         spacing_mm=(scan.spacing_mm[1], scan.spacing_mm[2]),
     )
@@ -356,7 +360,7 @@ def test_an_output_that_holds_something_is_refused(tmp_path: Path) -> None:
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write_phantom(tmp_path / "out", patients=1, days=1, geometries=[OTHER])
-    assert len(read_index(tmp_path / "out").train) == 1
+    assert len(open_source(tmp_path / "out").scans) == 1
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
@@ -411,11 +415,11 @@ def test_a_listing_decides_ids_sizes_and_numbers(tmp_path: Path) -> None:
         {"case9_day2": (SMALL, 1, "train"), "case9_day11": (OTHER, 1, "test")},
     )
     write_phantom_like(tmp_path / "out", sizes=sizes)
-    index = read_index(tmp_path / "out")
-    assert list(index.train) == ["case9_day2"]
-    assert list(index.test) == ["case9_day11"]
-    assert index.train["case9_day2"].shape == (20, 60, 72)
-    assert index.train["case9_day2"].spacing_mm == (3.0, 4.5, 5.0)
+    index = open_source(tmp_path / "out")
+    assert list(index.scans_in("train")) == ["case9_day2"]
+    assert list(index.scans_in("test")) == ["case9_day11"]
+    assert index.scans["case9_day2"].shape == (20, 60, 72)
+    assert index.scans["case9_day2"].spacing_mm == (3.0, 4.5, 5.0)
     # Another source's names are a listing too, and give the same phantom.
     write_phantom_like(tmp_path / "again", sizes=tmp_path / "out")
     assert tree_hash(tmp_path / "again") == tree_hash(tmp_path / "out")
@@ -474,8 +478,8 @@ def test_painting_keeps_the_given_rows_and_their_order(tmp_path: Path) -> None:
     summary = paint_phantom(tmp_path / "out", labels=labels, sizes=sizes)
     assert (tmp_path / "out/train.csv").read_bytes() == labels.read_bytes()
     assert summary.train == ("case3_day20", "case20_day3")
-    index = read_index(tmp_path / "out")
-    assert index.train["case3_day20"].numbers == tuple(range(4, 12))
+    index = open_source(tmp_path / "out")
+    assert index.scans["case3_day20"].numbers == tuple(range(4, 12))
     assert decode_scan(index, "case3_day20").any()
 
 
@@ -527,14 +531,14 @@ def test_real_masks_are_painted_and_their_rows_kept(tmp_path: Path, real_data: P
     labels.write_text("".join(chosen), newline="")
     paint_phantom(tmp_path / "out", labels=labels, sizes=real_data / "slices.csv.gz")
     assert (tmp_path / "out/train.csv").read_bytes() == "".join(chosen).encode()
-    index = read_index(tmp_path / "out")
+    index = open_source(tmp_path / "out")
     assert index.warnings == ()
     scan_id = name.removesuffix("_")
     masks = decode_scan(index, scan_id)
     image = np.array(
         [
             imagecodecs.png_decode((tmp_path / "out" / path).read_bytes())
-            for path in index.train[scan_id].paths
+            for path in index.scans[scan_id].names
         ]
     ).astype(float)
     assert masks.any()

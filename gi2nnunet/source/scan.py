@@ -1,0 +1,338 @@
+"""Scan and source: what every implementer of them gives, whatever its files are.
+
+:func:`~gi2nnunet.source.open.open_source` gives a :class:`Source` with its scans. A kind of source
+is one module with a subclass of each; nobody outside it asks which kind a source or scan is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.formats.ids import patient_of
+from gi2nnunet.formats.labels import LabelMap, LabelScheme
+from gi2nnunet.formats.submission import encode_rows, name_rows
+from gi2nnunet.formats.tables import MaskTable, Row
+from gi2nnunet.formats.volumes import write_volume
+
+Part = Literal["train", "test"]
+Scope = Literal["all", "predicted", "hidden"]
+Rows = Sequence[Sequence[str]]  # for each slice the RLE texts in the order of ORGANS
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedScan:
+    """One scan in memory.
+
+    Attributes
+    ----------
+    image
+        ``(z, y, x)`` in slice order, values untouched.
+    label_map
+        ``(z, y, x)`` uint8, bit-coded; ``None`` without truth.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    first_number
+        The competition's number of slice z = 0.
+    problems
+        What is wrong with it; then the arrays mean nothing.
+    eight_bit
+        How many slices were 8-bit, which the competition's are not.
+    """
+
+    image: NDArray[Any]
+    label_map: LabelMap | None
+    spacing_mm: Triple
+    first_number: int
+    problems: tuple[Problem, ...] = ()
+    eight_bit: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan(ABC):
+    """One scan of a source; its files are not opened before it is loaded.
+
+    Attributes
+    ----------
+    kind
+        Names the subclass in JSON.
+    scan_id
+        Patient and day, ``case123_day20``; a source of other files has other ids.
+    part
+        Where the source puts it. A labelled test scan is held out.
+    first_number
+        The competition's number of slice z = 0; the others follow without a gap.
+    shape
+        ``(slices, height, width)``.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` in mm.
+    """
+
+    kind: ClassVar[str]
+    scan_id: str
+    part: Part
+    first_number: int
+    shape: tuple[int, int, int]
+    spacing_mm: Triple
+
+    @property
+    def patient_id(self) -> str:
+        """Return the patient's id."""
+        return patient_of(self.scan_id)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the slice numbers in slice order."""
+        return tuple(range(self.first_number, self.first_number + self.shape[0]))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width of its slices in pixels."""
+        return self.shape[1:]
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """Return the files on disk that the image is read from."""
+
+    @property
+    @abstractmethod
+    def labelled(self) -> bool:
+        """Return whether its truth is known."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """Return its true rows as the source spells them; ``None`` where it has a label map."""
+        return None
+
+    @property
+    def stratum(self) -> str:
+        """Return what is to be spread evenly over the folds."""
+        return ""
+
+    @abstractmethod
+    def load(self) -> LoadedScan:
+        """Read the image and, where it is known, the truth; what is wrong is collected.
+
+        Raises
+        ------
+        InputError
+            Where a file cannot be read at all.
+        """
+
+    @abstractmethod
+    def load_labels(self) -> tuple[LabelMap, tuple[Problem, ...]]:
+        """Read the truth only: ``(z, y, x)`` uint8, bit-coded, and what is wrong with it.
+
+        Raises
+        ------
+        InputError
+            Where a file cannot be read at all.
+        ValueError
+            Where the scan has no truth.
+        """
+
+    def load_rows(self) -> tuple[list[Row], tuple[Problem, ...]]:
+        """Read its true rows ``(slice_id, organ, RLE text)``, and what is wrong with them.
+
+        Rows that the source has are given as they are spelt there, once they were decoded. Raises
+        as :meth:`load_labels`.
+        """
+        label_map, problems = self.load_labels()
+        if problems:
+            return [], problems
+        rows = encode_rows(label_map) if self.rows is None else self.rows
+        return name_rows(self.scan_id, self.numbers, rows), ()
+
+    @abstractmethod
+    def without_truth(self) -> Self:
+        """Return the scan as a prediction takes it.
+
+        It finds its files from any working folder.
+        """
+
+    def read(self) -> LoadedScan:
+        """Return what :meth:`load` does.
+
+        Raises
+        ------
+        InputError
+            For all that is wrong with it, together; where its size has changed.
+        """
+        loaded = self.load()
+        problems = loaded.problems
+        if not problems and loaded.image.shape != self.shape:
+            problems = (
+                Problem(
+                    where=f"{self.files[0]}, {self.scan_id}",
+                    found=f"{loaded.image.shape} voxels (z, y, x)",
+                    expected=f"{self.shape}, as before",
+                ),
+            )
+        raise_problems(problems, remedy="Correct these files, or restore them.")
+        return loaded
+
+    def write_labels(self, path: Path, array: NDArray[Any]) -> None:
+        """Write a ``(z, y, x)`` volume in slice order as ``.nii.gz``, lying as the scan does.
+
+        Raises
+        ------
+        OutputError
+            Where it cannot be written.
+        """
+        write_volume(path, array, spacing_mm=self.spacing_mm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scan, but not its truth, as JSON holds it.
+
+        :func:`~gi2nnunet.source.open.read_scan` makes the scan of it, in another process too.
+        """
+        return {
+            "kind": self.kind,
+            "scan_id": self.scan_id,
+            "part": self.part,
+            "first_number": self.first_number,
+            "shape": list(self.shape),
+            "spacing_mm": list(self.spacing_mm),
+            **self._place_to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return the scan that :meth:`to_json` of the same class described."""
+        depth, height, width = content["shape"]
+        z, y, x = content["spacing_mm"]
+        return cls(
+            scan_id=content["scan_id"],
+            part=content["part"],
+            first_number=content["first_number"],
+            shape=(depth, height, width),
+            spacing_mm=(z, y, x),
+            **cls._place_from_json(content),
+        )
+
+    @abstractmethod
+    def _place_to_json(self) -> dict[str, Any]:
+        """Return as JSON where the image's files lie, paths absolute."""
+
+    @classmethod
+    @abstractmethod
+    def _place_from_json(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that :meth:`_place_to_json` described."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to open a source; see :func:`~gi2nnunet.source.open.open_source`."""
+
+    scope: Scope = "all"
+    truth: bool = True
+    labels_only: bool = False
+    allow_missing: bool = False
+    source_labels: LabelScheme | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """What a user gave, opened; no image is read.
+
+    Attributes
+    ----------
+    scan_type
+        The subclass of its scans.
+    path
+        Where it is.
+    kind
+        What it is, for records.
+    scans
+        By scan id, in numeric order of patient and day.
+    options
+        How it was opened, where that was said.
+    patient_order
+        Training patients in order of first appearance in ``train.csv``; ``None`` without one.
+    sample
+        ``sample_submission.csv`` where there is one.
+    unreadable
+        Slice numbers by id of scans that have to be left out.
+    unnumbered
+        Ids of scans whose first number nothing tells, so that it is taken as 1.
+    scheme
+        How its label volumes are coded; ``None`` where it has none.
+    scheme_is_guessed
+        Whether nothing but the labels' values tells that.
+    warnings
+        What was passed over, one sentence each.
+    """
+
+    scan_type: ClassVar[type[Scan]]
+    path: Path
+    kind: str
+    scans: Mapping[str, Scan]
+    options: Mapping[str, str | bool] = field(default_factory=dict)
+    patient_order: tuple[str, ...] | None = None
+    sample: MaskTable | None = None
+    unreadable: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unnumbered: tuple[str, ...] = ()
+    scheme: LabelScheme | None = None
+    scheme_is_guessed: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, options: SourceOptions) -> Self | None:
+        """Open a source of this kind; ``None`` where the path is of another kind.
+
+        Raises
+        ------
+        InputError
+            Where it is of this kind but cannot be used.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells it from another source of its kind, without reading an image.
+
+        A key that only one of two fingerprints has says nothing.
+        """
+
+    @property
+    @abstractmethod
+    def described(self) -> str:
+        """Return what it is and how many scans are taken, for the screen."""
+
+    @property
+    def name(self) -> str:
+        """Return a short name, fit for a folder."""
+        return self.path.resolve().name
+
+    @property
+    def truth_name(self) -> str:
+        """Return how messages name what holds the truth."""
+        return str(self.path)
+
+    def scans_in(self, part: Part) -> dict[str, Scan]:
+        """Return the scans of one part by id."""
+        return {scan_id: scan for scan_id, scan in self.scans.items() if scan.part == part}
+
+    def warn_of_unknown_patients(self) -> tuple[str, ...]:
+        """Return a warning of ids that do not name the patient, for whoever splits the scans.
+
+        Two scans of one patient could then part in a split.
+        """
+        alone = [scan_id for scan_id in self.scans if patient_of(scan_id) == scan_id]
+        if not alone:
+            return ()
+        return (
+            f"{len(alone)} of {len(self.scans)} scan ids do not have the form <patient>_day<N> "
+            f"({', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}): each counts as a "
+            "patient of its own, so scans of one patient may be trained on and validated or held "
+            "out. Rename to <patient>_day<N> where patients have several scans",
+        )
