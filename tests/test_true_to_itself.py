@@ -202,11 +202,10 @@ class Engine:
     ) -> Any:
         self.asked.append(dict(options))
         self.environments.append(dict(environment))
-        for scan in reversed(options["scans"]):
-            rows = [
-                row for row in predicted_rows(self.dataset) if row[0].startswith(scan["scan_id"])
-            ]
-            on_event({"event": "scan", "scan_id": scan["scan_id"], "rows": rows, "seconds": 1.0})
+        for task_of_scan in reversed(options["scans"]):
+            scan_id = task_of_scan["scan"]["scan_id"]
+            rows = [row for row in predicted_rows(self.dataset) if row[0].startswith(scan_id)]
+            on_event({"event": "scan", "scan_id": scan_id, "rows": rows, "seconds": 1.0})
         return {}
 
 
@@ -312,8 +311,7 @@ def test_more_parts_than_scans_leave_some_without_work(bench: Bench) -> None:
 def test_what_is_worked_on_has_one_digest_until_it_changes(bench: Bench) -> None:
     first = digest_work(bench.selection, bench.ensemble)
     assert digest_work(bench.selection, bench.ensemble) == first
-    assert bench.selection.scans[0].volume is not None
-    os.utime(bench.selection.scans[0].volume, (0, 0))
+    os.utime(bench.selection.scans[0].files[0], (0, 0))
     second = digest_work(bench.selection, bench.ensemble)
     (bench.root / "model" / "fold_0").mkdir(parents=True)
     (bench.root / "model" / "fold_0" / "checkpoint_final.pth").touch()

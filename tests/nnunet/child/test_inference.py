@@ -10,6 +10,7 @@ from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet.child import inference
 from gi2nnunet.nnunet.child.inference import run_prediction
+from gi2nnunet.source.nifti import NiftiScan
 from tests.model_factory import write_model
 
 
@@ -22,23 +23,25 @@ class Bench:
         for number in range(6):
             name, path = f"s{number}", folder / f"s{number}.nii.gz"
             write_volume(path, np.full((2, 20, 17), number, np.uint16), spacing_mm=(3.0, 3.0, 3.0))
-            self.scans.append(
-                {"scan_id": name, "numbers": [1, 2], "folds": ["all"], "volume": str(path)}
-            )
+            scan = NiftiScan(
+                scan_id=name, part="test", first_number=1, shape=(2, 20, 17),
+                spacing_mm=(3.0, 3.0, 3.0), image=path,
+            )  # fmt: skip
+            self.scans.append({"scan": scan.to_json(), "folds": ["all"], "about": {}})
         self.fails = {}
         self.events = []
         self.inferred = []
         self.left = []
-        load, infer, write = inference._load, inference.Network.infer, inference._Output.write
+        read, infer, write = NiftiScan.read, inference.Network.infer, inference._Output.write
 
-        def load_or_fail(scan):
-            self.fail("read", scan["scan_id"])
-            return load(scan)
+        def read_or_fail(scan):
+            self.fail("read", scan.scan_id)
+            return read(scan)
 
         def infer_or_fail(network, prepared, folds):
             # The networks' turn comes in the order of those scans that were read.
-            read = [s["scan_id"] for s in self.scans if ("read", s["scan_id"]) not in self.fails]
-            name = read[len(self.inferred)]
+            names = [f"s{number}" for number in range(6)]
+            name = [name for name in names if ("read", name) not in self.fails][len(self.inferred)]
             self.inferred.append(name)
             assert [made() for made in self.left] == [None] * len(self.left)
             layer = torch.zeros(10)
@@ -46,11 +49,11 @@ class Bench:
             self.fail("infer", name)
             return infer(network, prepared, folds)
 
-        def write_or_fail(output, scan, ready, logits):
-            self.fail("write", scan["scan_id"])
-            write(output, scan, ready, logits)
+        def write_or_fail(output, task, ready, logits):
+            self.fail("write", ready.scan.scan_id)
+            write(output, task, ready, logits)
 
-        monkeypatch.setattr(inference, "_load", load_or_fail)
+        monkeypatch.setattr(NiftiScan, "read", read_or_fail)
         monkeypatch.setattr(inference.Network, "infer", infer_or_fail)
         monkeypatch.setattr(inference._Output, "write", write_or_fail)
 
