@@ -1,21 +1,22 @@
 """Probabilities of one scan in eight bits, compressed: what tuning reads.
 
-A file is one line of JSON (what it holds, of which scan, how it was made), then the zlib stream of
-the array. 255 steps are finer than any threshold that is chosen on them, and a scan of 10 million
-voxels takes one or two megabytes in place of 120.
+A file is a gzip file, whose checksum finds damage: one line of JSON (what it holds, of which scan,
+how it was made), then the array. 255 steps are finer than any threshold that is chosen on them, and
+a scan of 10 million voxels takes one or two megabytes instead of 120.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
@@ -45,10 +46,13 @@ class TuningScan:
 
 SUFFIX = ".gi2prob"
 
-_FORMAT = 1
+_FORMAT = 2
+_GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
 _LEVEL = 1  # higher ones take longer and save little: most voxels are 0
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_VOXELS = 1 << 31
+_ISAL_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub takes it for an instance
+_DAMAGES = (BadGzipFile, EOFError, _ISAL_ERROR, ValueError, TypeError, KeyError)
 
 EightBits = NDArray[np.uint8]
 """Probabilities ``(organ, z, y, x)`` in slice order, 0 for 0 and 255 for 1."""
@@ -118,7 +122,6 @@ def write_probabilities(
     """
     if array.dtype != np.uint8 or array.shape[:2] != (len(ORGANS), len(numbers)):
         raise ValueError(f"{array.dtype} array {array.shape} for {len(numbers)} slices")
-    packed = isal_zlib.compress(np.ascontiguousarray(array).data, _LEVEL)
     header = {
         "format": _FORMAT,
         "scan_id": scan_id,
@@ -126,31 +129,21 @@ def write_probabilities(
         "shape": list(array.shape),
         "numbers": list(numbers),
         "spacing_mm": [float(value) for value in spacing_mm],
-        "crc32": zlib.crc32(packed),
         "about": dict(about),
     }
     line = json.dumps(header, sort_keys=True).encode() + b"\n"
-    replace_file(path, line + packed)
+    packer = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    parts = packer.compress(line), packer.compress(np.ascontiguousarray(array).data)
+    replace_file(path, b"".join([*parts, packer.flush()]))
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """Return how a file's probabilities were made; empty where it is missing or damaged."""
     try:
-        with path.open("rb") as file:
-            header = json.loads(file.readline(_MOST_HEADER_BYTES))
-        return dict(header["about"])
-    except (OSError, ValueError, TypeError, KeyError):
+        with igzip.open(path) as file:
+            return dict(json.loads(file.readline(_MOST_HEADER_BYTES))["about"])
+    except (OSError, *_DAMAGES):
         return {}
-
-
-def _unpack(packed: bytes, size: int) -> bytes:
-    try:
-        content = bytes(isal_zlib.decompressobj().decompress(packed, size + 1))
-    except Exception as error:  # isal's own is no zlib.error
-        raise ValueError(f"no zlib stream: {error}") from error
-    if len(content) != size:
-        raise ValueError(f"{len(content)} voxels in place of {size}")
-    return content
 
 
 def read_probabilities(path: Path) -> StoredProbabilities:
@@ -162,21 +155,20 @@ def read_probabilities(path: Path) -> StoredProbabilities:
         Where the file is missing, cut off, altered, or something else.
     """
     try:
-        with path.open("rb") as file:
+        with igzip.open(path) as file:
             header = json.loads(file.readline(_MOST_HEADER_BYTES))
-            packed = file.read()
-        shape = tuple(int(size) for size in header["shape"])
-        size = int(np.prod(shape, dtype=np.int64))
-        if (
-            header["format"] != _FORMAT
-            or header["organs"] != list(ORGANS)
-            or len(shape) != 4
-            or shape[:2] != (len(ORGANS), len(header["numbers"]))
-            or not 0 < size <= _MOST_VOXELS
-            or zlib.crc32(packed) != header["crc32"]
-        ):
-            raise ValueError("its parts do not fit")
-        content = _unpack(packed, size)
+            organs, planes, _, _ = shape = header["shape"]
+            size = math.prod(shape)
+            if (
+                header["format"] != _FORMAT
+                or header["organs"] != list(ORGANS)
+                or (organs, planes) != (len(ORGANS), len(header["numbers"]))
+                or not 0 < size <= _MOST_VOXELS
+            ):
+                raise ValueError("its parts do not fit")
+            content = file.read(size + 1)  # reads to the end, so the checksum is compared
+        if len(content) != size:
+            raise ValueError(f"{len(content)} voxels instead of {size}")
         z, y, x = header["spacing_mm"]
         return StoredProbabilities(
             scan_id=str(header["scan_id"]),
@@ -185,13 +177,13 @@ def read_probabilities(path: Path) -> StoredProbabilities:
             array=np.frombuffer(content, np.uint8).reshape(shape),
             about=dict(header["about"]),
         )
+    except _DAMAGES as error:
+        raise InputError(
+            f"{path}: found a damaged file ({error}); expected probabilities as "
+            "gi2nnunet out-of-fold writes them. Delete it and run that again."
+        ) from error
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}). "
             "Make it again with: gi2nnunet out-of-fold"
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path}: found a damaged file ({error}); expected probabilities as "
-            "gi2nnunet out-of-fold writes them. Delete it and run that again."
         ) from error

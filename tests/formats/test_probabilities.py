@@ -1,5 +1,6 @@
 """Probabilities in eight bits: what is written comes back, what is damaged is named."""
 
+import gzip
 import json
 
 import numpy as np
@@ -57,25 +58,48 @@ def written(tmp_path):
 
 
 def change_header(content, **values):
-    line, _, packed = content.partition(b"\n")
-    return json.dumps({**json.loads(line), **values}).encode() + b"\n" + packed
+    line, _, array = gzip.decompress(content).partition(b"\n")
+    return gzip.compress(json.dumps({**json.loads(line), **values}).encode() + b"\n" + array)
+
+
+def test_any_gzip_reader_reads_the_file(written):
+    line, _, voxels = gzip.decompress(written.read_bytes()).partition(b"\n")
+    assert json.loads(line)["shape"] == [3, 2, 4, 5]
+    assert voxels == bytes(range(3 * 2 * 4 * 5))
+
+
+def test_every_truncation_and_every_altered_byte_is_named(written):
+    whole = written.read_bytes()
+    # Bytes 3 to 9 of a gzip file are flags, its time stamp and where it came from: no values.
+    altered = [
+        whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :]
+        for position in [0, 1, 2, *range(10, len(whole))]
+    ]
+    for content in [*altered, *(whole[:length] for length in range(len(whole)))]:
+        written.write_bytes(content)
+        with pytest.raises(InputError, match=r"scan: found a damaged file"):
+            read_probabilities(written)
+        assert read_about(written) in ({}, {"fold": 0})
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-        lambda content: content[:-3] + b"\0" + content[-2:],
         lambda content: b"[]\n" + content,
-        lambda content: b"\xff\xfe" + content,
+        lambda content: content + b"more",
+        lambda content: gzip.compress(b"[]\n"),
+        lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+        lambda content: gzip.compress(gzip.decompress(content) + b"\0"),
         lambda content: change_header(content, shape=[3, 2, 4, 6]),
         lambda content: change_header(content, shape=[3, 2, 1 << 40, 1 << 40]),
         lambda content: change_header(content, shape=[3, 2, -4, -5]),
-        lambda content: change_header(content, format=2),
+        lambda content: change_header(content, shape=[3, 2, "4", 5]),
+        lambda content: change_header(content, shape=[3, 2, 20]),
+        lambda content: change_header(content, format=1),
         lambda content: change_header(content, numbers=[1]),
+        lambda content: change_header(content, numbers=[1, None]),
         lambda content: change_header(content, organs=["liver"]),
+        lambda content: change_header(content, spacing_mm=[3, 1]),
         lambda content: change_header(content, about=3),
     ],
 )
