@@ -217,18 +217,19 @@ def read_volume(path: Path) -> Volume:
         _refuse(path, f"no readable NIfTI volume ({error})")
     with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
         array = np.asarray(array, np.float32 if scaled else None)
-    array = apply_orientation(array.reshape(array.shape[:3]), header.turn)
+    turn = ornt_transform(header.axes, _SLICE_ORDER)
+    array = apply_orientation(array.reshape(array.shape[:3]), turn)
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return Volume(array=array, geometry=header.geometry)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """What a file's header says, and nibabel's turn of its array to slice order, ``(3, 2)``."""
+    """What a file's header says, and nibabel's orientation of its axes, ``(3, 2)``."""
 
     nifti: Any
     geometry: VolumeGeometry
-    turn: NDArray[np.float64]
+    axes: NDArray[np.float64]
 
 
 def _read_header(path: Path, data: bytes) -> _Header:
@@ -275,7 +276,7 @@ def _read_header(path: Path, data: bytes) -> _Header:
             spacing_mm=_three(voxel_sizes(affine)),
             corner_mm=_three(_TO_LPS @ affine[:3, 3]),
         ),
-        turn=turn,
+        axes=axes,
     )
 
 
@@ -392,10 +393,9 @@ def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> No
     OutputError
         Where it cannot be written.
     """
-    data = _read_nifti_bytes(reference)
-    kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
-    affine = kind.from_bytes(data).affine
-    turn = ornt_transform(_SLICE_ORDER, _find_axes(affine, where=str(reference)))
+    header = _read_header(reference, _read_nifti_bytes(reference, start_only=True))
+    affine = header.nifti.get_best_affine()
+    turn = ornt_transform(_SLICE_ORDER, header.axes)
     written = nibabel.Nifti1Image(apply_orientation(array, turn), affine)
     written.set_qform(affine, code=1)
     written.set_sform(affine, code=1)

@@ -45,6 +45,7 @@ class CompetitionSource(Source):
     """
 
     scan_type = SliceScan
+    endings = (".zip",)
     scans: Mapping[str, SliceScan]
     archive: Archive = field(repr=False)
 
@@ -177,11 +178,6 @@ class CompetitionSource(Source):
         """Return the path, the part and how many scans it holds."""
         parts = " and ".join(dict.fromkeys(scan.part for scan in self.scans.values()))
         return f"{self.path} ({parts}, {len(self.scans)} scans)"
-
-    @property
-    def name(self) -> str:
-        """Return the folder's name, or the zip's without its ending."""
-        return self.path.resolve().name.removesuffix(".zip")
 
     @property
     def truth_name(self) -> str:

@@ -167,6 +167,7 @@ class NiftiSource(Source):
     """A folder of NIfTI volumes in one of the known layouts, or one NIfTI file."""
 
     scan_type = NiftiScan
+    endings = (".gz", ".nii")
     scans: Mapping[str, NiftiScan]
 
     @classmethod
@@ -247,11 +248,6 @@ class NiftiSource(Source):
     def described(self) -> str:
         """Return the path and how many volumes it holds."""
         return f"{self.path} ({len(self.scans)} NIfTI volumes)"
-
-    @property
-    def name(self) -> str:
-        """Return the folder's name, or the file's without its ending."""
-        return _stem(self.path.resolve())
 
 
 def _read_end(file: Path) -> tuple[int, str]:

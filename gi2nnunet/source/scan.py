@@ -192,7 +192,7 @@ class Scan(ABC):
     def to_json(self) -> dict[str, Any]:
         """Return the scan, but not its truth, as JSON holds it.
 
-        :func:`~gi2nnunet.source.open.read_scan` makes the scan of it, in another process too.
+        :func:`~gi2nnunet.source.open.scan_from_json` makes the scan of it, in another process too.
         """
         return {
             "kind": self.kind,
@@ -248,6 +248,8 @@ class Source(ABC):
     ----------
     scan_type
         The subclass of its scans.
+    endings
+        What the name of a file of this kind ends in, the last part first.
     path
         Where it is.
     kind
@@ -273,6 +275,7 @@ class Source(ABC):
     """
 
     scan_type: ClassVar[type[Scan]]
+    endings: ClassVar[tuple[str, ...]] = ()
     path: Path
     kind: str
     scans: Mapping[str, Scan]
@@ -310,8 +313,11 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
-        """Return a short name, fit for a folder."""
-        return self.path.resolve().name
+        """Return the name of the folder or file, without its ending."""
+        name = self.path.resolve().name
+        for ending in self.endings:
+            name = name.removesuffix(ending)
+        return name
 
     @property
     def truth_name(self) -> str:
