@@ -250,8 +250,10 @@ def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) 
 
 
 def test_the_score_command_gives_the_same_score(scored: Path) -> None:
-    done = run("score", "submission.csv", "truth.csv", "--json", cwd=scored)
-    assert json.loads(done.stdout)["score"] == read_score(scored)["score"]
+    done = run("score", "submission.csv", "truth.csv", "--intervals", "--json", cwd=scored)
+    again, recorded = json.loads(done.stdout), read_score(scored)
+    assert {key: recorded[key] for key in again} == again
+    assert recorded["intervals"]["score"][0] == pytest.approx(recorded["score"])
 
 
 def read_score(folder: Path) -> dict[str, Any]:

@@ -130,14 +130,27 @@ def _read_splits(path: Path) -> list[Fold] | None:
     return splits if all(isinstance(name, str) for name in names) else None
 
 
-def _check_parts(dataset: Dataset) -> list[Finding]:
-    """Find patients in training and in the held-out set, but those that the manifest names."""
+def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the patients in training and in the held-out set: the intended ones, and others.
+
+    Intended are those that the manifest names: MLE-bench's hold-out has them, and a NIfTI source
+    whose own test scans are of patients it trains on.
+    """
     of_part = {
         part: [scan.scan_id for scan in dataset.scans if scan.part == part]
         for part in ("train", "holdout")
     }
     shared = shared_patients(of_part["train"], of_part["holdout"])
-    unexpected = [p for p in shared if p not in dataset.manifest.get("shared_patients", ())]
+    named = set(dataset.manifest.get("shared_patients", ()))
+    return (
+        tuple(patient for patient in shared if patient in named),
+        tuple(patient for patient in shared if patient not in named),
+    )
+
+
+def _check_parts(dataset: Dataset) -> list[Finding]:
+    """Find patients in training and in the held-out set, except for those that are intended."""
+    _, unexpected = find_shared_patients(dataset)
     if not unexpected:
         return []
     found = f"{_name_some(unexpected)} in training and in the held-out set"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +71,27 @@ class Dataset:
         path = self.folder / SAMPLE
         return path if path.is_file() else None
 
+    @cached_property
+    def digest(self) -> str:
+        """Return a short digest of the dataset's files and splits.
+
+        From what it was made, when, and by which version do not count.
+        """
+        content = {
+            "files": list_files(self.manifest),
+            "labels": self.label_scheme,
+            "parts": {scan.scan_id: scan.part for scan in self.scans},
+            "splits": self.splits,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _scan_of(self) -> Mapping[str, DatasetScan]:
+        return {scan.scan_id: scan for scan in self.scans}
+
     def scan(self, scan_id: str) -> DatasetScan:
         """Return one scan; raises :class:`KeyError` for an unknown id."""
-        for scan in self.scans:
-            if scan.scan_id == scan_id:
-                return scan
-        raise KeyError(scan_id)
+        return self._scan_of[scan_id]
 
     def image_path(self, scan_id: str) -> Path:
         """Return where a scan's image lies."""

@@ -20,6 +20,35 @@ IMPORT_RECORD = "gi2nnunet_imported.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoldFolder:
+    """One fold of a model in nnU-Net's results folder, trained to the end or not.
+
+    Attributes
+    ----------
+    folder
+        Where its checkpoints are, ``<trainer>__<plans>__<configuration>/fold_<fold>``.
+    trainer, plans_name, configuration, fold
+        nnU-Net's names.
+    """
+
+    folder: Path
+    trainer: str
+    plans_name: str
+    configuration: str
+    fold: str
+
+    @property
+    def finished(self) -> bool:
+        """Return whether there is a final checkpoint."""
+        return (self.folder / FINAL_CHECKPOINT).is_file()
+
+    @property
+    def order(self) -> tuple[str, str, str, tuple[int, str]]:
+        """Return a key to sort by: the names, then the fold."""
+        return self.trainer, self.plans_name, self.configuration, order_of(self.fold)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """One configuration with the folds of it that are trained to the end.
 
@@ -97,29 +126,46 @@ def is_fold_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 4
 
 
-def list_models(results: Path) -> tuple[TrainedModel, ...]:
-    """Return the finished models under nnU-Net's results folder of one dataset."""
-    found: list[TrainedModel] = []
-    for folder in sorted(results.glob("*__*__*")):
-        trainer, plans_name, configuration = folder.name.split("__", 2)
-        finals = {
-            path.parent.name.removeprefix("fold_"): path.stat().st_mtime
-            for path in folder.glob(f"fold_*/{FINAL_CHECKPOINT}")
-        }
-        folds: list[Fold] = sorted(int(fold) for fold in finals if fold.isdigit())
-        folds += ["all"] if "all" in finals else []
-        if folds:
+def order_of(fold: str) -> tuple[int, str]:
+    """Return a key to sort folds by: numbers first."""
+    return (int(fold), "") if is_fold_number(fold) else (1 << 20, fold)
+
+
+def list_folds(results: Path) -> tuple[FoldFolder, ...]:
+    """Return every fold under nnU-Net's results folder of one dataset, begun or finished."""
+    found = []
+    for folder in results.glob("*__*__*/fold_*"):
+        if folder.is_dir():
+            trainer, plans_name, configuration = folder.parent.name.split("__", 2)
             found.append(
-                TrainedModel(
+                FoldFolder(
                     folder=folder,
                     trainer=trainer,
                     plans_name=plans_name,
                     configuration=configuration,
-                    folds=tuple(folds),
-                    newest=max(finals.values()),
+                    fold=folder.name.removeprefix("fold_"),
                 )
             )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda fold: fold.order))
+
+
+def list_models(results: Path) -> tuple[TrainedModel, ...]:
+    """Return the finished models under nnU-Net's results folder of one dataset."""
+    finished: dict[Path, list[FoldFolder]] = {}
+    for found in list_folds(results):
+        if found.finished and (found.fold == "all" or is_fold_number(found.fold)):
+            finished.setdefault(found.folder.parent, []).append(found)
+    return tuple(
+        TrainedModel(
+            folder=folder,
+            trainer=some[0].trainer,
+            plans_name=some[0].plans_name,
+            configuration=some[0].configuration,
+            folds=tuple("all" if one.fold == "all" else int(one.fold) for one in some),
+            newest=max((one.folder / FINAL_CHECKPOINT).stat().st_mtime for one in some),
+        )
+        for folder, some in finished.items()
+    )
 
 
 def choose_ensemble(
@@ -216,13 +262,13 @@ def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[Trained
 
 
 def count_folds(results: Path) -> int:
-    """Return how many folds the split had that a dataset's models were trained on; 0 if untold."""
+    """Return how many folds the split had that a dataset's models were trained on; 0 if unknown."""
     keys = {TRAINING_RECORD: "folds", IMPORT_RECORD: "n_folds"}
     return max(
         (
-            int(read_json(path).get(key) or 0)
+            int(read_json(found.folder / name).get(key) or 0)
+            for found in list_folds(results)
             for name, key in keys.items()
-            for path in results.glob(f"*__*__*/fold_*/{name}")
         ),
         default=0,
     )

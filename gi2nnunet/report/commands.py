@@ -10,8 +10,9 @@ from typing import Any
 from gi2nnunet.core.files import take_list, take_mapping
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import spell_settings
+from gi2nnunet.nnunet.models import order_of
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, read_plans_name
-from gi2nnunet.training.record import TrainedFold, order_of
+from gi2nnunet.training.record import TrainedFold
 
 # Option by key of the record, and the value that need not be given.
 _CONVERT = {

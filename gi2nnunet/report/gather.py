@@ -15,6 +15,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.checks import find_shared_patients
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.dataset.workspace import Workspace
@@ -80,7 +81,10 @@ class Report:
     dataset
         What was trained on.
     leaks
-        Patients in two parts, one sentence each; empty is well.
+        Patients in training and held out, or on both sides of a fold, one sentence each; empty is
+        well.
+    shared
+        Patients in training and held out because the hold-out is meant to be so.
     trainings
         Every configuration and fold, finished or not.
     prediction
@@ -99,6 +103,7 @@ class Report:
 
     dataset: Dataset
     leaks: tuple[str, ...]
+    shared: tuple[str, ...]
     trainings: tuple[TrainedFold, ...]
     prediction: Prediction | None
     tunings: tuple[TuningFound, ...]
@@ -163,9 +168,12 @@ def gather_report(
     shown = _pack_all(dataset, names, table, progress=progress)
     if not shown:
         missing.append("None of the predicted scans lies in the dataset, so none can be shown.")
+    shared, unexpected = find_shared_patients(dataset)
+    leaks = [f"{patient} is in training and in the held-out set" for patient in unexpected]
     return Report(
         dataset=dataset,
-        leaks=find_leaks(dataset),
+        leaks=(*leaks, *check_leaks(dataset.splits)),
+        shared=shared,
         trainings=trainings,
         prediction=predicted,
         tunings=tuple(tunings),
@@ -185,14 +193,6 @@ def gather_report(
 def _has_every_fold(trainings: Sequence[TrainedFold], n_folds: int) -> bool:
     finished = {training.fold for training in trainings if training.finished}
     return n_folds > 1 and {str(number) for number in range(n_folds)} <= finished
-
-
-def find_leaks(dataset: Dataset) -> tuple[str, ...]:
-    """Return the patients that stand in two parts or on both sides of a fold."""
-    trained = {scan.patient_id for scan in dataset.scans if scan.part == "train"}
-    held = {scan.patient_id for scan in dataset.scans if scan.part == "holdout"}
-    both = [f"{patient} is in training and hold-out" for patient in sorted(trained & held)]
-    return (*both, *check_leaks(dataset.splits))
 
 
 def find_newest_prediction(predictions: Path) -> Path | None:

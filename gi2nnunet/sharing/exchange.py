@@ -17,7 +17,6 @@ from gi2nnunet.dataset.manifest import Dataset, find_datasets
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, notes_part, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
-    FINAL_CHECKPOINT,
     IMPORT_RECORD,
     TRAINING_RECORD,
     Ensemble,
@@ -25,6 +24,7 @@ from gi2nnunet.nnunet.models import (
     TrainedModel,
     count_folds,
     fold_folder,
+    list_folds,
     list_models,
     read_training_record,
 )
@@ -187,9 +187,9 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
                 f"{there[0]}: there is another model of that name. Replace it with --replace, or "
                 "choose another --workspace."
             )
-        for folder in there:
-            for fold in folder.glob("fold_*"):
-                with hold(fold, purpose="importing"):  # nobody trains what is to be replaced
+        for fold in list_folds(home):
+            if fold.folder.parent in there:
+                with hold(fold.folder, purpose="importing"):  # nobody trains what is replaced
                     pass
         _check_space(bundle, workspace.results)
         hidden = workspace.results / f".import-{bundle.digest[:16]}.part"
@@ -220,11 +220,10 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
 
 def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
     """Return whether a model folder holds just what a file holds of it."""
-    folds = {path.name for path in folder.glob("fold_*")}
-    return folds == {f"fold_{fold}" for fold in bundle.folds[configuration]} and all(
-        read_json(folder / name / IMPORT_RECORD).get("model") == bundle.digest
-        and (folder / name / FINAL_CHECKPOINT).is_file()
-        for name in folds
+    found = [fold for fold in list_folds(folder.parent) if fold.folder.parent == folder]
+    return {fold.fold for fold in found} == set(map(str, bundle.folds[configuration])) and all(
+        read_json(fold.folder / IMPORT_RECORD).get("model") == bundle.digest and fold.finished
+        for fold in found
     )
 
 

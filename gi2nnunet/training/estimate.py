@@ -41,7 +41,6 @@ from gi2nnunet.training.pace import (
 )
 from gi2nnunet.training.plan import (
     PlannedConfiguration,
-    digest_dataset,
     digest_preprocessing,
     is_preprocessed,
     read_planned,
@@ -550,7 +549,7 @@ class Evidence:
         request = self.request
         mark = read_json(self.folder / f"gi2nnunet_{self.plans_name}.json")
         planned = read_planned(self.folder, self.plans_name)
-        fresh = (mark.get("recipe") or {}).get("dataset") == digest_dataset(self.dataset)
+        fresh = (mark.get("recipe") or {}).get("dataset") == self.dataset.digest
         whole = bool(planned) and fresh and self.plans_file.is_file()
         command = f"gi2nnunet plan --preset {request.preset.name}"
         if not whole:

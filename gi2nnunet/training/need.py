@@ -16,7 +16,7 @@ from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, Preset, PresetName
 from gi2nnunet.source.dataset import DatasetScan
-from gi2nnunet.training.plan import PlannedConfiguration, completion_mark, digest_dataset
+from gi2nnunet.training.plan import PlannedConfiguration, completion_mark
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -160,7 +160,7 @@ def _count_voxels(scan: DatasetScan, spacing_mm: Sequence[float]) -> int:
 
 def _is_whole(folder: Path, dataset: Dataset) -> bool:
     mark = read_json(completion_mark(folder))
-    return bool(mark) and mark.get("dataset") == digest_dataset(dataset)
+    return bool(mark) and mark.get("dataset") == dataset.digest
 
 
 def _label_bytes(dataset: Dataset) -> int:

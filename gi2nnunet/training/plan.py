@@ -25,7 +25,6 @@ from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_s
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import Preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
-from gi2nnunet.source.dataset import list_files
 
 Progress = Callable[[int, int, str], None]
 
@@ -150,7 +149,7 @@ def plan_dataset(
         # Two trainings that start together: the second waits for what the first preprocesses.
         hold(folder / "plans", purpose="planning", on_wait=lambda holder: report(0, 1, holder)),
     ):
-        source = {"dataset": digest_dataset(dataset)}
+        source = {"dataset": dataset.digest}
         fingerprint_mark = folder / FINGERPRINT_MARK
         if (
             read_json(fingerprint_mark) != source
@@ -260,7 +259,7 @@ def is_preprocessed(
     """
     mark = read_json(completion_mark(configuration.data_folder))
     return (
-        mark.get("dataset") == digest_dataset(dataset)
+        mark.get("dataset") == dataset.digest
         and mark.get("preprocessing") == preprocessing
         and _count_scans(configuration.data_folder) == dataset_size(dataset)
     )
@@ -283,20 +282,6 @@ def digest_preprocessing(plans_file: Path, configuration: str) -> str:
 def dataset_size(dataset: Dataset) -> int:
     """Return the number of training scans."""
     return sum(scan.part == "train" for scan in dataset.scans)
-
-
-def digest_dataset(dataset: Dataset) -> str:
-    """Return a short digest of the dataset's files and splits.
-
-    Where it was made from, when and by which version does not count.
-    """
-    content = {
-        "files": list_files(dataset.manifest),
-        "labels": dataset.label_scheme,
-        "parts": {scan.scan_id: scan.part for scan in dataset.scans},
-        "splits": dataset.splits,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _assign_sizes(

@@ -21,9 +21,9 @@ from gi2nnunet.nnunet.models import (
     IMPORT_RECORD,
     TRAINING_RECORD,
     Fold,
-    is_fold_number,
+    list_folds,
 )
-from gi2nnunet.training.plan import Plan, digest_dataset
+from gi2nnunet.training.plan import Plan
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -139,7 +139,7 @@ def make_record(
         "folds": len(dataset.splits),
         "preset": plan.preset.name,
         "plans": hashlib.sha256(plan.plans_file.read_bytes()).hexdigest()[:16],
-        "dataset": digest_dataset(dataset),
+        "dataset": dataset.digest,
         "label_scheme": dataset.label_scheme,
         "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
     }
@@ -266,30 +266,18 @@ class TrainedFold:
 
 def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
     """Return every training under nnU-Net's results folder of one dataset, in order of name."""
-    found = []
-    for folder in results.glob("*__*__*/fold_*"):
-        if not folder.is_dir():
-            continue
-        trainer, plans_name, configuration = folder.parent.name.split("__", 2)
-        found.append(
-            TrainedFold(
-                folder=folder,
-                configuration=configuration,
-                fold=folder.name.removeprefix("fold_"),
-                trainer=trainer,
-                plans_name=plans_name,
-                finished=(folder / FINAL_CHECKPOINT).is_file(),
-                running=find_holder(folder) is not None,
-                record=read_json(folder / TRAINING_RECORD),
-                imported=str(read_json(folder / IMPORT_RECORD).get("file") or ""),
-                epochs=read_curves(folder),
-            )
-        )
     return tuple(
-        sorted(found, key=lambda t: (t.trainer, t.plans_name, t.configuration, order_of(t.fold)))
+        TrainedFold(
+            folder=found.folder,
+            configuration=found.configuration,
+            fold=found.fold,
+            trainer=found.trainer,
+            plans_name=found.plans_name,
+            finished=found.finished,
+            running=find_holder(found.folder) is not None,
+            record=read_json(found.folder / TRAINING_RECORD),
+            imported=str(read_json(found.folder / IMPORT_RECORD).get("file") or ""),
+            epochs=read_curves(found.folder),
+        )
+        for found in list_folds(results)
     )
-
-
-def order_of(fold: str) -> tuple[int, str]:
-    """Return a key to sort folds by: numbers first."""
-    return (int(fold), "") if is_fold_number(fold) else (1 << 20, fold)

@@ -16,13 +16,12 @@ from gi2nnunet.core.errors import Check, Finding
 from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.checks import check_file, check_split
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, list_folds
 from gi2nnunet.source.dataset import list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.plan import (
     FINGERPRINT_MARK,
     completion_mark,
-    digest_dataset,
     digest_file,
     digest_preprocessing,
 )
@@ -84,9 +83,8 @@ def list_model_checks(
         Look at the end of a checkpoint alone; else read it all.
     """
     return [
-        partial(_check_fold, dataset, fold, preprocessed, quick=quick)
-        for fold in sorted(results.glob("*__*__*/fold_*"))
-        if fold.is_dir()
+        partial(_check_fold, dataset, found.folder, preprocessed, quick=quick)
+        for found in list_folds(results)
     ]
 
 
@@ -114,7 +112,7 @@ def _check_fingerprint(dataset: Dataset, folder: Path) -> list[Finding]:
         return []
     if not path.is_file():
         return [_finding(path, "nothing", "nnU-Net's fingerprint of the dataset", PLAN_AGAIN)]
-    if read_json(mark).get("dataset") != digest_dataset(dataset):
+    if read_json(mark).get("dataset") != dataset.digest:
         return [_stale(path, "a fingerprint of another dataset", PLAN_AGAIN)]
     return []
 
@@ -129,7 +127,7 @@ def _check_plans(
     findings = []
     if digest != mark.get("plans"):
         findings.append(_finding(path, "plans that were altered", "them as planned", PLAN_AGAIN))
-    if mark.get("recipe", {}).get("dataset") != digest_dataset(dataset):
+    if mark.get("recipe", {}).get("dataset") != dataset.digest:
         findings.append(_stale(path, "plans of another dataset", PLAN_AGAIN))
     return findings
 
@@ -187,7 +185,7 @@ def _check_completion(
             found = "no mark that it is whole: preprocessing was interrupted"
             return [_finding(folder, found, path.name, PLAN_AGAIN)]
         return []  # plain nnU-Net's, or told already
-    if mark.get("dataset") != digest_dataset(dataset):
+    if mark.get("dataset") != dataset.digest:
         return [_stale(folder, "scans of another dataset", PLAN_AGAIN)]
     for name, configuration in plans.items():
         plans_file = folder.parent / f"{name}.json"
@@ -246,7 +244,7 @@ def _check_fold(
     record = read_json(folder / TRAINING_RECORD)
     if not record:
         return findings  # plain nnU-Net's
-    if record.get("dataset") != digest_dataset(dataset):
+    if record.get("dataset") != dataset.digest:
         findings.append(_stale(folder, "a model trained on another dataset", TRAIN_AGAIN))
     plans_name = folder.parent.name.split("__")[1]
     plans_file = preprocessed / f"{plans_name}.json"

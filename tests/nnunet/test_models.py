@@ -13,6 +13,7 @@ from gi2nnunet.nnunet.models import (
     TrainedModel,
     choose_ensemble,
     count_folds,
+    list_folds,
     list_models,
     spell_models,
 )
@@ -50,6 +51,21 @@ def test_only_finished_folds_count(tmp_path: Path) -> None:
     (model,) = list_models(tmp_path)
     assert model.folds == (0, 10, "all")
     assert (model.trainer, model.plans_name, model.configuration) == ("nnUNetTrainer", TINY, "2d")
+
+
+def test_every_fold_is_listed_finished_or_not_in_order_of_its_number(tmp_path: Path) -> None:
+    add(tmp_path, "2d", 10, 2, "all")
+    add(tmp_path, "2d", 0, name="checkpoint_latest.pth")
+    (tmp_path / f"nnUNetTrainer__{TINY}__2d" / "fold_7").write_text("a file, not a folder")
+    (tmp_path / "not_a_model" / "fold_0").mkdir(parents=True)
+    found = list_folds(tmp_path)
+    assert [(fold.fold, fold.finished) for fold in found] == [
+        ("0", False), ("2", True), ("10", True), ("all", True),
+    ]  # fmt: skip
+    assert {(fold.trainer, fold.plans_name, fold.configuration) for fold in found} == {
+        ("nnUNetTrainer", TINY, "2d")
+    }
+    assert list_folds(tmp_path / "nothing") == ()
 
 
 def test_the_newest_complete_set_is_taken(tmp_path: Path) -> None:

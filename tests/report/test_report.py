@@ -30,6 +30,7 @@ from gi2nnunet.report.viewer import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.upkeep.verify import verify_workspace
 from tests.source_factory import make_source, write_source
 
 STAMP = "2026-11-24 00:55:09.567062:"
@@ -215,6 +216,37 @@ def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
     assert json.loads(data)["id"] == "case10_day0"
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_patients_that_mle_bench_shares_are_no_leak_and_others_are(
+    space: Workspace, tmp_path: Path
+) -> None:
+    """The report and verify judge alike."""
+    mine = open_workspace(tmp_path / "w", environ={})
+    ids = [f"case{patient}_day{day}" for patient in (1, 2, 3) for day in range(6)]
+    dataset = convert(
+        write_source(tmp_path / "source", make_source(ids)),
+        workspace=mine,
+        holdout="mle-bench",
+    )
+    shared = dataset.manifest["shared_patients"]
+    assert shared
+    report = gather_report(mine)
+    assert report.leaks == ()
+    assert list(report.shared) == shared
+    page = render_report(report)
+    assert "Leaks:" not in page
+    assert f"as this hold-out is meant to have: {', '.join(shared)}." in page
+    assert verify_workspace(mine, quick=True).sound
+
+    manifest = dataset.folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["shared_patients"] = shared[1:]
+    manifest.write_text(json.dumps(content))
+    report = gather_report(mine)
+    assert report.leaks == (f"{shared[0]} is in training and in the held-out set",)
+    assert "Leaks:" in render_report(report)
+    assert not verify_workspace(mine, quick=True).sound
 
 
 def score_folder(folder: Path) -> None:

@@ -35,7 +35,6 @@ from gi2nnunet.training.pace import Pace, read_past, validation_batches
 from gi2nnunet.training.plan import (
     PlannedConfiguration,
     completion_mark,
-    digest_dataset,
     digest_preprocessing,
 )
 from tests.engines import make_engine
@@ -82,7 +81,7 @@ def plan(dataset: Dataset, workspace: Workspace, *, ready: bool = True) -> None:
     write_json(
         folder / f"gi2nnunet_{TINY.plans_name}.json",
         {
-            "recipe": {"dataset": digest_dataset(dataset)},
+            "recipe": {"dataset": dataset.digest},
             "configurations": {
                 name: {
                     "data_identifier": name, "batch_size": batch, "patch_size": patch,
@@ -97,7 +96,7 @@ def plan(dataset: Dataset, workspace: Workspace, *, ready: bool = True) -> None:
         for scan in dataset.scans:
             (folder / name / f"{scan.scan_id}.pkl").touch()
         mark = {
-            "dataset": digest_dataset(dataset),
+            "dataset": dataset.digest,
             "preprocessing": digest_preprocessing(folder / f"{TINY.plans_name}.json", name),
         }
         write_json(completion_mark(folder / name), mark)

@@ -19,7 +19,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
 from gi2nnunet.source.dataset import list_files
-from gi2nnunet.training.plan import digest_dataset, digest_file, digest_preprocessing
+from gi2nnunet.training.plan import digest_file, digest_preprocessing
 from gi2nnunet.upkeep.verify import Verification, verify_workspace
 from tests.source_factory import make_source, write_source
 
@@ -56,7 +56,7 @@ class Space:
             self._train(fold)
 
     def _preprocess(self) -> None:
-        digest = digest_dataset(self.dataset)
+        digest = self.dataset.digest
         plans = self.made / f"{PLANS}.json"
         write_json(plans, {"configurations": {"2d": CONFIGURED}})
         write_json(self.made / "dataset_fingerprint.json", {"spacings": []})
@@ -83,7 +83,7 @@ class Space:
         folder = self.model / f"fold_{fold}"
         write_json(
             folder / "gi2nnunet_training.json",
-            {"dataset": digest_dataset(self.dataset), "plans": digest_file(self.plans)},
+            {"dataset": self.dataset.digest, "plans": digest_file(self.plans)},
         )
         copy = {"configurations": {"2d": CONFIGURED}, "continue_training": False}
         write_json(self.model / "plans.json", copy)

@@ -167,7 +167,6 @@ def submit_training(
     """
     from gi2nnunet.cli.slurm.graph import make_training_graph
     from gi2nnunet.nnunet.presets import CONFIGURATIONS
-    from gi2nnunet.training.plan import digest_dataset
 
     _refuse_gpus(context)
     if context.params["restart"]:
@@ -187,7 +186,7 @@ def submit_training(
         train_words=("train", *spell_options(context, every), *place),
         score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *place),
     )
-    _submit(context, graph, space, mark=digest_dataset(dataset))
+    _submit(context, graph, space, mark=dataset.digest)
 
 
 def submit_prediction(
