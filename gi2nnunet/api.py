@@ -11,31 +11,39 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gi2nnunet.core.errors import require_positive
+from gi2nnunet.core.progress import Notice, Progress, ignore
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.formats.labels import LabelScheme
     from gi2nnunet.formats.tables import Size
     from gi2nnunet.nnunet.engine import Engine
-    from gi2nnunet.nnunet.models import Ensemble
+    from gi2nnunet.nnunet.models import Ensemble, Fold
+    from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
     from gi2nnunet.prediction.choose import Selection
     from gi2nnunet.prediction.evaluate import Evaluation
+    from gi2nnunet.report.page import WrittenReport
     from gi2nnunet.scoring.metric import Metric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.scan import Scan
+    from gi2nnunet.training.doctor import Diagnosis
+    from gi2nnunet.training.estimate import Estimate
+    from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
+    from gi2nnunet.upkeep.verify import Verification
 # Each call loads what it needs and no more, so that score does not wait for what train takes.
 
-Progress = Callable[[int, int, str], None]
-Notice = Callable[[str], None]
 FilePath = Path | str
 
 
@@ -76,12 +84,14 @@ def list_texts(given: str | int | Sequence[str | int] | None) -> list[str]:
     return [str(item) for item in ([given] if isinstance(given, str | int) else given)]
 
 
-def list_patches(given: Sequence[int] | Sequence[Sequence[int]] | None) -> list[list[int]]:
+def list_patches(
+    given: Sequence[int] | Sequence[Sequence[int]] | None,
+) -> tuple[tuple[int, ...], ...]:
     """Return one patch size or several as several; none for ``None``."""
     patches: Any = () if given is None else given
     if patches and all(isinstance(item, int) for item in patches):
         patches = [patches]
-    return [list(patch) for patch in patches]
+    return tuple(tuple(patch) for patch in patches)
 
 
 def check(
@@ -221,6 +231,10 @@ def train(
     progress: Progress | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
     on_notice: Notice | None = None,
+    on_warning: Notice | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_start: Callable[[str, Fold, Path], None] | None = None,
+    stop: Event | None = None,
 ) -> tuple[TrainingResult, ...]:
     """Train nnU-Net; plan and preprocess first where that has not been done.
 
@@ -266,7 +280,15 @@ def train(
     on_epoch
         Called after every epoch of every training.
     on_notice
-        Called with sentences: what is computed on, and what of this machine is scarce.
+        Called with sentences: what is computed on, what is trained.
+    on_warning
+        Called with sentences: what of this machine is scarce; by default ``on_notice``.
+    on_plan
+        Called when the data is prepared and training begins.
+    on_start
+        Called with configuration, fold and log file when a training starts.
+    stop
+        If it is set, each running training ends after its epoch with a checkpoint.
 
     Returns
     -------
@@ -278,30 +300,25 @@ def train(
     InputError, EngineError, OutputError
         As :func:`~gi2nnunet.training.plan.plan_dataset` and
         :func:`~gi2nnunet.training.train.train_folds`; where the machine will not do.
+    StoppedError
+        If ``stop`` was set before all were finished.
     ValueError
         For a number out of range.
     """
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
-    from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
-    from gi2nnunet.training.doctor import (
-        examine_start,
-        judge_installation,
-        list_warnings,
-        raise_errors,
+    from gi2nnunet.nnunet.presets import (
+        STOCK_TRAINER,
+        PlanOptions,
+        TrainingSettings,
+        choose_configurations,
     )
-    from gi2nnunet.training.machine import read_installation
-    from gi2nnunet.training.plan import plan_dataset
-    from gi2nnunet.training.record import STOCK_TRAINER, TrainingSettings
-    from gi2nnunet.training.train import expand_folds, train_folds
+    from gi2nnunet.training.train import describe_folds, train_folds
 
-    require_positive(epochs=epochs, iterations=iterations, lr=lr, batch_size=batch_size)
-    engine = open_engine(
-        workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
+    options = PlanOptions(
+        preset=preset,
+        configurations=choose_configurations(list_texts(config)),
+        batch_size=batch_size,
+        patch_sizes=list_patches(patch_size),
     )
-    tell = on_notice or (lambda text: None)
-    patch_sizes = list_patches(patch_size)
-    configurations = tuple(dict.fromkeys(list_texts(config) or CONFIGURATIONS))
     settings = TrainingSettings(
         trainer=trainer or STOCK_TRAINER,
         epochs=epochs,
@@ -309,37 +326,20 @@ def train(
         learning_rate=lr,
         pretrained_weights=str(Path(pretrained_weights).absolute()) if pretrained_weights else None,
     )
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
-    check_trainer(settings.trainer)  # before planning, which takes minutes
-    if pretrained_weights:
-        check_checkpoint_file(Path(pretrained_weights))
-    if checks:
-        raise_errors(judge_installation(read_installation()))
-    tell(f"Computing on: {engine.hardware.name}")
-    chosen = choose_preset(preset, memory_gib=engine.hardware.memory_gib)
-    if checks:
-        verdicts = examine_start(
-            dataset,
-            engine=engine,
-            preset=chosen,
-            configurations=configurations,
-            folds=folds,
-            trainer=settings.trainer,
-            resized=batch_size is not None or bool(patch_sizes),
-        )
-        for warning in list_warnings(verdicts):
-            tell(warning)
-        raise_errors(verdicts)
-    planned = plan_dataset(
-        dataset,
-        engine=engine,
-        preset=chosen,
-        configurations=configurations,
-        batch_size=batch_size,
-        patch_sizes=patch_sizes,
-        progress=progress,
+    engine = open_engine(
+        workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
     )
+    dataset, folds = choose_trainings(
+        fold=fold, trainer=trainer, pretrained_weights=pretrained_weights,
+        workspace=engine.workspace, dataset_id=dataset_id,
+    )  # fmt: skip
+    planned = _plan(
+        dataset, options, engine=engine, folds=folds, trainer=settings.trainer, checks=checks,
+        progress=progress, on_notice=on_notice, on_warning=on_warning,
+    )  # fmt: skip
+    for line in describe_folds(folds, dataset):
+        (on_notice or ignore)(line)
+    (on_plan or ignore)(planned)
     return train_folds(
         dataset,
         planned,
@@ -348,8 +348,164 @@ def train(
         settings=settings,
         restart=restart,
         nnunet_validation=nnunet_validation,
+        stop=stop,
+        on_start=on_start,
         on_epoch=on_epoch,
     )
+
+
+def choose_trainings(
+    *,
+    fold: str | int | Sequence[str | int] | None,
+    trainer: str | None,
+    pretrained_weights: FilePath | None,
+    workspace: Workspace,
+    dataset_id: int | None,
+) -> tuple[Dataset, tuple[Fold, ...]]:
+    """Find the dataset and the folds to train, and refuse a trainer or weights of no use.
+
+    That comes before planning, which takes minutes.
+    """
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
+    from gi2nnunet.nnunet.presets import STOCK_TRAINER
+    from gi2nnunet.training.train import expand_folds
+
+    dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
+    folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
+    check_trainer(trainer or STOCK_TRAINER)
+    if pretrained_weights:
+        check_checkpoint_file(Path(pretrained_weights))
+    return dataset, folds
+
+
+def plan(
+    options: PlanOptions,
+    *,
+    engine: Engine,
+    dataset_id: int | None = None,
+    checks: bool = True,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+    on_warning: Notice | None = None,
+) -> Plan:
+    """Plan and preprocess a dataset: the first half of :func:`train`."""
+    from gi2nnunet.dataset.manifest import read_dataset
+
+    return _plan(
+        read_dataset(engine.workspace.raw, dataset_id=dataset_id), options, engine=engine,
+        checks=checks, progress=progress, on_notice=on_notice, on_warning=on_warning,
+    )  # fmt: skip
+
+
+def _plan(
+    dataset: Dataset,
+    options: PlanOptions,
+    *,
+    engine: Engine,
+    checks: bool,
+    folds: Sequence[Fold] = (),
+    trainer: str = "",
+    progress: Progress | None,
+    on_notice: Notice | None,
+    on_warning: Notice | None,
+) -> Plan:
+    """Choose the hardware and the preset, look at the machine, then plan and preprocess."""
+    from gi2nnunet.nnunet.presets import choose_preset
+    from gi2nnunet.training.doctor import (
+        examine_start,
+        judge_installation,
+        list_warnings,
+        raise_errors,
+    )
+    from gi2nnunet.training.machine import read_installation
+    from gi2nnunet.training.plan import plan_dataset
+
+    tell = on_notice or ignore
+    if checks:
+        raise_errors(judge_installation(read_installation()))
+    tell(f"Computing on: {engine.hardware.name}")
+    chosen = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
+    options = replace(options, preset=chosen.name)
+    tell(f"Dataset: {dataset.folder}; preset: {chosen.name}")
+    if checks:
+        verdicts = examine_start(dataset, options, engine=engine, folds=folds, trainer=trainer)
+        for warning in list_warnings(verdicts):
+            (on_warning or tell)(warning)
+        raise_errors(verdicts)
+    return plan_dataset(dataset, options, engine=engine, progress=progress)
+
+
+def diagnose(
+    options: PlanOptions,
+    *,
+    fold: Sequence[str] | None = None,
+    engine: Engine,
+    dataset_id: int | None = None,
+    on_notice: Notice | None = None,
+) -> Diagnosis:
+    """Check the installation and, if there is a dataset, whether this machine can train on it."""
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.training.doctor import diagnose as examine
+    from gi2nnunet.training.train import expand_folds
+
+    tell = on_notice or ignore
+    raw = engine.workspace.raw
+    if dataset_id is None and not any(raw.glob("Dataset[0-9][0-9][0-9]_*")):
+        tell(f"{raw} holds no dataset: checking the installation alone.")
+        return examine(None, options, engine=engine)
+    dataset = read_dataset(raw, dataset_id=dataset_id)
+    tell(f"Dataset: {dataset.folder}")
+    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    return examine(dataset, options, engine=engine, folds=folds)
+
+
+def estimate(
+    options: PlanOptions,
+    settings: TrainingSettings,
+    *,
+    fold: Sequence[str] | None = None,
+    nnunet_validation: bool = False,
+    gpus: int | None = None,
+    card: str | None = None,
+    measure: bool = False,
+    engine: Engine,
+    dataset_id: int | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> Estimate:
+    """Estimate what trainings cost before they start: hours, GPU-hours, disk, memory.
+
+    They run on ``gpus`` cards of the kind ``card``, or on the engine's hardware.
+    """
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.nnunet.checks import check_configurations, check_trainer
+    from gi2nnunet.nnunet.presets import choose_preset
+    from gi2nnunet.training.estimate import Request, estimate_costs
+    from gi2nnunet.training.gpus import choose_card
+    from gi2nnunet.training.train import expand_folds
+
+    tell = on_notice or ignore
+    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
+    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    check_configurations(options.configurations)
+    check_trainer(settings.trainer)
+    chosen = choose_card(card) if card is not None else None
+    if chosen is None:
+        tell(f"Computing on: {engine.hardware.name}")
+    memory = chosen.memory_gib if chosen else engine.hardware.memory_gib
+    tell(f"Dataset: {dataset.folder}")
+    request = Request(
+        preset=choose_preset(options.preset, memory_gib=memory),
+        configurations=options.configurations,
+        folds=folds,
+        settings=settings,
+        card=chosen,
+        cards=gpus or 1,
+        measure=measure,
+        nnunet_validation=nnunet_validation,
+    )
+    return estimate_costs(dataset, engine=engine, request=request, progress=progress)
 
 
 def predict(
@@ -693,11 +849,28 @@ def write_report(
         As :func:`~gi2nnunet.report.gather.gather_report` and
         :func:`~gi2nnunet.report.page.write_report`.
     """
+    return make_report(
+        out, prediction=prediction, scans=scans, show_all=show_all, workspace=workspace,
+        dataset_id=dataset_id, progress=progress,
+    ).path  # fmt: skip
+
+
+def make_report(
+    out: FilePath | None = None,
+    *,
+    prediction: FilePath | None = None,
+    scans: str | Sequence[str] | None = None,
+    show_all: bool = False,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    progress: Progress | None = None,
+) -> WrittenReport:
+    """Write the page as :func:`write_report` does, and return what is on it."""
     from gi2nnunet.report.gather import gather_report
     from gi2nnunet.report.page import write_report as write_page
 
     space = find_workspace(workspace)
-    content = gather_report(
+    report = gather_report(
         space,
         dataset_id=dataset_id,
         prediction=Path(prediction) if prediction else None,
@@ -705,6 +878,21 @@ def write_report(
         show_all=show_all,
         progress=progress,
     )
-    path = Path(out) if out else space.predictions.parent / "report.html"
-    write_page(content, path)
-    return path
+    return write_page(report, Path(out) if out else space.predictions.parent / "report.html")
+
+
+def verify(
+    *,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    quick: bool = False,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> Verification:
+    """Check a workspace: what is missing, altered, stale, leaking, half-made or left behind."""
+    from gi2nnunet.upkeep.verify import verify_workspace
+
+    space = find_workspace(workspace)
+    (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
+    return verify_workspace(space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=progress)

@@ -21,12 +21,11 @@ from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
+from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, PlanOptions, TrainingSettings
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
 from gi2nnunet.training.plan import plan_dataset
-from gi2nnunet.training.record import TrainingSettings
 from gi2nnunet.training.train import train_folds
 
 GEOMETRY = Geometry(width=96, height=96, slices=32, spacing_mm=(3.0, 3.0))
@@ -50,16 +49,15 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
         test_patients=0, sample="filled", seed=3,
     )  # fmt: skip
     space = open_workspace(folder / "workspace", environ={})
-    convert(
-        folder / "source", workspace=space,
-        holdout=0,
-    )  # fmt: skip
+    convert(folder / "source", workspace=space, holdout=0)
     dataset = read_dataset(space.raw)
     engine = Engine(workspace=space, environ=os.environ, device="cpu")
-    plan = plan_dataset(dataset, engine=engine, preset=PRESETS["tiny"], configurations=names)
+    plan = plan_dataset(
+        dataset, PlanOptions(preset="tiny", configurations=tuple(names)), engine=engine
+    )
     request = Request(
         preset=PRESETS["tiny"], configurations=names, folds=(0,), measure=True,
-        epochs=epochs, iterations=iterations,
+        settings=TrainingSettings(epochs=epochs, iterations=iterations),
     )  # fmt: skip
     began = time.monotonic()
     predicted = estimate_costs(dataset, engine=engine, request=request)

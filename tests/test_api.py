@@ -36,7 +36,9 @@ COMMANDS_ONLY = {
     *("context", "as_json", "html", "intervals"),
     *("on", "profile", "slurm", "dry_run", "shards", "part"),
 }
-CALLBACKS = {"progress", "on_epoch", "on_notice"}
+CALLBACKS = {
+    *("progress", "on_epoch", "on_notice", "on_warning", "on_plan", "on_start", "stop"),
+}
 
 
 def python(code: str, *, cwd: Path) -> str:

@@ -30,7 +30,7 @@ from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.curves import read_curves
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, apply_decision
-from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.nnunet.process import engine_environment
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.phantom.frame import Geometry
@@ -154,8 +154,8 @@ def test_an_estimate_measures_keeps_nothing_and_is_held_to_the_training(
             space, environ={k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
         ),
         request=Request(
-            preset=PRESETS["tiny"], configurations=("2d",), folds=("all", 0), epochs=2,
-            iterations=4, measure=True, measure_seconds=0.5,
+            preset=PRESETS["tiny"], configurations=("2d",), folds=("all", 0),
+            settings=TrainingSettings(epochs=2, iterations=4), measure=True, measure_seconds=0.5,
         ),
     )  # fmt: skip
     after = {path: path.stat().st_mtime_ns for path in trained.workspace.rglob("*")}

@@ -6,16 +6,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     IdOption,
     JobsOption,
     JsonOption,
     WorkspaceOption,
-    choose_hardware,
     same_workspace,
 )
+from gi2nnunet.cli.output import (
+    count,
+    format_seconds,
+    print_json,
+    print_notice,
+    print_result,
+    print_table,
+    print_warnings,
+    show_progress,
+)
 from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
+from gi2nnunet.nnunet.presets import (
+    STOCK_TRAINER,
+    PlanOptions,
+    TrainingSettings,
+    choose_configurations,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,54 +105,31 @@ def estimate(
 
     Example: gi2nnunet estimate --fold cv --preset resenc-m --gpus 4 --card A100
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice, show_progress
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.checks import check_configurations, check_trainer
-    from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
-    from gi2nnunet.training.estimate import Request, estimate_costs
-    from gi2nnunet.training.gpus import choose_card
-    from gi2nnunet.training.record import STOCK_TRAINER
-    from gi2nnunet.training.train import expand_folds
-
     if card is not None and (measure or device != "auto"):
         raise typer.BadParameter(
             "--card asks for another machine's card: leave the other out",
             param_hint="--measure, --device" if measure else "--device",
         )
-    engine = open_engine(workspace, device=device, jobs=jobs)
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
-    configurations = tuple(dict.fromkeys(config or CONFIGURATIONS))
-    check_configurations(configurations)
-    check_trainer(trainer or STOCK_TRAINER)
-    chosen = choose_card(card) if card is not None else None
-    if chosen is None:
-        choose_hardware(engine)
-    hardware = None if chosen else engine.hardware
-    if hardware and hardware.device != "cuda" and gpus:
+    engine = api.open_engine(workspace, device=device, jobs=jobs)
+    if card is None and gpus and engine.hardware.device != "cuda":
         raise typer.BadParameter(
-            f"found {hardware.name} here; name the GPU with --card", param_hint="--gpus"
+            f"found {engine.hardware.name} here; name the GPU with --card", param_hint="--gpus"
         )
-    memory = chosen.memory_gib if chosen else hardware.memory_gib if hardware else None
-    print_notice(f"Dataset: {dataset.folder}")
     with show_progress() as report:
-        result = estimate_costs(
-            dataset,
-            engine=engine,
-            request=Request(
-                preset=choose_preset(preset, memory_gib=memory),
-                configurations=configurations,
-                folds=folds,
-                card=chosen,
-                cards=gpus or 1,
-                measure=measure,
-                trainer=trainer or STOCK_TRAINER,
-                epochs=epochs,
-                iterations=iterations,
-                nnunet_validation=nnunet_validation,
+        result = api.estimate(
+            PlanOptions(preset=preset, configurations=choose_configurations(config)),
+            TrainingSettings(
+                trainer=trainer or STOCK_TRAINER, epochs=epochs, iterations=iterations
             ),
+            fold=fold,
+            nnunet_validation=nnunet_validation,
+            gpus=gpus,
+            card=card,
+            measure=measure,
+            engine=engine,
+            dataset_id=dataset_id,
             progress=report,
+            on_notice=print_notice,
         )
     if as_json:
         print_json(result.to_json())
@@ -145,8 +138,6 @@ def estimate(
 
 
 def _print_estimate(result: Estimate, workspace: Path | None) -> None:
-    from gi2nnunet.cli.output import print_notice, print_result, print_table, print_warnings
-
     print_table(
         f"{result.preset} on {result.device}" + (f", {result.cards} at a time"
                                                  if result.cards > 1 else ""),
@@ -185,8 +176,6 @@ def _print_estimate(result: Estimate, workspace: Path | None) -> None:
 
 
 def _list_totals(result: Estimate) -> list[tuple[str, str]]:
-    from gi2nnunet.cli.output import count
-
     unit = "GPU-hours" if result.on_cards else "hours of computing"
     hours = result.seconds_left / 3600
     rows = [
@@ -207,8 +196,6 @@ def _list_totals(result: Estimate) -> list[tuple[str, str]]:
 
 
 def _print_checks(checks: tuple[Check, ...]) -> None:
-    from gi2nnunet.cli.output import print_result, print_table
-
     if not checks:
         print_result("Nothing was trained here that these figures could be held to.")
         return
@@ -228,8 +215,6 @@ def _print_checks(checks: tuple[Check, ...]) -> None:
 
 
 def _duration(seconds: float, *, seconds_until: float = 90) -> str:
-    from gi2nnunet.cli.output import format_seconds
-
     if not seconds:
         return "-"
     if seconds < 10:

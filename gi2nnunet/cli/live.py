@@ -18,9 +18,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gi2nnunet.cli.output import PLAIN_EVERY_SECONDS, draw, format_seconds, print_notice
+from gi2nnunet.cli.output import (
+    PLAIN_EVERY_SECONDS,
+    draw,
+    format_seconds,
+    print_notice,
+    show_progress,
+)
+from gi2nnunet.core.progress import Progress, ignore
 
 if TYPE_CHECKING:
+    from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
 
@@ -71,15 +79,28 @@ class _Running:
 
 
 class TrainingView:
-    """Shows each running training: epoch, losses, pseudo Dice per organ, pace and time left."""
+    """Shows the data being prepared, then each running training.
+
+    That is epoch, losses, pseudo Dice per organ, pace and time left.
+    """
+
+    plan: Plan  # from begin on
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, int | str], TrainingProgress] = {}
         self._running: dict[tuple[str, int | str], _Running] = {}
         self._stack = ExitStack()
         self._console: Console | None = None
+        self.report: Progress = ignore
 
     def __enter__(self) -> TrainingView:
+        self.report = self._stack.enter_context(show_progress())
+        return self
+
+    def begin(self, plan: Plan) -> None:
+        """Take in that the data is prepared: trainings take the place of its progress."""
+        self.plan = plan
+        self._stack.close()
         self._console = self._stack.enter_context(draw())
         if self._console is not None:
             live = Live(
@@ -89,7 +110,6 @@ class TrainingView:
                 transient=True,
             )
             self._stack.enter_context(live)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
-ProgressCallback = Callable[[int, int, str], None]
+from gi2nnunet.core.progress import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -78,10 +79,15 @@ def print_notice(text: str) -> None:
     _err().print(escape(text), soft_wrap=True)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning."""
+    _err().print(f"[yellow]Warning:[/] {escape(_printable(text))}", soft_wrap=True)
+
+
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings, one a line."""
     for warning in warnings:
-        _err().print(f"[yellow]Warning:[/] {escape(_printable(warning))}", soft_wrap=True)
+        print_warning(warning)
 
 
 def print_error(text: str) -> None:
@@ -165,7 +171,7 @@ class _Time(TextColumn):
 
 
 @contextmanager
-def show_progress() -> Iterator[ProgressCallback]:
+def show_progress() -> Iterator[Progress]:
     """Give a callback ``(done, total, what)`` that draws a bar, or plain lines off a terminal.
 
     Both tell the time left. A step with a ``total`` of one is told when it begins.
@@ -174,7 +180,7 @@ def show_progress() -> Iterator[ProgressCallback]:
         if console is None:
             yield _plain_progress()
             return
-        with Progress(
+        bar = Bar(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -182,14 +188,19 @@ def show_progress() -> Iterator[ProgressCallback]:
             _Time(),
             console=console,
             expand=True,
-        ) as bar:
+        )
+        try:
             yield _drawn_progress(bar)
+        finally:
+            if bar.tasks:
+                bar.stop()
 
 
-def _drawn_progress(bar: Progress) -> ProgressCallback:
+def _drawn_progress(bar: Bar) -> Progress:
     steps: dict[str, tuple[Any, _Step]] = {}
 
     def update(done: int, total: int, what: str) -> None:
+        bar.start()  # with the first step: what comes before it are lines
         if what not in steps:
             for earlier, _ in steps.values():  # whoever counts to one may tell its start alone
                 if bar.tasks[earlier].total is None:
@@ -209,7 +220,7 @@ def _drawn_progress(bar: Progress) -> ProgressCallback:
     return update
 
 
-def _plain_progress() -> ProgressCallback:
+def _plain_progress() -> Progress:
     told: dict[str, tuple[float, int]] = {}
     steps: dict[str, _Step] = {}
 

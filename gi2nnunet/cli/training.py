@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gi2nnunet import api
+from gi2nnunet.cli.live import TrainingView, stop_when_warned
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -18,9 +20,16 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    choose_hardware,
     require_number,
     same_workspace,
+)
+from gi2nnunet.cli.output import (
+    print_json,
+    print_notice,
+    print_result,
+    print_table,
+    print_warning,
+    show_progress,
 )
 from gi2nnunet.cli.slurm.commands import (
     DryRunOption,
@@ -30,17 +39,14 @@ from gi2nnunet.cli.slurm.commands import (
     require_slurm,
     submit_training,
 )
+from gi2nnunet.nnunet.presets import PlanOptions, PresetChoice, choose_configurations
 
 if TYPE_CHECKING:
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.nnunet.engine import Engine
-    from gi2nnunet.nnunet.presets import Preset
     from gi2nnunet.training.plan import Plan
 
 _TRAINING = "What to train"
 _SETTINGS = "Settings of a training"
 
-PresetChoice = Literal["auto", "default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
 FoldOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -92,6 +98,14 @@ PatchSizeOption = Annotated[
     ),
 ]
 
+ChecksOption = Annotated[
+    bool,
+    typer.Option(
+        "--checks/--no-checks",
+        help="Stop before the start where versions, memory or disk will not do (gi2nnunet doctor).",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
@@ -115,19 +129,22 @@ def plan(
 
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json
-    from gi2nnunet.dataset.manifest import read_dataset
-
-    patch_sizes = _parse_patch_sizes(patch_size or [])
-    engine = open_engine(workspace, device=device, jobs=jobs)
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    check_versions(checks)
-    choose_hardware(engine)
-    made = _plan(
-        engine, dataset, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, checks=checks,
-    )  # fmt: skip
+    options = PlanOptions(
+        preset=preset,
+        configurations=choose_configurations(config),
+        batch_size=batch_size,
+        patch_sizes=_parse_patch_sizes(patch_size or []),
+    )
+    with show_progress() as report:
+        made = api.plan(
+            options,
+            engine=api.open_engine(workspace, device=device, jobs=jobs),
+            dataset_id=dataset_id,
+            checks=checks,
+            progress=report,
+            on_notice=print_notice,
+            on_warning=print_warning,
+        )
     if as_json:
         print_json(_describe_plan(made))
     else:
@@ -224,64 +241,24 @@ def train(
 
     Example: gi2nnunet train --fold all --preset tiny
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.live import TrainingView, stop_when_warned
-    from gi2nnunet.cli.output import print_json, print_notice, print_result
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
-    from gi2nnunet.training.record import STOCK_TRAINER, TrainingSettings
-    from gi2nnunet.training.train import expand_folds, train_folds
-
     require_slurm(context)
     patch_sizes = _parse_patch_sizes(patch_size or [])
-    engine = open_engine(
-        workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
-    )
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
-    check_trainer(trainer or STOCK_TRAINER)  # before planning, which takes minutes
-    if pretrained_weights:
-        check_checkpoint_file(pretrained_weights)
     if on == "slurm":
-        submit_training(context, engine.workspace, dataset, folds=folds, config=config or ())
+        submit_training(context)
         return
-    check_versions(checks)
-    choose_hardware(engine)
-    planned = _plan(
-        engine, dataset, preset=preset, config=config,
-        batch_size=batch_size, patch_sizes=patch_sizes, checks=checks,
-        folds=folds, trainer=trainer or STOCK_TRAINER,
-    )  # fmt: skip
-    for line in _describe_folds(folds, dataset):
-        print_notice(line)
     with stop_when_warned() as stop, TrainingView() as view:
-        results = train_folds(
-            dataset,
-            planned,
-            engine=engine,
-            folds=folds,
-            settings=TrainingSettings(
-                trainer=trainer or STOCK_TRAINER,
-                epochs=epochs,
-                iterations=iterations,
-                learning_rate=lr,
-                pretrained_weights=str(pretrained_weights.absolute())
-                if pretrained_weights
-                else None,
-            ),
-            restart=restart,
-            nnunet_validation=nnunet_validation,
-            stop=stop,
-            on_start=view.start,
-            on_epoch=view.update,
-        )
+        results = api.train(
+            fold=fold, config=config, preset=preset, epochs=epochs, iterations=iterations, lr=lr,
+            batch_size=batch_size, patch_size=patch_sizes, trainer=trainer,
+            pretrained_weights=pretrained_weights, restart=restart,
+            nnunet_validation=nnunet_validation, trust=trust, device=device, gpus=gpus,
+            workspace=workspace, dataset_id=dataset_id, jobs=jobs, threads=threads, checks=checks,
+            progress=view.report, on_epoch=view.update, on_notice=print_notice,
+            on_warning=print_warning, on_plan=view.begin, on_start=view.start, stop=stop,
+        )  # fmt: skip
     if as_json:
-        print_json(
-            {
-                "plan": _describe_plan(planned),
-                "trainings": [asdict(result) | view.describe_last(result) for result in results],
-            }
-        )
+        trainings = [asdict(result) | view.describe_last(result) for result in results]
+        print_json({"plan": _describe_plan(view.plan), "trainings": trainings})
         return
     said = {"kept": "was finished before, left alone", "resumed": "resumed and finished"}
     for result in results:
@@ -290,42 +267,7 @@ def train(
     print_notice("Next: " + same_workspace("gi2nnunet predict-and-score", workspace))
 
 
-def _plan(
-    engine: Engine,
-    dataset: Dataset,
-    *,
-    preset: str,
-    config: list[str] | None,
-    batch_size: int | None,
-    patch_sizes: list[list[int]],
-    checks: bool,
-    folds: Sequence[int | str] = (),
-    trainer: str = "",
-) -> Plan:
-    from gi2nnunet.cli.output import print_notice, show_progress
-    from gi2nnunet.nnunet.presets import CONFIGURATIONS, choose_preset
-    from gi2nnunet.training.plan import plan_dataset
-
-    chosen = choose_preset(preset, memory_gib=engine.hardware.memory_gib)
-    print_notice(f"Dataset: {dataset.folder}; preset: {chosen.name}")
-    configurations = tuple(dict.fromkeys(config or CONFIGURATIONS))
-    check_machine(
-        checks, engine, dataset, chosen, configurations=configurations, folds=folds,
-        trainer=trainer, resized=batch_size is not None or bool(patch_sizes),
-    )  # fmt: skip
-    with show_progress() as report:
-        return plan_dataset(
-            dataset,
-            engine=engine,
-            preset=chosen,
-            configurations=configurations,
-            batch_size=batch_size,
-            patch_sizes=patch_sizes,
-            progress=report,
-        )
-
-
-def _parse_patch_sizes(texts: Sequence[str]) -> list[list[int]]:
+def _parse_patch_sizes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     sizes = []
     for text in texts:
         parts = text.lower().split("x")
@@ -334,8 +276,8 @@ def _parse_patch_sizes(texts: Sequence[str]) -> list[list[int]]:
                 f"found {text!r}; expected a size such as 192x192 or 48x128x128",
                 param_hint="--patch-size",
             )
-        sizes.append([int(part) for part in parts])
-    return sizes
+        sizes.append(tuple(int(part) for part in parts))
+    return tuple(sizes)
 
 
 def _is_size(text: str) -> bool:
@@ -361,8 +303,6 @@ def _describe_plan(made: Plan) -> dict[str, Any]:
 
 
 def _print_plan(made: Plan) -> None:
-    from gi2nnunet.cli.output import print_notice, print_result, print_table
-
     print_table(
         f"{made.preset.name}: {made.plans_name}",
         ("configuration", "patch (voxels)", "batch", "spacing (mm)", "data"),
@@ -379,70 +319,3 @@ def _print_plan(made: Plan) -> None:
     )
     print_result(str(made.plans_file))
     print_notice(f"Log: {made.log}" if made.log else "Everything was there already.")
-
-
-def _describe_folds(folds: Sequence[int | str], dataset: Dataset) -> list[str]:
-    """Say in words what is going to be trained."""
-    scans = sum(scan.part == "train" for scan in dataset.scans)
-    lines = []
-    if "all" in folds:
-        lines.append(
-            f"Training one model on all {scans} training scans (fold all); nnU-Net's pseudo Dice "
-            "is then in-sample."
-        )
-    numbered = [fold for fold in folds if fold != "all"]
-    if numbered and len(numbered) == len(dataset.splits):
-        lines.append(f"Training every one of the split's {len(numbered)} folds (cv).")
-    elif numbered:
-        lines.append(
-            f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
-        )
-    return lines
-
-
-ChecksOption = Annotated[
-    bool,
-    typer.Option(
-        "--checks/--no-checks",
-        help="Stop before the start where versions, memory or disk will not do (gi2nnunet doctor).",
-    ),
-]
-
-
-def check_versions(checks: bool) -> None:
-    """Stop where the installed packages do not fit together, before one of them is loaded."""
-    from gi2nnunet.training.doctor import judge_installation, raise_errors
-    from gi2nnunet.training.machine import read_installation
-
-    if checks:
-        raise_errors(judge_installation(read_installation()))
-
-
-def check_machine(
-    checks: bool,
-    engine: Engine,
-    dataset: Dataset,
-    preset: Preset,
-    *,
-    configurations: Sequence[str],
-    folds: Sequence[int | str],
-    trainer: str,
-    resized: bool,
-) -> None:
-    """Warn of what is scarce on this machine, and stop where it cannot do."""
-    from gi2nnunet.cli.output import print_warnings
-    from gi2nnunet.training.doctor import examine_start, list_warnings, raise_errors
-
-    if not checks:
-        return
-    verdicts = examine_start(
-        dataset,
-        engine=engine,
-        preset=preset,
-        configurations=configurations,
-        folds=folds,
-        trainer=trainer,
-        resized=resized,
-    )
-    print_warnings(list_warnings(verdicts))
-    raise_errors(verdicts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -14,9 +15,18 @@ from gi2nnunet.cli.options import (
     JobsOption,
     JsonOption,
     WorkspaceOption,
-    open_workspace_of,
+)
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_notice,
+    print_result,
+    print_table,
+    print_warnings,
+    show_progress,
 )
 from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
+from gi2nnunet.nnunet.presets import PlanOptions, choose_configurations
 
 if TYPE_CHECKING:
     from gi2nnunet.training.doctor import Diagnosis
@@ -47,14 +57,14 @@ def verify(
 
     Example: gi2nnunet verify --quick
     """
-    from gi2nnunet.cli.output import print_json, print_notice, show_progress
-    from gi2nnunet.upkeep.verify import verify_workspace
-
-    space = open_workspace_of(workspace)
-    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     with show_progress() as report:
-        result = verify_workspace(
-            space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=report
+        result = api.verify(
+            workspace=workspace,
+            dataset_id=dataset_id,
+            quick=quick,
+            jobs=jobs,
+            progress=report,
+            on_notice=print_notice,
         )
     if as_json:
         print_json(result.to_json())
@@ -65,8 +75,6 @@ def verify(
 
 
 def _print_verification(result: Verification) -> None:
-    from gi2nnunet.cli.output import count, print_result, print_warnings
-
     print_warnings(result.notes)
     for finding in result.findings:
         print_result(str(finding))
@@ -95,26 +103,12 @@ def doctor(
 
     Example: gi2nnunet doctor --preset resenc-l --fold cv
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.presets import CONFIGURATIONS
-    from gi2nnunet.training.doctor import diagnose
-    from gi2nnunet.training.train import expand_folds
-
-    space = open_workspace_of(workspace)
-    dataset = None
-    if dataset_id is not None or any(space.raw.glob("Dataset[0-9][0-9][0-9]_*")):
-        dataset = read_dataset(space.raw, dataset_id=dataset_id)
-        print_notice(f"Dataset: {dataset.folder}")
-    else:
-        print_notice(f"{space.raw} holds no dataset: checking the installation alone.")
-    result = diagnose(
-        dataset,
-        engine=open_engine(workspace, device=device, gpus=gpus, jobs=jobs),
-        preset=preset,
-        configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
-        folds=expand_folds(fold or ["all"], n_folds=len(dataset.splits)) if dataset else (),
+    result = api.diagnose(
+        PlanOptions(preset=preset, configurations=choose_configurations(config)),
+        fold=fold,
+        engine=api.open_engine(workspace, device=device, gpus=gpus, jobs=jobs),
+        dataset_id=dataset_id,
+        on_notice=print_notice,
     )
     if as_json:
         print_json(result.to_json())
@@ -125,8 +119,6 @@ def doctor(
 
 
 def _print_diagnosis(result: Diagnosis) -> None:
-    from gi2nnunet.cli.output import print_result, print_table
-
     print_table(
         "Installation" if result.dataset is None else f"Installation and {result.dataset}",
         ("check", "", "found", "expected"),
@@ -174,34 +166,29 @@ def report(
 
     Example: gi2nnunet report --out report.html --scans case12_day22
     """
-    from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
-    from gi2nnunet.report.gather import gather_report
-    from gi2nnunet.report.page import write_report
-
-    space = open_workspace_of(workspace)
     with show_progress() as progress:
-        content = gather_report(
-            space,
-            dataset_id=dataset_id,
+        made = api.make_report(
+            out,
             prediction=prediction,
-            scans=scans or (),
+            scans=scans,
             show_all=show_all,
+            workspace=workspace,
+            dataset_id=dataset_id,
             progress=progress,
         )
-    path = out or space.predictions.parent / "report.html"
-    size = write_report(content, path)
-    for line in content.missing:
+    shown, missing = made.report.shown, made.report.missing
+    for line in missing:
         print_notice(line)
-    if content.prediction and content.prediction.note:
-        print_notice(content.prediction.note)
+    if made.report.prediction and made.report.prediction.note:
+        print_notice(made.report.prediction.note)
     if as_json:
         print_json(
             {
-                "report": str(path),
-                "bytes": size,
-                "scans": [scan.scan_id for scan in content.shown],
-                "missing": list(content.missing),
+                "report": str(made.path),
+                "bytes": made.size,
+                "scans": [scan.scan_id for scan in shown],
+                "missing": list(missing),
             }
         )
     else:
-        print_result(f"{path} ({size / 1e6:.1f} MB, slices of {len(content.shown)} scans)")
+        print_result(f"{made.path} ({made.size / 1e6:.1f} MB, slices of {len(shown)} scans)")

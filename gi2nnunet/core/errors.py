@@ -8,8 +8,7 @@ Exit codes: 0 done, 2 wrong usage (Click's own), 3 :class:`InputError`, 4 :class
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +99,6 @@ def require_positive(**numbers: float | None) -> None:
             raise ValueError(f"{name}: found {value!r}; expected a number above 0")
 
 
-Progress = Callable[[int, int, str], None]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is not as it should be.
@@ -137,31 +133,6 @@ class Finding:
 
 
 Check = Callable[[], list[Finding]]
-
-
-def run_checks(
-    checks: Sequence[Check], *, jobs: int, progress: Progress | None = None
-) -> list[Finding]:
-    """Run checks in threads; the findings come in the order of ``checks``, whatever ``jobs``.
-
-    Parameters
-    ----------
-    checks
-        Each looks at its own files alone.
-    jobs
-        How many run at once.
-    progress
-        Told ``(done, total, what)``.
-    """
-    if jobs < 1:
-        raise ValueError(f"jobs {jobs}")
-    report = progress or (lambda done, total, what: None)
-    found: list[Finding] = []
-    with ThreadPoolExecutor(jobs, thread_name_prefix="check") as pool:
-        for done, findings in enumerate(pool.map(lambda check: check(), checks), start=1):
-            found += findings
-            report(done, len(checks), "checking files")
-    return found
 
 
 MOST_SIDE = 4096

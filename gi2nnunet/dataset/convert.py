@@ -24,6 +24,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError, OutputError, raise_problems
 from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.destination import Target, inspect_target
 from gi2nnunet.dataset.manifest import (
@@ -45,7 +46,7 @@ from gi2nnunet.dataset.splits import (
     shared_patients,
 )
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.dataset.writer import Progress, ScanWriter, describe_content, write_scans
+from gi2nnunet.dataset.writer import ScanWriter, describe_content, write_scans
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
 from gi2nnunet.formats.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
 from gi2nnunet.formats.submission import format_rows

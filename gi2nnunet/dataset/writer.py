@@ -8,7 +8,7 @@ the memory of processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, Problem
 from gi2nnunet.core.files import read_json, replace_file, write_json
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.dataset.manifest import image_name_of, label_name_of
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import LabelScheme, to_exclusive
@@ -23,8 +24,6 @@ from gi2nnunet.formats.submission import encode_rows
 from gi2nnunet.formats.volumes import encode_volume
 from gi2nnunet.source.dataset import DatasetPart
 from gi2nnunet.source.scan import Source
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +150,7 @@ def write_scans(
     """
     done: dict[str, dict[str, Any]] = {}
     wrong: dict[str, Iterable[object]] = {}
-    report = progress or (lambda done, total, what: None)
+    report = progress or ignore
     for scan_id, part in parts.items():
         if record := writer.find_done(scan_id, part):
             done[scan_id] = record

@@ -1,4 +1,4 @@
-"""The presets: which planner, under which plans name, how large a network."""
+"""Presets: which planner, under which plans name, how large a network; options of a plan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, require_positive
 
 PresetName = Literal["default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
+PresetChoice = Literal["auto", PresetName]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 CONFIGURATIONS = ("2d", "3d_fullres")
+STOCK_TRAINER = "nnUNetTrainer"
 
 # nnU-Net's own: 1000 epochs of 250 iterations.
 STOCK_EPOCHS, STOCK_ITERATIONS = 1000, 250
@@ -74,6 +76,78 @@ _PRESETS = (
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
 _SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What to plan.
+
+    Attributes
+    ----------
+    preset
+        A name of :data:`PRESET_NAMES`, or ``auto``; see :func:`choose_preset`.
+    configurations
+        nnU-Net's configurations.
+    batch_size
+        In place of the planner's.
+    patch_sizes
+        In place of the planner's, in voxels, slowest axis first; two numbers are for ``2d``,
+        three for the 3D configurations.
+
+    Raises
+    ------
+    ValueError
+        For a batch size below 1.
+    """
+
+    preset: str = "auto"
+    configurations: tuple[str, ...] = CONFIGURATIONS
+    batch_size: int | None = None
+    patch_sizes: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size)
+
+    @property
+    def resized(self) -> bool:
+        """Return whether batch or patch size are the user's own."""
+        return self.batch_size is not None or bool(self.patch_sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What a training is made with; recorded beside each fold, and the same when it resumes.
+
+    Attributes
+    ----------
+    trainer
+        nnU-Net's trainer class.
+    epochs, iterations
+        Length of the training; ``None`` leaves the trainer's own.
+    learning_rate
+        Initial learning rate; ``None`` leaves the trainer's own.
+    pretrained_weights
+        Checkpoint whose weights to start from.
+
+    Raises
+    ------
+    ValueError
+        For a number that is not above 0.
+    """
+
+    trainer: str = STOCK_TRAINER
+    epochs: int | None = None
+    iterations: int | None = None
+    learning_rate: float | None = None
+    pretrained_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(epochs=self.epochs, iterations=self.iterations, lr=self.learning_rate)
+
+
+def choose_configurations(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return each configuration that was asked for once; by default 2d and 3d_fullres."""
+    return tuple(dict.fromkeys(asked or CONFIGURATIONS))
 
 
 def name_sizes(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:

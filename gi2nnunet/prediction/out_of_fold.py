@@ -17,6 +17,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.probabilities import SUFFIX, read_about
@@ -67,7 +68,7 @@ def predict_out_of_fold(
     engine: Engine,
     settings: PredictionSettings,
     truth: bool = False,
-    on_scan: Callable[[int, int, str], None] | None = None,
+    on_scan: Progress | None = None,
 ) -> OutOfFold:
     """Predict every training scan by its own fold's models, where that has not been done.
 
@@ -258,7 +259,7 @@ def _predict_missing(
 
 
 def _report(
-    on_scan: Callable[[int, int, str], None] | None,
+    on_scan: Progress | None,
     before: int,
     total: int,
     configuration: str,

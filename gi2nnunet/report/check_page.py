@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from gi2nnunet.core.errors import OutputError
 from gi2nnunet.core.files import check_place, replace_file
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.check_figures import draw_figures
@@ -28,8 +29,6 @@ from gi2nnunet.report.suspect_cards import (
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.measures import ScanMeasures
 from gi2nnunet.source.check.suspects import LEAST_SCANS, MEANINGS
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def write_check_page(
         (frame.view for strip in strips for frame in strip.frames),
         load=found.load,
         jobs=jobs or count_cores(),
-        progress=progress or (lambda done, total, what: None),
+        progress=progress or ignore,
     )
     text = _render(found, cards=cards, typical=typical, bad=bad, pictures=pictures)
     replace_file(path, text)

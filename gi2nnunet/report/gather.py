@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +14,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import find_shared_patients
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
@@ -41,7 +42,6 @@ from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.training.record import TrainedFold, find_trainings
 
-Progress = Callable[[int, int, str], None]
 Mask = tuple[tuple[int, ...], LabelMap]
 
 MOST_SHOWN = 6

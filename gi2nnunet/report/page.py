@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,17 @@ from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.result import ScanScore
 
 
-def write_report(report: Report, path: Path) -> int:
-    """Write the page; return its size in bytes.
+@dataclass(frozen=True, kw_only=True)
+class WrittenReport:
+    """A page: where it is, its size in bytes, and what is on it."""
+
+    path: Path
+    size: int
+    report: Report
+
+
+def write_report(report: Report, path: Path) -> WrittenReport:
+    """Write the page.
 
     Raises
     ------
@@ -32,7 +42,7 @@ def write_report(report: Report, path: Path) -> int:
     check_place(path)
     text = render_report(report)
     replace_file(path, text)
-    return len(text.encode("utf-8"))
+    return WrittenReport(path=path, size=len(text.encode("utf-8")), report=report)
 
 
 def render_report(report: Report) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageColor
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from gi2nnunet.core.errors import raise_problems
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
 from gi2nnunet.source.scan import LoadedScan
@@ -74,7 +75,7 @@ def take_pictures(
     *,
     load: Callable[[str], LoadedScan],
     jobs: int,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> dict[View, Picture]:
     """Take pictures, each scan loaded once and as many at once as there are ``jobs``.
 

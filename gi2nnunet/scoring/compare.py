@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.formats.tables import MaskTable, Size, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
@@ -21,7 +22,7 @@ from gi2nnunet.scoring.bootstrap import (
 )
 from gi2nnunet.scoring.metric import Metric
 from gi2nnunet.scoring.result import Score
-from gi2nnunet.scoring.score import Progress, score_submission
+from gi2nnunet.scoring.score import score_submission
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Rows are paired by slice and organ; memory is bounded by the two tables' texts a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.core.workers import QuietPool, count_cores
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.rle import RleProblem, decode_rows
@@ -35,8 +36,6 @@ from gi2nnunet.scoring.medical import (
 )
 from gi2nnunet.scoring.metric import CONVENTIONS, Metric, Terms, score_label_maps
 from gi2nnunet.scoring.result import Score, combine_terms
-
-Progress = Callable[[int, int, str], None]
 
 _FEW_SCANS = 6  # below this, starting processes that import MONAI costs more than it saves
 

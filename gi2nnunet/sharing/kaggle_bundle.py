@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import Ensemble
@@ -28,8 +28,6 @@ _MODEL = "model.gi2nnunet"
 _NOTEBOOK = "predict.ipynb"
 _OF_NOTEBOOK = "-notebook"
 _LONGEST_NAME = 50 - len(_OF_NOTEBOOK)  # Kaggle takes 6 to 50 characters
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ def make_bundle(
     """
     _check_names(user, name)
     _check_folder(out, replace=replace)
-    tell = progress or (lambda _done, _total, _what: None)
+    tell = progress or ignore
     with hold(out, purpose="making a bundle for Kaggle"):
         hidden = out.absolute().parent / f".{out.absolute().name}.{socket.gethostname()}.part"
         try:

@@ -18,7 +18,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware, choose_hardware, probe_devices
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
-from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, Preset, choose_preset
+from gi2nnunet.nnunet.presets import PRESETS, STOCK_TRAINER, PlanOptions, Preset, choose_preset
 from gi2nnunet.training.machine import (
     Disk,
     Installation,
@@ -387,13 +387,11 @@ class Diagnosis:
 
 def examine_start(
     dataset: Dataset,
+    options: PlanOptions,
     *,
     engine: Engine,
-    preset: Preset,
-    configurations: Sequence[str] = CONFIGURATIONS,
     folds: Sequence[Fold] = (),
-    trainer: str = "nnUNetTrainer",
-    resized: bool = False,
+    trainer: str = STOCK_TRAINER,
     free_gib: float | None = None,
     machine: Machine | None = None,
     disks: Mapping[str, Disk] | None = None,
@@ -404,12 +402,12 @@ def examine_start(
     ----------
     dataset
         What to plan or train on.
-    engine, preset, configurations
-        As the run has them.
+    options
+        What is to be planned.
+    engine
+        Where, on what and with how many workers.
     folds, trainer
         What is to be trained; finished folds count for nothing. None where nothing is.
-    resized
-        Whether batch or patch size are the user's own.
     free_gib
         Free memory of the card, where known.
     machine, disks
@@ -418,6 +416,7 @@ def examine_start(
     """
     measured = machine or read_machine()
     workspace, hardware = engine.workspace, engine.hardware
+    preset = choose_preset(options.preset, memory_gib=hardware.memory_gib)
     folder = workspace.preprocessed / dataset.name
     models = workspace.results / dataset.name
     todo = [
@@ -426,14 +425,14 @@ def examine_start(
         if any(
             not (fold_folder(models / f"{trainer}__{preset.plans_name}__{name}", fold)
                  / FINAL_CHECKPOINT).is_file()
-            for name in configurations
+            for name in options.configurations
         )
     ]  # fmt: skip
     need = estimate_need(
         dataset,
         preprocessed=folder,
         preset=preset,
-        configurations=configurations,
+        configurations=options.configurations,
         planned=read_planned(folder, preset.plans_name),
         trainings=len(todo),
     )
@@ -447,7 +446,7 @@ def examine_start(
         "predictions": measure_disk(workspace.predictions),
     }
     return [
-        *judge_hardware(hardware, preset, resized=resized, free_gib=free_gib),
+        *judge_hardware(hardware, preset, resized=options.resized, free_gib=free_gib),
         *judge_machine(measured, need, work, jobs=engine.jobs),
         *judge_disks(places, need),
     ]
@@ -455,10 +454,9 @@ def examine_start(
 
 def diagnose(
     dataset: Dataset | None,
+    options: PlanOptions,
     *,
     engine: Engine,
-    preset: str = "auto",
-    configurations: Sequence[str] = CONFIGURATIONS,
     folds: Sequence[Fold] = ("all",),
     installation: Installation | None = None,
     found: Mapping[str, Any] | None = None,
@@ -470,11 +468,13 @@ def diagnose(
     Parameters
     ----------
     dataset
-        ``None`` examines the installation alone.
+        ``None`` examines only the installation.
+    options
+        What is to be planned.
     engine
         Where and on what; its devices are looked for here.
-    preset, configurations, folds
-        As ``train`` takes them.
+    folds
+        What is to be trained.
     installation, found, machine, disks
         In place of what is measured here; ``found`` as the child's task ``installation`` gives it.
     """
@@ -490,7 +490,6 @@ def diagnose(
         probed = {"cuda": [], "mps": False}
         reason = str(error).splitlines()[0]
         verdicts += judge_installation(installed, failed_imports={"torch": reason})
-    chosen = PRESETS["tiny"]
     try:
         # Without cards the device alone decides; choose_hardware refuses what is not there.
         without = {"cuda": [], "mps": False}
@@ -501,8 +500,9 @@ def diagnose(
         verdicts.append(_refusal("device", "error", str(error)))
         return Diagnosis(dataset=dataset.name if dataset else None, verdicts=tuple(verdicts))
     try:
-        chosen = choose_preset(preset, memory_gib=hardware.memory_gib)
+        chosen = choose_preset(options.preset, memory_gib=hardware.memory_gib)
     except InputError as error:
+        chosen = PRESETS["tiny"]
         verdicts.append(_refusal("preset", "warning", str(error)))
     free = [card["free_gib"] for card in probed["cuda"][: len(hardware.gpus)] if "free_gib" in card]
     free_gib = min(free, default=None)
@@ -511,9 +511,8 @@ def diagnose(
     else:
         verdicts += examine_start(
             dataset,
+            replace(options, preset=chosen.name),
             engine=replace(engine, found=hardware),
-            preset=chosen,
-            configurations=configurations,
             folds=folds,
             free_gib=free_gib,
             machine=machine,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Fold
-from gi2nnunet.nnunet.presets import Preset
+from gi2nnunet.nnunet.presets import Preset, TrainingSettings
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.doctor import Work, judge_hardware, plan_work
@@ -85,7 +86,7 @@ def estimate_costs(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
-    evidence = Evidence(dataset, engine, request, progress or (lambda *_: None))
+    evidence = Evidence(dataset, engine, request, progress or ignore)
     return _Estimation(dataset, request, evidence).make()
 
 
@@ -454,7 +455,7 @@ class Request:
 
     Attributes
     ----------
-    preset, configurations, folds, trainer, epochs, iterations, nnunet_validation
+    preset, configurations, folds, settings, nnunet_validation
         As ``train`` takes them.
     card
         A card of the table, in place of what is here.
@@ -467,25 +468,20 @@ class Request:
     preset: Preset
     configurations: Sequence[str]
     folds: Sequence[Fold]
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
     card: Card | None = None
     cards: int = 1
     measure: bool = False
     measure_seconds: float = MEASURE_SECONDS
-    trainer: str = "nnUNetTrainer"
-    epochs: int | None = None
-    iterations: int | None = None
     nnunet_validation: bool = False
 
     @property
     def length(self) -> tuple[int, int]:
         """Return epochs, and batches in an epoch."""
         return (
-            self.epochs or self.preset.epochs,
-            self.iterations or self.preset.iterations,
+            self.settings.epochs or self.preset.epochs,
+            self.settings.iterations or self.preset.iterations,
         )
-
-
-Progress = Callable[[int, int, str], None]
 
 
 class Evidence:
@@ -572,7 +568,7 @@ class Evidence:
         results = self.engine.workspace.results / self.dataset.name
         found = {}
         for name, planned in self.planned.items():
-            folder = results / f"{self.request.trainer}__{self.plans_name}__{name}"
+            folder = results / f"{self.request.settings.trainer}__{self.plans_name}__{name}"
             patch = (planned.batch_size, *planned.patch_size)
             found[name] = tuple(
                 entry for entry in read_past(folder, name) if entry.patch == patch

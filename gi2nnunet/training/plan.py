@@ -20,13 +20,12 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.presets import Preset, name_sizes
+from gi2nnunet.nnunet.presets import PlanOptions, Preset, choose_preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
-
-Progress = Callable[[int, int, str], None]
 
 _MOST_PROCESSES = 8
 
@@ -92,14 +91,7 @@ class Plan:
 
 
 def plan_dataset(
-    dataset: Dataset,
-    *,
-    engine: Engine,
-    preset: Preset,
-    configurations: Sequence[str],
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Sequence[int]] = (),
-    progress: Progress | None = None,
+    dataset: Dataset, options: PlanOptions, *, engine: Engine, progress: Progress | None = None
 ) -> Plan:
     """Fingerprint, plan and preprocess by nnU-Net, where that has not been done.
 
@@ -107,17 +99,10 @@ def plan_dataset(
     ----------
     dataset
         A converted dataset with training scans.
+    options
+        What to plan.
     engine
         Where to work, and with how many workers: at most eight.
-    preset
-        How to plan.
-    configurations
-        nnU-Net's configurations.
-    batch_size
-        In place of the planner's.
-    patch_sizes
-        In place of the planner's, in voxels, slowest axis first; two numbers are for ``2d``,
-        three for the 3D configurations.
     progress
         Called with ``(done, total, what)``.
 
@@ -133,16 +118,17 @@ def plan_dataset(
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
-    check_configurations(configurations)
-    sizes = _assign_sizes(patch_sizes, configurations)
+    check_configurations(options.configurations)
+    sizes = _assign_sizes(options.patch_sizes, options.configurations)
+    preset = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
     check_dataset(dataset)
     folder = engine.workspace.preprocessed / dataset.name
     if (folder / SPLITS).exists():
         check_split(dataset, folder)
-    plans_name = preset.plans_name + name_sizes(batch_size, sizes)
+    plans_name = preset.plans_name + name_sizes(options.batch_size, sizes)
     steps = _Steps(engine, folder)
     processes = steps.processes
-    report = progress or (lambda done, total, what: None)
+    report = progress or ignore
 
     with (
         hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="planning"),
@@ -164,7 +150,7 @@ def plan_dataset(
         recipe = {
             **source,
             "preset": asdict(preset),
-            "batch_size": batch_size,
+            "batch_size": options.batch_size,
             "patch_sizes": sizes,
         }
         mark = read_json(plan_mark)
@@ -179,7 +165,7 @@ def plan_dataset(
                     "plans_name": plans_name,
                     "data_name": preset.plans_name,
                     "tiny": preset.name == "tiny",
-                    "batch_size": batch_size,
+                    "batch_size": options.batch_size,
                     "patch_sizes": sizes,
                 },
             )
@@ -192,7 +178,7 @@ def plan_dataset(
 
         planned_now = read_planned(folder, plans_name)
         chosen: dict[str, PlannedConfiguration] = {}
-        for name in configurations:
+        for name in options.configurations:
             if name not in planned_now:
                 raise InputError(
                     f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "

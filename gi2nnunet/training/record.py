@@ -23,32 +23,8 @@ from gi2nnunet.nnunet.models import (
     Fold,
     list_folds,
 )
+from gi2nnunet.nnunet.presets import TrainingSettings
 from gi2nnunet.training.plan import Plan
-
-STOCK_TRAINER = "nnUNetTrainer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What a training is made with; recorded beside each fold, and the same when it resumes.
-
-    Attributes
-    ----------
-    trainer
-        nnU-Net's trainer class.
-    epochs, iterations
-        Length of the training; ``None`` leaves the trainer's own.
-    learning_rate
-        Initial learning rate; ``None`` leaves the trainer's own.
-    pretrained_weights
-        Checkpoint whose weights to start from.
-    """
-
-    trainer: str = STOCK_TRAINER
-    epochs: int | None = None
-    iterations: int | None = None
-    learning_rate: float | None = None
-    pretrained_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,12 @@ from gi2nnunet.nnunet.models import (
     fold_folder,
     is_fold_number,
 )
+from gi2nnunet.nnunet.presets import TrainingSettings
 from gi2nnunet.nnunet.process import Event
 from gi2nnunet.training.plan import Plan
 from gi2nnunet.training.record import (
     Training,
     TrainingResult,
-    TrainingSettings,
     fill_in,
     find_state,
     make_record,
@@ -104,6 +104,25 @@ def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
                 "Use --fold all."
             )
     return tuple(dict.fromkeys(chosen))
+
+
+def describe_folds(folds: Sequence[Fold], dataset: Dataset) -> list[str]:
+    """Say in words what is going to be trained."""
+    scans = sum(scan.part == "train" for scan in dataset.scans)
+    lines = []
+    if "all" in folds:
+        lines.append(
+            f"Training one model on all {scans} training scans (fold all); nnU-Net's pseudo Dice "
+            "is then in-sample."
+        )
+    numbered = [fold for fold in folds if fold != "all"]
+    if numbered and len(numbered) == len(dataset.splits):
+        lines.append(f"Training every one of the split's {len(numbered)} folds (cv).")
+    elif numbered:
+        lines.append(
+            f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
+        )
+    return lines
 
 
 def train_folds(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings, spell_settings
@@ -25,7 +26,7 @@ from gi2nnunet.prediction.out_of_fold import (
     predict_out_of_fold,
 )
 from gi2nnunet.tuning.search import measure_plain
-from gi2nnunet.tuning.table import Progress, list_tuning_scans
+from gi2nnunet.tuning.table import list_tuning_scans
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import TuningScan
 from gi2nnunet.nnunet.postprocess import PLAIN, Decision, OrganDecision
@@ -29,7 +30,7 @@ from gi2nnunet.scoring.bootstrap import (
     rank_score,
     score_of_sums,
 )
-from gi2nnunet.tuning.table import ChoiceTable, Progress
+from gi2nnunet.tuning.table import ChoiceTable
 
 THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5))
 GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
@@ -22,8 +23,6 @@ from gi2nnunet.nnunet.saved_postprocess import TunedMetric
 from gi2nnunet.prediction.out_of_fold import OutOfFold
 from gi2nnunet.scoring.bootstrap import Sums
 from gi2nnunet.scoring.metric import dice_of_counts, normalised_hausdorff, slice_hausdorff
-
-Progress = Callable[[int, int, str], None]
 
 
 class ChoiceTable:
@@ -40,7 +39,7 @@ class ChoiceTable:
         self._scans = scans
         self._metric: TunedMetric = metric
         self._jobs = jobs or count_cores()
-        self._progress = progress or (lambda done, total, what: None)
+        self._progress = progress or ignore
         self._sums: dict[tuple[int, int, OrganDecision], Sums] = {}
 
     def fill(self, wanted: Sequence[Mapping[int, Sequence[OrganDecision]]], *, what: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import Check, Finding, InputError, Progress, run_checks
+from gi2nnunet.core.errors import Check, Finding, InputError
 from gi2nnunet.core.files import PART_SUFFIX
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
@@ -124,6 +126,31 @@ def verify_workspace(
         findings=tuple(dict.fromkeys(findings)),  # a model's folds share files
         notes=tuple(notes),
     )
+
+
+def run_checks(
+    checks: Sequence[Check], *, jobs: int, progress: Progress | None = None
+) -> list[Finding]:
+    """Run checks in threads; the findings come in the order of ``checks``, whatever ``jobs``.
+
+    Parameters
+    ----------
+    checks
+        Each looks at its own files alone.
+    jobs
+        How many run at once.
+    progress
+        Told ``(done, total, what)``.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs {jobs}")
+    report = progress or ignore
+    found: list[Finding] = []
+    with ThreadPoolExecutor(jobs, thread_name_prefix="check") as pool:
+        for done, findings in enumerate(pool.map(lambda check: check(), checks), start=1):
+            found += findings
+            report(done, len(checks), "checking files")
+    return found
 
 
 def _open(folder: Path) -> tuple[Dataset | None, list[Finding]]:

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 import gi2nnunet.cli
-from gi2nnunet.cli import options, training
+from gi2nnunet.cli import options
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.formats.labels import LABEL_SCHEMES
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet import presets
+from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
 from gi2nnunet.prediction import parts
 from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.scoring import metric
 from gi2nnunet.training import plan, train
-from gi2nnunet.training.record import TrainingResult, TrainingSettings
+from gi2nnunet.training.record import TrainingResult
 from tests.bad_inputs.making import (
     FIRST_ROW,
     NAME,
@@ -88,7 +89,6 @@ def test_choices_are_those_of_the_library():
     """They are written out in the command line, whose help must not import the library."""
     assert get_args(options.MetricName) == metric.CONVENTIONS
     assert get_args(options.SchemeName) == LABEL_SCHEMES
-    assert get_args(training.PresetChoice) == ("auto", *presets.PRESET_NAMES)
 
 
 # -- phantom, convert
@@ -383,8 +383,8 @@ class Engine:
         monkeypatch.setattr(plan, "plan_dataset", self.plan)
         monkeypatch.setattr(train, "train_folds", self.train)
 
-    def plan(self, dataset, **asked):
-        self.planned.append(asked)
+    def plan(self, dataset, options, **asked):
+        self.planned.append({"options": options, **asked})
         asked["progress"](1, 1, "planning")
         planned = {
             name: plan.PlannedConfiguration(
@@ -394,10 +394,10 @@ class Engine:
                 patch_size=(32, 40),
                 spacing_mm=(1.5, 1.63),
             )
-            for name in asked["configurations"]
+            for name in options.configurations
         }
         return plan.Plan(
-            preset=asked["preset"],
+            preset=presets.PRESETS[options.preset],
             plans_name="somePlans",
             plans_file=Path("somePlans.json"),
             configurations=planned,
@@ -450,10 +450,10 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
     )  # fmt: skip
     assert code == 0
     (planned,), (trained,) = engine.planned, engine.trained
-    assert planned["preset"].name == "tiny"
-    assert planned["configurations"] == ("2d",)
-    assert (planned["batch_size"], planned["engine"].jobs) == (5, 2)
-    assert planned["patch_sizes"] == [[32, 48], [8, 16, 24]]
+    assert planned["options"] == PlanOptions(
+        preset="tiny", configurations=("2d",), batch_size=5, patch_sizes=((32, 48), (8, 16, 24))
+    )
+    assert planned["engine"].jobs == 2
     assert trained["settings"] == TrainingSettings(
         trainer="nnUNetTrainerNoMirroring",
         epochs=3,
@@ -491,7 +491,7 @@ def test_train_says_what_it_is_doing(run, converted, engine, arguments, folds, s
     code, out, err = run("train", "--device", "cpu", "--preset", "tiny", *arguments)
     assert code == 0
     assert engine.trained[0]["folds"] == folds
-    assert engine.planned[0]["configurations"] == ("2d", "3d_fullres")
+    assert engine.planned[0]["options"].configurations == ("2d", "3d_fullres")
     assert said in err
     assert "Computing on: CPU" in err
     assert "preset: tiny" in err
@@ -514,7 +514,7 @@ def test_plan_and_train_as_json(run, converted, engine):
 def test_plan_prints_what_was_planned(run, converted, engine):
     code, out, err = run("plan", "--device", "cpu", "--preset", "resenc-m", "-c", "2d")
     assert code == 0
-    assert engine.planned[0]["preset"].name == "resenc-m"
+    assert engine.planned[0]["options"].preset == "resenc-m"
     assert "32 x 40" in out
     assert "1.50 x 1.63" in out
     assert out.splitlines()[-1] == "somePlans.json"

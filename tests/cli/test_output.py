@@ -195,13 +195,13 @@ from pathlib import Path
 from gi2nnunet.cli import live, output
 from gi2nnunet.training.train import TrainingProgress
 output.set_quiet("quiet" in sys.argv)
-with output.show_progress() as report:
-    for done in range(4):
-        report(done, 3, "painting [scans]")
-        time.sleep(0.15)
-    report(0, 1, "a single step")
-    report(1, 1, "a single step")
 with live.TrainingView() as view:
+    for done in range(4):
+        view.report(done, 3, "painting [scans]")
+        time.sleep(0.15)
+    view.report(0, 1, "a single step")
+    view.report(1, 1, "a single step")
+    view.begin(None)
     view.start("2d", "all", Path("some.log"))
     time.sleep(0.6)
     for epoch in range(1, 6):

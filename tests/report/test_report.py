@@ -314,7 +314,7 @@ def test_the_same_workspace_gives_the_same_bytes_curves_included(
         folder.mkdir(parents=True)
         (folder / "training_log_2026_1_1_00_00_00.txt").write_text(make_log(0, 3))
     predict_truth(mine, mine.predictions / "held")
-    sizes = [write_report(gather_report(mine), tmp_path / name) for name in ("a", "b")]
+    sizes = [write_report(gather_report(mine), tmp_path / name).size for name in ("a", "b")]
     page = (tmp_path / "a").read_bytes()
     assert page == (tmp_path / "b").read_bytes()
     assert sizes == [len(page)] * 2

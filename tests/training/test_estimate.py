@@ -18,7 +18,7 @@ from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.phantom.listing import read_listing
 from gi2nnunet.training import estimate
@@ -133,7 +133,10 @@ def train(
 def ask(
     dataset: Dataset, workspace: Workspace, *, hardware: Hardware = CPU, **changes: Any
 ) -> Estimate:
-    request = Request(preset=TINY, configurations=("2d",), folds=(0, 1), epochs=4, iterations=10)
+    length = {key: changes.pop(key, value) for key, value in (("epochs", 4), ("iterations", 10))}
+    request = Request(
+        preset=TINY, configurations=("2d",), folds=(0, 1), settings=TrainingSettings(**length)
+    )
     return estimate_costs(
         dataset,
         engine=make_engine(workspace, hardware=hardware),

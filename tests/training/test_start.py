@@ -14,7 +14,7 @@ from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.child.main import ENGINE_MODULES
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.presets import PRESETS, PlanOptions
 from gi2nnunet.training import doctor
 from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
 from gi2nnunet.training.machine import Disk, Installation, Machine
@@ -134,12 +134,13 @@ def levels(verdicts: object) -> dict[str, str]:
 
 def examine(dataset: Dataset, workspace: Workspace, **changed: object) -> dict[str, str]:
     given = {key: changed.pop(key) for key in ("hardware", "jobs") if key in changed}
+    asked = {key: changed.pop(key) for key in ("preset", "configurations") if key in changed}
+    options = PlanOptions(**{"preset": "default", **asked})  # type: ignore[arg-type]
     values: dict[str, object] = {
         "engine": make_engine(workspace, **{"hardware": CARD, **given}),  # type: ignore[arg-type]
-        "preset": PRESETS["default"], "folds": ("all",),
-        "machine": MACHINE, "disks": disks(500 * GIB),
+        "folds": ("all",), "machine": MACHINE, "disks": disks(500 * GIB),
     }  # fmt: skip
-    return levels(examine_start(dataset, **{**values, **changed}))  # type: ignore[arg-type]
+    return levels(examine_start(dataset, options, **{**values, **changed}))  # type: ignore[arg-type]
 
 
 def test_a_run_is_held_to_its_own_numbers(dataset: Dataset, workspace: Workspace) -> None:
@@ -147,7 +148,7 @@ def test_a_run_is_held_to_its_own_numbers(dataset: Dataset, workspace: Workspace
     docker = replace(MACHINE, shared_memory_bytes=64 * MIB)
     assert examine(dataset, workspace, machine=docker) == {"shared memory": "error"}
     assert examine(dataset, workspace, machine=docker, folds=()) == {}  # nothing is trained
-    on_cpu = {"hardware": CPU, "preset": PRESETS["tiny"]}
+    on_cpu = {"hardware": CPU, "preset": "tiny"}
     assert examine(dataset, workspace, machine=docker, **on_cpu) == {}  # nothing augments beside
     assert examine(dataset, workspace, disks=disks(MIB)) == {"disk": "error"}
     small = replace(MACHINE, memory_bytes=GIB, free_memory_bytes=GIB)
@@ -170,7 +171,7 @@ def test_this_machine_is_measured_where_nothing_is_given(
     dataset: Dataset, workspace: Workspace
 ) -> None:
     told = examine_start(
-        dataset, engine=make_engine(workspace, hardware=CPU), preset=PRESETS["tiny"], folds=("all",)
+        dataset, PlanOptions(preset="tiny"), engine=make_engine(workspace), folds=("all",)
     )
     assert {"device", "cores", "disk"} <= {v.name for v in told}
     assert not workspace.logs.exists()
@@ -178,12 +179,13 @@ def test_this_machine_is_measured_where_nothing_is_given(
 
 def ask(dataset: Dataset | None, workspace: Workspace, **changed: object) -> Diagnosis:
     given = {key: changed.pop(key) for key in ("device", "gpus", "jobs") if key in changed}
+    options = PlanOptions(preset=str(changed.pop("preset", "auto")))
     values: dict[str, object] = {
         "engine": Engine(workspace=workspace, environ={}, **given),  # type: ignore[arg-type]
         "installation": GOOD, "found": ONE_CARD,
         "machine": MACHINE, "disks": disks(500 * GIB),
     }  # fmt: skip
-    return diagnose(dataset, **{**values, **changed})  # type: ignore[arg-type]
+    return diagnose(dataset, options, **{**values, **changed})  # type: ignore[arg-type]
 
 
 def test_a_whole_examination(dataset: Dataset, workspace: Workspace) -> None:
@@ -238,6 +240,6 @@ def test_a_torch_that_takes_its_process_down_is_an_error(
 def test_the_real_installation_loads(workspace: Workspace) -> None:
     import os
 
-    result = diagnose(None, engine=Engine(workspace=workspace, environ=os.environ))
+    result = diagnose(None, PlanOptions(), engine=Engine(workspace=workspace, environ=os.environ))
     assert result.fit
     assert any(v.name == "imports" and v.level == "ok" for v in result.verdicts)

@@ -17,9 +17,9 @@ from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import TRAINING_RECORD
-from gi2nnunet.nnunet.presets import PRESETS
+from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.training.plan import Plan, PlannedConfiguration
-from gi2nnunet.training.record import TrainingResult, TrainingSettings
+from gi2nnunet.training.record import TrainingResult
 from gi2nnunet.training.train import TrainingProgress, expand_folds, train_folds
 from tests.engines import make_engine
 from tests.source_factory import write_source

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     JsonOption,
     WorkspaceOption,
@@ -16,13 +19,16 @@ from gi2nnunet.cli.options import (
     same_workspace,
     spell_options,
 )
+from gi2nnunet.cli.output import count, print_json, print_notice, print_result, print_table
+from gi2nnunet.cli.slurm.graph import Job, make_prediction_graph, make_training_graph
+from gi2nnunet.cli.slurm.profile import Profile, read_profile
+from gi2nnunet.cli.slurm.submit import read_jobs, submit
+from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.nnunet.engine import choose_threads
+from gi2nnunet.nnunet.models import Ensemble, spell_models
+from gi2nnunet.nnunet.presets import choose_configurations
 
 if TYPE_CHECKING:
-    from gi2nnunet.cli.slurm.graph import Job
-    from gi2nnunet.cli.slurm.profile import Profile
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.prediction.choose import Selection
 
 _CLUSTER = "On a cluster"
@@ -127,9 +133,6 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
     Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
     """
-    from gi2nnunet.cli.output import count, print_json, print_notice, print_result, print_table
-    from gi2nnunet.cli.slurm.submit import read_jobs
-
     space = open_workspace_of(workspace)
     found = read_jobs(_jobs_folder(space))
     left = sum(job.state != "finished" for job in found)
@@ -153,33 +156,29 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
         print_notice("Run the same command with --on slurm again to submit what is missing.")
 
 
-def submit_training(
-    context: typer.Context,
-    space: Workspace,
-    dataset: Dataset,
-    *,
-    folds: Sequence[int | str],
-    config: Sequence[str],
-) -> None:
+def submit_training(context: typer.Context) -> None:
     """Submit what train was asked for, or print it.
 
     Each job runs a command line of its own with the options that were given.
     """
-    from gi2nnunet.cli.slurm.graph import make_training_graph
-    from gi2nnunet.nnunet.presets import CONFIGURATIONS
-
+    asked = context.params
     _refuse_gpus(context)
-    if context.params["restart"]:
+    if asked["restart"]:
         raise typer.BadParameter(
             "--restart would throw a job's own work away each time it goes on after a time limit. "
             "Remove the fold's folder instead.",
             param_hint="--restart",
         )
+    space = api.find_workspace(asked["workspace"])
+    dataset, folds = api.choose_trainings(
+        **{name: asked[name] for name in ("fold", "trainer", "pretrained_weights", "dataset_id")},
+        workspace=space,
+    )
     settled = ("--device", _settle_device(context, _read_profile(context, space)))
     place = (*settled, *_spell_place(context))
     every = tuple(name for name in context.params if name not in _OWN)
     graph = make_training_graph(
-        configurations=tuple(dict.fromkeys(config or CONFIGURATIONS)),
+        configurations=choose_configurations(asked["config"]),
         folds=folds,
         n_folds=len(dataset.splits),
         plan_words=("plan", *spell_options(context, _OF_PLAN), *place),
@@ -203,11 +202,6 @@ def submit_prediction(
     What could differ from node to node (device, threads) or from day to day (which models are the
     newest) is decided here, so that the parts fit together.
     """
-    import hashlib
-
-    from gi2nnunet.cli.slurm.graph import make_prediction_graph
-    from gi2nnunet.nnunet.engine import choose_threads
-    from gi2nnunet.nnunet.models import spell_models
     from gi2nnunet.prediction.parts import digest_work, kept_folder, submission_path
 
     _refuse_gpus(context)
@@ -259,18 +253,11 @@ def _spell_place(context: typer.Context) -> tuple[str, ...]:
 
 
 def _read_profile(context: typer.Context, space: Workspace) -> Profile:
-    from gi2nnunet.cli.slurm.profile import read_profile
-
     file = context.params["profile"] or _find_profile(space)
     return read_profile(file, overrides=context.params["slurm"] or ())
 
 
 def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, mark: str) -> None:
-    from shlex import join
-
-    from gi2nnunet.cli.output import print_json, print_notice, print_result
-    from gi2nnunet.cli.slurm.submit import submit
-
     profile = _read_profile(context, space)
     as_json = context.params["as_json"]
     if context.params["dry_run"] and as_json:
@@ -279,7 +266,7 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     if context.params["dry_run"]:
         for job in graph:
             after = f"  after {', '.join(job.after)}" if job.after else ""
-            print_result(f"{job.name}{after}\n    gi2nnunet {join(job.words)}")
+            print_result(f"{job.name}{after}\n    gi2nnunet {shlex.join(job.words)}")
         return
     done = submit(graph, profile=profile, folder=_jobs_folder(space), mark=mark)
     if as_json:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS
 from gi2nnunet.formats.labels import LabelScheme
@@ -23,8 +24,6 @@ from gi2nnunet.source.scan import LoadedScan, Scan
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +216,7 @@ def check_source(
     opened = open_source(
         path, allow_missing=allow_missing, source_labels=source_labels, workers=workers
     )
-    report = progress or (lambda done, total, what: None)
+    report = progress or ignore
 
     def measure(scan: Scan) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
         loaded = scan.load()

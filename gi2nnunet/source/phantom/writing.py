@@ -26,6 +26,7 @@ from gi2nnunet.core.errors import (
 )
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.core.locks import hold
+from gi2nnunet.core.progress import Progress
 from gi2nnunet.core.workers import QuietPool
 from gi2nnunet.formats.ids import (
     KNOWN_BAD_SCANS,
@@ -44,7 +45,6 @@ from gi2nnunet.source.phantom.listing import ListedScan, match_rows, read_listin
 from gi2nnunet.source.phantom.scan import draw_scan, paint_scan
 
 Sample = Literal["header", "filled"]
-Progress = Callable[[int, int, str], None]
 
 REAL_GEOMETRIES: tuple[tuple[Geometry, int], ...] = (
     (Geometry(width=266, height=266, slices=144, spacing_mm=(1.5, 1.5)), 180),
