@@ -24,6 +24,7 @@ from gi2nnunet.cli.options import (
 if TYPE_CHECKING:
     from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.source.check.check import SourceReport
+    from gi2nnunet.source.check.suspects import Suspect
     from gi2nnunet.source.phantom.frame import Geometry
 
 _SHAPE = "Made-up anatomy"
@@ -452,24 +453,41 @@ def _print_masks(found: SourceReport) -> None:
 
 def _print_suspects(found: SourceReport, *, most: int | None) -> None:
     from gi2nnunet.cli.output import count, print_result, print_table
+    from gi2nnunet.source.check.suspects import CERTAINTIES
 
     if found.known_bad:
         print_table(
             "Known bad scans (convert leaves them out)", ("scan", "why"), found.known_bad.items(),
             text_columns=2,
         )  # fmt: skip
-    if not found.suspects:
-        print_result("No suspects: nothing measures unlike the rest.")
-        return
     print_table(
-        f"{count(len(found.suspects), 'suspect')}, worth a look",
-        ("scan", "slice", "organ", "what", "measured", "usual"),
+        "Tested",
+        ("what", "scans", "suspects", "remark"),
         (
-            (s.scan_id, s.slice_number or "", _name(s.organ or ""), s.kind, s.measured, s.usual)
-            for s in found.suspects[:most]
+            (
+                tested.what, tested.scans or "not tested",
+                sum(s.kind in tested.kinds for s in found.suspects) if tested.scans else "-",
+                tested.note,
+            )
+            for tested in found.tested
         ),
-        text_columns=6,
-    )
+    )  # fmt: skip
+    if not found.suspects:
+        print_result("Nothing unusual was found in what was tested.")
+        return
+    ordered = sorted(found.suspects, key=lambda s: CERTAINTIES.index(s.certainty))
+    print_table(
+        f"{count(len(found.suspects), 'suspect')}, worth a look; the surest first",
+        ("scan", "slice", "organ", "what", "how sure", "measured", "usual"),
+        (
+            (
+                s.scan_id, _slices(s), _name(s.organ or ""), s.kind, s.certainty, s.measured,
+                s.usual,
+            )
+            for s in ordered[:most]
+        ),
+        text_columns=7,
+    )  # fmt: skip
     if most is not None and len(found.suspects) > most:
         print_result(f"{len(found.suspects) - most} more with --all, or --json.")
     for remedy in dict.fromkeys(f"{s.kind}: {s.remedy}" for s in found.suspects):
@@ -483,6 +501,13 @@ def _print_page(page: WrittenPage) -> None:
     if page.without_pictures:
         left_out = f"; {count(page.without_pictures, 'suspect')} without pictures (--all)"
     print_result(f"{page.path} ({page.size / 1e6:.1f} MB{left_out})")
+
+
+def _slices(suspect: Suspect) -> str:
+    if suspect.slice_number is None:
+        return ""
+    last = suspect.last_slice_number
+    return f"{suspect.slice_number}" if last is None else f"{suspect.slice_number} to {last}"
 
 
 def _name(organ: str) -> str:

@@ -28,7 +28,7 @@ from gi2nnunet.report.suspect_cards import (
 )
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.measures import ScanMeasures
-from gi2nnunet.source.check.suspects import LEAST_SCANS, MEANINGS
+from gi2nnunet.source.check.suspects import CERTAINTIES, MEANINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,6 @@ def _render(
     )
     environment.filters["name"] = name_of
     template = environment.from_string(_read("check.html"))
-    labelled = len(found.masks)
     return template.render(
         found=found,
         title=found.path.name or found.path.resolve().name,
@@ -134,8 +133,7 @@ def _render(
             )
             for kind, meaning in MEANINGS.items()
         },
-        too_few=0 < labelled < LEAST_SCANS,
-        least_scans=LEAST_SCANS,
+        suspects=sorted(found.suspects, key=lambda s: CERTAINTIES.index(s.certainty)),
         typical=typical,
         bad=bad,
         pictures=pictures,

@@ -18,6 +18,7 @@ from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.core.progress import Progress
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.source.check.fit import Placement, place_masks
 from gi2nnunet.source.scan import LoadedScan
 
 # Brighter than the page's colours, because they lie on grey anatomy, with a dark rim.
@@ -51,6 +52,8 @@ class View:
         The organ that it is about: its contour is thick; ``None`` for all alike.
     around
         Slices whose mask of that organ an axial view is cut out around; empty for the whole.
+    placement
+        Where to draw the masks, if not where they are.
     """
 
     scan_id: str
@@ -58,6 +61,7 @@ class View:
     slices: tuple[int, ...] = ()
     organ: int | None = None
     around: tuple[int, ...] = ()
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +157,8 @@ def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -
     """
     image, spacing_mm = scan.image, scan.spacing_mm
     labels = np.zeros(image.shape, np.uint8) if scan.label_map is None else scan.label_map
+    if view.placement is not None:
+        labels = place_masks(labels, view.placement)
     if view.plane == "axial":
         rows, columns = _find_box(labels, view, spacing_mm=spacing_mm)
         z, pixel_mm = view.slices[0], spacing_mm[1:]
@@ -246,6 +252,8 @@ def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str
         if (codes & bit).any()
     ]
     masks = f"with contours of {join_words(there)}" if there else "without any mask"
+    if view.placement is not None:
+        masks += ", drawn elsewhere"
     if view.plane == "coronal":
         return f"{view.scan_id}, seen from the front, {masks}"
     numbers = join_words([str(first_number + z) for z in view.slices])

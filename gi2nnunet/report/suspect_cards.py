@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,8 +12,9 @@ import numpy as np
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.pictures import View, join_words
 from gi2nnunet.source.check.check import SourceReport
+from gi2nnunet.source.check.in_scans import tell_placement
 from gi2nnunet.source.check.measures import ScanMeasures
-from gi2nnunet.source.check.suspects import Suspect
+from gi2nnunet.source.check.suspects import CERTAINTIES, Suspect
 
 MOST_CARDS_OF_A_KIND = 15
 _MOST_SLICES = 6  # suspect ones that follow each other on one card
@@ -64,7 +66,10 @@ class Card:
 
 
 def plan_cards(found: SourceReport, *, show_all: bool = False) -> tuple[Card, ...]:
-    """Return a card for all suspects of a scan as a whole, and for those of each run of slices.
+    """Return cards, the surest first.
+
+    All suspects of a scan as a whole share one, those of each run of slices, and each that is about
+    a stretch of slices has its own.
 
     Parameters
     ----------
@@ -75,39 +80,50 @@ def plan_cards(found: SourceReport, *, show_all: bool = False) -> tuple[Card, ..
     """
     scans = {scan.scan_id: scan for scan in found.scans}
     typical = find_typical(found)
-    pictured: dict[str, int] = {}
+    groups = [
+        (scan_id, suspects)
+        for scan_id, of_scan in groupby(found.suspects, key=lambda suspect: suspect.scan_id)
+        for suspects in _group_slices(list(of_scan))
+    ]
+    groups.sort(key=lambda group: min(CERTAINTIES.index(s.certainty) for s in group[1]))
+    pictured: Counter[str] = Counter()
+    anchors: Counter[str] = Counter()
     cards = []
-    for scan_id, of_scan in groupby(found.suspects, key=lambda suspect: suspect.scan_id):
-        for suspects in _group_slices(list(of_scan)):
-            kind = suspects[0].kind
-            pictured[kind] = pictured.get(kind, 0) + 1
-            scan, number = scans[scan_id], suspects[0].slice_number
-            if not show_all and pictured[kind] > MOST_CARDS_OF_A_KIND:
-                strips: tuple[Strip, ...] = ()
-            elif number is None:
-                strips = tuple(_show_whole(scan, suspects, found=found, typical=typical))
-            else:
-                strips = tuple(_show_slices(scan, suspects))
-            cards.append(
-                Card(
-                    scan_id=scan_id,
-                    where="whole scan" if number is None else _tell_slices(_numbers(suspects)),
-                    anchor=f"{scan_id}-{number or 'whole'}",
-                    suspects=tuple(suspects),
-                    strips=strips,
-                )
+    for scan_id, suspects in groups:
+        kind, number = suspects[0].kind, suspects[0].slice_number
+        pictured[kind] += 1
+        scan = scans[scan_id]
+        if not show_all and pictured[kind] > MOST_CARDS_OF_A_KIND:
+            strips: tuple[Strip, ...] = ()
+        elif number is None:
+            strips = tuple(_show_whole(scan, suspects, found=found, typical=typical))
+        elif suspects[0].last_slice_number is not None:
+            strips = tuple(_show_stretch(scan, suspects[0], scans=scans))
+        else:
+            strips = tuple(_show_slices(scan, suspects))
+        anchor = f"{scan_id}-{number or 'whole'}"
+        anchors[anchor] += 1
+        cards.append(
+            Card(
+                scan_id=scan_id,
+                where=_tell_where(suspects),
+                anchor=anchor if anchors[anchor] == 1 else f"{anchor}-{anchors[anchor]}",
+                suspects=tuple(suspects),
+                strips=strips,
             )
+        )
     return tuple(cards)
 
 
 def _group_slices(suspects: Sequence[Suspect]) -> Iterator[list[Suspect]]:
-    """Yield the suspects of the whole scan, then those of slices that follow each other."""
+    """Yield the suspects of the whole scan, each stretch, and runs of slices that follow."""
     whole = [suspect for suspect in suspects if suspect.slice_number is None]
     if whole:
         yield whole
+    yield from ([suspect] for suspect in suspects if suspect.last_slice_number is not None)
     run: list[Suspect] = []
     for suspect in suspects:
-        if suspect.slice_number is None:
+        if suspect.slice_number is None or suspect.last_slice_number is not None:
             continue
         numbers = _numbers(run)
         if run and not (
@@ -125,6 +141,15 @@ def _numbers(suspects: Sequence[Suspect]) -> list[int]:
     """Return the slices that suspects are about, in order."""
     both = [n for s in suspects for n in (s.slice_number, s.exchanged_with) if n is not None]
     return sorted(set(both))
+
+
+def _tell_where(suspects: Sequence[Suspect]) -> str:
+    first, last = suspects[0].slice_number, suspects[0].last_slice_number
+    if first is None:
+        return "whole scan"
+    if last is not None:
+        return f"slices {first} to {last}"
+    return _tell_slices(_numbers(suspects))
 
 
 def _tell_slices(numbers: Sequence[int]) -> str:
@@ -171,13 +196,104 @@ def _tell_pixels(scan: ScanMeasures, organ: int | None, z: int) -> str:
     return f", {scan.masks.pixels[organ, z]} pixels"
 
 
+def _show_stretch(
+    scan: ScanMeasures, suspect: Suspect, *, scans: Mapping[str, ScanMeasures]
+) -> Iterator[Strip]:
+    """Show the ends of a stretch with the slices beside it, and a cut through its joints."""
+    first, last = suspect.slice_number or 0, suspect.last_slice_number or 0
+    end = scan.first_number + scan.shape[0] - 1
+    numbers = [first - 1, first, (first + last) // 2, last, last + 1]
+    shown = [n for n in dict.fromkeys(numbers) if scan.first_number <= n <= end]
+    index = None if suspect.organ is None else ORGANS.index(suspect.organ)
+    frames = [
+        Frame(
+            view=View(scan_id=scan.scan_id, plane="axial", slices=(n - scan.first_number,),
+                      organ=index),
+            caption=f"slice {n}{_tell_pixels(scan, index, n - scan.first_number)}",
+            marked=first <= n <= last,
+        )
+        for n in shown
+    ]  # fmt: skip
+    if suspect.kind in ("joint", "repeated slices", "no signal"):
+        ends = tuple(sorted({first - scan.first_number, last - scan.first_number}))
+        view = View(scan_id=scan.scan_id, plane="joints", slices=ends)
+        frames.append(Frame(view=view, caption=f"one above the other; yellow: {first} and {last}"))
+    else:
+        frames.append(_front(scan, organ=index))
+    yield Strip(title="These slices and those beside them", frames=tuple(frames))
+    if suspect.other_scan_id is not None:
+        yield _show_beside(scan, scans[suspect.other_scan_id], (first + last) // 2)
+
+
+def _show_beside(scan: ScanMeasures, other: ScanMeasures, number: int | None = None) -> Strip:
+    """Show two scans side by side: slices, and from the front."""
+    depth = min(scan.shape[0], other.shape[0])
+    if number is None:
+        levels = [z for z in _find_levels(scan, None) if z < depth] or [depth // 2]
+    else:
+        levels = [min(number - scan.first_number, depth - 1)]
+    frames = [
+        Frame(
+            view=View(scan_id=one.scan_id, plane="axial", slices=(z,)),
+            caption=f"{one.scan_id}, slice {one.first_number + z}",
+            marked=one is scan,
+        )
+        for z in levels
+        for one in (scan, other)
+    ]
+    frames += [_front(one, caption=one.scan_id, marked=one is scan) for one in (scan, other)]
+    return Strip(title=f"{scan.scan_id} and {other.scan_id}", frames=tuple(frames))
+
+
+def _show_placed(scan: ScanMeasures, suspect: Suspect) -> Iterator[Strip]:
+    """Show masks as they are, and where they would fit better, in the same slices."""
+    placement = suspect.placement
+    if placement is None or scan.masks is None:
+        return
+    index = None if suspect.organ is None else ORGANS.index(suspect.organ)
+    pixels = scan.masks.pixels if index is None else scan.masks.pixels[index : index + 1]
+    here = np.atleast_1d(pixels.any(axis=0))
+    there = here[::-1] if placement.turn == "upside down" else np.roll(here, placement.slices)
+    levels = _spread(np.flatnonzero(here & there if (here & there).any() else there),
+                     _ORGAN_HEIGHTS)  # fmt: skip
+    for title, chosen in (
+        ("The masks as they are", None),
+        (f"The same slices {tell_placement(placement, scan.spacing_mm)}", placement),
+    ):
+        yield Strip(
+            title=title,
+            frames=tuple(
+                Frame(
+                    view=View(scan_id=scan.scan_id, plane="axial", slices=(z,), organ=index,
+                              placement=chosen),
+                    caption=f"slice {scan.first_number + z}",
+                    marked=chosen is None,
+                )
+                for z in levels
+            ),
+        )  # fmt: skip
+
+
 def _show_whole(
     scan: ScanMeasures, suspects: Sequence[Suspect], *, found: SourceReport,
     typical: dict[Geometry, str],
 ) -> Iterator[Strip]:  # fmt: skip
     scans = {other.scan_id: other for other in found.scans}
     other = typical.get((scan.shape, scan.spacing_mm))
-    for organ in dict.fromkeys(suspect.organ for suspect in suspects if suspect.organ):
+    for suspect in suspects:
+        yield from _show_placed(scan, suspect)
+    beside = dict.fromkeys(s.other_scan_id for s in suspects if s.other_scan_id is not None)
+    for other_id in beside:
+        yield _show_beside(scan, scans[other_id])
+    if any(s.organ is None and not s.other_scan_id and s.placement is None and s.kind != "day"
+           for s in suspects):  # fmt: skip
+        levels = _find_levels(scan, None) or [scan.shape[0] // 2]
+        frames = [*_slices(scan, levels), _front(scan, marked=True)]
+        if other and other != scan.scan_id:
+            frames.append(_front(scans[other], caption=f"for comparison: {other}"))
+        yield Strip(title="The scan", frames=tuple(frames))
+    alone = (s.organ for s in suspects if s.organ and s.placement is None)
+    for organ in dict.fromkeys(alone):
         index = ORGANS.index(organ)
         levels = _find_levels(scan, index)
         if not levels:
@@ -267,16 +383,20 @@ def _spread(slices: np.ndarray, heights: Sequence[float]) -> list[int]:
     return sorted(set(at))
 
 
-def _find_levels(scan: ScanMeasures, organ: int) -> list[int]:
-    if scan.masks is None or not scan.masks.pixels[organ].any():
+def _find_levels(scan: ScanMeasures, organ: int | None) -> list[int]:
+    """Return slices that show an organ, or any organ; none without it."""
+    if scan.masks is None:
         return []
-    return _spread(np.flatnonzero(scan.masks.pixels[organ]), _ORGAN_HEIGHTS)
+    pixels = scan.masks.pixels if organ is None else scan.masks.pixels[organ : organ + 1]
+    shown = np.flatnonzero(pixels.any(axis=0))
+    return _spread(shown, _ORGAN_HEIGHTS) if len(shown) else []
 
 
 def _find_usual_levels(scan: ScanMeasures, organ: int, found: SourceReport) -> list[int]:
     """Return slices of a scan where other scans have the organ."""
     heights = np.array([masks.centre[organ, 0] for masks in found.masks])
-    middle, most = float(np.nanmedian(heights)), scan.shape[0] - 1
+    heights = heights[np.isfinite(heights)]
+    middle, most = float(np.median(heights)) if len(heights) else 0.5, scan.shape[0] - 1
     return sorted({min(max(round((middle + off) * most), 0), most) for off in (-0.1, 0, 0.1)})
 
 

@@ -17,8 +17,9 @@ from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS
 from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.source.check.find import find_suspects, list_tested
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures, measure_scan
-from gi2nnunet.source.check.suspects import Suspect, find_suspects
+from gi2nnunet.source.check.suspects import Suspect, Tested
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import LoadedScan, Scan
 
@@ -40,6 +41,8 @@ class SourceReport:
         Scans of the source that are known to be bad, with the reason.
     suspects
         What measures unlike the rest, in the order of the scans.
+    tested
+        What was tested, and what the source has too few scans for.
     warnings
         What was passed over in reading.
     load
@@ -51,6 +54,7 @@ class SourceReport:
     scans: tuple[ScanMeasures, ...]
     known_bad: Mapping[str, str]
     suspects: tuple[Suspect, ...]
+    tested: tuple[Tested, ...]
     warnings: tuple[str, ...]
     load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
 
@@ -163,6 +167,7 @@ class SourceReport:
             },
             "known_bad": dict(self.known_bad),
             "suspects": [asdict(suspect) for suspect in self.suspects],
+            "tested": [{**asdict(t), "kinds": list(t.kinds)} for t in self.tested],
             "warnings": list(self.warnings),
         }
 
@@ -261,6 +266,7 @@ def check_source(
         scans=tuple(scans),
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
         suspects=find_suspects(scans),
+        tested=list_tested(scans),
         warnings=tuple(warnings),
         load=lambda scan_id: opened.scans[scan_id].load(),
     )

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.source.check.fit import OutlineFit, measure_fit
+from gi2nnunet.source.check.prints import take_prints
 
 FloatArray = NDArray[np.float64]
 
 _STEP = 4  # every fourth pixel each way is looked at in images; masks are looked at whole
+_DIP = 2.0  # times the usual unlikeness of neighbours
 _PAIRS = tuple((a, b) for a in range(len(ORGANS)) for b in range(a + 1, len(ORGANS)))
 
 
@@ -33,6 +36,12 @@ class MaskMeasures:
     centre
         ``(organs, 3)``: centre of mass as relative height (0 first slice, 1 last) and mm from the
         image's middle, to posterior and to the patient's left; NaN without the organ.
+    fit
+        How the outlines fit the image.
+    spread_mm
+        ``(organs, 3)``: standard deviation of the organ's voxels along z, y and x.
+    level
+        ``(organs,)``: mean of the image inside, in units of the mean of its slice.
     overlap_pixels, overlap_slices
         For each pair of organs, in the order large with small bowel, large bowel with stomach,
         small bowel with stomach.
@@ -43,6 +52,9 @@ class MaskMeasures:
     second_iou: FloatArray
     volume_ml: FloatArray
     centre: FloatArray
+    spread_mm: FloatArray
+    level: FloatArray
+    fit: OutlineFit
     overlap_pixels: tuple[int, ...]
     overlap_slices: tuple[int, ...]
 
@@ -64,6 +76,13 @@ class ScanMeasures:
     next_correlation, second_correlation
         ``(z,)``: correlation of a slice's image with the next one's and with the one after that's;
         NaN past the end and where an image is of one value.
+    next_likeness
+        ``(z,)``: as ``next_correlation``, but where that dips, of what lies outside the masks of
+        the two slices: the gut changes from slice to slice, what lies around it does not.
+    signal
+        ``(z,)`` bool: whether the slice holds more than one value.
+    prints
+        ``(z,)`` uint64: fingerprints of the slices, as :func:`take_prints` takes them.
     masks
         ``None`` without truth.
     """
@@ -76,6 +95,9 @@ class ScanMeasures:
     intensity: tuple[float, float, float, float]
     next_correlation: FloatArray
     second_correlation: FloatArray
+    next_likeness: FloatArray
+    signal: NDArray[np.bool_]
+    prints: NDArray[np.uint64]
     masks: MaskMeasures | None
 
     @property
@@ -108,6 +130,14 @@ def measure_scan(
     """
     seen = np.asarray(image[:, ::_STEP, ::_STEP], np.float32)
     middle, high = np.percentile(seen, (50, 99))
+    flat = seen.reshape(len(seen), -1)
+    level = flat.mean(axis=1, dtype=np.float64)
+    correlation = _correlate(flat, 1)
+    masks, likeness = None, correlation
+    if label_map is not None:
+        labels = label_map[:, ::_STEP, ::_STEP].reshape(flat.shape)
+        masks = measure_masks(label_map, spacing_mm=spacing_mm, image=image, level=level)
+        likeness = _correlate_outside(flat, labels, correlation)
     return ScanMeasures(
         scan_id=scan_id,
         part=part,
@@ -115,18 +145,20 @@ def measure_scan(
         spacing_mm=spacing_mm,
         first_number=first_number,
         intensity=(float(seen.min()), float(middle), float(high), float(seen.max())),
-        next_correlation=_correlate(seen, 1),
-        second_correlation=_correlate(seen, 2),
-        masks=None if label_map is None else measure_masks(label_map, spacing_mm=spacing_mm),
+        next_correlation=correlation,
+        second_correlation=_correlate(flat, 2),
+        next_likeness=likeness,
+        signal=flat.max(axis=1) > flat.min(axis=1),
+        prints=take_prints(image),
+        masks=masks,
     )
 
 
-def _correlate(image: NDArray[np.float32], ahead: int) -> FloatArray:
-    """Return ``(z,)`` the correlation of each slice with the one ``ahead`` of it."""
-    found = np.full(len(image), np.nan)
-    if len(image) <= ahead:
+def _correlate(flat: NDArray[np.float32], ahead: int) -> FloatArray:
+    """Return ``(z,)`` the correlation of each slice, a row, with the one ``ahead`` of it."""
+    found = np.full(len(flat), np.nan)
+    if len(flat) <= ahead:
         return found
-    flat = image.reshape(len(image), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     norms = np.sqrt(np.einsum("ij,ij->i", flat, flat)).astype(np.float64)
     products = np.einsum("ij,ij->i", flat[:-ahead], flat[ahead:]).astype(np.float64)
@@ -135,7 +167,31 @@ def _correlate(image: NDArray[np.float32], ahead: int) -> FloatArray:
     return found
 
 
-def measure_masks(label_map: LabelMap, *, spacing_mm: tuple[float, float, float]) -> MaskMeasures:
+def _correlate_outside(
+    flat: NDArray[np.float32], labels: LabelMap, correlation: FloatArray
+) -> FloatArray:
+    """Return ``(z,)`` the correlation of each slice with the next, outside the masks if it dips."""
+    found, away = correlation.copy(), 1 - correlation
+    if not np.isfinite(away).any():
+        return found
+    with np.errstate(invalid="ignore"):
+        dips = np.flatnonzero(away > _DIP * np.nanmedian(away))
+    for z in dips.tolist():
+        outside = (labels[z] | labels[z + 1]) == 0
+        pair = flat[z : z + 2, outside]
+        pair = pair - pair.mean(axis=1, keepdims=True) if pair.size else pair
+        norm = float(np.sqrt((pair[0] @ pair[0]) * (pair[1] @ pair[1])))
+        found[z] = float(pair[0] @ pair[1]) / norm if norm > 0 else np.nan
+    return found
+
+
+def measure_masks(
+    label_map: LabelMap,
+    *,
+    spacing_mm: tuple[float, float, float],
+    image: NDArray[Any],
+    level: FloatArray,
+) -> MaskMeasures:
     """Measure one scan's masks.
 
     Parameters
@@ -144,27 +200,36 @@ def measure_masks(label_map: LabelMap, *, spacing_mm: tuple[float, float, float]
         ``(z, y, x)`` uint8, bit-coded.
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm.
+    image
+        ``(z, y, x)``.
+    level
+        ``(z,)``: mean of each slice's image.
     """
     depth, height, width = label_map.shape
     box, (low, top, left) = _crop(label_map)
     inside = slice(low, low + len(box))
     pixels = np.zeros((len(ORGANS), depth), np.int64)
     next_iou, second_iou = (np.full((len(ORGANS), depth), np.nan) for _ in range(2))
-    centre = np.full((len(ORGANS), 3), np.nan)
+    centre, spread = np.full((len(ORGANS), 3), np.nan), np.full((len(ORGANS), 3), np.nan)
     for organ, bit in enumerate(ORGAN_BITS):
         mask = (box & bit) != 0
         pixels[organ, inside] = _count(mask)
         next_iou[organ] = _overlap(mask, pixels[organ], inside, 1)
         second_iou[organ] = _overlap(mask, pixels[organ], inside, 2)
-        if total := int(pixels[organ].sum()):
+        if pixels[organ].any():
             plane = mask.sum(axis=0, dtype=np.int64)
-            row = plane.sum(axis=1) @ np.arange(top, top + box.shape[1]) / total
-            column = plane.sum(axis=0) @ np.arange(left, left + box.shape[2]) / total
-            centre[organ] = (
-                pixels[organ] @ np.arange(depth) / total / max(depth - 1, 1),
-                (row - (height - 1) / 2) * spacing_mm[1],
-                (column - (width - 1) / 2) * spacing_mm[2],
+            middles, widths = zip(
+                _locate(pixels[organ], 0),
+                _locate(plane.sum(axis=1), top),
+                _locate(plane.sum(axis=0), left),
+                strict=True,
             )
+            centre[organ] = (
+                middles[0] / max(depth - 1, 1),
+                (middles[1] - (height - 1) / 2) * spacing_mm[1],
+                (middles[2] - (width - 1) / 2) * spacing_mm[2],
+            )
+            spread[organ] = np.multiply(widths, spacing_mm)
     both = [
         _count((box & bits) == bits) for bits in (ORGAN_BITS[a] | ORGAN_BITS[b] for a, b in _PAIRS)
     ]
@@ -174,8 +239,30 @@ def measure_masks(label_map: LabelMap, *, spacing_mm: tuple[float, float, float]
         second_iou=second_iou,
         volume_ml=pixels.sum(axis=1) * float(np.prod(spacing_mm)) / 1000,
         centre=centre,
+        spread_mm=spread,
+        level=_measure_level(label_map, image, level),
+        fit=measure_fit(image, label_map, level=level),
         overlap_pixels=tuple(int(counted.sum()) for counted in both),
         overlap_slices=tuple(int(np.count_nonzero(counted)) for counted in both),
+    )
+
+
+def _locate(counted: NDArray[np.int64], start: int) -> tuple[float, float]:
+    """Return mean and standard deviation of the places ``start``, ... that were counted."""
+    places = np.arange(start, start + len(counted))
+    middle = float(np.average(places, weights=counted))
+    return middle, float(np.sqrt(np.average((places - middle) ** 2, weights=counted)))
+
+
+def _measure_level(label_map: LabelMap, image: NDArray[Any], level: FloatArray) -> FloatArray:
+    """Return ``(organs,)`` the mean of the image in each organ, on every fourth pixel each way."""
+    labels = label_map[:, ::_STEP, ::_STEP]
+    at = np.flatnonzero(labels)
+    bits = labels.reshape(-1)[at]
+    z = at // (labels.shape[1] * labels.shape[2])
+    values = image[:, ::_STEP, ::_STEP].reshape(-1)[at] / np.where(level > 0, level, 1)[z]
+    return np.array(
+        [values[(bits & bit) != 0].mean() if (bits & bit).any() else np.nan for bit in ORGAN_BITS]
     )
 
 

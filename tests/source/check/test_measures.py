@@ -21,7 +21,10 @@ def test_masks_are_measured_as_one_voxel_at_a_time(seed: int) -> None:
     depth, height, width = shape = tuple(rng.integers(1, 9, 3).tolist())
     labels = rng.integers(0, 8, shape).astype(np.uint8) * (rng.random(shape) < 0.3)
     labels[rng.random(depth) < 0.4] = 0
-    found = measure_masks(labels.astype(np.uint8), spacing_mm=SPACING)
+    labels = labels.astype(np.uint8)
+    image = rng.integers(1, 900, shape).astype(np.uint16)
+    level = image.reshape(depth, -1).mean(axis=1)
+    found = measure_masks(labels, spacing_mm=SPACING, image=image, level=level)
     masks = [(labels & bit) != 0 for bit in (1, 2, 4)]
     for organ, mask in enumerate(masks):
         assert found.pixels[organ].tolist() == mask.sum(axis=(1, 2)).tolist()
@@ -39,8 +42,13 @@ def test_masks_are_measured_as_one_voxel_at_a_time(seed: int) -> None:
                 (x - (width - 1) / 2) * 2,
             ]
             np.testing.assert_allclose(found.centre[organ], wanted)
+            wide = [np.nonzero(mask)[axis].std() * SPACING[axis] for axis in range(3)]
+            np.testing.assert_allclose(found.spread_mm[organ], wide)
         else:
             assert np.isnan(found.centre[organ]).all()
+        seen = mask[:, ::4, ::4]
+        inside = (image / level[:, None, None])[:, ::4, ::4][seen]
+        np.testing.assert_allclose(found.level[organ], inside.mean() if seen.any() else np.nan)
     both = [a & b for a, b in combinations(masks, 2)]
     assert found.overlap_pixels == tuple(int(of_pair.sum()) for of_pair in both)
     assert found.overlap_slices == tuple(int(of_pair.any(axis=(1, 2)).sum()) for of_pair in both)
@@ -63,3 +71,21 @@ def test_likeness_of_slices_is_their_correlation() -> None:
     assert found.intensity[3] == seen.max()
     assert found.masks is None
     assert found.patient_id == "case1"
+    assert found.signal.tolist() == [True, True, True, False, True]
+
+
+def test_a_dip_is_measured_outside_the_masks() -> None:
+    rng = np.random.default_rng(1)
+    still = rng.integers(100, 4000, (24, 24)).astype(np.uint16)
+    image = np.stack([still] * 6)
+    image[:, 4:12, 4:12] = rng.integers(0, 9000, (6, 8, 8))  # what moves
+    image += rng.integers(0, 20, image.shape).astype(np.uint16)
+    image[3:, 4:12, 4:12] = 60000  # an organ that begins, and with it a dip
+    labels = np.zeros(image.shape, np.uint8)
+    labels[:, 4:12, 4:12] = 1
+    found = measure_scan(
+        scan_id="case1_day2", part="train", image=image, label_map=labels, spacing_mm=SPACING,
+        first_number=1,
+    )  # fmt: skip
+    assert found.next_correlation[2] < 0.9
+    assert found.next_likeness[2] > 0.99

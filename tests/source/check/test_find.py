@@ -1,0 +1,72 @@
+"""Faults of every kind in one scan of a clean phantom: found there, by their right name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gi2nnunet.formats.ids import patient_of
+from gi2nnunet.source.check.find import find_suspects, list_tested
+from gi2nnunet.source.check.measures import ScanMeasures, measure_scan
+from gi2nnunet.source.check.suspects import MEANINGS
+from gi2nnunet.source.open import open_source
+from tests.planted_faults import FAULTS, Fault, Scan
+
+
+def measure(scan_id: str, scan: Scan) -> ScanMeasures:
+    return measure_scan(
+        scan_id=scan_id, part="train", image=scan.image, label_map=scan.labels,
+        spacing_mm=scan.spacing_mm, first_number=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scans(clean_phantom: Path) -> Mapping[str, Scan]:
+    opened = open_source(clean_phantom)
+    loaded = {scan_id: scan.load() for scan_id, scan in opened.scans.items()}
+    return {
+        scan_id: Scan(image=scan.image, labels=scan.label_map, spacing_mm=scan.spacing_mm)
+        for scan_id, scan in loaded.items()
+        if scan.label_map is not None
+    }
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_found_and_named(
+    fault: Fault, scans: Mapping[str, Scan], clean_scans: tuple[ScanMeasures, ...]
+) -> None:
+    measured = {scan.scan_id: scan for scan in clean_scans}
+    scan_id, donor_id = "case31_day18", "case72_day35"
+    assert patient_of(scan_id) != patient_of(donor_id)
+    if fault.donor == "not in the source":
+        del measured[donor_id]
+    rng = np.random.default_rng(3)
+    measured[scan_id] = measure(scan_id, fault.plant(scans[scan_id], scans[donor_id], rng))
+    suspects = find_suspects(list(measured.values()))
+    assert {s.kind for s in suspects if s.scan_id == scan_id} & fault.kinds
+    allowed = {scan_id} | ({donor_id} if fault.donor == "in the source" else set())
+    assert {s.scan_id for s in suspects} <= allowed
+
+
+def test_every_kind_has_a_meaning_and_is_planted() -> None:
+    planted = set().union(*(fault.kinds for fault in FAULTS))
+    assert planted <= set(MEANINGS)
+    assert set(MEANINGS) - planted == {"day", "model"}
+
+
+def test_what_was_tested_depends_on_how_many_scans_there_are(
+    clean_scans: tuple[ScanMeasures, ...],
+) -> None:
+    every = {tested.what: tested for tested in list_tested(clean_scans)}
+    assert all(tested.scans and not tested.note for tested in every.values())
+    assert set(MEANINGS) - {kind for t in every.values() for kind in t.kinds} == {"model"}
+    few = {tested.what: tested for tested in list_tested(clean_scans[:3])}
+    assert few["days of a patient"].scans == 0
+    assert "needs 8 scans" in few["days of a patient"].note
+    assert "has 3" in few["masks against their images"].note
+    one = {tested.what: tested for tested in list_tested(clean_scans[:1])}
+    assert one["copies among the scans"].note == "needs two scans"
+    assert all(tested.scans == 0 for tested in list_tested(()))

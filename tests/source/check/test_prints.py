@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gi2nnunet.source.check.prints import LEAST_SLICES, find_copies, take_prints
+
+
+def make_image(seed: int, depth: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4000, (depth, 48, 40)).astype(np.uint16)
+
+
+def test_images_that_have_nothing_in_common_are_no_copies() -> None:
+    prints = [take_prints(make_image(seed, 140)) for seed in range(60)]
+    assert find_copies(prints) == ()
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.4, 3.0])
+def test_a_copy_is_found_whatever_its_gain(gain: float) -> None:
+    images = [make_image(seed) for seed in range(4)]
+    images[3] = (images[1] * gain).astype(np.uint16)
+    (copy,) = find_copies([take_prints(image) for image in images])
+    assert (copy.first, copy.second) == (1, 3)
+    assert copy.slices == tuple((z, z) for z in range(12))
+
+
+def test_a_copy_with_some_changed_pixels_is_found() -> None:
+    image = make_image(0, 60)
+    changed = image.copy()
+    hit = np.random.default_rng(9).random(image.shape) < 0.02
+    changed[hit] = 0
+    (copy,) = find_copies([take_prints(image), take_prints(changed)])
+    assert len(copy.slices) > 50
+
+
+def test_slices_copied_to_another_height_are_found() -> None:
+    image, other = make_image(0, 30), make_image(1, 30)
+    other[20:28] = image[5:13]
+    (copy,) = find_copies([take_prints(image), take_prints(other)])
+    assert copy.slices == tuple((z, z + 15) for z in range(5, 13))
+
+
+def test_few_or_empty_slices_make_no_copy() -> None:
+    image, other = make_image(0), make_image(1)
+    other[3 : 3 + LEAST_SLICES - 1] = image[3 : 3 + LEAST_SLICES - 1]
+    image[8:] = other[8:] = 7  # one value: no fingerprint
+    prints = [take_prints(image), take_prints(other)]
+    assert prints[0][8:].tolist() == [0] * 4
+    assert find_copies(prints) == ()
+    assert find_copies(()) == ()
+
+
+def test_small_images_have_fingerprints_too() -> None:
+    assert take_prints(make_image(0)[:, :3, :2]).shape == (12,)
