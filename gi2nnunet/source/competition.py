@@ -148,7 +148,7 @@ class CompetitionSource(Source):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells it from another one: names, sizes, rows, a zip's checksums."""
+        """Return digests of names, sizes and rows, and of a zip's checksums."""
         scans = self.scans.values()
         names = [name for scan in scans for name in scan.names]
         sizes = self.archive.sizes(names)

@@ -1,8 +1,8 @@
-"""Converted dataset as a source: volumes whose ``manifest.json`` gives numbers and label coding.
+"""Converted dataset as a source: its manifest gives slice numbers and the coding of labels.
 
-The manifest is read here, below :mod:`gi2nnunet.dataset`, because a source has to know it: a
-volume of a dataset keeps its slice numbers wherever it is given. What a dataset is besides its
-manifest (splits, truth, checks) is in :mod:`gi2nnunet.dataset`.
+The manifest is read in this package, which is below :mod:`gi2nnunet.dataset`, because volumes of a
+dataset keep their slice numbers when they are opened as a source. Splits, truth and checks of a
+dataset are in :mod:`gi2nnunet.dataset`, which uses this reader.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 class DatasetSource(NiftiSource):
     """A converted dataset, a folder in it, or one of its volumes.
 
-    A scan of it that the manifest does not know is taken as any other volume.
+    A volume that the manifest does not list is opened like any other.
     """
 
     @classmethod

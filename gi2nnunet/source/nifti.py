@@ -154,7 +154,7 @@ def _read_label_volume(path: Path) -> tuple[LabelMap, VolumeGeometry]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Volumes:
+class _ScanFiles:
     """The files of one scan, and where the folder puts it."""
 
     part: Part
@@ -177,8 +177,8 @@ class NiftiSource(Source):
         Raises
         ------
         InputError
-            For names that do not fit together, headers that cannot be read, and where nothing
-            tells how labels are coded.
+            For names that do not fit together, headers that cannot be read, and if nothing shows
+            how labels are coded.
         """
         if not is_nifti(path, options):
             return None
@@ -195,11 +195,13 @@ class NiftiSource(Source):
     ) -> Self:
         volumes = _list_volumes(path, options)
         labels = [files.label for files in volumes.values() if files.label]
-        told = options.source_labels or declared
-        scheme = (
-            (told or _tell_scheme(labels, path=path, workers=options.workers)) if labels else None
-        )
-        known = first_numbers or {}
+        known = options.source_labels or declared
+        scheme = known
+        if not labels:
+            scheme = None
+        elif not known:
+            scheme = _tell_scheme(labels, path=path, workers=options.workers)
+        numbers = first_numbers or {}
         scans: dict[str, NiftiScan] = {}
         unreadable: list[InputError] = []
         for scan_id, files in volumes.items():
@@ -211,7 +213,7 @@ class NiftiSource(Source):
             scans[scan_id] = NiftiScan(
                 scan_id=scan_id,
                 part=files.part,
-                first_number=known.get(scan_id, 1),
+                first_number=numbers.get(scan_id, 1),
                 shape=geometry.shape,
                 spacing_mm=geometry.spacing_mm,
                 image=files.image,
@@ -224,13 +226,13 @@ class NiftiSource(Source):
             kind="nifti",
             scans=scans,
             options={"source_labels": options.source_labels} if options.source_labels else {},
-            unnumbered=tuple(scan_id for scan_id in scans if scan_id not in known),
+            unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             scheme=scheme,
-            scheme_is_guessed=scheme is not None and not told,
+            scheme_is_guessed=scheme is not None and not known,
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells it from another one: names, sizes, last bytes, coding of labels."""
+        """Return a digest of names, sizes and last bytes, and the coding of labels."""
         files = [file for scan in self.scans.values() for file in (scan.image, scan.label) if file]
         root = self.path if self.path.is_dir() else self.path.parent
         listing = hashlib.sha256()
@@ -251,7 +253,7 @@ class NiftiSource(Source):
 
 
 def _read_end(file: Path) -> tuple[int, str]:
-    """Return what tells a file from another one of its name: its size and its last bytes.
+    """Return a file's size and its last bytes, which differ in another file of its name.
 
     The last eight bytes of a ``.gz`` file are the checksum and the size of its content.
     """
@@ -265,7 +267,7 @@ def _read_end(file: Path) -> tuple[int, str]:
 
 
 def is_nifti(path: Path, options: SourceOptions) -> bool:
-    """Return whether to take a path for NIfTI: by its name, or by what the folder holds."""
+    """Return whether a path is NIfTI, by its name or by what the folder holds."""
     if options.scope == "hidden":  # only the competition hides a test set
         return False
     is_folder = find_kind(path) == "folder"
@@ -283,7 +285,7 @@ def _volumes_of(folder: Path) -> list[Path]:
         for file in folder.iterdir()
         if file.name.endswith(_ENDINGS)
         and not file.name.startswith(".")
-        and (file.is_file() or file.is_symlink())  # a link that leads nowhere is told when read
+        and (file.is_file() or file.is_symlink())  # a link to nowhere is reported when it is read
     )
 
 
@@ -291,20 +293,20 @@ def _stem(file: Path) -> str:
     return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _list_volumes(path: Path, options: SourceOptions) -> dict[str, Volumes]:
+def _list_volumes(path: Path, options: SourceOptions) -> dict[str, _ScanFiles]:
     """Return the files of each scan, scans in numeric order of patient and day.
 
     Raises
     ------
     InputError
         For ids that do not fit a CSV, second images of a scan, labels without an image; all of
-        them are told together. Where there is no volume.
+        them are listed together. If there is no volume.
     """
     kind = find_kind(path)
     problems: list[Problem] = []
     if kind == "file":
         scan_id = _stem(path).removesuffix("_0000")
-        found = {scan_id: Volumes(part="test", image=path, label=None)}
+        found = {scan_id: _ScanFiles(part="test", image=path, label=None)}
         problems += _find_bad_id(scan_id, path)
     elif kind == "folder":
         found = _list_folder(path, problems)
@@ -320,14 +322,14 @@ def _list_volumes(path: Path, options: SourceOptions) -> dict[str, Volumes]:
         # A folder that holds images too, as a whole dataset does, keeps its labels apart.
         apart = {scan_id: files.label for scan_id, files in found.items() if files.label}
         labels = apart or {scan_id: files.image for scan_id, files in found.items()}
-        found = {s: Volumes(part="train", image=file, label=file) for s, file in labels.items()}
+        found = {s: _ScanFiles(part="train", image=file, label=file) for s, file in labels.items()}
     elif not options.truth:
         found = {scan_id: replace(files, label=None) for scan_id, files in found.items()}
     return {scan_id: found[scan_id] for scan_id in sorted(found, key=scan_order)}
 
 
-def _list_folder(path: Path, problems: list[Problem]) -> dict[str, Volumes]:
-    found: dict[str, Volumes] = {}
+def _list_folder(path: Path, problems: list[Problem]) -> dict[str, _ScanFiles]:
+    found: dict[str, _ScanFiles] = {}
     for images, labels, part in _find_layout(path):
         label_of = {_stem(file): file for file in _volumes_of(labels)} if labels else {}
         for file in _volumes_of(images):
@@ -349,7 +351,7 @@ def _list_folder(path: Path, problems: list[Problem]) -> dict[str, Volumes]:
                 )
                 continue
             label = label_of.pop(scan_id, None)
-            found[scan_id] = Volumes(part=part if label else "test", image=file, label=label)
+            found[scan_id] = _ScanFiles(part=part if label else "test", image=file, label=label)
         problems += [
             Problem(where=str(file), found="labels without an image", expected=f"one in {images}")
             for file in label_of.values()
@@ -414,12 +416,12 @@ def _read_declared(dataset_json: Path) -> LabelScheme | None:
 
 
 def _tell_scheme(labels: Sequence[Path], *, path: Path, workers: int) -> LabelScheme:
-    """Decide by the values how labels are coded; the first volume that settles it is the last read.
+    """Decide by the values how labels are coded; reading stops as soon as that is clear.
 
     Raises
     ------
     InputError
-        Where they tell nothing: 3 without anything above it is the stomach in exclusive labels and
+        If they leave it open: 3 without anything above it is the stomach in exclusive labels and
         both bowels in bit-coded ones.
     """
     highest = 0

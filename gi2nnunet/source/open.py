@@ -1,4 +1,4 @@
-"""Source, opened: the one way to the scans of a folder, a zip or a file, whatever it holds.
+"""Source, opened: the one way to the scans of a folder, a zip or a file of any kind.
 
 A further kind of source is a module with a subclass of :class:`~gi2nnunet.source.scan.Source` and
 one of :class:`~gi2nnunet.source.scan.Scan`, and an entry in :data:`SOURCES`.
@@ -19,7 +19,7 @@ from gi2nnunet.source.nifti import NiftiSource
 from gi2nnunet.source.scan import Scan, Scope, Source, SourceOptions
 
 SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, CompetitionSource)
-"""Tried in this order; the last one says what was expected where nobody takes a path."""
+"""Tried in this order; the last one says what was expected if no kind fits."""
 
 
 def open_source(
@@ -34,21 +34,21 @@ def open_source(
 ) -> Source:
     """Open what a user gave: the competition's folder or zip, NIfTI volumes, a converted dataset.
 
-    No image is read: names, tables and headers are.
+    Names, tables and headers are read, but no image.
 
     Parameters
     ----------
     path
         A folder, a zip or a NIfTI file.
     scope
-        ``"all"`` its scans; those to be ``"predicted"``, which is ``test/`` where the competition's
-        folder has one, else ``train/``, and all volumes; or those of the ``"hidden"`` test set,
-        where a scan that cannot be used is set apart with a warning.
+        Which scans: ``"all"``; those to be ``"predicted"`` (of the competition ``test/`` if it has
+        scans, else ``train/``; of other kinds all); or those of the competition's ``"hidden"`` test
+        set, where a scan that cannot be used is set apart with a warning.
     truth
-        Whether label volumes are looked at.
+        Whether to look for label volumes.
     labels_only
-        Take label volumes without their images: those set apart from images if there are any, else
-        every volume.
+        Open label volumes without their images: those in a folder of labels if there are any,
+        else every volume.
     allow_missing
         Pass over rows without an image and images without a row (an image without rows then
         counts as empty), with a warning, instead of refusing the source.
@@ -60,7 +60,7 @@ def open_source(
     Raises
     ------
     InputError
-        Where it is no source, or does not fit together; all that is wrong is listed together.
+        If it is not a source, or does not fit together; all that is wrong is listed.
     """
     options = SourceOptions(
         scope=scope,
@@ -74,7 +74,7 @@ def open_source(
         source = kind.open(Path(path), options)
         if source is not None:
             return source
-    raise InputError(f"{path}: is no source that is known.")
+    raise InputError(f"{path}: is not a known kind of source.")
 
 
 def scan_from_json(content: Mapping[str, Any]) -> Scan:

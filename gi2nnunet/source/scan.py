@@ -1,7 +1,7 @@
-"""Scan and source: what every implementer of them gives, whatever its files are.
+"""Scan and source: what every kind of source gives, whatever its files are.
 
 :func:`~gi2nnunet.source.open.open_source` gives a :class:`Source` with its scans. A kind of source
-is one module with a subclass of each; nobody outside it asks which kind a source or scan is.
+is one module with a subclass of each; no other module asks which kind a source or scan is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from gi2nnunet.formats.volumes import write_volume
 Part = Literal["train", "test"]
 Scope = Literal["all", "predicted", "hidden"]
 Rows = Sequence[Sequence[str]]  # for each slice the RLE texts in the order of ORGANS
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class LoadedScan:
 
     image: NDArray[Any]
     label_map: LabelMap | None
-    spacing_mm: Triple
+    spacing_mm: tuple[float, float, float]
     first_number: int
     problems: tuple[Problem, ...] = ()
     eight_bit: int = 0
@@ -80,7 +79,7 @@ class Scan(ABC):
     part: Part
     first_number: int
     shape: tuple[int, int, int]
-    spacing_mm: Triple
+    spacing_mm: tuple[float, float, float]
 
     @property
     def patient_id(self) -> str:
@@ -142,8 +141,8 @@ class Scan(ABC):
     def load_rows(self) -> tuple[list[Row], tuple[Problem, ...]]:
         """Read its true rows ``(slice_id, organ, RLE text)``, and what is wrong with them.
 
-        Rows that the source has are given as they are spelt there, once they were decoded. Raises
-        as :meth:`load_labels`.
+        Rows that the source has are decoded to check them and returned as they are spelt there.
+        Raises as :meth:`load_labels`.
         """
         label_map, problems = self.load_labels()
         if problems:
@@ -153,18 +152,15 @@ class Scan(ABC):
 
     @abstractmethod
     def without_truth(self) -> Self:
-        """Return the scan as a prediction takes it.
-
-        It finds its files from any working folder.
-        """
+        """Return the scan as a prediction uses it; its files are found from any working folder."""
 
     def read(self) -> LoadedScan:
-        """Return what :meth:`load` does.
+        """Return what :meth:`load` returns, if nothing is wrong with it.
 
         Raises
         ------
         InputError
-            For all that is wrong with it, together; where its size has changed.
+            For everything that is wrong, together; if its size has changed since it was opened.
         """
         loaded = self.load()
         problems = loaded.problems
@@ -173,7 +169,7 @@ class Scan(ABC):
                 Problem(
                     where=f"{self.files[0]}, {self.scan_id}",
                     found=f"{loaded.image.shape} voxels (z, y, x)",
-                    expected=f"{self.shape}, as before",
+                    expected=f"{self.shape}, as it was opened",
                 ),
             )
         raise_problems(problems, remedy="Correct these files, or restore them.")
@@ -190,9 +186,9 @@ class Scan(ABC):
         write_volume(path, array, spacing_mm=self.spacing_mm)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scan, but not its truth, as JSON holds it.
+        """Return the scan without its truth as JSON, for another process.
 
-        :func:`~gi2nnunet.source.open.scan_from_json` makes the scan of it, in another process too.
+        :func:`~gi2nnunet.source.open.scan_from_json` reads it.
         """
         return {
             "kind": self.kind,
@@ -242,7 +238,7 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """What a user gave, opened; no image is read.
+    """What a user gave, opened; no image has been read.
 
     Attributes
     ----------
@@ -265,11 +261,11 @@ class Source(ABC):
     unreadable
         Slice numbers by id of scans that have to be left out.
     unnumbered
-        Ids of scans whose first number nothing tells, so that it is taken as 1.
+        Ids of scans whose first number is not known, so that it is taken as 1.
     scheme
         How its label volumes are coded; ``None`` where it has none.
     scheme_is_guessed
-        Whether nothing but the labels' values tells that.
+        Whether that is known only from the labels' values.
     warnings
         What was passed over, one sentence each.
     """
@@ -301,9 +297,9 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells it from another source of its kind, without reading an image.
+        """Return values that differ for another source of its kind, without reading an image.
 
-        A key that only one of two fingerprints has says nothing.
+        A key that only one of two fingerprints has is not compared.
         """
 
     @property
@@ -329,16 +325,16 @@ class Source(ABC):
         return {scan_id: scan for scan_id, scan in self.scans.items() if scan.part == part}
 
     def warn_of_unknown_patients(self) -> tuple[str, ...]:
-        """Return a warning of ids that do not name the patient, for whoever splits the scans.
+        """Return a warning of ids that do not name the patient, to show before a split.
 
-        Two scans of one patient could then part in a split.
+        Two scans of one patient could then get into different parts of it.
         """
-        alone = [scan_id for scan_id in self.scans if patient_of(scan_id) == scan_id]
-        if not alone:
+        unknown = [scan_id for scan_id in self.scans if patient_of(scan_id) == scan_id]
+        if not unknown:
             return ()
         return (
-            f"{len(alone)} of {len(self.scans)} scan ids do not have the form <patient>_day<N> "
-            f"({', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}): each counts as a "
+            f"{len(unknown)} of {len(self.scans)} scan ids do not have the form <patient>_day<N> "
+            f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}): each counts as a "
             "patient of its own, so scans of one patient may be trained on and validated or held "
             "out. Rename to <patient>_day<N> where patients have several scans",
         )
