@@ -465,7 +465,6 @@ def estimate(
     settings: TrainingSettings,
     *,
     fold: Sequence[str] | None = None,
-    nnunet_validation: bool = False,
     gpus: int | None = None,
     card: str | None = None,
     measure: bool = False,
@@ -481,7 +480,7 @@ def estimate(
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_configurations, check_trainer
     from gi2nnunet.nnunet.presets import choose_preset
-    from gi2nnunet.training.estimate import Request, estimate_costs
+    from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, estimate_costs
     from gi2nnunet.training.gpus import choose_card
     from gi2nnunet.training.train import expand_folds
 
@@ -502,10 +501,9 @@ def estimate(
         settings=settings,
         card=chosen,
         cards=gpus or 1,
-        measure=measure,
-        nnunet_validation=nnunet_validation,
+        measure_seconds=MEASURE_SECONDS if measure else None,
     )
-    return estimate_costs(dataset, engine=engine, request=request, progress=progress)
+    return estimate_costs(dataset, engine=engine, request=request, progress=progress or ignore)
 
 
 def predict(

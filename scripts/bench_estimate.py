@@ -4,8 +4,8 @@
 
 Makes a small phantom, converts and plans it, runs what ``gi2nnunet estimate --measure`` runs, then
 what ``gi2nnunet train`` runs, all with the tiny preset on the CPU, in a temporary folder. Measures
-once more at the end: where the two short runs differ, the machine was busy with other things, and
-the ratios tell as much of these.
+once more at the end: if the two short runs differ, the machine was busy with other things, and the
+ratios depend on these as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, PlanOptions, TrainingSettings
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
-from gi2nnunet.training.estimate import Request, estimate_costs
+from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, estimate_costs
 from gi2nnunet.training.plan import plan_dataset
 from gi2nnunet.training.train import train_folds
 
@@ -55,38 +55,29 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
     plan = plan_dataset(
         dataset, PlanOptions(preset="tiny", configurations=tuple(names)), engine=engine
     )
-    request = Request(
-        preset=PRESETS["tiny"], configurations=names, folds=(0,), measure=True,
-        settings=TrainingSettings(epochs=epochs, iterations=iterations),
+    settings = TrainingSettings(epochs=epochs, iterations=iterations)
+    known = Request(
+        preset=PRESETS["tiny"], configurations=names, folds=(0,), settings=settings
     )  # fmt: skip
-    began = time.monotonic()
-    predicted = estimate_costs(dataset, engine=engine, request=request)
-    measuring = time.monotonic() - began
+    short_run = replace(known, measure_seconds=MEASURE_SECONDS)
+    before = estimate_costs(dataset, engine=engine, request=short_run)
     actual = {}
-    for training in predicted.trainings:
-        one = replace(
-            plan,
-            configurations={training.configuration: plan.configurations[training.configuration]},
-        )
+    for name in names:
+        one = replace(plan, configurations={name: plan.configurations[name]})
         began = time.monotonic()
-        train_folds(
-            dataset, one, engine=engine, folds=(0,),
-            settings=TrainingSettings(epochs=epochs, iterations=iterations),
-        )  # fmt: skip
-        actual[training.configuration] = time.monotonic() - began
-    after = estimate_costs(dataset, engine=engine, request=request)
-    print(
-        f"{engine.hardware.name}; {epochs} epochs of {iterations} batches; "
-        f"measured for {measuring:.0f} s"
-    )
+        train_folds(dataset, one, engine=engine, folds=(0,), settings=settings)
+        actual[name] = time.monotonic() - began
+    trained = estimate_costs(dataset, engine=engine, request=known)
+    again = estimate_costs(dataset, engine=engine, request=short_run)
+    print(f"{engine.hardware.name}; {epochs} epochs of {iterations} batches")
     print("what                          predicted   actual    ratio")
-    for before, then in zip(predicted.trainings, after.trainings, strict=True):
-        name = before.configuration
-        again = next(c for c in after.checks if c.configuration == name)
+    for training in before.trainings:
+        name = training.configuration
+        epoch = trained.paces[name].epoch_seconds
         for what, guess, real in (
-            ("an epoch, s", before.epoch_seconds, then.epoch_seconds),
-            ("measured after, s", again.predicted_seconds, again.actual_seconds),
-            ("the training, s", before.seconds, actual[name]),
+            ("an epoch, s", training.epoch_seconds, epoch),
+            ("measured after, s", again.paces[name].epoch_seconds, epoch),
+            ("the training, s", training.seconds, actual[name]),
         ):
             print(f"{name:<10} {what:<18} {guess:8.2f} {real:8.2f} {guess / real:8.2f}")
 

@@ -142,22 +142,22 @@ def test_a_trained_workspace_is_sound_and_this_machine_fits(trained: Trained) ->
     assert finding["file"] == str(record.parent)
 
 
-def test_an_estimate_measures_keeps_nothing_and_is_held_to_the_training(
+def test_an_estimate_measures_what_training_takes_and_keeps_nothing(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     space = open_workspace(trained.workspace, environ={})
     before = {path: path.stat().st_mtime_ns for path in trained.workspace.rglob("*")}
-    found = estimate_costs(
-        read_dataset(space.raw),
-        engine=make_engine(
-            space, environ={k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
-        ),
-        request=Request(
-            preset=PRESETS["tiny"], configurations=("2d",), folds=("all", 0),
-            settings=TrainingSettings(epochs=2, iterations=4), measure=True, measure_seconds=0.5,
-        ),
+    dataset = read_dataset(space.raw)
+    engine = make_engine(
+        space,
+        environ={k: v for k, v in os.environ.items() if not k.startswith("nnUNet")},
+    )
+    request = Request(
+        preset=PRESETS["tiny"], configurations=("2d",), folds=("all", 0),
+        settings=TrainingSettings(epochs=2, iterations=4),
     )  # fmt: skip
+    found = estimate_costs(dataset, engine=engine, request=replace(request, measure_seconds=0.5))
     after = {path: path.stat().st_mtime_ns for path in trained.workspace.rglob("*")}
     folders = {space.logs}  # the log of a run that went well is removed again
     assert {p for p in before if p not in folders and after[p] != before[p]} == set()
@@ -165,24 +165,23 @@ def test_an_estimate_measures_keeps_nothing_and_is_held_to_the_training(
     assert list(tmp_path.iterdir()) == []
     done, new = found.trainings
     assert (done.state, done.seconds_left, new.state) == ("finished", 0, "new")
-    assert found.paces["2d"].source == "trainings"
-    (check,) = found.checks
-    assert (check.source, check.fold, check.epochs) == ("measured", "all", 2)
-    assert 0.2 < check.predicted_seconds / check.actual_seconds < 5  # other work runs beside it
-    measured = found.paces["2d"].measured or {}
-    final = trained.results("2d") / "fold_all" / "checkpoint_final.pth"
-    assert measured["checkpoint_bytes"] == pytest.approx(final.stat().st_size, rel=0.05)
-    assert measured["peak_memory_bytes"] > 200 << 20
+    measured = found.paces["2d"]
+    assert measured.source == "measured"
+    assert measured.startup_seconds > 1  # imports, at least
+    trained_here = estimate_costs(dataset, engine=engine, request=request).paces["2d"]
+    assert trained_here.source == "trainings"
+    # Other work runs beside it.
+    assert 0.2 < measured.epoch_seconds / trained_here.epoch_seconds < 5
 
 
-def test_the_operations_of_a_planned_network_are_counted(trained: Trained) -> None:
+def test_a_planned_network_is_priced_by_the_table(trained: Trained) -> None:
     done = run(
         "estimate", "--preset", "tiny", "--card", "A100", "--config", "2d", "--json",
         cwd=trained.folder,
     )  # fmt: skip
-    pace = json.loads(done.stdout)["paces"]["2d"]
-    assert pace["source"] == "card"
-    assert 1e-7 < pace["train_seconds"] < 1e-3
+    content = json.loads(done.stdout)
+    assert content["paces"]["2d"]["source"] == "card"
+    assert content["plan"].endswith("gi2nnunetTinyPlans.json")
 
 
 def test_converting_again_otherwise_is_refused_after_training(trained: Trained) -> None:

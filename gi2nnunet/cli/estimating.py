@@ -1,7 +1,8 @@
-"""The command that tells what trainings will cost: estimate."""
+"""Command that estimates trainings before they start: estimate."""
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from gi2nnunet.cli.options import (
     JsonOption,
     WorkspaceOption,
     same_workspace,
+    spell_options,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -25,7 +27,14 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
+from gi2nnunet.cli.training import (
+    ConfigOption,
+    EpochsOption,
+    FoldOption,
+    IterationsOption,
+    PresetOption,
+    TrainerOption,
+)
 from gi2nnunet.nnunet.presets import (
     STOCK_TRAINER,
     PlanOptions,
@@ -34,11 +43,14 @@ from gi2nnunet.nnunet.presets import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gi2nnunet.training.estimate import Check, Estimate
+    from gi2nnunet.training.estimate import Estimate
 
 _MOST_GPUS = 1024
+# Of the command that trains what was estimated.
+_SHARED_OPTIONS = (
+    "fold", "config", "preset", "epochs", "iterations", "trainer", "gpus", "device", "dataset_id",
+    "jobs",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -47,41 +59,24 @@ def register(app: typer.Typer) -> None:
 
 
 def estimate(
+    context: typer.Context,
     fold: FoldOption = None,
     config: ConfigOption = None,
     preset: PresetOption = "auto",
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="By default the preset's: 1000; tiny: 40.", min=1, show_default=False),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            help="Batches an epoch; by default the preset's: 250; tiny: 50.", min=1,
-            show_default=False,
-        ),
-    ] = None,
-    trainer: Annotated[
-        str | None,
-        typer.Option(
-            help="One of nnU-Net's trainer classes; by default nnUNetTrainer.", show_default=False
-        ),
-    ] = None,
-    nnunet_validation: Annotated[
-        bool,
-        typer.Option("--nnunet-validation", help="With nnU-Net's own final validation."),
-    ] = False,
+    epochs: EpochsOption = None,
+    iterations: IterationsOption = None,
+    trainer: TrainerOption = None,
     gpus: Annotated[
         int | None,
         typer.Option(
-            help="How many GPUs to reckon with, here or not; by default one.",
+            help="Number of GPUs, of this machine or another; by default one.",
             min=1, max=_MOST_GPUS, show_default=False,
         ),
     ] = None,
     card: Annotated[
         str | None,
         typer.Option(
-            help="A GPU that is not here, from a table, such as A100, \"RTX 4090\", T4.",
+            help="A GPU of another machine, from a table, such as A100, \"RTX 4090\", T4.",
             show_default=False,
         ),
     ] = None,
@@ -89,7 +84,7 @@ def estimate(
         bool,
         typer.Option(
             "--measure",
-            help="Train a few batches of each configuration here, time them, keep nothing.",
+            help="Train a few batches of each configuration here and time them; nothing is kept.",
         ),
     ] = False,
     device: DeviceOption = "auto",
@@ -98,10 +93,10 @@ def estimate(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Tell what trainings will cost before they start: hours, GPU-hours, disk, memory.
+    """Estimate what trainings take before they start: hours, GPU-hours, disk, memory.
 
-    Seconds a batch are from epochs that were trained here, else from --measure, else from a table
-    of cards; which of these is told, and how well it would have predicted what was trained here.
+    The time of an epoch is measured with --measure; else it is taken from trainings in this
+    workspace, else from a table of GPUs. The output says which.
 
     Example: gi2nnunet estimate --fold cv --preset resenc-m --gpus 4 --card A100
     """
@@ -122,7 +117,6 @@ def estimate(
                 trainer=trainer or STOCK_TRAINER, epochs=epochs, iterations=iterations
             ),
             fold=fold,
-            nnunet_validation=nnunet_validation,
             gpus=gpus,
             card=card,
             measure=measure,
@@ -134,45 +128,34 @@ def estimate(
     if as_json:
         print_json(result.to_json())
     else:
-        _print_estimate(result, workspace)
+        words = spell_options(context, _SHARED_OPTIONS)
+        _print_estimate(
+            result, same_workspace(shlex.join(("gi2nnunet", "train", *words)), workspace)
+        )
 
 
-def _print_estimate(result: Estimate, workspace: Path | None) -> None:
+def _print_estimate(result: Estimate, next_command: str) -> None:
+    at_once = f", {result.cards} at a time" if result.cards > 1 else ""
     print_table(
-        f"{result.preset} on {result.device}" + (f", {result.cards} at a time"
-                                                 if result.cards > 1 else ""),
+        f"{result.preset} on {result.device}{at_once}",
         ("configuration", "fold", "state", "epochs", "an epoch", "all of it", "left"),
         [
             (
                 entry.configuration, entry.fold, entry.state,
                 f"{entry.epochs_done} of {entry.epochs}",
-                _duration(entry.epoch_seconds, seconds_until=600),
-                _duration(entry.seconds), _duration(entry.seconds_left),
+                *map(_duration, (entry.epoch_seconds, entry.seconds, entry.seconds_left)),
             )
             for entry in result.trainings
         ],
         text_columns=3,
     )  # fmt: skip
-    print_table(
-        "Where a batch's seconds are from",
-        ("configuration", "source", "seconds a batch"),
-        [
-            (name, pace.described, f"{pace.train_seconds:.3g}")
-            for name, pace in result.paces.items()
-        ],
-        text_columns=2,
-    )
     print_table("Totals", ("", "left"), _list_totals(result))
-    _print_checks(result.checks)
+    for name, pace in result.paces.items():
+        print_result(f"Time of {name}: {pace.described}")
     print_result(f"Plan: {result.plan}")
     print_warnings(result.notes)
-    if result.wall_seconds_longest_first < 0.99 * result.wall_seconds_left:
-        print_notice(
-            f"The longest first would take {_duration(result.wall_seconds_longest_first)} in all: "
-            "give train the slowest --config first."
-        )
     if any(entry.seconds_left for entry in result.trainings):
-        print_notice("Next: " + same_workspace("gi2nnunet train", workspace))
+        print_notice(f"Next: {next_command}")
 
 
 def _list_totals(result: Estimate) -> list[tuple[str, str]]:
@@ -183,10 +166,8 @@ def _list_totals(result: Estimate) -> list[tuple[str, str]]:
         (f"trainings, on the clock of {count(result.cards, 'device')}",
          _duration(result.wall_seconds_left)),
         (f"trainings, {unit}", f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"),
-        ("prediction out of fold, on one (reckoned from passes)",
-         _duration(result.predicting_seconds["out_of_fold"])),
-        ("prediction of held-out and test scans, on one (the same)",
-         _duration(result.predicting_seconds["held_out"])),
+        *((f"prediction {name.replace('_', ' ')}, as before here", _duration(seconds))
+          for name, seconds in result.predicting_seconds.items() if seconds is not None),
         *((f"disk: {name}", _size(size)) for name, size in result.disk_bytes.items()),
         *((f"memory to {name}", _size(size)) for name, size in result.memory_bytes.items()),
     ]  # fmt: skip
@@ -195,36 +176,17 @@ def _list_totals(result: Estimate) -> list[tuple[str, str]]:
     return rows
 
 
-def _print_checks(checks: tuple[Check, ...]) -> None:
-    if not checks:
-        print_result("Nothing was trained here that these figures could be held to.")
-        return
-    print_table(
-        "How well it predicts the trainings here, seconds an epoch",
-        ("configuration", "fold", "predicted from", "epochs", "was", "predicted", "error"),
-        [
-            (
-                check.configuration, check.fold, check.described,
-                check.epochs, f"{check.actual_seconds:.3g}", f"{check.predicted_seconds:.3g}",
-                f"{check.error:+.0%}",
-            )
-            for check in checks
-        ],
-        text_columns=3,
-    )  # fmt: skip
-
-
-def _duration(seconds: float, *, seconds_until: float = 90) -> str:
+def _duration(seconds: float) -> str:
     if not seconds:
         return "-"
     if seconds < 10:
         return f"{seconds:.2g} s"
-    if seconds < seconds_until:
-        return f"{seconds:.0f} s"
     hours = seconds / 3600
     return f"{hours / 24:.1f} days" if hours >= 72 else format_seconds(seconds)
 
 
 def _size(amount: int) -> str:
+    if not amount:
+        return "-"
     gib = amount / 2**30
     return f"{gib:.1f} GiB" if gib >= 1 else f"{amount / 2**20:.0f} MiB"

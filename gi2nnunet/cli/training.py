@@ -77,6 +77,32 @@ PresetOption = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="By default the preset's: 1000; tiny: 40.",
+        min=1,
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+IterationsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Batches an epoch; by default the preset's: 250; tiny: 50.",
+        min=1,
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+TrainerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
@@ -156,24 +182,8 @@ def train(
     fold: FoldOption = None,
     config: ConfigOption = None,
     preset: PresetOption = "auto",
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="By default the preset's: 1000; tiny: 40.",
-            min=1,
-            show_default=False,
-            rich_help_panel=_SETTINGS,
-        ),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            help="Batches an epoch; by default the preset's: 250; tiny: 50.",
-            min=1,
-            show_default=False,
-            rich_help_panel=_SETTINGS,
-        ),
-    ] = None,
+    epochs: EpochsOption = None,
+    iterations: IterationsOption = None,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -186,14 +196,7 @@ def train(
     ] = None,
     batch_size: BatchSizeOption = None,
     patch_size: PatchSizeOption = None,
-    trainer: Annotated[
-        str | None,
-        typer.Option(
-            help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
-            show_default=False,
-            rich_help_panel=_SETTINGS,
-        ),
-    ] = None,
+    trainer: TrainerOption = None,
     pretrained_weights: Annotated[
         Path | None,
         typer.Option(

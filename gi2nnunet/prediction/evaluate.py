@@ -208,7 +208,8 @@ def evaluate(
         seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
         # Apart from the rest, which is the same whenever the same is predicted again.
         cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
-        write_json(out / COST, {**cost, "device": engine.hardware.device, **peaks})
+        here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
+        write_json(out / COST, {**cost, **here, **peaks})
         files = [submission]
         result = None
         for name in SCORE_FILES:  # of an earlier run, whose submission is gone

@@ -255,7 +255,8 @@ def _predict_missing(
     if len(missing) >= int(before.get("scans", 0)):
         seconds = (time.monotonic() - began) / len(missing)
         cost = {"scans": len(missing), "seconds_per_scan": seconds}
-        write_json(folder / COST, {**cost, "device": engine.hardware.device, **peaks})
+        here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
+        write_json(folder / COST, {**cost, **here, **peaks})
 
 
 def _report(

@@ -244,10 +244,9 @@ def _judge_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
         return []
     total = machine.memory_bytes
     free = total if machine.free_memory_bytes is None else machine.free_memory_bytes
-    everyone = work.workers + max(1, work.workers // 2) if work.workers else 0
     uses = [("preprocess", work.processes, need.process_memory, work.processes)]
     if work.trainings:
-        one = need.training_memory + everyone * need.worker_memory
+        one = need.memory_of_training(workers=work.workers)
         uses.append(("train", work.trainings, one, work.workers + 1))
     verdicts = []
     for what, count, each, workers in uses:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,7 @@ _LABEL_BYTES, _LABEL_COMPRESSED = 1, 0.1
 _PROPERTIES_BYTES = MIB  # sampled places of each label, beside each scan
 
 # A checkpoint holds each parameter twice in float32 (weight, momentum).
-CHECKPOINT_BYTES = 8
+_CHECKPOINT_BYTES = 8
 _CHECKPOINTS_KEPT = 2  # the last and the best; one more while it is written
 
 # A process that has imported nnU-Net's trainer holds 0.52 GiB of its own and 0.4 GiB that processes
@@ -73,6 +74,11 @@ class Need:
     worker_memory: int
     batch: int
 
+    def memory_of_training(self, *, workers: int) -> int:
+        """Return what one training takes of memory, with its workers and those that validate."""
+        everyone = workers + max(1, workers // 2) if workers else 0
+        return self.training_memory + everyone * self.worker_memory
+
     def shared_memory(self, *, workers: int) -> tuple[int, int]:
         """Return what a training's workers fill in shared memory: the least, and at most."""
         if not workers:
@@ -110,7 +116,7 @@ def estimate_need(
     """
     known = planned or {}
     scans = [scan for scan in dataset.scans if scan.part == "train"]
-    median = _median_spacing(scans)
+    median = _median(scans, "spacing_mm") if scans else (1.0, 1.0, 1.0)
     disk, results, batch, largest = 0.0, 0.0, 0.0, 0
     for name in configurations:
         of_plan = known.get(name)
@@ -122,14 +128,11 @@ def estimate_need(
             disk += sum(voxels) * _IMAGE_BYTES * _IMAGE_COMPRESSED
             disk += sum(voxels) * _LABEL_BYTES * _LABEL_COMPRESSED
             disk += len(scans) * _PROPERTIES_BYTES
-        one = stock_parameters(preset, name) * CHECKPOINT_BYTES
+        stock = STOCK_PLANS.get((preset.name, name), _UNKNOWN)
+        one = stock.parameters * _CHECKPOINT_BYTES
         results += (trainings * _CHECKPOINTS_KEPT + 1) * one if trainings else 0
-        of_batch = (
-            of_plan.batch_size * math.prod(of_plan.patch_size)
-            if of_plan
-            else batch_voxels(preset, name)
-        )
-        batch = max(batch, of_batch * _BATCH_VOXEL_BYTES)
+        sizes = of_plan or stock
+        batch = max(batch, sizes.batch_size * math.prod(sizes.patch_size) * _BATCH_VOXEL_BYTES)
     if disk and not (preprocessed / "gt_segmentations").is_dir():
         disk += _label_bytes(dataset)
     return Need(
@@ -142,11 +145,11 @@ def estimate_need(
     )
 
 
-def _median_spacing(scans: Sequence[DatasetScan]) -> tuple[float, ...]:
-    """Return the spacing that nnU-Net plans for by default, ``(z, y, x)`` in mm."""
-    if not scans:
-        return (1.0, 1.0, 1.0)
-    return tuple(np.median([scan.spacing_mm for scan in scans], axis=0).tolist())
+def _median(
+    scans: Sequence[DatasetScan], name: Literal["shape", "spacing_mm"]
+) -> tuple[float, ...]:
+    """Return the median of an attribute, axis by axis; nnU-Net plans for that spacing."""
+    return tuple(np.median([getattr(scan, name) for scan in scans], axis=0).tolist())
 
 
 def _count_voxels(scan: DatasetScan, spacing_mm: Sequence[float]) -> int:
@@ -173,80 +176,74 @@ def _label_bytes(dataset: Dataset) -> int:
     )
 
 
-# Shape and spacing (mm), ``(z, y, x)``, and how many of the 274 scans have them.
-GEOMETRIES = (
-    ((144, 266, 266), (3.0, 1.5, 1.5), 180),
-    ((144, 310, 360), (3.0, 1.5, 1.5), 78),
-    ((80, 276, 276), (3.0, 1.63, 1.63), 15),
-    ((144, 234, 234), (3.0, 1.5, 1.5), 1),
-)
-_MEDIAN_SHAPE, _MEDIAN_SPACING_MM = GEOMETRIES[0][:2]
+class StockPlan(NamedTuple):
+    """What nnU-Net plans for the competition's scans.
 
-# Batch, patch, spacing in mm; 10^9 operations of one patch forward; millions of parameters.
-_PLANS: dict[
-    tuple[PresetName, str], tuple[int, tuple[int, ...], tuple[float, ...], float, float]
-] = {
-    ("default", "2d"): (31, (320, 320), (1.5, 1.5), 46.2, 33.47),
-    ("default", "3d_fullres"): (2, (80, 160, 160), (3.0, 1.5, 1.5), 1095.1, 31.11),
-    ("resenc-m", "2d"): (32, (320, 320), (1.5, 1.5), 101.1, 105.92),
-    ("resenc-m", "3d_fullres"): (2, (80, 160, 128), (3.0, 1.5, 1.5), 1626.6, 102.27),
-    ("resenc-l", "2d"): (90, (320, 320), (1.5, 1.5), 101.1, 105.92),
-    ("resenc-l", "3d_fullres"): (2, (112, 224, 224), (3.0, 1.5, 1.5), 5579.2, 102.27),
-    ("resenc-xl", "2d"): (133, (320, 320), (1.5, 1.5), 101.1, 105.92),
-    ("resenc-xl", "3d_fullres"): (2, (128, 256, 256), (3.0, 1.5, 1.5), 8338.1, 141.81),
-    ("tiny", "2d"): (8, (192, 192), (1.5, 1.5), 0.5, 0.32),
-    ("tiny", "3d_fullres"): (2, (32, 80, 80), (3.0, 1.5, 1.5), 3.8, 0.53),
+    Attributes
+    ----------
+    batch_size, patch_size, spacing_mm
+        As in :class:`~gi2nnunet.training.plan.PlannedConfiguration`.
+    operations
+        Floating-point operations of one patch on its way forward.
+    parameters
+        Of the network.
+    """
+
+    batch_size: int
+    patch_size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    operations: float
+    parameters: float
+
+
+_MEDIAN_SHAPE, _IN_PLANE, _IN_SPACE = (144, 266, 266), (1.5, 1.5), (3.0, 1.5, 1.5)
+STOCK_PLANS: Mapping[tuple[PresetName, str], StockPlan] = {
+    ("default", "2d"): StockPlan(31, (320, 320), _IN_PLANE, 46.2e9, 33.47e6),
+    ("default", "3d_fullres"): StockPlan(2, (80, 160, 160), _IN_SPACE, 1095.1e9, 31.11e6),
+    ("resenc-m", "2d"): StockPlan(32, (320, 320), _IN_PLANE, 101.1e9, 105.92e6),
+    ("resenc-m", "3d_fullres"): StockPlan(2, (80, 160, 128), _IN_SPACE, 1626.6e9, 102.27e6),
+    ("resenc-l", "2d"): StockPlan(90, (320, 320), _IN_PLANE, 101.1e9, 105.92e6),
+    ("resenc-l", "3d_fullres"): StockPlan(2, (112, 224, 224), _IN_SPACE, 5579.2e9, 102.27e6),
+    ("resenc-xl", "2d"): StockPlan(133, (320, 320), _IN_PLANE, 101.1e9, 105.92e6),
+    ("resenc-xl", "3d_fullres"): StockPlan(2, (128, 256, 256), _IN_SPACE, 8338.1e9, 141.81e6),
+    ("tiny", "2d"): StockPlan(8, (192, 192), _IN_PLANE, 0.481e9, 0.32e6),
+    ("tiny", "3d_fullres"): StockPlan(2, (32, 80, 80), _IN_SPACE, 3.774e9, 0.53e6),
 }
-_UNKNOWN_PARAMETERS = 1e8
+_UNKNOWN = StockPlan(0, (), (), 0, 1e8)  # other configurations: a large network
 
 
 def is_stock(dataset: Dataset) -> bool:
-    """Return whether the training scans are, by their medians, those that the plans are for."""
+    """Return whether the training scans have the competition's median shape and spacing."""
     scans = [scan for scan in dataset.scans if scan.part == "train"]
-    return bool(scans) and (
-        _median([scan.shape for scan in scans]) == _MEDIAN_SHAPE
-        and _median([scan.spacing_mm for scan in scans]) == _MEDIAN_SPACING_MM
+    return (
+        bool(scans)
+        and _median(scans, "shape") == _MEDIAN_SHAPE
+        and _median(scans, "spacing_mm") == _IN_SPACE
     )
 
 
 def stock_plan(preset: Preset, *, folder: Path) -> dict[str, PlannedConfiguration]:
-    """Return what would be planned, by configuration.
-
-    Parameters
-    ----------
-    preset
-        How it would be planned.
-    folder
-        nnU-Net's preprocessed folder of the dataset.
-    """
+    """Return by configuration what would be planned in nnU-Net's preprocessed folder."""
     return {
         name: PlannedConfiguration(
             name=name,
             data_folder=folder / f"{preset.plans_name}_{name}",
-            batch_size=_PLANS[preset.name, name][0],
-            patch_size=_PLANS[preset.name, name][1],
-            spacing_mm=_PLANS[preset.name, name][2],
+            batch_size=STOCK_PLANS[preset.name, name].batch_size,
+            patch_size=STOCK_PLANS[preset.name, name].patch_size,
+            spacing_mm=STOCK_PLANS[preset.name, name].spacing_mm,
         )
         for name in CONFIGURATIONS
     }
 
 
-def stock_flops(preset: Preset, configuration: str) -> float:
-    """Return the floating-point operations of one patch on its way forward."""
-    return _PLANS[preset.name, configuration][3] * 1e9
+def count_operations(preset: Preset, planned: PlannedConfiguration) -> float | None:
+    """Return the floating-point operations of one batch on its way forward.
 
-
-def stock_parameters(preset: Preset, configuration: str) -> float:
-    """Return the number of parameters of the network; a large one's for other configurations."""
-    known = _PLANS.get((preset.name, configuration))
-    return known[4] * 1e6 if known else _UNKNOWN_PARAMETERS
-
-
-def batch_voxels(preset: Preset, configuration: str) -> int:
-    """Return the voxels of one batch; 0 for configurations that are not planned for these data."""
-    known = _PLANS.get((preset.name, configuration))
-    return known[0] * math.prod(known[1]) if known else 0
-
-
-def _median(values: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(np.median(np.array(values), axis=0).tolist())
+    Those of the competition's plan, in proportion to the voxels of the batch; ``None`` for a
+    configuration that is not planned there.
+    """
+    stock = STOCK_PLANS.get((preset.name, planned.name))
+    if stock is None:
+        return None
+    of_voxel = stock.operations / math.prod(stock.patch_size)
+    return of_voxel * planned.batch_size * math.prod(planned.patch_size)

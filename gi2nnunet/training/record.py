@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from gi2nnunet.nnunet.models import (
     Fold,
     list_folds,
 )
-from gi2nnunet.nnunet.presets import TrainingSettings
+from gi2nnunet.nnunet.presets import STOCK_EPOCHS, STOCK_ITERATIONS, Preset, TrainingSettings
 from gi2nnunet.training.plan import Plan
 
 
@@ -93,14 +93,25 @@ class Training:
         )
 
 
-def fill_in(settings: TrainingSettings, plan: Plan) -> TrainingSettings:
+_NAMED_LENGTH = re.compile(r"_(\d+)ep")  # as in nnUNetTrainer_250epochs
+
+
+def fill_in(settings: TrainingSettings, preset: Preset) -> TrainingSettings:
     """Give a training its preset's length; a trainer that is named by its epochs keeps its own."""
-    if re.search(r"_\d+ep", settings.trainer):
+    if _NAMED_LENGTH.search(settings.trainer):
         return settings
-    values = asdict(settings)
-    values["epochs"] = settings.epochs or plan.preset.epochs
-    values["iterations"] = settings.iterations or plan.preset.iterations
-    return TrainingSettings(**values)
+    return replace(
+        settings,
+        epochs=settings.epochs or preset.epochs,
+        iterations=settings.iterations or preset.iterations,
+    )
+
+
+def read_length(settings: TrainingSettings) -> tuple[int, int]:
+    """Return the epochs of a training, and the batches in one, of settings that are filled in."""
+    named = _NAMED_LENGTH.search(settings.trainer)
+    epochs = settings.epochs or (int(named[1]) if named else STOCK_EPOCHS)
+    return epochs, settings.iterations or STOCK_ITERATIONS
 
 
 def make_record(
@@ -228,6 +239,11 @@ class TrainedFold:
         """Return its batch and patch size, for a table."""
         patch = "\u00a0×\u00a0".join(map(str, take_list(self.record, "patch_size")))  # noqa: RUF001
         return f"{self.record.get('batch_size')} of {patch}" if patch else ""
+
+    @property
+    def sizes(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return its batch and patch size, as they were recorded."""
+        return self.record.get("batch_size"), tuple(take_list(self.record, "patch_size"))
 
     @property
     def seconds(self) -> float:

@@ -179,7 +179,7 @@ def train_folds(
         Where ``stop`` was set before all were finished.
     """
     check_trainer(settings.trainer)
-    settings = fill_in(settings, plan)
+    settings = fill_in(settings, plan.preset)
     device, n_threads = engine.hardware.device, engine.choose_threads(training=True)
     workspace = engine.workspace
     if any(fold != "all" for fold in folds):

@@ -167,14 +167,10 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
         from gi2nnunet.nnunet.child.trainer import run_training
 
         return run_training(emit=emit, stopping=stop.is_set, **options)
-    if task == "count":
-        from gi2nnunet.nnunet.child.measure import run_count
-
-        return run_count(**options)
     if task == "measure":
         from gi2nnunet.nnunet.child.measure import run_measurement
 
-        return run_measurement(emit=emit, **options)
+        return run_measurement(**options)
     if task == "predict":
         from gi2nnunet.nnunet.child.inference import run_prediction
 
