@@ -13,25 +13,16 @@ from pathlib import Path
 
 import typer
 
-from gi2nnunet.cli import (
-    data,
-    estimating,
-    prediction,
-    scores,
-    sharing,
-    training,
-    tuning,
-    workspace,
-)
-from gi2nnunet.cli.app import Application, QuietOption
-from gi2nnunet.cli.slurm import commands as slurm
+from gi2nnunet.cli.app import Commands, QuietOption
+from gi2nnunet.cli.output import print_error, set_quiet
 from gi2nnunet.core.errors import EngineError, GiError, OutputError
 
 _BUG = 1
 _INTERRUPTED = 130  # Typer's, after Ctrl-C
 _UNREAD = 141  # a shell's, after SIGPIPE
 
-app = Application(
+app = typer.Typer(
+    cls=Commands,
     name="gi2nnunet",
     help="From the UW-Madison GI Tract data to a trained nnU-Net and a scored submission.\n\n"
     "gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
@@ -63,15 +54,7 @@ def _common(
     quiet: QuietOption = False,
 ) -> None:
     """Parse what stands before the command."""
-    from gi2nnunet.cli.output import set_quiet
-
     set_quiet(quiet)
-
-
-for group in (
-    data, training, slurm, prediction, tuning, sharing, scores, estimating, workspace,
-):  # fmt: skip
-    group.register(app)
 
 
 def main() -> None:
@@ -129,8 +112,6 @@ def _tell_unwritten(error: OSError) -> int:
 
 def _tell(problem: str, code: int) -> int:
     """Print what went wrong; give the code back."""
-    from gi2nnunet.cli.output import print_error
-
     print_error(problem)
     return code
 

@@ -31,13 +31,6 @@ _SHAPE = "Made-up anatomy"
 _PAINT = "Images onto given masks"
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("phantom")(phantom)
-    app.command("convert")(convert)
-    app.command("check")(check)
-
-
 def phantom(
     context: typer.Context,
     out: Annotated[

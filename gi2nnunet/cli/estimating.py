@@ -53,11 +53,6 @@ _SHARED_OPTIONS = (
 )  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command("estimate")(estimate)
-
-
 def estimate(
     context: typer.Context,
     fold: FoldOption = None,

@@ -125,12 +125,6 @@ OutOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("predict-and-score")(predict_and_score)
-    app.command("predict")(predict)
-
-
 def predict_and_score(
     context: typer.Context,
     source: Annotated[

@@ -34,13 +34,6 @@ _STANDINGS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("encode")(encode)
-    app.command("score")(score)
-    app.command("compare")(compare)
-
-
 def encode(
     labels: Annotated[
         Path,

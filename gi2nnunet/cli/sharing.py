@@ -39,14 +39,6 @@ HoursOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("predict-hidden")(predict_hidden)
-    app.command("kaggle-bundle")(kaggle_bundle)
-    app.command("export-model")(export_model)
-    app.command("import-model")(import_model)
-
-
 def predict_hidden(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="The competition's folder; its test/ is used.")

@@ -133,12 +133,6 @@ ChecksOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("plan")(plan)
-    app.command("train")(train)
-
-
 def plan(
     config: ConfigOption = None,
     preset: PresetOption = "auto",

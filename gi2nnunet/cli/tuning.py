@@ -53,13 +53,6 @@ _OF_COMPUTING = ("mirroring", "step_size", "threads", "trust", "device", "gpus")
 _OF_MACHINE = ("device", "gpus")
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("out-of-fold")(out_of_fold)
-    app.command("tune")(tune)
-    app.command("compare-models")(compare_models)
-
-
 def out_of_fold(
     context: typer.Context,
     config: ConfigOption = None,

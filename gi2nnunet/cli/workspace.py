@@ -35,13 +35,6 @@ if TYPE_CHECKING:
 _NOT_WELL = 3  # as bad input
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("verify")(verify)
-    app.command("doctor")(doctor)
-    app.command("report")(report)
-
-
 def verify(
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,

@@ -14,7 +14,8 @@ import typer
 import gi2nnunet.cli
 from gi2nnunet.cli import output
 
-COMMANDS = typer.main.get_command(gi2nnunet.cli.app).commands
+GROUP = typer.main.get_command(gi2nnunet.cli.app)
+COMMANDS = dict(GROUP.commands)
 PHANTOM = ("phantom", "made", "--patients", "2", "--days", "1", "--size", "48x40x8@6", "--easy")
 COMMAND_LINE = [sys.executable, "-m", "gi2nnunet"]
 
@@ -56,6 +57,20 @@ def test_each_command_has_an_example_and_its_options_in_groups(name, run):
     for option in ("device", "gpus", "jobs", "threads"):
         assert grouped.get(option, "What to compute with") == "What to compute with"
     assert "<bool>" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_the_commands_say(name):
+    """It is made without importing them."""
+    shown = GROUP.get_command(None, name)
+    assert shown.help == COMMANDS[name].help.partition("\n\n")[0]
+    assert shown.rich_help_panel == COMMANDS[name].rich_help_panel
+
+
+def test_a_mistyped_command_is_told_with_the_one_that_was_meant(run):
+    code, _, err = run("trian")
+    assert code == 2
+    assert "No such command 'trian'. Did you mean 'train'?" in err
 
 
 def test_commands_stand_in_groups():

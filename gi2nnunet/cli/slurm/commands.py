@@ -123,11 +123,6 @@ def require_slurm(context: typer.Context) -> None:
         raise typer.BadParameter(f"{', '.join(given)}: needs --on slurm")
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    app.command("jobs")(jobs)
-
-
 def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Show the jobs on the cluster: what waits, runs, finished or failed, and what is left.
 
