@@ -3,8 +3,13 @@
     python scripts/bench_report.py --scans 50
 
 The scans are phantoms of 144 slices of 266x266, three of them many times over; the predictions are
-their true masks, moved and with slices lost, so no network is needed. Ten trainings of 1000 epochs
-are made up as well. With ``--folder`` the workspace is kept and taken again.
+their true masks, moved and with slices lost, so no network is needed, and they are scored as
+predict-and-score does. Ten trainings of 1000 epochs are made up as well. With ``--folder`` the
+workspace is kept and used again. ``--against`` names a checkout of another version, which makes the
+same page in turn with this one:
+
+    git worktree add --detach ../before 65c2fb7
+    python scripts/bench_report.py --scans 50 --against ../before
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +31,10 @@ from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.submission import encode_scan, write_submission
+from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.scoring.record import write_score
+from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 
@@ -58,8 +67,9 @@ def make_workspace(folder: Path, *, scans: int) -> Workspace:
             training.mkdir(parents=True)
             (training / "training_log_2026_1_1_00_00_00.txt").write_text(make_log(1000))
     done.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(dataset.truth_path, done.parent / "truth.csv")
     write_submission(done, predict(dataset))
+    truth = read_mask_table(dataset.truth_path)
+    write_score(score_submission(done, truth), done.parent, truth=truth, about={})
     return workspace
 
 
@@ -107,36 +117,68 @@ def make_log(epochs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(workspace: Workspace, *options: str) -> tuple[float, float, float]:
-    """Return seconds, megabytes of the page, GiB of the process at its height."""
-    out = workspace.predictions.parent / "report.html"
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one page: wall-clock and processor seconds, its size, the process at its height."""
+
+    seconds: float
+    processor: float
+    megabytes: float
+    gib: float
+
+
+def measure(code: Path, workspace: Workspace, *options: str) -> Cost:
+    root = workspace.predictions.parent.resolve()
+    command = [
+        sys.executable, "-m", "gi2nnunet", "report", "--workspace", str(root),
+        "--out", str(root / "report.html"), *options,
+    ]  # fmt: skip
     began = time.monotonic()
-    command = [sys.executable, "-m", "gi2nnunet", "report", "--out", str(out), *options]
     child = subprocess.Popen(
-        [*command, "--workspace", str(workspace.predictions.parent)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command, cwd=code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(child.pid, 0)
     if status:
-        sys.exit(f"{' '.join(command)}: failed")
+        sys.exit(f"{' '.join(command)}: failed in {code}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return time.monotonic() - began, out.stat().st_size / 1e6, usage.ru_maxrss * unit / 2**30
+    return Cost(
+        seconds=time.monotonic() - began,
+        processor=usage.ru_utime + usage.ru_stime,
+        megabytes=(root / "report.html").stat().st_size / 1e6,
+        gib=usage.ru_maxrss * unit / 2**30,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and weigh the report.")
     parser.add_argument("--scans", type=int, default=50)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--against", type=Path, help="checkout of another version")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the fastest counts")
     given = parser.parse_args()
+    codes = {"this version": Path(__file__).resolve().parents[1]}
+    if given.against:
+        codes["the other"] = given.against.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         workspace = make_workspace(given.folder or Path(scratch), scans=given.scans)
         n_scans = len(read_dataset(workspace.raw).scans)
         print(f"{n_scans} scans of {SIZE.slices} x {SIZE.height} x {SIZE.width}")
-        print(f"{'':12} {'seconds':>8} {'MB':>8} {'memory GiB':>11}")
+        heads = ("seconds", "cpu s", "MB", "memory GiB")
+        print(f"{'':24}" + "".join(f"{head:>12}" for head in heads))
         for name, options in (("default", ()), ("--all", ("--all",))):
-            seconds, megabytes, memory = measure(workspace, *options)
-            print(f"{name:12} {seconds:8.1f} {megabytes:8.1f} {memory:11.2f}")
+            costs: dict[str, list[Cost]] = {code: [] for code in codes}
+            for _ in range(given.repeat):
+                for code, path in codes.items():
+                    costs[code].append(measure(path, workspace, *options))
+            best = {
+                code: min(some, key=lambda cost: cost.processor) for code, some in costs.items()
+            }
+            for code, cost in best.items():
+                values = (cost.seconds, cost.processor, cost.megabytes, cost.gib)
+                print(f"{name + ', ' + code:24}" + "".join(f"{value:12.2f}" for value in values))
+            if len(best) == 2:
+                mine, other = (cost.processor for cost in best.values())
+                print(f"{name}: {mine / other:.2f} of the other's processor time")
 
 
 if __name__ == "__main__":
