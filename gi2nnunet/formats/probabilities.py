@@ -138,10 +138,12 @@ def write_probabilities(
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Return how a file's probabilities were made; empty where it is missing or damaged."""
+    """Return how a file's probabilities were made; empty if it, or its header, is not readable."""
     try:
-        with igzip.open(path) as file:
-            return dict(json.loads(file.readline(_MOST_HEADER_BYTES))["about"])
+        with path.open("rb") as file:  # the header is enough, even if the rest is damaged
+            unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+            start = unpacker.decompress(file.read(_MOST_HEADER_BYTES), _MOST_HEADER_BYTES)
+        return dict(json.loads(start.partition(b"\n")[0])["about"])
     except (OSError, *_DAMAGES):
         return {}
 
