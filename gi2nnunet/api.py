@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.progress import Notice, Progress, ignore
@@ -21,20 +21,24 @@ from gi2nnunet.core.progress import Notice, Progress, ignore
 if TYPE_CHECKING:
     from threading import Event
 
+    from gi2nnunet.dataset.encode import Encoded
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.formats.labels import LabelScheme
-    from gi2nnunet.formats.tables import Size
+    from gi2nnunet.formats.ids import LabelScheme
     from gi2nnunet.nnunet.engine import Engine
     from gi2nnunet.nnunet.models import Ensemble, Fold
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
     from gi2nnunet.prediction.choose import Selection
     from gi2nnunet.prediction.evaluate import Evaluation
+    from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.report.page import WrittenReport
-    from gi2nnunet.scoring.metric import Metric
+    from gi2nnunet.scoring.bootstrap import Interval
+    from gi2nnunet.scoring.compare import Comparison
+    from gi2nnunet.scoring.conventions import Metric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
+    from gi2nnunet.source.phantom.writing import PhantomSummary
     from gi2nnunet.source.scan import Scan
     from gi2nnunet.training.doctor import Diagnosis
     from gi2nnunet.training.estimate import Estimate
@@ -121,6 +125,42 @@ def check(
     )
 
 
+def check_onto_page(
+    source: FilePath, page: FilePath, *, show_all: bool = False, **options: Any
+) -> tuple[SourceReport, WrittenPage]:
+    """Look at a source as :func:`check` does, and write all of it to a page with pictures."""
+    from gi2nnunet.report.check_page import check_page_place, write_check_page
+
+    check_page_place(Path(page), source=Path(source))
+    found = check(source, **options)
+    how = {name: options.get(name) for name in ("jobs", "progress")}
+    return found, write_check_page(found, Path(page), show_all=show_all, **how)
+
+
+def make_phantom(
+    out: Path,
+    *,
+    labels: Path | None = None,
+    sizes: Path | None = None,
+    jobs: int | None = None,
+    **options: Any,
+) -> PhantomSummary:
+    """Write a synthetic source: of given masks, of given sizes, or of made-up anatomy.
+
+    ``options`` are those of the function that it calls, of
+    :mod:`gi2nnunet.source.phantom.writing`.
+    """
+    from gi2nnunet.core.workers import count_cores
+    from gi2nnunet.source.phantom.writing import paint_phantom, write_phantom, write_phantom_like
+
+    options |= {"as_zip": out.suffix == ".zip", "jobs": jobs or count_cores()}
+    if labels and sizes:
+        return paint_phantom(out, labels=labels, sizes=sizes, **options)
+    if sizes:
+        return write_phantom_like(out, sizes=sizes, **options)
+    return write_phantom(out, **options)
+
+
 def convert(
     source: FilePath,
     *,
@@ -136,6 +176,7 @@ def convert(
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
+    on_notice: Notice | None = None,
 ) -> Dataset:
     """Make a source into an nnU-Net raw dataset; what is there already is not made again.
 
@@ -146,12 +187,16 @@ def convert(
     workspace
         Folder of all data and models; by default nnU-Net's three environment variables where all
         are set, else ``./gi2nnunet-workspace``.
-    dataset_id, name, labels, folds, holdout, keep_known_bad, allow_missing, source_labels, seed
+    dataset_id, name, labels, allow_missing, source_labels
         As in :func:`gi2nnunet.dataset.convert.convert`.
+    folds, holdout, keep_known_bad, seed
+        As in :class:`gi2nnunet.dataset.splits.SplitOptions`.
     jobs
         Scans in work at once; by default one a core.
     progress
         Called with ``(done, total, what)``.
+    on_notice
+        Called with a sentence: which workspace it is.
 
     Returns
     -------
@@ -164,24 +209,28 @@ def convert(
         As :func:`gi2nnunet.dataset.convert.convert`.
     """
     from gi2nnunet.dataset.convert import convert as convert_source
+    from gi2nnunet.dataset.splits import SplitOptions
 
     require_positive(jobs=jobs)
-    space = find_workspace(workspace)
     return convert_source(
         Path(source),
-        workspace=space,
+        workspace=_open_workspace(workspace, on_notice),
         dataset_id=dataset_id,
         name=name,
         labels=labels,
-        folds=folds,
-        holdout=holdout,
-        keep_known_bad=keep_known_bad,
+        split=SplitOptions(folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed),
         allow_missing=allow_missing,
         source_labels=source_labels,
-        seed=seed,
         jobs=jobs,
         progress=progress,
     )
+
+
+def _open_workspace(folder: FilePath | None, on_notice: Notice | None) -> Workspace:
+    """Find a workspace and say which it is."""
+    space = find_workspace(folder)
+    (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
+    return space
 
 
 def open_dataset(
@@ -662,7 +711,7 @@ def _predict(
 ) -> Evaluation:
     from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.prediction.evaluate import evaluate
-    from gi2nnunet.scoring.metric import CONVENTIONS
+    from gi2nnunet.scoring.conventions import CONVENTIONS
 
     engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
     settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
@@ -782,7 +831,6 @@ def score(
     if medical and images is None:
         raise ValueError("medical needs images: the source whose file names tell the spacing")
     scans = _open_scans(images)
-    report = progress or (lambda done, total, what: None)
     return score_submission(
         Path(submission),
         Path(truth),
@@ -792,13 +840,44 @@ def score(
         spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
         tolerance_mm=tolerance_mm,
         jobs=jobs,
-        progress=lambda done, total, scan: report(done, total, "scoring scans"),
+        progress=progress,
     )
 
 
-def read_sizes(images: FilePath | None) -> Mapping[str, Size] | None:
-    """Return the image size of each scan of a source; ``None`` without one."""
-    return {name: scan.size for name, scan in _open_scans(images).items()} or None
+def estimate_intervals(score: Score) -> Mapping[str, Interval]:
+    """Return 95 % intervals of a score, from a seeded bootstrap over patients."""
+    from gi2nnunet.scoring.bootstrap import estimate_intervals as estimate
+
+    return estimate(score)
+
+
+def compare(
+    a: FilePath, b: FilePath, truth: FilePath, *, images: FilePath | None = None, **options: Any
+) -> Comparison:
+    """Compare two submissions: the difference, its interval over patients, what moved most.
+
+    ``options`` are those of :func:`~gi2nnunet.scoring.compare.compare_submissions`; ``images`` is
+    as in :func:`score`.
+    """
+    from gi2nnunet.scoring.compare import compare_submissions
+
+    sizes = {name: scan.size for name, scan in _open_scans(images).items()} or None
+    return compare_submissions(Path(a), Path(b), Path(truth), sizes=sizes, **options)
+
+
+def encode(
+    labels: FilePath,
+    out: FilePath,
+    *,
+    scheme: LabelScheme | Literal["auto"] = "auto",
+    sample: FilePath | None = None,
+) -> Encoded:
+    """Write label volumes into a submission CSV; see :mod:`gi2nnunet.dataset.encode`."""
+    from gi2nnunet.dataset.encode import encode_labels
+
+    return encode_labels(
+        Path(labels), Path(out), scheme=scheme, sample=Path(sample) if sample else None
+    )
 
 
 def _open_scans(images: FilePath | None) -> Mapping[str, Scan]:

@@ -52,12 +52,13 @@ def run_floor(source: Path, _: Path, jobs: int) -> int:
 
 def run_convert(source: Path, out: Path, jobs: int) -> int:
     from gi2nnunet.dataset.convert import convert
+    from gi2nnunet.dataset.splits import SplitOptions
     from gi2nnunet.dataset.workspace import open_workspace
 
     dataset = convert(
         source,
         workspace=open_workspace(out, environ={}),
-        keep_known_bad=True,
+        split=SplitOptions(keep_known_bad=True),
         jobs=jobs,
     )
     return sum(scan.depth for scan in dataset.scans)

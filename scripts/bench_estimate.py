@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.splits import SplitOptions
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, PlanOptions, TrainingSettings
@@ -49,7 +50,7 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
         test_patients=0, sample="filled", seed=3,
     )  # fmt: skip
     space = open_workspace(folder / "workspace", environ={})
-    convert(folder / "source", workspace=space, holdout=0)
+    convert(folder / "source", workspace=space, split=SplitOptions(holdout=0))
     dataset = read_dataset(space.raw)
     engine = Engine(workspace=space, environ=os.environ, device="cpu")
     plan = plan_dataset(

@@ -29,6 +29,7 @@ import numpy as np
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
+from gi2nnunet.dataset.splits import SplitOptions
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
@@ -55,10 +56,7 @@ def make_workspace(folder: Path, *, scans: int) -> Workspace:
             as_zip=False, jobs=count_cores(),
         )  # fmt: skip
         multiply(source / "train", source / "train.csv", scans=scans)
-    dataset = convert(
-        source, workspace=workspace,
-        holdout=0,
-    )  # fmt: skip
+    dataset = convert(source, workspace=workspace, split=SplitOptions(holdout=0))
     shutil.rmtree(source)
     for configuration in ("2d", "3d_fullres"):
         for fold in range(5):

@@ -39,7 +39,8 @@ from scipy.spatial.distance import directed_hausdorff
 from gi2nnunet.formats.ids import ORGANS, scan_order
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.tables import decode_table, read_mask_table
-from gi2nnunet.scoring.metric import CONVENTIONS, directed_distance
+from gi2nnunet.scoring.conventions import CONVENTIONS
+from gi2nnunet.scoring.metric import directed_distance
 from gi2nnunet.scoring.score import score_submission
 
 Mask = NDArray[np.bool_]

@@ -3,7 +3,6 @@
 import numpy as np
 
 from gi2nnunet.core.errors import EngineError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
@@ -13,6 +12,7 @@ from gi2nnunet.nnunet.saved_postprocess import save_tuning
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 from gi2nnunet.tuning.search import tune_decision
 from gi2nnunet.tuning.table import list_tuning_scans
+from tests.converting import convert
 from tests.engines import compute
 from tests.model_factory import write_model
 from tests.source_factory import make_source, write_files

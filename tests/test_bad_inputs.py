@@ -5,12 +5,12 @@ import shutil
 import pytest
 
 import gi2nnunet.cli
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.training import plan
 from tests.bad_inputs import CATALOGUE
 from tests.bad_inputs.making import SCANS, finish_model
 from tests.command_line import tree
+from tests.converting import convert
 from tests.source_factory import make_source, write_files
 
 # What a refused conversion may have made: the workspace itself, with nothing in it; and what the

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.source.phantom.anatomy import Tissue
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.scan import draw_scan
 from gi2nnunet.source.phantom.writing import write_phantom
+from tests.converting import convert
 
 WIDE = Geometry(width=72, height=60, slices=48, spacing_mm=(5.0, 5.0))
 SEED = 5

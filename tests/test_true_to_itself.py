@@ -16,7 +16,6 @@ import pytest
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.submission import encode_scan, write_submission
@@ -31,9 +30,10 @@ from gi2nnunet.prediction.choose import Selection, select_own_scans
 from gi2nnunet.prediction.evaluate import evaluate
 from gi2nnunet.prediction.parts import digest_work, kept_folder, predict_part, submission_path
 from gi2nnunet.prediction.predict import predict_scans
-from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
+from tests.converting import convert
 from tests.engines import compute
 from tests.source_factory import ORGANS, make_source, write_files, write_source
 

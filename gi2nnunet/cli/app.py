@@ -64,7 +64,7 @@ _COMMANDS = {
             "train on it."
         ),
         "estimate": (
-            "Tell what trainings will cost before they start: hours, GPU-hours, disk, memory."
+            "Estimate what trainings take before they start: hours, GPU-hours, disk, memory."
         ),
         "plan": "Plan and preprocess the dataset: the first half of train.",
         "train": "Train nnU-Net; plan and preprocess first where that has not been done.",

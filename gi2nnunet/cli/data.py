@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import gi2nnunet
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
     JobsOption,
     JsonOption,
-    SchemeName,
     SeedOption,
     SourceLabelsOption,
     WorkspaceOption,
-    open_workspace_of,
     same_workspace,
 )
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_notice,
+    print_result,
+    print_table,
+    print_warnings,
+    show_progress,
+)
+from gi2nnunet.formats.ids import LabelScheme, patient_of
 
 if TYPE_CHECKING:
     from gi2nnunet.report.check_page import WrittenPage
@@ -90,40 +100,30 @@ def phantom(
 
     Example: gi2nnunet phantom my-source --patients 8 --days 2
     """
-    from gi2nnunet.cli.output import count, print_json, print_notice, print_result, show_progress
-    from gi2nnunet.formats.ids import patient_of
-    from gi2nnunet.source.phantom.writing import paint_phantom, write_phantom, write_phantom_like
-
     if labels and not sizes:
         raise typer.BadParameter("needs --sizes", param_hint="--labels")
     if sizes:
         _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
     geometries = [_parse_size(text) for text in size] if size else None
-    from gi2nnunet.core.workers import count_cores
-
-    shared: dict[str, Any] = {
-        "sample": sample,
-        "as_zip": out.suffix == ".zip",
-        "seed": seed,
-        "jobs": jobs or count_cores(),
+    anatomy = {
+        "patients": patients,
+        "days": days,
+        "test_patients": test_patients,
+        "geometries": geometries,
+        "detail": "easy" if easy else "full",
+        "truth": truth,
     }
     with show_progress() as report:
-        shared["progress"] = lambda done, total, _scan: report(done, total, "painting scans")
-        if labels and sizes:
-            made = paint_phantom(out, labels=labels, sizes=sizes, **shared)
-        elif sizes:
-            made = write_phantom_like(out, sizes=sizes, **shared)
-        else:
-            made = write_phantom(
-                out,
-                patients=patients,
-                days=days,
-                test_patients=test_patients,
-                geometries=geometries,
-                detail="easy" if easy else "full",
-                truth=truth,
-                **shared,
-            )
+        made = api.make_phantom(
+            out,
+            labels=labels,
+            sizes=sizes,
+            sample=sample,
+            seed=seed,
+            jobs=jobs,
+            progress=report,
+            **({} if sizes else anatomy),
+        )
     if as_json:
         print_json(
             {
@@ -169,8 +169,6 @@ def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
 
 
 def _parse_size(text: str) -> Geometry:
-    from gi2nnunet.source.phantom.frame import Geometry
-
     match = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", text)
     if not match:
         raise typer.BadParameter(
@@ -178,7 +176,7 @@ def _parse_size(text: str) -> Geometry:
             param_hint="--size",
         )
     spacing = float(match[4] or 1.5)
-    return Geometry(
+    return gi2nnunet.Geometry(
         width=int(match[1]),
         height=int(match[2]),
         slices=int(match[3]),
@@ -201,7 +199,7 @@ def convert(
     ] = 501,
     name: Annotated[str, typer.Option(help="nnU-Net's dataset name.")] = "UWGI",
     labels: Annotated[
-        SchemeName,
+        LabelScheme,
         typer.Option(
             help="regions: bit-coded, overlaps survive. exclusive: stomach before large before "
             "small bowel."
@@ -238,23 +236,11 @@ def convert(
 
     Example: gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip
     """
-    from gi2nnunet.cli.output import (
-        count,
-        print_json,
-        print_notice,
-        print_result,
-        print_warnings,
-        show_progress,
-    )
-    from gi2nnunet.dataset.convert import convert as convert_source
-
     rule = _parse_holdout(holdout)
-    space = open_workspace_of(workspace)
-    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     with show_progress() as report:
-        dataset = convert_source(
+        dataset = api.convert(
             source,
-            workspace=space,
+            workspace=workspace,
             dataset_id=dataset_id,
             name=name,
             labels=labels,
@@ -266,6 +252,7 @@ def convert(
             seed=seed,
             jobs=jobs,
             progress=report,
+            on_notice=print_notice,
         )
     print_warnings(dataset.warnings)
     parts = {part: [s for s in dataset.scans if s.part == part] for part in
@@ -347,24 +334,18 @@ def check(
 
     Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
-    from gi2nnunet.cli.output import print_json, print_warnings, show_progress
-    from gi2nnunet.source.check.check import check_source
-
     page: WrittenPage | None = None
-    if html is not None:
-        from gi2nnunet.report.check_page import check_page_place, write_check_page
-
-        check_page_place(html, source=source)
     with show_progress() as progress:
-        found = check_source(
-            source,
-            allow_missing=allow_missing,
-            source_labels=source_labels,
-            jobs=jobs,
-            progress=progress,
-        )
-        if html is not None:
-            page = write_check_page(found, html, show_all=show_all, jobs=jobs, progress=progress)
+        how: dict[str, Any] = {
+            "allow_missing": allow_missing,
+            "source_labels": source_labels,
+            "jobs": jobs,
+            "progress": progress,
+        }
+        if html is None:
+            found = api.check(source, **how)
+        else:
+            found, page = api.check_onto_page(source, html, show_all=show_all, **how)
     print_warnings(found.warnings)
     if as_json:
         content = found.to_json()
@@ -381,8 +362,6 @@ def check(
 
 
 def _print_contents(found: SourceReport) -> None:
-    from gi2nnunet.cli.output import print_table
-
     print_table(
         f"{found.path} ({found.kind})",
         ("part", "patients", "scans", "slices", "with truth", "of these empty"),
@@ -418,7 +397,6 @@ def _print_contents(found: SourceReport) -> None:
 
 
 def _print_masks(found: SourceReport) -> None:
-    from gi2nnunet.cli.output import print_table
 
     prevalence = found.measure_prevalence()
     print_table(
@@ -445,9 +423,6 @@ def _print_masks(found: SourceReport) -> None:
 
 
 def _print_suspects(found: SourceReport, *, most: int | None) -> None:
-    from gi2nnunet.cli.output import count, print_result, print_table
-    from gi2nnunet.source.check.suspects import CERTAINTIES
-
     if found.known_bad:
         print_table(
             "Known bad scans (convert leaves them out)", ("scan", "why"), found.known_bad.items(),
@@ -468,7 +443,7 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
     if not found.suspects:
         print_result("Nothing unusual was found in what was tested.")
         return
-    ordered = sorted(found.suspects, key=lambda s: CERTAINTIES.index(s.certainty))
+    ordered = sorted(found.suspects, key=lambda s: s.rank)
     print_table(
         f"{count(len(found.suspects), 'suspect')}, worth a look; the surest first",
         ("scan", "slice", "organ", "what", "how sure", "measured", "usual"),
@@ -488,7 +463,6 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
 
 
 def _print_page(page: WrittenPage) -> None:
-    from gi2nnunet.cli.output import count, print_result
 
     left_out = ""
     if page.without_pictures:

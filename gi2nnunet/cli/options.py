@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.nnunet.presets import DeviceChoice
+from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.nnunet.engine import Engine
     from gi2nnunet.nnunet.models import Ensemble
-
-# The values that Typer shows and completes; the library's own lists would import NumPy for --help.
-MetricName = Literal["per-class", "joined", "mle-bench", "slice-2d"]
-SchemeName = Literal["regions", "exclusive"]
-DeviceName = Literal["auto", "cuda", "cpu", "mps"]
 
 MOST_JOBS = 1024
 
@@ -62,7 +62,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output.")
 ]
 MetricOption = Annotated[
-    MetricName,
+    Metric,
     typer.Option(
         "--metric", help="Convention: how what the competition leaves open is taken."
     ),
@@ -72,7 +72,7 @@ AllowMissingOption = Annotated[
     typer.Option("--allow-missing", help="Pass over rows without image and images without rows."),
 ]
 SourceLabelsOption = Annotated[
-    SchemeName | None,
+    LabelScheme | None,
     typer.Option(
         "--source-labels",
         help="How given NIfTI labels are coded, where their values or a dataset.json do not tell.",
@@ -80,7 +80,7 @@ SourceLabelsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    DeviceName,
+    DeviceChoice,
     typer.Option("--device", help="What to compute on; auto: a GPU where there is one."),
 ]
 TrustOption = Annotated[
@@ -106,18 +106,9 @@ ThreadsOption = Annotated[
 ]
 
 
-def open_workspace_of(folder: Path | None) -> Workspace:
-    """Open the workspace that ``--workspace`` or the environment names."""
-    from gi2nnunet.api import find_workspace
-
-    return find_workspace(folder)
-
-
 def same_workspace(command: str, folder: Path | None) -> str:
     """Return a command with the ``--workspace`` that this one was given."""
-    from shlex import quote
-
-    return command if folder is None else f"{command} --workspace {quote(str(folder))}"
+    return command if folder is None else f"{command} --workspace {shlex.quote(str(folder))}"
 
 
 def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:

@@ -13,9 +13,7 @@ from gi2nnunet.cli.options import (
     GpusOption,
     IdOption,
     JsonOption,
-    MetricName,
     MetricOption,
-    SchemeName,
     SourceLabelsOption,
     ThreadsOption,
     TrustOption,
@@ -34,6 +32,8 @@ from gi2nnunet.cli.slurm.commands import (
     require_slurm,
     submit_prediction,
 )
+from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
     from gi2nnunet.nnunet.saved_postprocess import Tuned
@@ -232,8 +232,8 @@ def predict(
 def _predict(
     source: Path | None,
     *,
-    metric: MetricName,
-    source_labels: SchemeName | None,
+    metric: Metric,
+    source_labels: LabelScheme | None,
     config: list[str] | None,
     fold: list[str] | None,
     preset: str | None,

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, SeedOption, require_number
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_result,
+    print_table,
+    print_warnings,
+    show_progress,
+)
+from gi2nnunet.formats.ids import LabelScheme
 
 if TYPE_CHECKING:
     from gi2nnunet.scoring.bootstrap import Interval
@@ -41,7 +51,7 @@ def encode(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The CSV to write.", dir_okay=False)],
     scheme: Annotated[
-        Literal["auto", "regions", "exclusive"],
+        Literal["auto", LabelScheme],
         typer.Option(
             "--labels",
             help="How the volumes are coded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. "
@@ -62,10 +72,7 @@ def encode(
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.cli.output import count, print_json, print_result, print_warnings
-    from gi2nnunet.dataset.encode import encode_labels
-
-    encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
+    encoded = api.encode(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
     if as_json:
         print_json({"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans})
@@ -105,13 +112,10 @@ def score(
 
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
-    from gi2nnunet.api import score as score_submission
-    from gi2nnunet.cli.output import print_json, show_progress
-
     if medical and images is None:
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
-        result = score_submission(
+        result = api.score(
             submission,
             truth,
             metric=metric,
@@ -123,10 +127,8 @@ def score(
         )
     content = result.to_json()
     if intervals:
-        from gi2nnunet.scoring.bootstrap import estimate_intervals, intervals_to_json
-
-        found = estimate_intervals(result)
-        content["intervals"] = intervals_to_json(found)
+        found = api.estimate_intervals(result)
+        content["intervals"] = {name: (i.value, i.low, i.high) for name, i in found.items()}
     if as_json:
         print_json(content)
         return
@@ -142,7 +144,6 @@ def _cell(value: float, *, digits: int = 4) -> str:
 
 
 def _print_medical(result: Score) -> None:
-    from gi2nnunet.cli.output import print_table
 
     print_table(
         f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
@@ -162,7 +163,6 @@ def _print_medical(result: Score) -> None:
 
 
 def _print_intervals(found: Mapping[str, Interval]) -> None:
-    from gi2nnunet.cli.output import print_table
 
     print_table(
         "95 % intervals over patients",
@@ -181,8 +181,6 @@ def _print_intervals(found: Mapping[str, Interval]) -> None:
 
 def print_score(result: Score, *, standing: str | None = None) -> None:
     """Print a score: a table of the organs, a table of the scans, and the total last."""
-    from gi2nnunet.cli.output import print_result, print_table
-
     if len(result.per_scan) > 1:
         print_table(
             "Scans",
@@ -235,20 +233,9 @@ def compare(
 
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
-    from gi2nnunet.api import read_sizes
-    from gi2nnunet.cli.output import print_json, show_progress
-    from gi2nnunet.scoring.compare import compare_submissions
-
     with show_progress() as report:
-        result = compare_submissions(
-            a,
-            b,
-            truth,
-            metric=metric,
-            sizes=read_sizes(images),
-            seed=seed,
-            jobs=jobs,
-            progress=lambda done, total, what: report(done, total, "scoring scans"),
+        result = api.compare(
+            a, b, truth, metric=metric, images=images, seed=seed, jobs=jobs, progress=report
         )
     if as_json:
         print_json(result.to_json())
@@ -257,7 +244,6 @@ def compare(
 
 
 def _print_comparison(result: Comparison) -> None:
-    from gi2nnunet.cli.output import count, print_result, print_table
 
     def cell(value: float, *, sign: bool = False) -> str:
         return "-" if value != value else f"{value:{'+' if sign else ''}.4f}"

@@ -20,8 +20,8 @@ from gi2nnunet.core.errors import Check, Finding, InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.dataset.splits import Fold, check_leaks, shared_patients
-from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import ALL_BITS, LabelScheme, nnunet_labels
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
+from gi2nnunet.formats.labels import ALL_BITS, nnunet_labels
 from gi2nnunet.formats.volumes import Volume, read_volume
 from gi2nnunet.source.dataset import MANIFEST, DatasetScan, list_files
 from gi2nnunet.source.nifti import DATASET_JSON

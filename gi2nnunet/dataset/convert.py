@@ -38,7 +38,7 @@ from gi2nnunet.dataset.manifest import (
 )
 from gi2nnunet.dataset.splits import (
     Fold,
-    HoldOutRule,
+    SplitOptions,
     check_folds_asked,
     check_leaks,
     hold_out,
@@ -47,8 +47,15 @@ from gi2nnunet.dataset.splits import (
 )
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.dataset.writer import ScanWriter, describe_content, write_scans
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, patient_of, slice_id
-from gi2nnunet.formats.labels import LABEL_SCHEMES, LabelScheme, nnunet_labels
+from gi2nnunet.formats.ids import (
+    KNOWN_BAD_SCANS,
+    LABEL_SCHEMES,
+    ORGANS,
+    LabelScheme,
+    patient_of,
+    slice_id,
+)
+from gi2nnunet.formats.labels import nnunet_labels
 from gi2nnunet.formats.submission import format_rows
 from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart
 from gi2nnunet.source.nifti import DATASET_JSON
@@ -67,12 +74,9 @@ def convert(
     dataset_id: int = 501,
     name: str = "UWGI",
     labels: LabelScheme = "regions",
-    folds: int | None = None,
-    holdout: HoldOutRule = None,
-    keep_known_bad: bool = False,
+    split: SplitOptions | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
-    seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -89,20 +93,12 @@ def convert(
         nnU-Net's number (1 to 999) and name of the dataset.
     labels
         ``"regions"`` (bit-coded, overlaps kept) or ``"exclusive"``.
-    folds
-        How many; ``None`` for 5, or fewer where there are fewer patients.
-    holdout
-        What stays out of training: see :func:`~gi2nnunet.dataset.splits.hold_out`. Labelled test
-        scans of a NIfTI source are held out anyway; ``None`` then holds out no others.
-    keep_known_bad
-        Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
-        its test set.
+    split
+        How its scans are split.
     allow_missing
         Pass over rows without image and images without rows.
     source_labels
         How a NIfTI source's labels are coded, where neither its dataset.json nor its values tell.
-    seed
-        Decides the hold-out and the folds.
     jobs
         Scans in work at once; ``None`` for one a core. The output does not depend on it.
     progress
@@ -138,9 +134,8 @@ def convert(
         source, allow_missing=allow_missing, source_labels=source_labels, workers=workers
     )
     fingerprint = opened.fingerprint()
-    plan = _plan_parts(
-        opened, folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed
-    )
+    split = split or SplitOptions()
+    plan = _plan_parts(opened, split)
     recipe = {
         "source": fingerprint,
         "labels": labels,
@@ -169,9 +164,9 @@ def convert(
                 target.discard()
             raise_problems(wrong, remedy=f"Correct these in {source}, or download them again.")
         options = {
-            "dataset_id": dataset_id, "name": name, "labels": labels, "folds": folds,
-            "holdout": holdout, "keep_known_bad": keep_known_bad, "allow_missing": allow_missing,
-            "source_labels": source_labels, "seed": seed,
+            "dataset_id": dataset_id, "name": name, "labels": labels, "folds": split.folds,
+            "holdout": split.holdout, "keep_known_bad": split.keep_known_bad,
+            "allow_missing": allow_missing, "source_labels": source_labels, "seed": split.seed,
         }  # fmt: skip
         _write_tables(target, opened, plan, records, recipe=recipe, options=options)
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
@@ -191,9 +186,8 @@ class _Plan:
     warnings: tuple[str, ...]
 
 
-def _plan_parts(
-    opened: Source, *, folds: int | None, holdout: HoldOutRule, keep_known_bad: bool, seed: int
-) -> _Plan:
+def _plan_parts(opened: Source, split: SplitOptions) -> _Plan:
+    holdout = split.holdout
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     if holdout == "mle-bench" and opened.patient_order is None:
         raise InputError(
@@ -203,7 +197,7 @@ def _plan_parts(
     for_training = {s: scan.stratum for s, scan in opened.scans_in("train").items()}
     given = {s for s, scan in opened.scans_in("test").items() if scan.labelled}
     known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
-    if keep_known_bad:
+    if split.keep_known_bad:
         known_bad = {}
     held = set(
         hold_out(
@@ -211,7 +205,7 @@ def _plan_parts(
             [s for s in for_training if holdout == "mle-bench" or s not in known_bad],
             rule=0 if given and holdout is None else holdout,
             patient_order=opened.patient_order,
-            seed=seed,
+            seed=split.seed,
         )
     )
     left_out = {s: why for s, why in known_bad.items() if s not in held}
@@ -224,9 +218,9 @@ def _plan_parts(
     training = {s: x for s, x in for_training.items() if s not in held and s not in left_out}
     held |= given
     patients = {patient_of(s) for s in training}
-    count, warning = check_folds_asked(folds, patients=len(patients))
+    count, warning = check_folds_asked(split.folds, patients=len(patients))
     warnings += [warning] if warning else []
-    splits = make_folds(training, folds=count, seed=seed) if count else []
+    splits = make_folds(training, folds=count, seed=split.seed) if count else []
     if leaks := check_leaks(splits):
         raise ValueError("; ".join(leaks))
     parts: dict[str, DatasetPart] = {}

@@ -8,7 +8,8 @@ from typing import Literal
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import check_place
-from gi2nnunet.formats.labels import ALL_BITS, LABEL_SCHEMES, LabelScheme
+from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme
+from gi2nnunet.formats.labels import ALL_BITS
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row, read_mask_table
 from gi2nnunet.source.open import open_source

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.splits import Fold
-from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import LabelScheme, split_organs
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
+from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.source.dataset import MANIFEST, DatasetPart, DatasetScan, list_files, read_manifest
 from gi2nnunet.source.nifti import NiftiScan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -23,6 +24,30 @@ FEWEST_PATIENTS_FOR_HOLDOUT = 5
 HoldOutRule = float | Literal["mle-bench"] | None
 
 _MLE_BENCH_FRACTION, _MLE_BENCH_SEED, _MLE_BENCH_DAYS = 0.1, 42, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """How scans are split into training, folds and test.
+
+    Attributes
+    ----------
+    folds
+        How many; ``None`` for 5, or fewer where there are fewer patients.
+    holdout
+        What stays out of training: see :func:`hold_out`. Labelled test scans of a NIfTI source are
+        held out anyway; ``None`` then holds out no others.
+    keep_known_bad
+        Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
+        its test set.
+    seed
+        Decides the hold-out and the folds.
+    """
+
+    folds: int | None = None
+    holdout: HoldOutRule = None
+    keep_known_bad: bool = False
+    seed: int = 0
 
 
 class Fold(TypedDict):

@@ -18,8 +18,8 @@ from gi2nnunet.core.errors import EngineError, InputError, Problem
 from gi2nnunet.core.files import read_json, replace_file, write_json
 from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.dataset.manifest import image_name_of, label_name_of
-from gi2nnunet.formats.ids import patient_of
-from gi2nnunet.formats.labels import LabelScheme, to_exclusive
+from gi2nnunet.formats.ids import LabelScheme, patient_of
+from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.submission import encode_rows
 from gi2nnunet.formats.volumes import encode_volume
 from gi2nnunet.source.dataset import DatasetPart

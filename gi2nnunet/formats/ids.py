@@ -1,4 +1,4 @@
-"""Ids, file names and organs of the competition.
+"""Ids, file names and organs of the competition, and how label maps code the organs.
 
 Vocabulary: ``patient_id`` is ``case123``; ``scan_id`` is ``case123_day20`` (nnU-Net's case
 identifier too); ``slice_id`` is ``case123_day20_slice_0065``. Slice 1 is the most cranial one.
@@ -13,8 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
+# Bit-coded, or one organ a voxel; see :mod:`gi2nnunet.formats.labels`.
+LabelScheme = Literal["regions", "exclusive"]
+LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
 SLICE_THICKNESS_MM = 3.0
 
 KNOWN_BAD_SCANS: Mapping[str, str] = {

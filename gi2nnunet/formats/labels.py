@@ -14,15 +14,11 @@ https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/region_based_traini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.formats.ids import ORGANS
-
-LabelScheme = Literal["regions", "exclusive"]
-LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
 
 ORGAN_BITS = tuple(1 << index for index in range(len(ORGANS)))
 ALL_BITS = sum(ORGAN_BITS)

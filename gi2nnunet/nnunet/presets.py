@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from gi2nnunet.core.errors import InputError, require_positive
 
 PresetName = Literal["default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
+DeviceChoice = Literal["auto", "cuda", "cpu", "mps"]
 PresetChoice = Literal["auto", PresetName]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 CONFIGURATIONS = ("2d", "3d_fullres")

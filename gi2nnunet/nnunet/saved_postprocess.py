@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json_object, write_json
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
 from gi2nnunet.nnunet.postprocess import Decision, read_decision
 from gi2nnunet.scoring.bootstrap import Gain
+from gi2nnunet.scoring.conventions import TunedMetric
 
-TunedMetric = Literal["per-class", "slice-2d"]
 """Conventions in which what one organ adds to the means does not depend on the others' masks."""
 
 _FORMAT = 1

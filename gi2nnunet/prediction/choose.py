@@ -13,7 +13,7 @@ from pathlib import Path
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
 from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds, is_fold_number
 from gi2nnunet.prediction.leakage import Standing, find_standing, find_trained_on, find_unseen_folds

@@ -28,7 +28,7 @@ from gi2nnunet.report.suspect_cards import (
 )
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.measures import ScanMeasures
-from gi2nnunet.source.check.suspects import CERTAINTIES, MEANINGS
+from gi2nnunet.source.check.suspects import MEANINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _render(
             )
             for kind, meaning in MEANINGS.items()
         },
-        suspects=sorted(found.suspects, key=lambda s: CERTAINTIES.index(s.certainty)),
+        suspects=sorted(found.suspects, key=lambda s: s.rank),
         typical=typical,
         bad=bad,
         pictures=pictures,

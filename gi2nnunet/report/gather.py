@@ -35,7 +35,7 @@ from gi2nnunet.report.history import (
 )
 from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
-from gi2nnunet.scoring.metric import CONVENTIONS
+from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission

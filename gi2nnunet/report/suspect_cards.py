@@ -14,7 +14,7 @@ from gi2nnunet.report.pictures import View, join_words
 from gi2nnunet.source.check.check import SourceReport
 from gi2nnunet.source.check.in_scans import tell_placement
 from gi2nnunet.source.check.measures import ScanMeasures
-from gi2nnunet.source.check.suspects import CERTAINTIES, Suspect
+from gi2nnunet.source.check.suspects import Suspect
 
 MOST_CARDS_OF_A_KIND = 15
 _MOST_SLICES = 6  # suspect ones that follow each other on one card
@@ -85,7 +85,7 @@ def plan_cards(found: SourceReport, *, show_all: bool = False) -> tuple[Card, ..
         for scan_id, of_scan in groupby(found.suspects, key=lambda suspect: suspect.scan_id)
         for suspects in _group_slices(list(of_scan))
     ]
-    groups.sort(key=lambda group: min(CERTAINTIES.index(s.certainty) for s in group[1]))
+    groups.sort(key=lambda group: min(s.rank for s in group[1]))
     pictured: Counter[str] = Counter()
     anchors: Counter[str] = Counter()
     cards = []

@@ -20,7 +20,7 @@ from gi2nnunet.scoring.bootstrap import (
     list_patients,
     weigh_patients,
 )
-from gi2nnunet.scoring.metric import Metric
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 

@@ -3,7 +3,7 @@ r"""The competition's metric, in four named conventions; pure functions on array
 .. math:: \text{score} = 0.4 \cdot \text{Dice} + 0.6 \cdot (1 - \text{Hausdorff})
 
 Kaggle's own code is not public, so every number from any public code is an approximation; the
-convention's name belongs beside it (:data:`CONVENTIONS`).
+convention's name belongs beside it (:data:`~gi2nnunet.scoring.conventions.CONVENTIONS`).
 
 ``per-class``
     Dice per row, rows with both masks empty skipped. Hausdorff per scan and organ: symmetric, 3D,
@@ -32,17 +32,15 @@ https://github.com/openai/mle-bench
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.hausdorff import MARGIN, SHIFT, VoxelField, find_farthest, make_field
-
-Metric = Literal["per-class", "joined", "mle-bench", "slice-2d"]
-CONVENTIONS: tuple[Metric, ...] = get_args(Metric)
 
 DICE_WEIGHT = 0.4
 HAUSDORFF_WEIGHT = 0.6

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS, patient_of
+from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.medical import OrganMeasures
-from gi2nnunet.scoring.metric import CONVENTIONS, Metric, Terms, combine
+from gi2nnunet.scoring.metric import Terms, combine
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,7 +98,7 @@ class Score:
     Attributes
     ----------
     metric
-        The convention, one of :data:`~gi2nnunet.scoring.metric.CONVENTIONS`.
+        The convention, one of :data:`~gi2nnunet.scoring.conventions.CONVENTIONS`.
     score
         ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN where nothing was counted.
     dice

@@ -27,6 +27,7 @@ from gi2nnunet.formats.tables import (
     paint_runs,
     read_mask_table,
 )
+from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.medical import (
     DEFAULT_TOLERANCE_MM,
     OrganMeasures,
@@ -34,7 +35,7 @@ from gi2nnunet.scoring.medical import (
     check_library,
     measure_label_maps,
 )
-from gi2nnunet.scoring.metric import CONVENTIONS, Metric, Terms, score_label_maps
+from gi2nnunet.scoring.metric import Terms, score_label_maps
 from gi2nnunet.scoring.result import Score, combine_terms
 
 _FEW_SCANS = 6  # below this, starting processes that import MONAI costs more than it saves
@@ -59,7 +60,7 @@ def score_submission(
     submission, truth
         CSV files of the competition's form, or tables read from such.
     metric
-        The convention, one of :data:`~gi2nnunet.scoring.metric.CONVENTIONS`.
+        The convention, one of :data:`~gi2nnunet.scoring.conventions.CONVENTIONS`.
     sizes
         Image size ``(height, width)`` in pixels by scan id; by default the ``image_height`` and
         ``image_width`` columns of the truth.
@@ -74,7 +75,7 @@ def score_submission(
         anew, so that a script keeps its own calls under ``if __name__ == "__main__":``. 1 computes
         in the caller's thread.
     progress
-        Called with scans done, scans in all, and the scan's id.
+        Called with ``(done, total, what)`` in scans.
 
     Returns
     -------
@@ -114,7 +115,7 @@ def score_submission(
         refused["pred"] += result.refused_pred
         refused["truth"] += result.refused_truth
         if progress is not None:
-            progress(done, len(pairs), result.scan_id)
+            progress(done, len(pairs), "scoring scans")
     for table, problems in ((pred_table, refused["pred"]), (true_table, refused["truth"])):
         raise_problems(
             (

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
 from gi2nnunet.core.files import read_json, read_json_object
-from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, is_nifti, list_folders_around
 from gi2nnunet.source.scan import SourceOptions
 

@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
 from gi2nnunet.core.files import find_kind, read_json, read_json_object
-from gi2nnunet.formats.ids import ORGANS, scan_order
-from gi2nnunet.formats.labels import (
-    ALL_BITS,
-    LABEL_SCHEMES,
-    LabelMap,
-    LabelScheme,
-    nnunet_labels,
-    to_bits,
-)
+from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme, scan_order
+from gi2nnunet.formats.labels import ALL_BITS, LabelMap, nnunet_labels, to_bits
 from gi2nnunet.formats.volumes import (
     VolumeGeometry,
     read_geometry,

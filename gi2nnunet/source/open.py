@@ -12,7 +12,7 @@ from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.source.competition import CompetitionSource
 from gi2nnunet.source.dataset import DatasetSource
 from gi2nnunet.source.nifti import NiftiSource

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, raise_problems
-from gi2nnunet.formats.ids import patient_of
-from gi2nnunet.formats.labels import LabelMap, LabelScheme
+from gi2nnunet.formats.ids import LabelScheme, patient_of
+from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import MaskTable, Row
 from gi2nnunet.formats.volumes import write_volume

@@ -18,13 +18,13 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings, spell_settings
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel, is_asked_for, list_models, spell_models
-from gi2nnunet.nnunet.saved_postprocess import TunedMetric
 from gi2nnunet.prediction.out_of_fold import (
     OutOfFold,
     assign_folds,
     check_training_scans,
     predict_out_of_fold,
 )
+from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.tuning.search import measure_plain
 from gi2nnunet.tuning.table import list_tuning_scans
 

@@ -22,7 +22,7 @@ from gi2nnunet.core.progress import Progress
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import TuningScan
 from gi2nnunet.nnunet.postprocess import PLAIN, Decision, OrganDecision
-from gi2nnunet.nnunet.saved_postprocess import TunedMetric, Tuning
+from gi2nnunet.nnunet.saved_postprocess import Tuning
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE_OF_EACH,
     Gain,
@@ -30,6 +30,7 @@ from gi2nnunet.scoring.bootstrap import (
     rank_score,
     score_of_sums,
 )
+from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.tuning.table import ChoiceTable
 
 THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5))

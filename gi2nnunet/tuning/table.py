@@ -19,9 +19,9 @@ from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.probabilities import EightBits, TuningScan, read_probabilities
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.postprocess import OrganDecision, decide_organ
-from gi2nnunet.nnunet.saved_postprocess import TunedMetric
 from gi2nnunet.prediction.out_of_fold import OutOfFold
 from gi2nnunet.scoring.bootstrap import Sums
+from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.scoring.metric import dice_of_counts, normalised_hausdorff, slice_hausdorff
 
 

@@ -5,22 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import imagecodecs
 import numpy as np
 import pytest
 
-from gi2nnunet.cli import options
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
-from gi2nnunet.formats.labels import LABEL_SCHEMES
+from gi2nnunet.formats.ids import LABEL_SCHEMES
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet import presets
 from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
 from gi2nnunet.prediction import parts
 from gi2nnunet.prediction.predict import PredictedScan
-from gi2nnunet.scoring import metric
+from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.training import plan, train
 from gi2nnunet.training.record import TrainingResult
 from tests.bad_inputs.making import (
@@ -80,12 +78,6 @@ def test_it_runs_as_a_module():
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"no-such-command" in done.stderr
-
-
-def test_choices_are_those_of_the_library():
-    """They are written out in the command line, whose help must not import the library."""
-    assert get_args(options.MetricName) == metric.CONVENTIONS
-    assert get_args(options.SchemeName) == LABEL_SCHEMES
 
 
 # -- phantom, convert
@@ -329,7 +321,7 @@ def test_encode_then_score_of_the_truth_itself(run, converted):
         assert "Score 1.00000" in out
 
 
-@pytest.mark.parametrize("convention", metric.CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_json_is_one_object_on_standard_output(run, here, convention):
     write_tables(here)
     text = (here / "right.csv").read_text()

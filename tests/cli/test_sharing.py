@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import gi2nnunet.cli
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
+from tests.converting import convert
 from tests.model_factory import DATASET, make_plans, write_model
 from tests.source_factory import make_source, write_source
 

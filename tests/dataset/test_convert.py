@@ -12,7 +12,6 @@ import SimpleITK
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.locks import hold_dataset
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.splits import hold_out
 from gi2nnunet.dataset.workspace import open_workspace
@@ -22,6 +21,7 @@ from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume, write_volume
 from gi2nnunet.source.dataset import list_files
+from tests.converting import convert
 from tests.source_factory import (
     MadeSource,
     make_scan,

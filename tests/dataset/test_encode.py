@@ -8,13 +8,13 @@ import pytest
 import SimpleITK
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.encode import encode_labels
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import scan_order
 from gi2nnunet.formats.labels import split_organs, to_exclusive
 from gi2nnunet.formats.tables import decode_table, read_mask_table
 from gi2nnunet.formats.volumes import read_volume, write_volume
+from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
     MadeSource,

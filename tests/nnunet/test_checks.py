@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.checks import (
@@ -20,6 +19,7 @@ from gi2nnunet.nnunet.checks import (
     check_trainer,
 )
 from gi2nnunet.nnunet.models import TrainedModel
+from tests.converting import convert
 from tests.source_factory import write_source
 
 

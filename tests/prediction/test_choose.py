@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import slice_id
 from gi2nnunet.formats.labels import to_exclusive
@@ -16,6 +15,7 @@ from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
 from gi2nnunet.prediction.leakage import find_standing
 from gi2nnunet.scoring.score import score_submission
+from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
     MadeSource,

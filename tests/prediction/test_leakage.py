@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
@@ -18,6 +17,7 @@ from gi2nnunet.prediction.leakage import (
     find_trained_scans,
     find_unseen_folds,
 )
+from tests.converting import convert
 from tests.source_factory import make_source, write_source
 
 SCANS = ["case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2"]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from gi2nnunet.core.locks import find_holder, hold
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
@@ -21,6 +20,7 @@ from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.history import find_lacking, find_tunings, list_costs
 from gi2nnunet.report.page import render_report
 from gi2nnunet.training.record import find_trainings
+from tests.converting import convert
 from tests.report.test_report import make_log, predict_truth, space
 from tests.source_factory import make_source, write_source
 

@@ -20,7 +20,6 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.nnunet.curves import parse_log, read_curves
@@ -31,6 +30,7 @@ from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.upkeep.verify import verify_workspace
+from tests.converting import convert
 from tests.source_factory import make_source, write_source
 
 STAMP = "2026-11-24 00:55:09.567062:"

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume
@@ -24,6 +23,7 @@ from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.check.check import check_source
 from gi2nnunet.source.open import open_source, scan_from_json
 from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
+from tests.converting import convert
 from tests.source_factory import (
     MadeScan,
     MadeSource,

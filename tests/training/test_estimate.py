@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.engine import Engine
@@ -29,6 +28,7 @@ from gi2nnunet.training.estimate import Estimate, Request, TrainingCost, estimat
 from gi2nnunet.training.gpus import CARDS
 from gi2nnunet.training.need import STOCK_PLANS, count_operations, is_stock, stock_plan
 from gi2nnunet.training.plan import completion_mark, digest_preprocessing
+from tests.converting import convert
 from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.files import write_json
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.child.main import ENGINE_MODULES
@@ -20,6 +19,7 @@ from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
 from gi2nnunet.training.machine import Disk, Installation, Machine
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
 from gi2nnunet.training.plan import PlannedConfiguration
+from tests.converting import convert
 from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
 

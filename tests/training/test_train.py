@@ -12,7 +12,6 @@ import pytest
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.hardware import Hardware
@@ -21,6 +20,7 @@ from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.training.plan import Plan, PlannedConfiguration
 from gi2nnunet.training.record import TrainingResult
 from gi2nnunet.training.train import TrainingProgress, expand_folds, train_folds
+from tests.converting import convert
 from tests.engines import make_engine
 from tests.source_factory import write_source
 

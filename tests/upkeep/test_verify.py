@@ -14,13 +14,13 @@ import pytest
 
 from gi2nnunet.core.errors import Finding, InputError
 from gi2nnunet.core.files import read_json, write_json
-from gi2nnunet.dataset.convert import convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
 from gi2nnunet.source.dataset import list_files
 from gi2nnunet.training.plan import digest_file, digest_preprocessing
 from gi2nnunet.upkeep.verify import Verification, run_checks, verify_workspace
+from tests.converting import convert
 from tests.source_factory import make_source, write_source
 
 NAME, PLANS = "Dataset501_UWGI", "gi2nnunetTinyPlans"

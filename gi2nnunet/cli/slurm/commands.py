@@ -15,7 +15,6 @@ from gi2nnunet import api
 from gi2nnunet.cli.options import (
     JsonOption,
     WorkspaceOption,
-    open_workspace_of,
     same_workspace,
     spell_options,
 )
@@ -128,7 +127,7 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
     Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
     """
-    space = open_workspace_of(workspace)
+    space = api.find_workspace(workspace)
     found = read_jobs(_jobs_folder(space))
     left = sum(job.state != "finished" for job in found)
     if as_json:

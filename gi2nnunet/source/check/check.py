@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS
-from gi2nnunet.formats.labels import LabelScheme
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, LabelScheme
 from gi2nnunet.source.check.find import find_suspects, list_tested
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures, measure_scan
 from gi2nnunet.source.check.suspects import Suspect, Tested

@@ -11,7 +11,7 @@ from gi2nnunet.source.check.between_scans import LEAST_DAYS, find_copied, find_u
 from gi2nnunet.source.check.in_scans import find_in_fit, find_in_organs
 from gi2nnunet.source.check.in_slices import find_in_images, find_in_masks
 from gi2nnunet.source.check.measures import ScanMeasures
-from gi2nnunet.source.check.suspects import CERTAINTIES, Suspect, Tested, drop_explained
+from gi2nnunet.source.check.suspects import Suspect, Tested, drop_explained
 from gi2nnunet.source.check.usual import LEAST_SCANS, Labelled, find_usual_fit, find_usual_organs
 
 
@@ -45,7 +45,7 @@ def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
         sorted(
             drop_explained(found),
             key=lambda s: (
-                order[s.scan_id], s.slice_number or 0, CERTAINTIES.index(s.certainty),
+                order[s.scan_id], s.slice_number or 0, s.rank,
                 s.organ or "", s.kind,
             ),
         )

@@ -116,6 +116,11 @@ class Suspect:
     certainty: Certainty = "possible"
     placement: Placement | None = None
 
+    @property
+    def rank(self) -> int:
+        """A sort key that puts the surest first."""
+        return CERTAINTIES.index(self.certainty)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:

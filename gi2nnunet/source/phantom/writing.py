@@ -135,7 +135,7 @@ def write_phantom(
     jobs
         Processes.
     progress
-        Called after each scan with scans done, scans in all, and the scan's id.
+        Called after each scan with ``(done, total, what)``.
 
     Returns
     -------
@@ -383,7 +383,7 @@ def _write_source(
                 write(name, data)
             rows[task.scan.scan_id] = made.texts
             if progress is not None:
-                progress(done, len(tasks), task.scan.scan_id)
+                progress(done, len(tasks), "painting scans")
         train = [task.scan for task in tasks if task.scan.part == "train"]
         test = [task.scan for task in tasks if task.scan.part == "test"]
         if train_rows is None:

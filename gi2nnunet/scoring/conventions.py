@@ -1,0 +1,11 @@
+"""Conventions of the metric by name; :mod:`gi2nnunet.scoring.metric` says what each one means."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Metric = Literal["per-class", "joined", "mle-bench", "slice-2d"]
+CONVENTIONS: tuple[Metric, ...] = get_args(Metric)
+
+# Those whose means are of single organs, so that each organ can be tuned by itself.
+TunedMetric = Literal["per-class", "slice-2d"]
