@@ -240,10 +240,7 @@ def _judge_cores(machine: Machine, jobs: int | None) -> list[Verdict]:
 
 
 def _judge_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
-    if machine.memory_bytes is None:
-        return []
-    total = machine.memory_bytes
-    free = total if machine.free_memory_bytes is None else machine.free_memory_bytes
+    total, free = machine.memory_bytes, machine.free_memory_bytes
     uses = [("preprocess", work.processes, need.process_memory, work.processes)]
     if work.trainings:
         one = need.memory_of_training(workers=work.workers)

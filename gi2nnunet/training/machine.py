@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+import psutil
+
 from gi2nnunet.core.workers import count_cores
 
 PACKAGES = ("gi2nnunet", "nnunetv2", "torch", "torchvision")
@@ -46,7 +48,7 @@ class Machine:
     quota
         Cores' worth of time that a container grants; ``None`` without such a limit.
     memory_bytes
-        Of the machine, or of the container where that is less; ``None`` where unknown.
+        Of the machine, or of the container if that is less.
     free_memory_bytes
         Of these, what can be had now.
     shared_memory_bytes
@@ -55,8 +57,8 @@ class Machine:
 
     cores: int
     quota: float | None
-    memory_bytes: int | None
-    free_memory_bytes: int | None
+    memory_bytes: int
+    free_memory_bytes: int
     shared_memory_bytes: int | None
 
 
@@ -100,7 +102,6 @@ def read_installation() -> Installation:
 
 def read_machine(
     *,
-    proc: Path = Path("/proc"),
     control_group: Path = Path("/sys/fs/cgroup"),
     shared_memory: Path = Path("/dev/shm"),  # noqa: S108
 ) -> Machine:
@@ -108,16 +109,14 @@ def read_machine(
 
     Parameters
     ----------
-    proc, control_group, shared_memory
+    control_group, shared_memory
         Linux's folders for these; elsewhere they are missing.
     """
-    known = _read_memory(proc / "meminfo")
-    total, free = known.get("MemTotal"), known.get("MemAvailable")
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
     limit, used = _read_memory_limit(control_group)
-    if limit is not None and (total is None or limit < total):
-        total = limit
-        left = max(0, limit - (used or 0))
-        free = left if free is None else min(free, left)
+    if limit is not None and limit < total:
+        total, free = limit, min(free, max(0, limit - (used or 0)))
     return Machine(
         cores=count_cores(),
         quota=_read_quota(control_group),
@@ -140,21 +139,6 @@ def measure_disk(folder: Path) -> Disk:
         free_bytes=shutil.disk_usage(place).free,
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
     )
-
-
-def _read_memory(path: Path) -> dict[str, int]:
-    """Return Linux's table of memory in bytes."""
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdecimal():
-            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
-    return found
 
 
 def _read_memory_limit(folder: Path) -> tuple[int | None, int | None]:

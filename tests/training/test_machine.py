@@ -2,26 +2,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.training.machine import measure_disk, read_installation, read_machine
 
-MEMINFO = "MemTotal:       16000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nHugePages:  0\n"
+GIB = 1 << 30
 
 
-@pytest.fixture
-def proc(tmp_path: Path) -> Path:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "meminfo").write_text(MEMINFO)
-    return tmp_path / "proc"
-
-
-def test_a_machine_without_limits(proc: Path, tmp_path: Path) -> None:
-    machine = read_machine(proc=proc, control_group=tmp_path / "none", shared_memory=tmp_path)
+def test_a_machine_without_limits(tmp_path: Path) -> None:
+    machine = read_machine(control_group=tmp_path / "none", shared_memory=tmp_path)
     assert machine.cores == count_cores()
-    assert (machine.memory_bytes, machine.free_memory_bytes) == (16000 * 1024, 9000 * 1024)
+    assert machine.memory_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < machine.free_memory_bytes <= machine.memory_bytes
     assert machine.quota is None
     assert machine.shared_memory_bytes is not None
 
@@ -42,30 +38,39 @@ def limits(folder: Path, version: int, *, memory: str, used: str, quota: str) ->
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_containers_limits_count(proc: Path, tmp_path: Path, version: int) -> None:
+def test_a_containers_limits_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(total=16 * GIB, available=8 * GIB))
     group = limits(tmp_path / "g", version, memory="8000000", used="3000000", quota="250000")
-    machine = read_machine(proc=proc, control_group=group, shared_memory=tmp_path)
+    machine = read_machine(control_group=group, shared_memory=tmp_path)
     assert (machine.memory_bytes, machine.free_memory_bytes) == (8_000_000, 5_000_000)
     assert machine.quota == 2.5
+    limits(tmp_path / "g", version, memory=f"{12 * GIB}", used="0", quota="250000")
+    machine = read_machine(control_group=group, shared_memory=tmp_path)
+    assert (machine.memory_bytes, machine.free_memory_bytes) == (12 * GIB, 8 * GIB)
+    limits(tmp_path / "g", version, memory=f"{20 * GIB}", used="0", quota="250000")
+    machine = read_machine(control_group=group, shared_memory=tmp_path)
+    assert (machine.memory_bytes, machine.free_memory_bytes) == (16 * GIB, 8 * GIB)
 
 
 @pytest.mark.parametrize(
     ("version", "memory", "quota"), [(2, "max", "max"), (1, str(2**63 - 4096), "-1")]
 )
 def test_a_container_without_limits_is_the_machine(
-    proc: Path, tmp_path: Path, version: int, memory: str, quota: str
+    tmp_path: Path, version: int, memory: str, quota: str
 ) -> None:
     group = limits(tmp_path / "g", version, memory=memory, used="1", quota=quota)
-    machine = read_machine(proc=proc, control_group=group, shared_memory=tmp_path)
-    assert (machine.memory_bytes, machine.quota) == (16000 * 1024, None)
+    machine = read_machine(control_group=group, shared_memory=tmp_path)
+    assert machine.memory_bytes == psutil.virtual_memory().total
+    assert machine.quota is None
 
 
 def test_what_a_system_does_not_tell_stays_unknown(tmp_path: Path) -> None:
     none = tmp_path / "none"
-    machine = read_machine(proc=none, control_group=none, shared_memory=none)
+    machine = read_machine(control_group=none, shared_memory=none)
     assert machine.cores >= 1
-    assert machine.memory_bytes is machine.free_memory_bytes is machine.quota is None
-    assert machine.shared_memory_bytes is None
+    assert machine.quota is machine.shared_memory_bytes is None
 
 
 def test_a_folder_to_be_is_measured_where_it_would_be(tmp_path: Path) -> None:
