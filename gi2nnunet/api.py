@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.progress import Notice, Progress, ignore
 
@@ -362,6 +363,7 @@ def train(
     )
     from gi2nnunet.training.train import describe_folds, train_folds
 
+    command = spell_call(train, locals())
     options = PlanOptions(
         preset=preset,
         configurations=choose_configurations(list_texts(config)),
@@ -397,6 +399,7 @@ def train(
         settings=settings,
         restart=restart,
         nnunet_validation=nnunet_validation,
+        command=command,
         stop=stop,
         on_start=on_start,
         on_epoch=on_epoch,
@@ -616,12 +619,13 @@ def predict(
     ValueError
         For a number out of range.
     """
+    command = spell_call(predict, locals())
     return _predict(
         source, metric="per-class", source_labels=None, config=config, fold=fold, preset=preset,
         trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads, nifti=nifti,
         save_probabilities=save_probabilities, tuning=tuning, out=out, allow_missing=allow_missing,
         trust=trust, device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        progress=progress, on_notice=on_notice, score=False,
+        progress=progress, on_notice=on_notice, score=False, command=command,
     )  # fmt: skip
 
 
@@ -676,12 +680,14 @@ def predict_and_score(
     InputError, EngineError, OutputError, ValueError
         As :func:`predict`.
     """
+    command = spell_call(predict_and_score, locals())
     return _predict(
         source, metric=metric, source_labels=source_labels, config=config, fold=fold,
         preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads,
         nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
         allow_missing=allow_missing, trust=trust, device=device, gpus=gpus, workspace=workspace,
         dataset_id=dataset_id, progress=progress, on_notice=on_notice, score=True,
+        command=command,
     )  # fmt: skip
 
 

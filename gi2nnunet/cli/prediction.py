@@ -257,6 +257,7 @@ def _predict(
     on: str,
     part: str | None,
 ) -> None:
+    from gi2nnunet import api
     from gi2nnunet.api import open_engine, select_work
     from gi2nnunet.cli.output import (
         count,
@@ -265,6 +266,7 @@ def _predict(
         print_warnings,
         show_progress,
     )
+    from gi2nnunet.core.command import spell_call
     from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.prediction.evaluate import evaluate
     from gi2nnunet.prediction.parts import predict_part, select_part
@@ -304,7 +306,9 @@ def _predict(
             print_result(f"part {part}: {count(len(chosen), 'scan')} kept in {place}")
             print_notice("The same command without --part joins all parts.")
             return
-        made = evaluate(selection, ensemble, metric=metric, score=score, **options)
+        call = api.predict_and_score if score else api.predict
+        command = spell_call(call, context.params)
+        made = evaluate(selection, ensemble, metric=metric, score=score, command=command, **options)
     print_warnings(made.warnings)
     _print_evaluation(made, as_json=as_json, scored=score)
 

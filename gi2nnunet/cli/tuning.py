@@ -49,8 +49,6 @@ TunedMetricOption = Annotated[
 # What tune shares with out-of-fold, and what of it a prediction takes besides its models.
 _OF_MODELS = ("config", "preset", "trainer")
 _OF_COMPUTING = ("mirroring", "step_size", "threads", "trust", "device", "gpus")
-# Of these the library's own command tells nothing: they are of this machine.
-_OF_MACHINE = ("device", "gpus")
 
 
 def out_of_fold(
@@ -126,6 +124,7 @@ def tune(
     """
     from gi2nnunet.api import open_engine
     from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
+    from gi2nnunet.core.command import spell_call
     from gi2nnunet.core.files import check_place
     from gi2nnunet.nnunet.engine import PredictionSettings
     from gi2nnunet.nnunet.models import spell_models
@@ -153,6 +152,7 @@ def tune(
         ensemble.models,
         sorted(set(predicted.fold_of.values())),
         computing=predicted.settings,
+        command=spell_call(tune, context.params),
     )
     if as_json:
         print_json({"file": str(path), **found.to_json()})
@@ -208,7 +208,7 @@ def compare_models(
             jobs=jobs,
             progress=report,
         )
-    words = [compared.command, *spell_options(context, _OF_MACHINE)]
+    words = [compared.command, *spell_options(context, _OF_COMPUTING)]
     command = same_workspace(" ".join(words), workspace)
     print_warnings(compared.warnings)
     if as_json:

@@ -21,6 +21,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import InputError, OutputError, raise_problems
 from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
@@ -122,6 +123,7 @@ def convert(
     EngineError
         Where the memory does not suffice.
     """
+    command = spell_call(convert, locals())
     if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
         raise InputError(
             f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "
@@ -168,7 +170,9 @@ def convert(
             "holdout": split.holdout, "keep_known_bad": split.keep_known_bad,
             "allow_missing": allow_missing, "source_labels": source_labels, "seed": split.seed,
         }  # fmt: skip
-        _write_tables(target, opened, plan, records, recipe=recipe, options=options)
+        _write_tables(
+            target, opened, plan, records, recipe=recipe, options=options, command=command
+        )
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
         dataset = open_dataset(target.folder)
         return replace(dataset, warnings=(*dataset.warnings, *warnings))
@@ -290,6 +294,7 @@ def _write_tables(
     *,
     recipe: Mapping[str, Any],
     options: Mapping[str, Any],
+    command: str,
 ) -> None:
     """Write everything but the volumes, the manifest last."""
     label_table, order = nnunet_labels(options["labels"])
@@ -338,6 +343,7 @@ def _write_tables(
         "name": target.folder.name,
         "made_by": {"python": platform.python_version(), **_versions()},
         "source": {"path": str(opened.path.absolute()), "kind": opened.kind},
+        "command": command,
         "options": dict(options),
         "recipe": dict(recipe),
         "left_out": dict(plan.left_out),

@@ -159,23 +159,6 @@ class PredictionSettings:
         }
 
 
-def spell_settings(described: Mapping[str, Any]) -> list[str]:
-    """Return the options that compute as described, by the keys of ``describe`` above.
-
-    What is unknown, or is the default anyway, is left out.
-    """
-    words: list[str] = []
-    if described.get("device") in ("cpu", "mps"):
-        words += ["--device", str(described["device"])]
-    if described.get("threads"):
-        words += ["--threads", f"{described['threads']}"]
-    if described.get("mirroring") is False:
-        words.append("--no-mirroring")
-    if described.get("step_size", 0.5) != 0.5:
-        words += ["--step-size", f"{described['step_size']}"]
-    return words
-
-
 def choose_threads(
     threads: int | None, *, device: str, training: bool, cores: int | None = None
 ) -> int:

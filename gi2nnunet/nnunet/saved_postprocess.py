@@ -88,8 +88,9 @@ def save_tuning(
     folds: Sequence[Fold],
     *,
     computing: Mapping[str, Any] | None = None,
+    command: str = "",
 ) -> Path:
-    """Write what was chosen, and how its predictions were computed; return the file.
+    """Write what was chosen, how its predictions were computed, and the command; return the file.
 
     Raises
     ------
@@ -97,7 +98,8 @@ def save_tuning(
         Where it cannot be written.
     """
     told = {"computing": dict(computing)} if computing else {}
-    return _write({"format": _FORMAT, **tuning.to_json(), **told}, models, folds)
+    content = {"format": _FORMAT, **tuning.to_json(), **told, "command": command}
+    return _write(content, models, folds)
 
 
 def adopt_tuning(content: Mapping[str, Any], models: Sequence[TrainedModel]) -> Path:

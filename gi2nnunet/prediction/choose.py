@@ -60,6 +60,13 @@ class Selection:
     source: Path | None = None
     options: Mapping[str, str | bool] = field(default_factory=dict)
 
+    @property
+    def recorded(self) -> str:
+        """Return :attr:`described` without the source's path, which can hold a patient's name."""
+        if self.source is None:
+            return self.described
+        return self.described.replace(str(self.source), "SOURCE", 1)
+
 
 def select_models(
     workspace: Workspace,
@@ -222,7 +229,7 @@ def select_source(
         sample=source.sample,
         standing=find_standing(list(source.scans), dataset=dataset, ensemble=ensemble),
         warnings=tuple(warnings),
-        source=path.absolute(),
+        source=source.path,
         options=source.options,
     )
 

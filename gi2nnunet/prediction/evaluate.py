@@ -124,6 +124,7 @@ def evaluate(
     score: bool = True,
     save_probabilities: bool = False,
     tuning: bool = True,
+    command: str = "",
     on_scan: Callable[[int, int, PredictedScan], None] | None = None,
 ) -> Evaluation:
     """Predict, write ``submission.csv`` and, where truth is known, the score.
@@ -153,6 +154,8 @@ def evaluate(
     tuning
         Decide as :func:`~gi2nnunet.tuning.search.tune_decision` chose for these models, where it
         did.
+    command
+        The command line to record.
     on_scan
         Called with ``(done, total, scan)``.
     """
@@ -187,12 +190,13 @@ def evaluate(
         warnings += write_submission(submission, rows, sample=selection.sample)
         about = {
             "standing": selection.standing,
-            "scans": selection.described,
+            "command": command,
+            "scans": selection.recorded,
             "models": ensemble.describe(),
             "computing": settings.describe(engine),
             "tuning": tuned.describe() if tuned else None,
             "options": {
-                "source": str(selection.source) if selection.source else None,
+                "source": "SOURCE" if selection.source else None,
                 **selection.options,
                 "trained": [model.folder.name for model in ensemble.models],
                 "folds": list(ensemble.folds),

@@ -25,12 +25,12 @@ from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.prediction.parts import kept_folder
-from gi2nnunet.report.commands import Command, list_commands
 from gi2nnunet.report.history import (
     Cost,
     TuningFound,
     find_lacking,
     find_tunings,
+    list_commands,
     list_costs,
 )
 from gi2nnunet.report.viewer import PackedScan, pack_scan
@@ -94,7 +94,8 @@ class Report:
     costs
         Time and memory.
     commands
-        What makes all of it again.
+        The command lines that made all of it, as they were recorded; or a remark, which begins
+        with ``#``.
     shown
         Scans of the viewer.
     missing
@@ -108,7 +109,7 @@ class Report:
     prediction: Prediction | None
     tunings: tuple[TuningFound, ...]
     costs: tuple[Cost, ...]
-    commands: tuple[Command, ...]
+    commands: tuple[str, ...]
     shown: tuple[PackedScan, ...]
     missing: tuple[str, ...]
 
@@ -183,7 +184,10 @@ def gather_report(
             out_of_fold=workspace.predictions / dataset.name / "out_of_fold",
         ),
         commands=list_commands(
-            dataset, trainings, tunings=[tuning.content for tuning in tunings], about=about
+            dataset.manifest,
+            trainings,
+            tunings=[tuning.content for tuning in tunings],
+            about=about,
         ),
         shown=shown,
         missing=tuple(missing),

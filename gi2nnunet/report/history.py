@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,3 +241,49 @@ def _cells(choice: OrganDecision) -> tuple[str, ...]:
         f"{choice.smallest_ml:g}" if choice.smallest_ml else "–",  # noqa: RUF001
         str(choice.fill_slices) if choice.fill_slices else "–",  # noqa: RUF001
     )
+
+
+def list_commands(
+    manifest: Mapping[str, Any],
+    trainings: Sequence[TrainedFold],
+    *,
+    tunings: Iterable[Mapping[str, Any]] = (),
+    about: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Return the command lines that made what is there, in order, each once.
+
+    Parameters
+    ----------
+    manifest
+        Of the dataset.
+    trainings
+        What was trained.
+    tunings
+        Contents of the files that :func:`~gi2nnunet.nnunet.saved_postprocess.save_tuning` wrote.
+    about
+        ``prediction.json``; ``None`` if nothing was predicted.
+
+    Returns
+    -------
+    tuple
+        Command lines as they were recorded; a remark, which begins with ``#``, for each step that
+        recorded none.
+    """
+    lines = [_command_of(manifest, "the conversion")]
+    for training in trainings:
+        if training.imported:
+            lines.append(shlex.join(["gi2nnunet", "import-model", training.imported]))
+        else:
+            last = training.runs[-1] if training.runs else {}
+            lines.append(_command_of(last, f"{training.name}, {training.plans_name}"))
+    lines += [
+        _command_of(content, f"the tuning of {_name_models(take_list(content, 'models'))}")
+        for content in tunings
+    ]
+    if about is not None:
+        lines.append(_command_of(about, "the prediction"))
+    return tuple(dict.fromkeys(lines))
+
+
+def _command_of(record: Mapping[str, Any], what: str) -> str:
+    return str(record.get("command") or f"# {what}: its command was not recorded")

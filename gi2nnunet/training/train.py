@@ -134,6 +134,7 @@ def train_folds(
     settings: TrainingSettings,
     restart: bool = False,
     nnunet_validation: bool = False,
+    command: str = "",
     stop: threading.Event | None = None,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
@@ -158,6 +159,8 @@ def train_folds(
         Throw away what was trained of these before.
     nnunet_validation
         Run nnU-Net's own final validation too.
+    command
+        The command line to record.
     stop
         Where it is set, each running training ends after its epoch with a checkpoint, and no
         further one begins.
@@ -226,6 +229,7 @@ def train_folds(
         resume_from = training.last_checkpoint()
         runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
         this_run: dict[str, Any] = {"device": device, "threads": n_threads}
+        this_run |= {"command": command} if command else {}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if device == "cpu" else max(1, engine.workers - 1)

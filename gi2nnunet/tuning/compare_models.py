@@ -16,7 +16,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.progress import Progress
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings, spell_settings
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel, is_asked_for, list_models, spell_models
 from gi2nnunet.prediction.out_of_fold import (
     OutOfFold,
@@ -78,7 +78,7 @@ class ModelComparison:
     recommended
         The one of the highest score.
     command
-        The command that uses it.
+        The command that uses it, as the engine is set up by default.
     advice
         Why, and a cheaper one whose difference may be chance.
     warnings
@@ -202,9 +202,7 @@ def compare_all_models(
         metric=metric,
         entries=tuple(entries),
         recommended=best,
-        command=_spell(
-            groups[best.name], dataset=dataset, engine=engine, settings=settings, metric=metric
-        ),
+        command=_spell(groups[best.name], dataset=dataset, metric=metric),
         advice=_advise(entries),
         warnings=tuple(warnings),
     )
@@ -291,23 +289,10 @@ def _advise(entries: Sequence[ModelEntry]) -> str:
     return advice
 
 
-def _spell(
-    models: Sequence[TrainedModel],
-    *,
-    dataset: Dataset,
-    engine: Engine,
-    settings: PredictionSettings,
-    metric: TunedMetric,
-) -> str:
-    """Return the command that uses these models and no others, computed as here."""
-    asked = {
-        "threads": engine.threads,
-        "mirroring": settings.mirroring,
-        "step_size": settings.step_size,
-    }
+def _spell(models: Sequence[TrainedModel], *, dataset: Dataset, metric: TunedMetric) -> str:
+    """Return the command that uses these models and no others."""
     words = ["gi2nnunet", "predict-and-score", *spell_models(models, folds=["cv"])]
     # Always told: a second dataset may come later.
-    words += ["--id", str(dataset.dataset_id), *spell_settings(asked)]
+    words += ["--id", str(dataset.dataset_id)]
     words += [] if metric == "per-class" else ["--metric", metric]
-    words += ["--trust"] if engine.trust else []
     return shlex.join(words)

@@ -568,6 +568,24 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     assert json.loads(again)["score"] == kept["score"]
 
 
+def test_a_prediction_records_its_command_and_no_path_of_its_source(run, converted, oracle):
+    finish_model(converted)
+    write_files(converted / "Jane Doe", make_source(SCANS).files())
+    options = ("--config", "2d", "--metric", "joined", "--device", "cpu", "--no-mirroring")
+    code, _, err = run("predict-and-score", "Jane Doe", "--out", "Doe", *options)
+    assert code == 0
+    assert "Jane Doe (train, " in err
+    for name in ("prediction.json", "score.json"):
+        text = (converted / "Doe" / name).read_text()
+        assert "Doe" not in text
+        assert json.loads(text)["scans"].startswith("SOURCE (train, ")
+        assert json.loads(text)["command"] == (
+            "gi2nnunet predict-and-score SOURCE --metric joined --config 2d --no-mirroring "
+            "--out OUT --device cpu"
+        )
+    assert json.loads((converted / "Doe/prediction.json").read_text())["options"]["source"]
+
+
 def test_predict_and_score_out_of_fold_by_mle_bench(run, here, oracle):
     """Its rows are paired by position, so scans must come in the order of the truth."""
     write_files(here / "source", make_source(SCANS).files())

@@ -1,0 +1,77 @@
+"""Command lines of calls: the command line, parsed, asks for what the call was given."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gi2nnunet import api
+from gi2nnunet.cli import app
+from gi2nnunet.core.command import spell_call
+
+PLACES = {"source": Path("SOURCE"), "out": Path("OUT"), "pretrained_weights": Path("WEIGHTS")}
+
+
+def parse(line: str) -> tuple[str, dict[str, Any]]:
+    """What the command line's options are for the program, by name."""
+    _, name, *words = shlex.split(line)
+    group: Any = typer.main.get_command(app)
+    command = group.commands[name]
+    context = command.make_context(name, [word.replace("WEIGHTS", __file__) for word in words])
+    return name, context.params
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [
+        (api.train, {}),
+        (api.train, {"fold": ["0", "all"], "config": ["2d"], "preset": "tiny", "epochs": 3}),
+        (api.train, {"lr": 1e-05, "batch_size": 4, "checks": False, "restart": True}),
+        (api.predict, {"nifti": True, "mirroring": False, "step_size": 0.75, "threads": 2}),
+        (api.predict_and_score, {"metric": "mle-bench", "tuning": False, "dataset_id": 7}),
+        (api.convert, {"labels": "exclusive", "folds": 3, "holdout": "mle-bench", "seed": 4}),
+        (api.convert, {"keep_known_bad": True, "name": "Mine", "source_labels": "regions"}),
+    ],
+)
+def test_a_command_line_is_parsed_to_what_was_given(function: Any, given: dict[str, Any]) -> None:
+    here = {"source": "/data/Jane Doe", **given} if function is not api.train else given
+    line = spell_call(function, here)
+    name, parsed = parse(line)
+    assert name.replace("-", "_") == function.__name__
+    if "source" in here:
+        assert parsed.pop("source") == Path("SOURCE")
+    bare = parse(spell_call(function, {"source": here.get("source")}))[1]
+    bare.pop("source", None)
+    assert parsed == {**bare, **given}
+
+
+def test_one_value_is_spelled_like_a_list_of_it() -> None:
+    assert spell_call(api.train, {"fold": 0}) == spell_call(api.train, {"fold": ["0"]})
+    assert spell_call(api.train, {"patch_size": (192, 160)}) == (
+        "gi2nnunet train --patch-size 192x160"
+    )
+    assert spell_call(api.train, {"patch_size": [(192, 160), (48, 128, 128)]}) == (
+        "gi2nnunet train --patch-size 192x160 --patch-size 48x128x128"
+    )
+    assert spell_call(api.train, {"patch_size": ["192x160"]}) == (
+        "gi2nnunet train --patch-size 192x160"
+    )
+
+
+def test_no_path_is_in_a_command_line() -> None:
+    line = spell_call(
+        api.predict_and_score,
+        {"source": Path("/data/Jane Doe"), "out": "/out/Jane Doe", "workspace": "/Jane Doe/w"},
+    )
+    assert line == "gi2nnunet predict-and-score SOURCE --out OUT"
+    line = spell_call(api.train, {"pretrained_weights": "/data/Jane Doe.pth", "workspace": "w"})
+    assert line == "gi2nnunet train --pretrained-weights WEIGHTS"
+
+
+def test_defaults_workers_and_callbacks_are_left_out() -> None:
+    given = {"preset": "auto", "jobs": 3, "progress": print, "on_notice": print, "fold": None}
+    assert spell_call(api.train, given) == "gi2nnunet train"
