@@ -116,6 +116,19 @@ def test_the_same_command_again_leaves_it_alone(trained: Trained) -> None:
     assert checkpoint.stat().st_mtime_ns == before
 
 
+def test_a_training_that_diverges_ends_with_a_remedy_that_works(trained: Trained) -> None:
+    short = ("--preset", "tiny", "--config", "2d", "--fold", "0", "--iterations", "2")
+    done = run("train", *short, "--lr", "1e12", "--epochs", "3", cwd=trained.folder, code=4)
+    assert "the training diverged in epoch 1" in done.stderr
+    assert "--restart and a smaller --lr: it was 1e+12; try 0.01." in done.stderr
+    fold = trained.results("2d") / "fold_0"
+    assert not list(fold.glob("checkpoint*"))
+    remedy = ("--lr", "0.01", "--restart", "--epochs", "1")
+    done = run("train", *short, *remedy, cwd=trained.folder)
+    assert "2d, fold 0: trained" in done.stdout
+    shutil.rmtree(fold)
+
+
 def test_other_settings_are_refused(trained: Trained) -> None:
     done = run("train", "--preset", "tiny", "--epochs", "3", cwd=trained.folder, code=3)
     assert "epochs: found 2, now 3" in done.stderr

@@ -87,7 +87,7 @@ def write_submission(
     -------
     tuple of str
         Warnings: sample rows nobody predicted (written empty), slices the sample does not have
-        (left out).
+        (left out), no mask in any row.
 
     Raises
     ------
@@ -121,6 +121,8 @@ def write_submission(
             )
     else:
         keys = sorted(texts, key=_row_order)
+    if keys and not any(texts.get(key) for key in keys):
+        warnings.append(f"{path.name}: no organ in any of its {len(keys)} rows")
     replace_file(path, format_rows((*key, texts.get(key, "")) for key in keys))
     return tuple(warnings)
 

@@ -242,3 +242,11 @@ def test_real_rows_come_back_byte_for_byte(real_data):
     assert len(found) == 4032
     assert sum(bool(text) for text in found.values()) == 1674
     assert found == wanted
+
+
+def test_a_submission_without_a_mask_is_warned_of(tmp_path: Path) -> None:
+    rows = [("case1_day0_slice_0001", organ, "") for organ in ORGANS]
+    assert write_submission(tmp_path / "a.csv", rows) == ("a.csv: no organ in any of its 3 rows",)
+    one = [*rows[:2], (*rows[2][:2], "1 2")]
+    assert write_submission(tmp_path / "b.csv", one) == ()
+    assert write_submission(tmp_path / "c.csv", []) == ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
@@ -334,6 +335,28 @@ def with_digest(
     parts[name] = content
     digest = hashlib.sha256(content).hexdigest()
     manifest["parts"][name] = {"bytes": len(content), "sha256": digest}
+
+
+def test_weights_that_are_not_finite_are_neither_imported_nor_exported(
+    ours: Path, file: Path, tmp_path: Path
+) -> None:
+    def spoil(parts: dict[str, bytes], manifest: dict[str, Any]) -> None:
+        name = "2d/fold_1.safetensors"
+        tensors = safetensors.torch.load(parts[name])
+        tensors[max(tensors)][0] = float("nan")
+        with_digest(parts, manifest, name, safetensors.torch.save(tensors))
+
+    found = r"found NaN or infinity in \d+ of \d+ tensors"
+    with pytest.raises(InputError, match=rf"2d/fold_1\.safetensors: {found}"):
+        take_in(rewrite(file, spoil), tmp_path / "theirs")
+    assert is_empty(tmp_path / "theirs")
+    path = next((ours / "results").rglob("*__3d_fullres/fold_1/checkpoint_final.pth"))
+    checkpoint = load_checkpoint(path)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"][0] = float("inf")
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match=rf"fold_1/checkpoint_final\.pth: {found}.*--restart"):
+        export(ours, tmp_path / "spoilt.gi2nnunet")
+    assert not (tmp_path / "spoilt.gi2nnunet").exists()
 
 
 def test_a_rewritten_file_as_it_was_is_taken(file: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _ALLOWED: tuple[Any, ...] = (
     np.dtypes.Float64DType,
 )
 _RESTORE = "Restore it, or train again with --restart."
+_DIVERGED = "It predicts nothing. Train again with --restart and a smaller --lr."
 _KEYS = ("network_weights", "trainer_name", "init_args")
 
 
@@ -47,8 +48,8 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     Raises
     ------
     InputError
-        Where the file is missing, damaged, no checkpoint of nnU-Net, or holds objects that could
-        run code.
+        Where the file is missing, damaged, no checkpoint of nnU-Net, holds objects that could run
+        code, or weights that are not finite.
     """
     try:
         with torch.serialization.safe_globals(list(_ALLOWED)):
@@ -69,7 +70,33 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         raise InputError(
             f"{path}: is no checkpoint of nnU-Net. Expected the entries {', '.join(_KEYS)}."
         )
+    check_finite(checkpoint["network_weights"], where=str(path), remedy=_DIVERGED)
     return checkpoint
+
+
+def check_finite(weights: object, *, where: str, remedy: str) -> None:
+    """Refuse weights that are not finite, as a training that diverged leaves them.
+
+    Raises
+    ------
+    InputError
+        Naming the first tensor with such a value.
+    """
+    if found := describe_not_finite(weights):
+        raise InputError(f"{where}: found {found}; expected finite ones. {remedy}")
+
+
+def describe_not_finite(weights: object) -> str | None:
+    """Return how many tensors of a table of weights hold NaN or infinity; ``None`` for none."""
+    tensors = weights if isinstance(weights, Mapping) else {}
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if isinstance(tensor, torch.Tensor) and not tensor.isfinite().all()
+    ]
+    if not bad:
+        return None
+    return f"NaN or infinity in {len(bad)} of {len(tensors)} tensors of weights (first {bad[0]})"
 
 
 def check_entries(checkpoint: Mapping[str, Any], path: Path, *, configuration: str) -> None:

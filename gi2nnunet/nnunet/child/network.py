@@ -137,13 +137,21 @@ class Network:
         return Prepared(data=torch.from_numpy(data), properties=properties)
 
     def infer(self, prepared: Prepared, folds: Sequence[Fold]) -> torch.Tensor:
-        """Return the folds' mean logits ``(heads, z, y, x)``, half precision, on the CPU."""
+        """Return the folds' mean logits ``(heads, z, y, x)``, half precision, on the CPU.
+
+        Raises
+        ------
+        RuntimeError
+            Where they are not finite: no voxel would be an organ then.
+        """
         self._weights = {fold: w for fold, w in self._weights.items() if fold in folds}
         for fold in folds:
             if fold not in self._weights:
                 self._weights[fold] = self._take_weights(*self._read_checkpoint(fold))
         self._predictor.list_of_parameters = [self._weights[fold] for fold in folds]
         logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(prepared.data)
+        if not logits.isfinite().all():
+            raise RuntimeError("the network's output is not finite in some voxels")
         return logits
 
     def finish(self, logits: torch.Tensor, prepared: Prepared) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """Train one configuration and fold with nnU-Net's own trainer; runs in the engine's child process.
 
-The trainer is subclassed for four things: checkpoints are written atomically and often, each epoch
-is told to the parent, a training can be asked to stop, and its length can be set. The subclass
-keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
+The trainer is subclassed for five things: checkpoints are written atomically and often, each epoch
+is reported to the parent, a training can be asked to stop, one that diverges ends, and its length
+can be set. The subclass keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class
+that a checkpoint names.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.files import part_file, read_json
 from gi2nnunet.dataset.manifest import SPLITS
-from gi2nnunet.nnunet.child.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.child.checkpoints import describe_not_finite, load_checkpoint
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
 from gi2nnunet.nnunet.trust import (
     check_data_folder,
@@ -218,7 +220,17 @@ def _make_trainer(
     class Trainer(base):  # type: ignore[misc]
         last_save = time.monotonic()
 
+        def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+            super().on_train_epoch_end(train_outputs)
+            _check_losses(self, train_outputs, "training")
+            _check_weights(self)
+
+        def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+            _check_losses(self, val_outputs, "validation")
+            super().on_validation_epoch_end(val_outputs)
+
         def save_checkpoint(self, filename: str) -> None:
+            _check_weights(self)
             with part_file(Path(filename)) as part:
                 try:
                     super().save_checkpoint(str(part))
@@ -257,6 +269,28 @@ def _make_trainer(
     Trainer.__name__ = base.__name__
     Trainer.__qualname__ = base.__qualname__
     return Trainer
+
+
+def _check_losses(run: nnUNetTrainer, outputs: Sequence[dict[str, Any]], part: str) -> None:
+    """Stop where no batch of an epoch had a finite loss.
+
+    A single one without is an overflow of half precision: nnU-Net skips its step.
+    """
+    if not any(np.isfinite(output["loss"]).all() for output in outputs):
+        raise _diverged(run, f"no {part} batch had a finite loss")
+
+
+def _check_weights(run: nnUNetTrainer) -> None:
+    if found := describe_not_finite(run.network.state_dict()):
+        raise _diverged(run, f"found {found}")
+
+
+def _diverged(run: nnUNetTrainer, why: str) -> EngineError:
+    return EngineError(
+        f"the training diverged in epoch {run.current_epoch + 1}: {why}. Run the same again with "
+        f"--restart and a smaller --lr: it was {run.initial_lr:g}; "
+        f"try {min(run.initial_lr / 10, 0.01):g}."
+    )
 
 
 def measure_peaks(device: str) -> dict[str, int]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import part_file, read_json
-from gi2nnunet.nnunet.child.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.child.checkpoints import check_finite, load_checkpoint
 from gi2nnunet.nnunet.model_file import (
     DATASET_JSON,
     Bundle,
@@ -131,6 +131,7 @@ def _make_checkpoint(bundle: Bundle, configuration: str, fold: Fold) -> dict[str
             f"{bundle.path}: {part} is damaged ({error}). "
             "Get the file again from where it was made."
         ) from error
+    check_finite(weights, where=f"{bundle.path}, {part}", remedy="Get another model.")
     axes = notes["mirroring_axes"]
     return {
         "network_weights": weights,

@@ -76,6 +76,14 @@ def test_other_weights_are_refused(tmp_path: Path, content: object) -> None:
         load_checkpoint(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    bad = {"sound": torch.ones(2), "steps": torch.tensor(3), "bad": torch.tensor([0.0, value])}
+    torch.save({**GOOD, "network_weights": bad}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=r"c\.pth: found NaN or infinity in 1 of 3 .*first bad"):
+        load_checkpoint(tmp_path / "c.pth")
+
+
 def test_a_missing_one_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gi2nnunet train"):
         load_checkpoint(tmp_path / "c.pth")

@@ -139,3 +139,13 @@ def test_a_full_disk_or_a_damaged_model_ends_the_run_at_once(bench, step):
         with pytest.raises(kind):
             bench.run()
         assert bench.names() == ["s0"]
+
+
+def test_a_network_that_gives_no_finite_output_is_no_empty_prediction(bench):
+    path = bench.model / "fold_all" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["network_weights"]["encoder.stages.0.0.convs.0.norm.weight"][:] = 3e38
+    torch.save(checkpoint, path)
+    with pytest.raises(EngineError, match=r"s0: RuntimeError: .*output is .*in some voxels"):
+        bench.run()
+    assert bench.names() == []
