@@ -1,6 +1,6 @@
-"""What a plan and a training are going to take: disk, memory, shared memory.
+"""Disk, memory and shared memory that a plan and a training take, estimated and rounded up.
 
-Estimates, rounded up: they are to tell a run that cannot succeed, not to fill a disk to the brim.
+The estimates are made to stop a run that cannot succeed, not to fill a disk to the last byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 # Preprocessed scans are float32 images and int8 labels, compressed without loss. Measured on
-# made-up scans: 0.53 of the image where nothing was resampled; resampled voxels have more digits.
+# made-up scans: 0.53 of the image if nothing was resampled; resampled voxels have more digits.
 _IMAGE_BYTES, _IMAGE_COMPRESSED = 4, 0.9
 _LABEL_BYTES, _LABEL_COMPRESSED = 1, 0.1
 _PROPERTIES_BYTES = MIB  # sampled places of each label, beside each scan
@@ -49,22 +49,18 @@ _BATCH_VOXEL_BYTES = 4 + 3 * 2 * 4 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What is going to be taken, in bytes.
+    """Disk and memory, in bytes.
 
     Attributes
     ----------
-    preprocessed
-        Of disk, by what is not preprocessed yet.
-    results
-        Of disk, by checkpoints.
+    preprocessed, results
+        Disk for scans that are not preprocessed yet, and for checkpoints.
     process_memory
-        Of memory, by one worker that preprocesses.
-    training_memory
-        Of memory, by one training without its workers.
-    worker_memory
-        Of memory, by one worker that augments.
+        Memory of one worker that preprocesses.
+    training_memory, worker_memory
+        Memory of one training without its workers, and of one worker that augments.
     batch
-        Of shared memory, by one batch of the largest configuration.
+        Shared memory of one batch of the largest configuration.
     """
 
     preprocessed: int
@@ -75,12 +71,12 @@ class Need:
     batch: int
 
     def memory_of_training(self, *, workers: int) -> int:
-        """Return what one training takes of memory, with its workers and those that validate."""
+        """Return the memory of one training with its workers, those for validation included."""
         everyone = workers + max(1, workers // 2) if workers else 0
         return self.training_memory + everyone * self.worker_memory
 
     def shared_memory(self, *, workers: int) -> tuple[int, int]:
-        """Return what a training's workers fill in shared memory: the least, and at most."""
+        """Return the least and the most shared memory that a training's workers fill."""
         if not workers:
             return 0, 0
         validation = max(1, workers // 2)
@@ -97,7 +93,7 @@ def estimate_need(
     planned: Mapping[str, PlannedConfiguration] | None = None,
     trainings: int = 0,
 ) -> Need:
-    """Estimate what planning, preprocessing and training are going to take.
+    """Estimate what planning, preprocessing and training take.
 
     Parameters
     ----------
@@ -105,12 +101,10 @@ def estimate_need(
         A converted dataset.
     preprocessed
         nnU-Net's preprocessed folder of it.
-    preset
-        How it is planned.
-    configurations
-        Which ones.
+    preset, configurations
+        What is planned.
     planned
-        What nnU-Net planned, where it has; else its usual plan for such data is taken.
+        nnU-Net's plan; for a configuration that is not in it, the plan for the competition's scans.
     trainings
         How many folds of each configuration are to be trained.
     """
