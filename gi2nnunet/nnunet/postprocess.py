@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import LabelMap, join_organs
+from gi2nnunet.formats.labels import LabelMap, find_box, join_organs
 
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)  # voxels that touch in a corner hold together
 
@@ -172,7 +172,7 @@ def blend(
 
 
 def _drop_small(mask: NDArray[np.bool_], *, least: float) -> None:
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = find_box(mask)
     parts, count = ndimage.label(mask[box], _NEIGHBOURS)
     sizes = np.bincount(parts.reshape(-1), minlength=count + 1)
     keep = sizes >= least

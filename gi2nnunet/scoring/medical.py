@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 
 Spacing = tuple[float, float, float]
 
@@ -126,12 +126,7 @@ def _measure_surfaces(
     pred: NDArray[np.bool_], truth: NDArray[np.bool_], *, spacing_mm: Spacing, tolerance_mm: float
 ) -> tuple[float, float]:
     torch, surface_dice, hausdorff = _load()
-    either = pred | truth
-    box = tuple(
-        slice(int(found[0]), int(found[-1]) + 1)
-        for axis in range(3)
-        if len(found := np.flatnonzero(either.any(axis=tuple({0, 1, 2} - {axis}))))
-    )
+    box = find_box(pred, truth)
     # A rim of background, so that a surface at the box's face is a surface to MONAI too.
     batch = [
         torch.from_numpy(np.pad(mask[box], 2))[None, None] for mask in (pred, truth)

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.hausdorff import MARGIN, SHIFT, VoxelField, find_farthest, make_field
 
@@ -107,7 +107,7 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
         pred = np.ascontiguousarray(pred).reshape(depth, height, width)
         truth = np.ascontiguousarray(truth).reshape(depth, height, width)
     shape = (depth, height, width)
-    box = _find_box(pred, truth)
+    box = find_box(pred, truth)
     pred, truth = pred[box], truth[box]
     field = make_field(pred, truth)
     counts = np.zeros((3, SHIFT, depth), np.int64)
@@ -135,25 +135,6 @@ def dice_of_counts(both: IntArray, pred: IntArray, truth: IntArray) -> FloatArra
     dice = np.full(total.shape, np.nan)
     np.divide(2.0 * both, total, out=dice, where=total > 0)
     return dice
-
-
-def _find_box(*arrays: NDArray[np.uint8]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds the non-zero voxels of all arrays."""
-    planes = np.zeros(arrays[0].shape[0], np.uint8)
-    for array in arrays:
-        planes |= array.max(axis=(1, 2), initial=0)
-    if not planes.any():
-        return slice(0, 0), slice(0, 0), slice(0, 0)
-    z = _span(planes)
-    image = np.zeros(arrays[0].shape[1:], np.uint8)
-    for array in arrays:
-        image |= np.bitwise_or.reduce(array[z], axis=0)
-    return z, _span(image.max(axis=1)), _span(image.max(axis=0))
-
-
-def _span(line: NDArray[np.uint8]) -> slice:
-    found = np.flatnonzero(line)
-    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 def _count_voxels(field: VoxelField) -> IntArray:
@@ -221,7 +202,7 @@ def normalised_hausdorff(
     """
     depth, height, width = pred.shape if shape is None else shape
     maps = pred.astype(np.uint8), truth.astype(np.uint8)
-    box = _find_box(*maps)
+    box = find_box(*maps)
     field = make_field(maps[0][box], maps[1][box])
     return _field_hausdorff(
         field, 1, shape=(depth, height, width), most_times_truth=most_times_truth

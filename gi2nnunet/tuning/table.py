@@ -15,7 +15,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.formats.probabilities import EightBits, TuningScan, read_probabilities
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.postprocess import OrganDecision, decide_organ
@@ -85,22 +85,12 @@ def _measure_scan(
         volumes = {name: array[organ] for name, array in probabilities.items()}
         # No blend exceeds the lowest threshold where none of its parts does.
         lowest = min(choice.threshold for choice in choices) * 255
-        box = _find_box([truth, *(volume > lowest for volume in volumes.values())])
+        box = find_box(truth, *(volume > lowest for volume in volumes.values()))
         inside = {name: volume[box] for name, volume in volumes.items()}
         for choice in choices:
             mask = decide_organ(inside, choice, voxel_ml=voxel_ml, scale=255.0)
             found[organ, choice] = _add_scan(mask, truth[box], shape=truth.shape, metric=metric)
     return found
-
-
-def _find_box(masks: Sequence[NDArray[np.bool_]]) -> tuple[slice, ...]:
-    spans = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        line = np.logical_or.reduce([mask.any(axis=others) for mask in masks])
-        places = np.flatnonzero(line)
-        spans.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 1))
-    return tuple(spans)
 
 
 def _add_scan(

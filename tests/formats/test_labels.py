@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import (
     EXCLUSIVE_PRIORITY,
+    find_box,
     join_organs,
     nnunet_labels,
     split_organs,
@@ -27,6 +28,18 @@ def test_bits_hold_every_overlap(masks):
     assert label_map.dtype == np.uint8
     np.testing.assert_array_equal(split_organs(label_map), masks)
     np.testing.assert_array_equal(label_map, masks[0] + 2 * masks[1] + 4 * masks[2])
+
+
+@given(masks=masks, count=st.integers(1, 3))
+def test_the_box_is_that_of_all_voxels_of_all_masks(masks, count):
+    at = np.argwhere(masks[:count].any(axis=0))
+    if len(at):
+        box = tuple(map(slice, at.min(axis=0).tolist(), (at.max(axis=0) + 1).tolist()))
+    else:
+        box = (slice(0, 0),) * 3
+    assert find_box(*masks[:count]) == box
+    turned = masks[:count].any(axis=0)[::-1].transpose(2, 0, 1)[:, ::-1]
+    assert find_box(turned) == (box[2], box[0], box[1])
 
 
 @given(masks=masks)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS, patient_of
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.source.check.fit import OutlineFit, measure_fit
 from gi2nnunet.source.check.prints import take_prints
 
@@ -206,8 +206,8 @@ def measure_masks(
         ``(z,)``: mean of each slice's image.
     """
     depth, height, width = label_map.shape
-    box, (low, top, left) = _crop(label_map)
-    inside = slice(low, low + len(box))
+    inside, rows, columns = find_box(label_map)
+    box = np.ascontiguousarray(label_map[inside, rows, columns])
     pixels = np.zeros((len(ORGANS), depth), np.int64)
     next_iou, second_iou = (np.full((len(ORGANS), depth), np.nan) for _ in range(2))
     centre, spread = np.full((len(ORGANS), 3), np.nan), np.full((len(ORGANS), 3), np.nan)
@@ -220,8 +220,8 @@ def measure_masks(
             plane = mask.sum(axis=0, dtype=np.int64)
             middles, widths = zip(
                 _locate(pixels[organ], 0),
-                _locate(plane.sum(axis=1), top),
-                _locate(plane.sum(axis=0), left),
+                _locate(plane.sum(axis=1), rows.start),
+                _locate(plane.sum(axis=0), columns.start),
                 strict=True,
             )
             centre[organ] = (
@@ -264,18 +264,6 @@ def _measure_level(label_map: LabelMap, image: NDArray[Any], level: FloatArray) 
     return np.array(
         [values[(bits & bit) != 0].mean() if (bits & bit).any() else np.nan for bit in ORGAN_BITS]
     )
-
-
-def _crop(label_map: LabelMap) -> tuple[LabelMap, tuple[int, int, int]]:
-    """Return the box that holds every mask, and its first corner."""
-    filled = np.flatnonzero(label_map.any(axis=(1, 2)))
-    if not len(filled):
-        return label_map[:0], (0, 0, 0)
-    slices = label_map[filled[0] : filled[-1] + 1]
-    seen = np.bitwise_or.reduce(slices, axis=0)
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    box = slices[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.ascontiguousarray(box), (int(filled[0]), int(rows[0]), int(columns[0]))
 
 
 def _count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gi2nnunet.formats.labels import find_box
 from gi2nnunet.source.phantom.anatomy import Detail, Tissue
 from gi2nnunet.source.phantom.frame import Frame, SmoothField
 
@@ -200,9 +201,7 @@ def _fill_organ(
     filling: FloatArray,
 ) -> None:
     """Paint one organ's wall, contents and, above a level in each loop, gas."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    box = find_box(mask[None])[1:]
     part = np.ascontiguousarray(mask[box])
     lumen = ndimage.binary_erosion(np.pad(part, 1))[1:-1, 1:-1]
     texture = np.float32(0.035) * grain[box] + np.float32(0.03) * fine[box]
