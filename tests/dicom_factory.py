@@ -142,7 +142,6 @@ def _make_image(
     dataset.SeriesNumber = 3
     dataset.InstanceNumber = number
     dataset.BodyPartExamined = "ABDOMEN"
-    dataset.Laterality = ""
     dataset.PatientPosition = "HFS"
     dataset.ImagePositionPatient = plan.position_mm(index)
     dataset.ImageOrientationPatient = [round(v, 12) for d in plan.directions for v in d]

@@ -13,7 +13,7 @@ https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.ht
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SAME_DIRECTION = 1e-4  # of a unit vector's component
 _SAME_PLACE_MM = 0.01
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 def require_dicom() -> None:
@@ -46,6 +47,53 @@ def require_dicom() -> None:
             f"DICOM files: found no package {' and no package '.join(missing)}; expected both of "
             "pydicom and highdicom. Install them with: pip install 'gi2nnunet[dicom]'"
         )
+
+
+def read_dicom(path: Path, *, shown_as: str, pixels: bool = True) -> Dataset:
+    """Read a DICOM file whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shown_as
+        What messages call it; paths often hold a patient's name.
+    pixels
+        Whether to read on where the pixels begin.
+
+    Raises
+    ------
+    InputError
+        If it is missing, cannot be read, is not DICOM, or ends early.
+    """
+    require_dicom()
+    import pydicom
+    from pydicom.dataelem import RawDataElement
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except OSError as error:
+        raise InputError(
+            f"{shown_as}: cannot be read ({error.strerror or type(error).__name__}); expected a "
+            "DICOM file. Check its place and its rights."
+        ) from error
+    except Exception as error:  # pydicom raises errors of many kinds for damaged files
+        raise InputError(
+            f"{shown_as}: found no DICOM file, or a damaged one ({type(error).__name__}); expected "
+            "a DICOM file. Copy it again from where it came from."
+        ) from error
+    # A value that is cut short at the file's end is read without an error.
+    last = dataset.get_item(max(dataset.keys(), default=0))
+    if (
+        isinstance(last, RawDataElement)
+        and last.length != _UNDEFINED_LENGTH
+        and len(last.value or b"") < last.length
+    ):
+        raise InputError(
+            f"{shown_as}: ends early: found {len(last.value or b'')} bytes of a value; expected "
+            f"{last.length}. Copy it again from where it came from."
+        )
+    return dataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +139,7 @@ class Series:
     frame_of_reference_uid: str
     study_instance_uid: str
     series_instance_uid: str
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[Dataset, ...] = field(repr=False)  # they name the patient
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -159,8 +207,8 @@ def build_series(datasets: Sequence[Dataset]) -> Series:
         sop_instance_uids=tuple(str(dataset.SOPInstanceUID) for dataset in ordered),
         frame_numbers=None,
         positions_mm=positions,
-        row_direction=(row_direction[0], row_direction[1], row_direction[2]),
-        column_direction=(column_direction[0], column_direction[1], column_direction[2]),
+        row_direction=_as_triple(row_direction),
+        column_direction=_as_triple(column_direction),
         pixel_spacing_mm=(float(first.PixelSpacing[0]), float(first.PixelSpacing[1])),
         shape=(len(ordered), int(first.Rows), int(first.Columns)),
         frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
@@ -168,6 +216,11 @@ def build_series(datasets: Sequence[Dataset]) -> Series:
         series_instance_uid=str(first.SeriesInstanceUID),
         datasets=tuple(ordered),
     )
+
+
+def _as_triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = vector.tolist()
+    return x, y, z
 
 
 def read_series(folder: Path) -> Series:

@@ -21,6 +21,13 @@ LabelScheme = Literal["regions", "exclusive"]
 LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
 SLICE_THICKNESS_MM = 3.0
 
+# Brighter than a page's colours, because they lie on grey anatomy.
+CONTOUR_COLOURS: Mapping[str, str] = {
+    "large_bowel": "#ff9d5c",
+    "small_bowel": "#5ce6a8",
+    "stomach": "#7fb2ff",
+}
+
 KNOWN_BAD_SCANS: Mapping[str, str] = {
     "case7_day0": "wrong masks",
     "case81_day30": "wrong masks",

@@ -15,9 +15,9 @@ from gi2nnunet.core.errors import OutputError
 from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.report.check_figures import draw_figures
-from gi2nnunet.report.pictures import CONTOUR_COLOURS, Picture, View, take_pictures
+from gi2nnunet.report.pictures import Picture, View, take_pictures
 from gi2nnunet.report.suspect_cards import (
     Card,
     Geometry,

@@ -14,10 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gi2nnunet.core.files import check_place, replace_file, take_mapping
-from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report, list_patients
-from gi2nnunet.report.pictures import CONTOUR_COLOURS
 from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.result import ScanScore
 

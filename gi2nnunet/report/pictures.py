@@ -16,13 +16,11 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.core.progress import Progress
-from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
 from gi2nnunet.source.check.fit import Placement, place_masks
 from gi2nnunet.source.scan import LoadedScan
 
-# Brighter than the page's colours, because they lie on grey anatomy, with a dark rim.
-CONTOUR_COLOURS = {"large_bowel": "#ff9d5c", "small_bowel": "#5ce6a8", "stomach": "#7fb2ff"}
 _MARK_COLOUR = (255, 214, 0)
 _MARK = 12  # pixels
 _MARKED = 128  # code of a marked row; no organ has this bit

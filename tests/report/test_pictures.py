@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from gi2nnunet.core.errors import InputError, Problem
+from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.report.pictures import (
-    CONTOUR_COLOURS,
     Picture,
     View,
     find_window,

@@ -13,9 +13,9 @@ import pytest
 
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.report.pictures import CONTOUR_COLOURS
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
 from tests.report.test_history import add_training, tuning_content
 from tests.report.test_report import Workspace, gather_report, predict_truth, space, write_report

@@ -1,0 +1,249 @@
+"""Organ structures in DICOM: standard names, the names that clinics use, SNOMED codes.
+
+References
+----------
+Mayo et al., American Association of Physicists in Medicine Task Group 263: Standardizing
+Nomenclatures in Radiation Oncology, Int J Radiat Oncol Biol Phys 100(4), 1057-1066, 2018.
+https://dicom.nema.org/medical/dicom/current/output/chtml/part16/chapter_L.html (SNOMED codes)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.formats.ids import ORGANS
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+STANDARD_NAMES: Mapping[str, str] = MappingProxyType(
+    {"large_bowel": "Bowel_Large", "small_bowel": "Bowel_Small", "stomach": "Stomach"}
+)
+"""Names by TG-263."""
+
+SNOMED_CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "large_bowel": ("14742008", "Large intestine"),
+        "small_bowel": ("30315005", "Small intestine"),
+        "stomach": ("69695003", "Stomach"),
+    }
+)
+"""Code value and meaning in SNOMED CT (coding scheme SCT)."""
+
+# Lower case, letters and digits only.
+_SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "large_bowel": (
+        "bowellarge", "largebowel", "bowellg", "lgbowel", "lbowel", "colon", "largeintestine",
+        "intestinelarge",
+    ),
+    "small_bowel": (
+        "bowelsmall", "smallbowel", "bowelsm", "smbowel", "sbowel", "smallintestine",
+        "intestinesmall",
+    ),
+    "stomach": ("stomach", "gaster"),
+}  # fmt: skip
+
+_MOST_NAME_CHARACTERS = 64  # DICOM's value representation LO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """Model that made the masks.
+
+    Attributes
+    ----------
+    model
+        Its name, such as "2d + 3d_fullres"; empty if the masks' origin is not known.
+    model_digest
+        Digest of its files, or empty.
+    """
+
+    model: str = ""
+    model_digest: str = ""
+
+
+def describe_maker(maker: Maker) -> str:
+    """Return a sentence that names the software and the model."""
+    text = f"Made by gi2nnunet {version('gi2nnunet')}"
+    if maker.model:
+        text += f" with the model {maker.model}"
+    if maker.model_digest:
+        text += f", digest {maker.model_digest}"
+    return f"{text}. Not approved; research software, not a medical device."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameMatch:
+    """Structures of a file, matched to organs.
+
+    Attributes
+    ----------
+    of_organ
+        Index of the structure of each organ that has one, in the order of
+        :data:`~gi2nnunet.formats.ids.ORGANS`.
+    unmatched
+        Names of the other structures, in the file's order.
+    """
+
+    of_organ: Mapping[str, int]
+    unmatched: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrganMasks:
+    """Masks that were read from a file.
+
+    Attributes
+    ----------
+    masks
+        ``(slices, rows, columns)`` bool by organ, in the order of the series' slices.
+    names
+        Name of each organ's structure in the file.
+    unmatched
+        Names of the file's other structures.
+    """
+
+    masks: Mapping[str, NDArray[np.bool_]]
+    names: Mapping[str, str]
+    unmatched: tuple[str, ...]
+
+
+def find_referenced_series(dataset: Dataset) -> tuple[str, ...]:
+    """Return the instance UIDs of the series that an RTSTRUCT or SEG refers to, if it says so."""
+    items = list(dataset.get("ReferencedSeriesSequence") or [])
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            items += study.get("RTReferencedSeriesSequence") or []
+    uids = (str(item.get("SeriesInstanceUID", "")) for item in items)
+    return tuple(dict.fromkeys(uid for uid in uids if uid))
+
+
+def match_names(
+    names: Sequence[str], *, where: str, given: Mapping[str, str] | None = None
+) -> NameMatch:
+    """Find the structure of each organ by its name.
+
+    Names are compared by their letters and digits: ``Bowel_Large``, ``large bowel`` and
+    ``LargeBowel`` are one. ``given`` names are compared exactly first.
+
+    Parameters
+    ----------
+    names
+        Names of the structures in the file's order.
+    where
+        The file, for messages.
+    given
+        Name of the structure by organ, used in place of the usual names. A table of a part of the
+        organs leaves the others to the usual names.
+
+    Raises
+    ------
+    InputError
+        If a given name is not there, an organ has two structures, or no organ has one.
+    """
+    given = dict(given or {})
+    for organ in given:
+        if organ not in ORGANS:
+            raise InputError(
+                f"{where}: found a name for the organ {organ}; expected one of {', '.join(ORGANS)}."
+                " Give the names again."
+            )
+    listed = ", ".join(repr(name) for name in names) or "none"
+    problems, of_organ = [], {}
+    for organ in ORGANS:
+        found = _find_structures(names, given.get(organ), _SYNONYMS[organ])
+        if organ in given and not found:
+            problems.append(
+                Problem(
+                    where=where,
+                    found=f"the structures {listed}",
+                    expected=f"one with the name {given[organ]!r} for {organ}",
+                )
+            )
+        elif len(found) > 1:
+            doubled = ", ".join(f"{names[index]!r} (number {index + 1})" for index in found)
+            problems.append(
+                Problem(
+                    where=where,
+                    found=f"{len(found)} structures for {organ}: {doubled}",
+                    expected="one structure for an organ",
+                )
+            )
+        elif found:
+            of_organ[organ] = found[0]
+    if not problems and not of_organ:
+        problems.append(
+            Problem(
+                where=where,
+                found=f"the structures {listed}",
+                expected="a structure for at least one of " + ", ".join(ORGANS),
+            )
+        )
+    raise_problems(problems, remedy="Name the structure of each organ with --roi organ=NAME.")
+    used = set(of_organ.values())
+    return NameMatch(
+        of_organ=of_organ,
+        unmatched=tuple(name for index, name in enumerate(names) if index not in used),
+    )
+
+
+def _find_structures(names: Sequence[str], given: str | None, synonyms: Sequence[str]) -> list[int]:
+    if given is not None:
+        exact = [index for index, name in enumerate(names) if name.strip() == given.strip()]
+        if exact:
+            return exact
+        synonyms = (_simplify(given),)
+    return [index for index, name in enumerate(names) if _simplify(name) in synonyms]
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def choose_names(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the name of each organ's structure: the given one, or the one of TG-263.
+
+    Raises
+    ------
+    InputError
+        If a name is given for another organ, is empty or too long for DICOM, holds a character that
+        DICOM does not allow there, or is used twice.
+    """
+    names = dict(STANDARD_NAMES) | dict(given or {})
+    problems = []
+    for organ, name in names.items():
+        if organ not in STANDARD_NAMES:
+            problems.append(
+                Problem(where=f"name {name!r}", found=organ, expected="one of " + ", ".join(ORGANS))
+            )
+        if (
+            not name.strip()
+            or len(name) > _MOST_NAME_CHARACTERS
+            or re.search(r"[\\\x00-\x1f]", name)
+        ):
+            problems.append(
+                Problem(
+                    where=f"name of {organ}",
+                    found=repr(name),
+                    expected=f"1 to {_MOST_NAME_CHARACTERS} characters, no backslash or line break",
+                )
+            )
+    if len(set(names.values())) < len(names):
+        problems.append(
+            Problem(
+                where="names of the structures",
+                found=", ".join(names.values()),
+                expected="a name of its own for each organ",
+            )
+        )
+    raise_problems(problems, remedy="Give other names with --roi-name organ=NAME.")
+    return names
