@@ -27,17 +27,23 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.formats.ids import LabelScheme
-    from gi2nnunet.nnunet.engine import Engine
-    from gi2nnunet.nnunet.models import Ensemble, Fold
+    from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+    from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
-    from gi2nnunet.prediction.choose import Selection
+    from gi2nnunet.nnunet.saved_postprocess import Tuning
+    from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
+    from gi2nnunet.prediction.out_of_fold import OutOfFold
     from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.report.page import WrittenReport
     from gi2nnunet.scoring.bootstrap import Interval
     from gi2nnunet.scoring.compare import Comparison
-    from gi2nnunet.scoring.conventions import Metric
+    from gi2nnunet.scoring.conventions import Metric, TunedMetric
     from gi2nnunet.scoring.result import Score
+    from gi2nnunet.sharing.exchange import HandedOver, TakenOver
+    from gi2nnunet.sharing.hidden import HiddenPrediction
+    from gi2nnunet.sharing.kaggle_bundle import KaggleBundle
+    from gi2nnunet.sharing.wheels import Image
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.phantom.writing import PhantomSummary
     from gi2nnunet.source.scan import Scan
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
+    from gi2nnunet.tuning.compare_models import ModelComparison
     from gi2nnunet.upkeep.verify import Verification
 # Each call loads what it needs and no more, so that score does not wait for what train takes.
 
@@ -212,6 +219,7 @@ def convert(
     from gi2nnunet.dataset.convert import convert as convert_source
     from gi2nnunet.dataset.splits import SplitOptions
 
+    command = spell_call(convert, locals())
     require_positive(jobs=jobs)
     return convert_source(
         Path(source),
@@ -222,6 +230,7 @@ def convert(
         split=SplitOptions(folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed),
         allow_missing=allow_missing,
         source_labels=source_labels,
+        command=command,
         jobs=jobs,
         progress=progress,
     )
@@ -595,7 +604,7 @@ def predict(
     threads, trust
         As in :class:`~gi2nnunet.nnunet.engine.Engine`.
     nifti, save_probabilities, tuning
-        As in :func:`~gi2nnunet.prediction.evaluate.evaluate`.
+        As in :class:`~gi2nnunet.nnunet.engine.PredictionOptions`.
     out
         Folder for the results; by default one in the workspace.
     allow_missing
@@ -620,12 +629,18 @@ def predict(
         For a number out of range.
     """
     command = spell_call(predict, locals())
-    return _predict(
-        source, metric="per-class", source_labels=None, config=config, fold=fold, preset=preset,
-        trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads, nifti=nifti,
-        save_probabilities=save_probabilities, tuning=tuning, out=out, allow_missing=allow_missing,
-        trust=trust, device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        progress=progress, on_notice=on_notice, score=False, command=command,
+    from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
+
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    options = PredictionOptions(nifti=nifti, save_probabilities=save_probabilities, tuning=tuning)
+    work = choose_work(
+        source, models=_choose_models(config, fold, preset, trainer, dataset_id), out=out,
+        allow_missing=allow_missing, truth=False, workspace=engine.workspace,
+    )  # fmt: skip
+    return run_prediction(
+        work, engine=engine, settings=settings, options=options, score=False, command=command,
+        progress=progress, on_notice=on_notice,
     )  # fmt: skip
 
 
@@ -681,113 +696,209 @@ def predict_and_score(
         As :func:`predict`.
     """
     command = spell_call(predict_and_score, locals())
-    return _predict(
-        source, metric=metric, source_labels=source_labels, config=config, fold=fold,
-        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size, threads=threads,
-        nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
-        allow_missing=allow_missing, trust=trust, device=device, gpus=gpus, workspace=workspace,
-        dataset_id=dataset_id, progress=progress, on_notice=on_notice, score=True,
-        command=command,
-    )  # fmt: skip
-
-
-def _predict(
-    source: FilePath | None,
-    *,
-    metric: Metric,
-    source_labels: LabelScheme | None,
-    config: str | Sequence[str] | None,
-    fold: str | int | Sequence[str | int] | None,
-    preset: str | None,
-    trainer: str | None,
-    out: FilePath | None,
-    allow_missing: bool,
-    device: str,
-    gpus: int | None,
-    workspace: FilePath | None,
-    dataset_id: int | None,
-    progress: Progress | None,
-    on_notice: Notice | None,
-    score: bool,
-    mirroring: bool,
-    step_size: float,
-    threads: int | None,
-    trust: bool,
-    **options: Any,
-) -> Evaluation:
-    from gi2nnunet.nnunet.engine import PredictionSettings
-    from gi2nnunet.prediction.evaluate import evaluate
+    from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
     from gi2nnunet.scoring.conventions import CONVENTIONS
 
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
     if metric not in CONVENTIONS:  # before hours of prediction
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    tell = on_notice or (lambda text: None)
-    report = progress or (lambda done, total, what: None)
-    space = engine.workspace
-    selection, ensemble = select_work(
-        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
-        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
+    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
+    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
+    options = PredictionOptions(nifti=nifti, save_probabilities=save_probabilities, tuning=tuning)
+    work = choose_work(
+        source, models=_choose_models(config, fold, preset, trainer, dataset_id), out=out,
+        allow_missing=allow_missing, source_labels=source_labels, workspace=engine.workspace,
     )  # fmt: skip
-    tell(f"Computing on: {engine.hardware.name}")
-    tell(f"Models: {ensemble.describe()}")
-    tell(f"Predicting {len(selection.scans)} scans: {selection.described}")
-    report(0, len(selection.scans), "predicting scans")
-    return evaluate(
-        selection,
-        ensemble,
-        out=Path(out) if out else space.predictions / selection.name / ensemble.name,
-        engine=engine,
-        settings=settings,
-        metric=metric,
-        score=score,
-        on_scan=lambda done, total, scan: report(done, total, "predicting scans"),
-        **options,
-    )
+    return run_prediction(
+        work, engine=engine, settings=settings, options=options, metric=metric, command=command,
+        progress=progress, on_notice=on_notice,
+    )  # fmt: skip
 
 
-def select_work(
-    space: Workspace,
-    source: FilePath | None,
-    *,
+def _choose_models(
     config: str | Sequence[str] | None,
     fold: str | int | Sequence[str | int] | None,
     preset: str | None,
     trainer: str | None,
-    truth: bool,
-    source_labels: LabelScheme | None,
-    allow_missing: bool,
     dataset_id: int | None,
-) -> tuple[Selection, Ensemble]:
-    """Choose what to predict and by which models, as :func:`predict` has these arguments.
+) -> ModelChoice:
+    from gi2nnunet.nnunet.models import ModelChoice
 
-    ``truth`` says whether to look for it.
-    """
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
-
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=list_texts(config),
-        folds=list_texts(fold),
-        preset=None if preset == "auto" else preset,
+    return ModelChoice(
+        configurations=tuple(list_texts(config)),
+        folds=tuple(list_texts(fold)),
+        preset=preset,
         trainer=trainer,
+        dataset_id=dataset_id,
     )
-    if source is None:
-        dataset = dataset or read_dataset(space.raw, dataset_id=dataset_id)
-        selection = select_own_scans(dataset, ensemble)
-    else:
-        selection = select_source(
-            Path(source),
-            dataset=dataset,
-            ensemble=ensemble,
-            truth=truth,
-            source_labels=source_labels,
-            allow_missing=allow_missing,
-        )
-    return selection, ensemble
+
+
+def choose_work(source: FilePath | None, *, out: FilePath | None, **choice: Any) -> Work:
+    """Choose what to predict, by which models: :func:`gi2nnunet.prediction.choose.choose_work`."""
+    from gi2nnunet.prediction.choose import choose_work as choose
+
+    return choose(Path(source) if source else None, out=Path(out) if out else None, **choice)
+
+
+def run_prediction(work: Work, **how: Any) -> Evaluation:
+    """Predict what was chosen, as :func:`~gi2nnunet.prediction.evaluate.evaluate` does."""
+    from gi2nnunet.prediction.evaluate import evaluate
+
+    return evaluate(work, **how)
+
+
+def predict_part(work: Work, part: tuple[int, int], **how: Any) -> int:
+    """Predict every n-th scan of what was chosen; return how many these are.
+
+    See :func:`gi2nnunet.prediction.parts.predict_part`.
+    """
+    from gi2nnunet.prediction.parts import predict_part as predict
+
+    return predict(work, part, **how)
+
+
+def predict_out_of_fold(
+    models: ModelChoice,
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> OutOfFold:
+    """Predict every training scan by the models that did not see its patient."""
+    from gi2nnunet.prediction.out_of_fold import choose_every_fold
+    from gi2nnunet.prediction.out_of_fold import predict_out_of_fold as predict
+
+    dataset, ensemble = choose_every_fold(models, engine=engine, on_notice=on_notice)
+    return predict(dataset, ensemble, engine=engine, settings=settings, progress=progress)
+
+
+def tune(
+    models: ModelChoice,
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    metric: TunedMetric = "per-class",
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> tuple[Tuning, Path, Ensemble]:
+    """Choose how masks are decided, organ by organ, for the metric; return also file and models.
+
+    Out-of-fold predictions are made where they are missing.
+    """
+    from gi2nnunet.core.files import check_place
+    from gi2nnunet.nnunet.saved_postprocess import save_tuning, tuning_path
+    from gi2nnunet.prediction.out_of_fold import choose_every_fold
+    from gi2nnunet.prediction.out_of_fold import predict_out_of_fold as predict
+    from gi2nnunet.tuning.search import tune_decision
+    from gi2nnunet.tuning.table import list_tuning_scans
+
+    dataset, ensemble = choose_every_fold(models, engine=engine, on_notice=on_notice)
+    check_place(tuning_path(ensemble.models))
+    predicted = predict(
+        dataset, ensemble, engine=engine, settings=settings, truth=True, progress=progress
+    )
+    found = tune_decision(
+        list_tuning_scans(dataset, predicted),
+        configurations=[model.configuration for model in ensemble.models],
+        metric=metric,
+        seed=seed,
+        jobs=engine.jobs,
+        progress=progress,
+    )
+    folds = sorted(set(predicted.fold_of.values()))
+    path = save_tuning(found, ensemble.models, folds, computing=predicted.settings, command=command)
+    return found, path, ensemble
+
+
+def compare_models(
+    models: ModelChoice,
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    metric: TunedMetric = "per-class",
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> ModelComparison:
+    """Score every configuration and ensemble out of fold, with cost, and recommend one."""
+    from gi2nnunet.dataset.manifest import read_dataset
+    from gi2nnunet.tuning.compare_models import compare_all_models
+
+    dataset = read_dataset(engine.workspace.raw, dataset_id=models.dataset_id)
+    (on_notice or ignore)(f"Computing on: {engine.hardware.name}")
+    return compare_all_models(
+        dataset,
+        engine=engine,
+        settings=settings,
+        preset=None if models.preset == "auto" else models.preset,
+        trainer=models.trainer,
+        metric=metric,
+        seed=seed,
+        jobs=engine.jobs,
+        progress=progress,
+    )
+
+
+def export_model(
+    out: FilePath,
+    *,
+    models: ModelChoice,
+    engine: Engine,
+    half: bool = False,
+    on_notice: Notice | None = None,
+) -> HandedOver:
+    """Write trained models into one file without pickles, for others to import."""
+    from gi2nnunet.prediction.choose import select_models
+    from gi2nnunet.sharing.exchange import hand_over
+
+    dataset, ensemble = select_models(engine.workspace, models)
+    (on_notice or ignore)(f"Models: {ensemble.describe()}")
+    return hand_over(ensemble, Path(out), dataset=dataset, engine=engine, half=half)
+
+
+def import_model(file: FilePath, *, engine: Engine, replace: bool = False) -> TakenOver:
+    """Take the models of a file of :func:`export_model` into the workspace."""
+    from gi2nnunet.sharing.exchange import take_over
+
+    return take_over(Path(file), engine=engine, replace=replace)
+
+
+def predict_hidden(
+    source: FilePath, model: FilePath, out: FilePath, **how: Any
+) -> HiddenPrediction:
+    """Predict a hidden test set in a budget: :func:`gi2nnunet.sharing.hidden.predict_hidden`."""
+    from gi2nnunet.sharing.hidden import predict_hidden as predict
+
+    return predict(Path(source), Path(model), Path(out), **how)
+
+
+def make_kaggle_bundle(
+    out: FilePath,
+    *,
+    models: ModelChoice,
+    image: Image,
+    engine: Engine,
+    half: bool = False,
+    replace: bool = False,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+    **notebook: Any,
+) -> KaggleBundle:
+    """Write models, wheels and a notebook for the competition's offline machine.
+
+    ``notebook`` are the fields of :class:`~gi2nnunet.sharing.kaggle_bundle.Notebook`.
+    """
+    from gi2nnunet.prediction.choose import select_models
+    from gi2nnunet.sharing.kaggle_bundle import Notebook, make_bundle
+
+    dataset, ensemble = select_models(engine.workspace, models)
+    (on_notice or ignore)(f"Models: {ensemble.describe()}")
+    return make_bundle(
+        ensemble, Path(out), notebook=Notebook(**notebook), image=image, dataset=dataset,
+        engine=engine, half=half, replace=replace, progress=progress,
+    )  # fmt: skip
 
 
 def score(

@@ -10,6 +10,7 @@ from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.saved_postprocess import save_tuning
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
+from gi2nnunet.prediction.predict import PredictedScans
 from gi2nnunet.tuning.search import tune_decision
 from gi2nnunet.tuning.table import list_tuning_scans
 from tests.converting import convert
@@ -46,7 +47,7 @@ class Bench:
     def results(self):
         return self.workspace.results / self.dataset.name
 
-    def engine(self, ensemble, scans, *, folds, probability_folders, about, on_scan, on_peaks, **_):
+    def engine(self, ensemble, scans, *, folds, probability_folders, about, on_scan, **_):
         """Give the truth at 0.9, and what lies beside it at the threshold to be found."""
         (model,) = ensemble.models
         for number, scan in enumerate(scans):
@@ -61,8 +62,8 @@ class Bench:
                 to_eight_bits(value), scan_id=scan.scan_id, numbers=scan.numbers,
                 spacing_mm=(3, 1.5, 1.5), about=about[scan.scan_id],
             )  # fmt: skip
-            on_scan(number + 1, len(scans), None)
-        on_peaks({"peak_memory_bytes": 5 << 20})
+            on_scan(scan)
+        return PredictedScans(scans=(), peaks={"peak_memory_bytes": 5 << 20})
 
     def compute(self, **options):
         return compute(self.workspace, **options)
@@ -71,10 +72,10 @@ class Bench:
         computing = self.compute(**options)
         return computing["settings"].describe(computing["engine"])
 
-    def predict(self, on_scan=None, truth=False, **options):
+    def predict(self, progress=None, truth=False, **options):
         return predict_out_of_fold(
             self.dataset, self.ensemble, **self.compute(**options), truth=truth,
-            on_scan=on_scan,
+            progress=progress,
         )  # fmt: skip
 
     def tune(self):

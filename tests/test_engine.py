@@ -329,7 +329,7 @@ def test_decisions_are_made_of_the_probabilities_that_are_stored(
             model.folder.name: tmp_path / model.configuration for model in ensemble.models
         },
         decision=decision,
-    )  # fmt: skip
+    ).scans  # fmt: skip
     found = read_stored(tmp_path, scan.scan_id)
     for name, array in stored.items():
         np.testing.assert_allclose(found[name].array, array, atol=1)

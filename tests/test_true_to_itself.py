@@ -26,9 +26,9 @@ from gi2nnunet.nnunet.hardware import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
-from gi2nnunet.prediction.choose import Selection, select_own_scans
+from gi2nnunet.prediction.choose import Selection, Work, select_own_scans
 from gi2nnunet.prediction.evaluate import evaluate
-from gi2nnunet.prediction.parts import digest_work, kept_folder, predict_part, submission_path
+from gi2nnunet.prediction.parts import predict_part
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import write_score
@@ -227,10 +227,11 @@ class Bench:
     def compute(self, **options: Any) -> dict[str, Any]:
         return compute(self.workspace, **options)
 
+    def work(self, out: Path) -> Work:
+        return Work(selection=self.selection, ensemble=self.ensemble, out=out)
+
     def evaluate(self, name: str, **options: Any) -> dict[str, Any]:
-        done = evaluate(
-            self.selection, self.ensemble, out=self.root / name, **self.compute(**options)
-        )
+        done = evaluate(self.work(self.root / name), **self.compute(**options))
         record = json.loads((self.root / name / "prediction.json").read_text())
         score = json.loads((self.root / name / "score.json").read_text())
         assert record["computing"] == score["computing"] == done.computing
@@ -266,56 +267,51 @@ def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(benc
     bench.evaluate("whole", hardware=CPU, threads=2)
     bench.engine.asked.clear()
     out = bench.root / "parts"
-    shared: dict[str, Any] = {"out": out, **bench.compute(hardware=CPU, threads=2)}
-    counts = [
-        predict_part(bench.selection, bench.ensemble, part=(number, 3), **shared)
-        for number in (3, 1, 2)
-    ]
+    shared = bench.compute(hardware=CPU, threads=2)
+    counts = [predict_part(bench.work(out), (number, 3), **shared) for number in (3, 1, 2)]
     assert sum(counts) == len(bench.selection.scans)
-    assert not submission_path(out).exists()
+    assert not bench.work(out).submission.exists()
     asked = len(bench.engine.asked)
     bench.evaluate("parts", hardware=CPU, threads=2)
     assert len(bench.engine.asked) == asked
     assert digests(out) == digests(bench.root / "whole")
-    assert not kept_folder(out).exists()
+    assert not bench.work(out).kept.exists()
 
 
 def test_parts_exclude_the_whole_and_each_itself_but_not_one_another(bench: Bench) -> None:
-    shared: dict[str, Any] = {
-        "out": bench.root / "o", **bench.compute(hardware=CPU),
-    }  # fmt: skip
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
 
-    def during(_done: int, _total: int, _scan: Any) -> None:
+    def during(done: int, _total: int, _what: str) -> None:
+        if not done:
+            return
         with pytest.raises(OutputError, match="in use by another run"):
-            predict_part(bench.selection, bench.ensemble, part=(1, 2), **shared)
+            predict_part(work, (1, 2), **shared)
         with pytest.raises(OutputError, match="in use by another run"):
-            evaluate(bench.selection, bench.ensemble, **shared)
-        predict_part(bench.selection, bench.ensemble, part=(2, 2), **shared)
+            evaluate(work, **shared)
+        predict_part(work, (2, 2), **shared)
 
-    predict_part(bench.selection, bench.ensemble, part=(1, 2), on_scan=during, **shared)
-    assert len(list(kept_folder(bench.root / "o").iterdir())) == len(bench.selection.scans)
+    predict_part(work, (1, 2), progress=during, **shared)
+    assert len(list(work.kept.iterdir())) == len(bench.selection.scans)
 
 
 def test_more_parts_than_scans_leave_some_without_work(bench: Bench) -> None:
     many = len(bench.selection.scans) + 1
-    shared: dict[str, Any] = {
-        "out": bench.root / "o", **bench.compute(hardware=CPU),
-    }  # fmt: skip
-    part = (many, many)
-    assert predict_part(bench.selection, bench.ensemble, part=part, **shared) == 0
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
+    assert predict_part(work, (many, many), **shared) == 0
     assert bench.engine.asked == []
     with pytest.raises(InputError, match="--part 0/2: expected 1/2 to 2/2"):
-        predict_part(bench.selection, bench.ensemble, part=(0, 2), **shared)
+        predict_part(work, (0, 2), **shared)
 
 
 def test_what_is_worked_on_has_one_digest_until_it_changes(bench: Bench) -> None:
-    first = digest_work(bench.selection, bench.ensemble)
-    assert digest_work(bench.selection, bench.ensemble) == first
+    work = bench.work(bench.root / "o")
+    first = work.digest()
+    assert work.digest() == first
     os.utime(bench.selection.scans[0].files[0], (0, 0))
-    second = digest_work(bench.selection, bench.ensemble)
+    second = work.digest()
     (bench.root / "model" / "fold_0").mkdir(parents=True)
     (bench.root / "model" / "fold_0" / "checkpoint_final.pth").touch()
-    assert len({first, second, digest_work(bench.selection, bench.ensemble)}) == 3
+    assert len({first, second, work.digest()}) == 3
 
 
 @pytest.mark.parametrize(
@@ -340,7 +336,9 @@ def test_the_threads_of_a_prediction_are_given_and_recorded(
 
 
 def test_scans_come_back_in_the_order_they_were_given(bench: Bench) -> None:
-    done = predict_scans(bench.ensemble, bench.selection.scans, **bench.compute(hardware=CARDS))
+    done = predict_scans(
+        bench.ensemble, bench.selection.scans, **bench.compute(hardware=CARDS)
+    ).scans
     assert [scan.scan_id for scan in done] == [scan.scan_id for scan in bench.selection.scans]
     assert len({organ for scan in done for _, organ, _ in scan.rows}) == len(ORGANS)
     assert evaluation.ORGANS == ORGANS

@@ -15,10 +15,7 @@ from gi2nnunet.nnunet.presets import DeviceChoice
 from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.nnunet.engine import Engine
-    from gi2nnunet.nnunet.models import Ensemble
+    pass
 
 MOST_JOBS = 1024
 
@@ -127,35 +124,3 @@ def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:
             text = str(one.absolute()) if isinstance(one, Path) else str(one)
             words += [option.opts[0], text]
     return words
-
-
-def choose_hardware(engine: Engine) -> None:
-    """Choose what to compute on, and say it."""
-    from gi2nnunet.cli.output import print_notice
-
-    print_notice(f"Computing on: {engine.hardware.name}")
-
-
-def select_models_of(
-    space: Workspace,
-    *,
-    config: list[str] | None,
-    fold: list[str] | None,
-    preset: str | None,
-    trainer: str | None,
-    dataset_id: int | None,
-) -> tuple[Dataset | None, Ensemble]:
-    """Choose the models that the options name, and say which."""
-    from gi2nnunet.cli.output import print_notice
-    from gi2nnunet.prediction.choose import select_models
-
-    dataset, ensemble = select_models(
-        space,
-        dataset_id=dataset_id,
-        configurations=config or (),
-        folds=fold or (),
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
-    )
-    print_notice(f"Models: {ensemble.describe()}")
-    return dataset, ensemble

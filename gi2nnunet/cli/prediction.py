@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
     DeviceOption,
@@ -18,9 +19,17 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    choose_hardware,
     require_number,
 )
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_notice,
+    print_result,
+    print_warnings,
+    show_progress,
+)
+from gi2nnunet.cli.scores import print_score
 from gi2nnunet.cli.slurm.commands import (
     DryRunOption,
     OnOption,
@@ -32,7 +41,9 @@ from gi2nnunet.cli.slurm.commands import (
     require_slurm,
     submit_prediction,
 )
-from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.core.command import spell_call
+from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
+from gi2nnunet.nnunet.models import ModelChoice
 from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
@@ -125,6 +136,24 @@ OutOption = Annotated[
 ]
 
 
+def choose_models(
+    *,
+    config: list[str] | None = None,
+    fold: list[str] | None = None,
+    preset: str | None,
+    trainer: str | None,
+    dataset_id: int | None,
+) -> ModelChoice:
+    """Return which models the options of that name choose."""
+    return ModelChoice(
+        configurations=tuple(config or ()),
+        folds=tuple(fold or ()),
+        preset=preset,
+        trainer=trainer,
+        dataset_id=dataset_id,
+    )
+
+
 def predict_and_score(
     context: typer.Context,
     source: Annotated[
@@ -170,13 +199,18 @@ def predict_and_score(
     Example: gi2nnunet predict-and-score --preset tiny
     """
     _predict(
-        source, metric=metric, source_labels=source_labels, config=config, fold=fold,
-        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
-        allow_missing=allow_missing, trust=trust,
-        device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=True, context=context, on=on, part=None,
-    )  # fmt: skip
+        context,
+        source=source,
+        models=choose_models(
+            config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+        ),
+        engine=api.open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust),
+        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
+        options=PredictionOptions(
+            nifti=nifti, save_probabilities=save_probabilities, tuning=tuning
+        ),
+        metric=metric,
+    )
 
 
 def predict(
@@ -220,102 +254,74 @@ def predict(
     Example: gi2nnunet predict uw-madison-gi-tract-image-segmentation.zip --out results --nifti
     """
     _predict(
-        source, metric="per-class", source_labels=None, config=config, fold=fold,
-        preset=preset, trainer=trainer, mirroring=mirroring, step_size=step_size,
-        threads=threads, nifti=nifti, save_probabilities=save_probabilities, tuning=tuning, out=out,
-        allow_missing=allow_missing, trust=trust,
-        device=device, gpus=gpus, workspace=workspace, dataset_id=dataset_id,
-        as_json=as_json, score=False, context=context, on=on, part=part,
-    )  # fmt: skip
+        context,
+        source=source,
+        models=choose_models(
+            config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+        ),
+        engine=api.open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust),
+        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
+        options=PredictionOptions(
+            nifti=nifti, save_probabilities=save_probabilities, tuning=tuning
+        ),
+        part=parse_part(part),
+    )
 
 
 def _predict(
-    source: Path | None,
-    *,
-    metric: Metric,
-    source_labels: LabelScheme | None,
-    config: list[str] | None,
-    fold: list[str] | None,
-    preset: str | None,
-    trainer: str | None,
-    mirroring: bool,
-    step_size: float,
-    threads: int | None,
-    nifti: bool,
-    save_probabilities: bool,
-    tuning: bool,
-    out: Path | None,
-    allow_missing: bool,
-    trust: bool,
-    device: str,
-    gpus: int | None,
-    workspace: Path | None,
-    dataset_id: int | None,
-    as_json: bool,
-    score: bool,
     context: typer.Context,
-    on: str,
-    part: str | None,
+    *,
+    source: Path | None,
+    models: ModelChoice,
+    engine: Engine,
+    settings: PredictionSettings,
+    options: PredictionOptions,
+    metric: Metric | None = None,
+    part: tuple[int, int] | None = None,
 ) -> None:
-    from gi2nnunet import api
-    from gi2nnunet.api import open_engine, select_work
-    from gi2nnunet.cli.output import (
-        count,
-        print_notice,
-        print_result,
-        print_warnings,
-        show_progress,
-    )
-    from gi2nnunet.core.command import spell_call
-    from gi2nnunet.nnunet.engine import PredictionSettings
-    from gi2nnunet.prediction.evaluate import evaluate
-    from gi2nnunet.prediction.parts import predict_part, select_part
-
-    asked_part = parse_part(part)
-    if on == "slurm" and (part or as_json):
+    """Predict, as jobs on a cluster, or in part, or here; score by a metric if there is one."""
+    asked = context.params
+    if asked["on"] == "slurm" and (part or asked["as_json"]):
         raise typer.BadParameter("--part and --json do not go together with --on slurm")
     require_slurm(context)
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    space = engine.workspace
-    selection, ensemble = select_work(
-        space, source, config=config, fold=fold, preset=preset, trainer=trainer, truth=score,
-        source_labels=source_labels, allow_missing=allow_missing, dataset_id=dataset_id,
-    )  # fmt: skip
-    place = out or space.predictions / selection.name / ensemble.name
-    if on == "slurm":
-        submit_prediction(context, space, selection, ensemble, source=source, out=place)
+    work = api.choose_work(
+        source,
+        models=models,
+        out=asked["out"],
+        truth=metric is not None,
+        source_labels=asked.get("source_labels"),
+        allow_missing=asked["allow_missing"],
+        workspace=engine.workspace,
+    )
+    if asked["on"] == "slurm":
+        submit_prediction(context, work, source=source, space=engine.workspace)
         return
-    choose_hardware(engine)
-    options: dict[str, Any] = {
-        "out": place,
-        "engine": engine,
-        "settings": settings,
-        "nifti": nifti,
-        "save_probabilities": save_probabilities,
-        "tuning": tuning,
-    }
-    chosen = select_part(selection.scans, asked_part) if asked_part else selection.scans
-    print_notice(f"Models: {ensemble.describe()}")
-    print_notice(f"Predicting {count(len(chosen), 'scan')}: {selection.described}")
     with show_progress() as report:
-        report(0, len(chosen), "predicting scans")
-        options["on_scan"] = lambda done, total, scan: report(done, total, "predicting scans")
-        if asked_part:
-            predict_part(selection, ensemble, part=asked_part, **options)
-            print_result(f"part {part}: {count(len(chosen), 'scan')} kept in {place}")
-            print_notice("The same command without --part joins all parts.")
-            return
-        call = api.predict_and_score if score else api.predict
-        command = spell_call(call, context.params)
-        made = evaluate(selection, ensemble, metric=metric, score=score, command=command, **options)
+        how: dict[str, Any] = {
+            "engine": engine,
+            "settings": settings,
+            "options": options,
+            "progress": report,
+            "on_notice": print_notice,
+        }
+        if part:
+            scans = api.predict_part(work, part, **how)
+        else:
+            scored = {} if metric is None else {"metric": metric}
+            call = api.predict if metric is None else api.predict_and_score
+            command = spell_call(call, asked)
+            made = api.run_prediction(
+                work, score=metric is not None, command=command, **scored, **how
+            )
+    if part:
+        print_result(f"part {asked['part']}: {count(scans, 'scan')} kept in {work.out}")
+        print_notice("The same command without --part joins all parts.")
+        return
     print_warnings(made.warnings)
-    _print_evaluation(made, as_json=as_json, scored=score)
+    _print_evaluation(made, as_json=asked["as_json"], scored=metric is not None)
 
 
 def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
-    from gi2nnunet.cli.output import print_json, print_notice, print_result
-    from gi2nnunet.cli.scores import print_score
 
     if as_json:
         content: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -16,7 +17,14 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     require_number,
     same_workspace,
-    select_models_of,
+)
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_notice,
+    print_result,
+    print_warnings,
+    show_progress,
 )
 from gi2nnunet.cli.prediction import (
     ConfigOption,
@@ -25,7 +33,9 @@ from gi2nnunet.cli.prediction import (
     PresetOption,
     TrainerOption,
     TuningOption,
+    choose_models,
 )
+from gi2nnunet.sharing.wheels import describe_image
 
 HoursOption = Annotated[
     float,
@@ -65,28 +75,17 @@ def predict_hidden(
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import (
-        count,
-        print_json,
-        print_notice,
-        print_result,
-        print_warnings,
-        show_progress,
-    )
-    from gi2nnunet.sharing.hidden import predict_hidden
-
     with show_progress() as report:
-        done = predict_hidden(
+        done = api.predict_hidden(
             source,
             model,
             out,
             hours=hours,
-            engine=open_engine(workspace, device=device, gpus=gpus, trust=trust),
             mirroring=mirroring,
             tuning=tuning,
-            on_change=print_notice,
-            on_scan=lambda n, total: report(n, total, "predicting scans"),
+            engine=api.open_engine(workspace, device=device, gpus=gpus, trust=trust),
+            progress=report,
+            on_notice=print_notice,
         )
     print_warnings(done.warnings)
     if as_json:
@@ -182,43 +181,24 @@ def kaggle_bundle(
 
     Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import (
-        count,
-        print_json,
-        print_notice,
-        print_result,
-        print_warnings,
-        show_progress,
-    )
-    from gi2nnunet.sharing.kaggle_bundle import make_bundle
-    from gi2nnunet.sharing.wheels import describe_image
-
     image = describe_image(image_python, image_freeze)
-    engine = open_engine(workspace, trust=trust)
-    dataset, ensemble = select_models_of(
-        engine.workspace,
-        config=config,
-        fold=fold,
-        preset=preset,
-        trainer=trainer,
-        dataset_id=dataset_id,
-    )
     with show_progress() as report:
-        made = make_bundle(
-            ensemble,
+        made = api.make_kaggle_bundle(
             out,
-            user=user,
+            models=choose_models(
+                config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+            ),
             image=image,
-            dataset=dataset,
-            engine=engine,
+            engine=api.open_engine(workspace, trust=trust),
+            half=half,
+            replace=replace,
+            progress=report,
+            on_notice=print_notice,
+            user=user,
             name=name,
             hours=hours,
             mirroring=mirroring,
             tuning=tuning,
-            half=half,
-            replace=replace,
-            progress=report,
         )
     print_warnings(made.handed_over.warnings)
     if made.handed_over.tuned:
@@ -228,7 +208,7 @@ def kaggle_bundle(
             {
                 "folder": str(made.folder),
                 "bytes": made.size,
-                "models": ensemble.describe(),
+                "models": made.handed_over.ensemble.describe(),
                 "tuning": made.handed_over.tuned is not None,
                 "wheels": list(made.wheels),
                 "commands": list(made.commands),
@@ -265,25 +245,14 @@ def export_model(
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice, print_result, print_warnings
-    from gi2nnunet.sharing.exchange import hand_over
-
-    engine = open_engine(workspace, trust=trust)
-    dataset, ensemble = select_models_of(
-        engine.workspace,
-        config=config,
-        fold=fold,
-        preset=preset,
-        trainer=trainer,
-        dataset_id=dataset_id,
-    )
-    made = hand_over(
-        ensemble,
+    made = api.export_model(
         out,
-        dataset=dataset,
-        engine=engine,
+        models=choose_models(
+            config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
+        ),
+        engine=api.open_engine(workspace, trust=trust),
         half=half,
+        on_notice=print_notice,
     )
     print_warnings(made.warnings)
     if made.tuned:
@@ -293,7 +262,7 @@ def export_model(
             {
                 "file": made.model.path,
                 "bytes": made.model.size,
-                "models": ensemble.describe(),
+                "models": made.ensemble.describe(),
                 "tuning": made.tuned.path if made.tuned else None,
             }
         )
@@ -316,11 +285,7 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice, print_result
-    from gi2nnunet.sharing.exchange import take_over
-
-    taken = take_over(file, engine=open_engine(workspace, trust=trust), replace=replace)
+    taken = api.import_model(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
     done = taken.model
     if as_json:
         print_json(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
@@ -18,9 +20,17 @@ from gi2nnunet.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkspaceOption,
-    choose_hardware,
     same_workspace,
     spell_options,
+)
+from gi2nnunet.cli.output import (
+    count,
+    print_json,
+    print_notice,
+    print_result,
+    print_table,
+    print_warnings,
+    show_progress,
 )
 from gi2nnunet.cli.prediction import (
     ConfigOption,
@@ -28,21 +38,24 @@ from gi2nnunet.cli.prediction import (
     PresetOption,
     StepSizeOption,
     TrainerOption,
+    choose_models,
 )
+from gi2nnunet.core.command import spell_call
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.nnunet.engine import PredictionSettings
+from gi2nnunet.nnunet.models import ModelChoice, spell_models
+from gi2nnunet.scoring.conventions import TunedMetric
 
 if TYPE_CHECKING:
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-    from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.nnunet.postprocess import OrganDecision
     from gi2nnunet.nnunet.saved_postprocess import Tuning
-    from gi2nnunet.prediction.out_of_fold import OutOfFold
     from gi2nnunet.scoring.bootstrap import Gain
     from gi2nnunet.tuning.compare_models import ModelComparison, ModelEntry
 
+_Result = TypeVar("_Result")
+
 TunedMetricOption = Annotated[
-    Literal["per-class", "slice-2d"],
+    TunedMetric,
     typer.Option("--metric", help="Convention: one whose means fall apart by organ."),
 ]
 
@@ -72,15 +85,12 @@ def out_of_fold(
 
     Example: gi2nnunet out-of-fold --config 2d
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice, print_result
-    from gi2nnunet.nnunet.engine import PredictionSettings
-
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    dataset, ensemble = _select(engine.workspace, dataset_id, config, preset, trainer)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    choose_hardware(engine)
-    predicted = _predict(dataset, ensemble, engine, settings, truth=False)
+    predicted = _with_progress(
+        api.predict_out_of_fold,
+        choose_models(config=config, preset=preset, trainer=trainer, dataset_id=dataset_id),
+        engine=api.open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust),
+        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
+    )
     if as_json:
         print_json(
             {
@@ -122,36 +132,15 @@ def tune(
 
     Example: gi2nnunet tune
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_notice, print_result, show_progress
-    from gi2nnunet.core.command import spell_call
-    from gi2nnunet.core.files import check_place
-    from gi2nnunet.nnunet.engine import PredictionSettings
-    from gi2nnunet.nnunet.models import spell_models
-    from gi2nnunet.nnunet.saved_postprocess import save_tuning, tuning_path
-    from gi2nnunet.tuning.search import tune_decision
-    from gi2nnunet.tuning.table import list_tuning_scans
-
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    dataset, ensemble = _select(engine.workspace, dataset_id, config, preset, trainer)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    choose_hardware(engine)
-    check_place(tuning_path(ensemble.models))
-    predicted = _predict(dataset, ensemble, engine, settings, truth=True)
-    with show_progress() as report:
-        found = tune_decision(
-            list_tuning_scans(dataset, predicted),
-            configurations=[model.configuration for model in ensemble.models],
-            metric=metric,
-            seed=seed,
-            jobs=jobs,
-            progress=report,
-        )
-    path = save_tuning(
-        found,
-        ensemble.models,
-        sorted(set(predicted.fold_of.values())),
-        computing=predicted.settings,
+    found, path, ensemble = _with_progress(
+        api.tune,
+        choose_models(config=config, preset=preset, trainer=trainer, dataset_id=dataset_id),
+        engine=api.open_engine(
+            workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
+        ),
+        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
+        metric=metric,
+        seed=seed,
         command=spell_call(tune, context.params),
     )
     if as_json:
@@ -186,28 +175,16 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
-    from gi2nnunet.api import open_engine
-    from gi2nnunet.cli.output import print_json, print_result, print_warnings, show_progress
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.engine import PredictionSettings
-    from gi2nnunet.tuning.compare_models import compare_all_models
-
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    choose_hardware(engine)
-    with show_progress() as report:
-        compared = compare_all_models(
-            dataset,
-            engine=engine,
-            settings=settings,
-            preset=None if preset == "auto" else preset,
-            trainer=trainer,
-            metric=metric,
-            seed=seed,
-            jobs=jobs,
-            progress=report,
-        )
+    compared = _with_progress(
+        api.compare_models,
+        choose_models(preset=preset, trainer=trainer, dataset_id=dataset_id),
+        engine=api.open_engine(
+            workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
+        ),
+        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
+        metric=metric,
+        seed=seed,
+    )
     words = [compared.command, *spell_options(context, _OF_COMPUTING)]
     command = same_workspace(" ".join(words), workspace)
     print_warnings(compared.warnings)
@@ -218,51 +195,13 @@ def compare_models(
     print_result(command)
 
 
-def _select(
-    space: Workspace,
-    dataset_id: int | None,
-    config: list[str] | None,
-    preset: str | None,
-    trainer: str | None,
-) -> tuple[Dataset, Ensemble]:
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.models import choose_ensemble
-
-    dataset = read_dataset(space.raw, dataset_id=dataset_id)
-    ensemble = choose_ensemble(
-        space.results / dataset.name,
-        n_folds=len(dataset.splits),
-        configurations=config or (),
-        folds=["cv"],
-        preset=None if preset == "auto" else preset,
-        trainer=trainer,
-    )
-    return dataset, ensemble
-
-
-def _predict(
-    dataset: Dataset,
-    ensemble: Ensemble,
-    engine: Engine,
-    settings: PredictionSettings,
-    *,
-    truth: bool,
-) -> OutOfFold:
-    from gi2nnunet.cli.output import print_notice, show_progress
-    from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
-
-    print_notice(f"Models: {ensemble.describe()}")
+def _with_progress(call: Callable[..., _Result], models: ModelChoice, **how: Any) -> _Result:
+    """Call the API, its progress drawn and its notices printed."""
     with show_progress() as report:
-        return predict_out_of_fold(
-            dataset, ensemble, engine=engine, settings=settings, truth=truth, on_scan=report
-        )
+        return call(models, progress=report, on_notice=print_notice, **how)
 
 
 def _print_tuning(found: Tuning) -> None:
-    from gi2nnunet.cli.output import count, print_result, print_table
-    from gi2nnunet.formats.ids import ORGANS
-    from gi2nnunet.tuning.search import FEWEST_PATIENTS
-
     print_table(
         f"Chosen on {count(found.n_scans, 'scan')} of {count(found.n_patients, 'patient')} in "
         f"{count(found.n_folds, 'fold')} ({found.metric})",
@@ -282,10 +221,10 @@ def _print_tuning(found: Tuning) -> None:
         ("choice of", "plain", "chosen", "gain", "95 % interval"),
         [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
     )
-    if found.n_patients < FEWEST_PATIENTS:
+    if found.n_patients < found.fewest_patients:
         print_result(
-            f"{count(found.n_patients, 'patient')}: fewer than {FEWEST_PATIENTS} are too few to "
-            "tell a gain from chance, so masks stay plain (mean above one half)."
+            f"{count(found.n_patients, 'patient')}: fewer than {found.fewest_patients} are too few "
+            "to tell a gain from chance, so masks stay plain (mean above one half)."
         )
     elif not found.decision.organs:
         print_result("Nothing gains beyond chance: masks stay plain (mean above one half).")
@@ -312,7 +251,6 @@ def _gain_cells(gain: Gain) -> tuple[str, ...]:
 
 
 def _print_models(compared: ModelComparison) -> None:
-    from gi2nnunet.cli.output import print_result, print_table
 
     def gigabytes(value: Any) -> str:
         return "-" if value is None else f"{value / 2**30:.2f}"

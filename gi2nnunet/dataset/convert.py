@@ -21,7 +21,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import InputError, OutputError, raise_problems
 from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
@@ -78,6 +77,7 @@ def convert(
     split: SplitOptions | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    command: str = "",
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -100,6 +100,8 @@ def convert(
         Pass over rows without image and images without rows.
     source_labels
         How a NIfTI source's labels are coded, where neither its dataset.json nor its values tell.
+    command
+        The command line to record.
     jobs
         Scans in work at once; ``None`` for one a core. The output does not depend on it.
     progress
@@ -123,7 +125,6 @@ def convert(
     EngineError
         Where the memory does not suffice.
     """
-    command = spell_call(convert, locals())
     if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
         raise InputError(
             f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "

@@ -1,4 +1,4 @@
-"""Engine: where nnU-Net runs, on what, with how many workers, and what it may load."""
+"""Engine: where nnU-Net runs, on what, with how many workers; settings of a prediction."""
 
 from __future__ import annotations
 
@@ -157,6 +157,26 @@ class PredictionSettings:
             "mirroring": self.mirroring,
             "step_size": self.step_size,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """What is made of the networks' probabilities.
+
+    Attributes
+    ----------
+    nifti
+        Write label volumes too: the bit-coded map and a binary mask an organ.
+    save_probabilities
+        Write each configuration's probabilities in eight bits, into ``probabilities/``.
+    tuning
+        Decide as :func:`~gi2nnunet.tuning.search.tune_decision` chose for these models, where it
+        did.
+    """
+
+    nifti: bool = False
+    save_probabilities: bool = False
+    tuning: bool = True
 
 
 def choose_threads(

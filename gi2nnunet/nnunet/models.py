@@ -168,6 +168,42 @@ def list_models(results: Path) -> tuple[TrainedModel, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which models to use; what is left open is filled by the newest complete set.
+
+    Attributes
+    ----------
+    configurations
+        Configurations to use.
+    folds
+        Folds to use: numbers, ``"cv"`` for every fold of the split, or ``"all"``.
+    preset
+        The preset they were trained with, or nnU-Net's name of the plans.
+    trainer
+        The trainer class they were trained with.
+    dataset_id
+        The dataset they were trained on, where the workspace holds several.
+    """
+
+    configurations: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    preset: str | None = None
+    trainer: str | None = None
+    dataset_id: int | None = None
+
+    def choose(self, results: Path, *, n_folds: int) -> Ensemble:
+        """Choose the models, as :func:`choose_ensemble` does."""
+        return choose_ensemble(
+            results,
+            n_folds=n_folds,
+            configurations=self.configurations,
+            folds=[int(fold) if is_fold_number(fold) else fold for fold in self.folds],
+            preset=None if self.preset == "auto" else self.preset,
+            trainer=self.trainer,
+        )
+
+
 def choose_ensemble(
     results: Path,
     *,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json_object, write_json
@@ -200,7 +200,11 @@ class Tuning:
         What it was chosen on.
     seed
         Of the intervals' draws.
+    fewest_patients
+        By chance alone all of fewer would gain more often than the intervals allow for.
     """
+
+    fewest_patients: ClassVar[int] = 7
 
     metric: TunedMetric
     decision: Decision

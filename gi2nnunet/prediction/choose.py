@@ -6,6 +6,8 @@ Whether a score is honest depends on what the models were trained on. Each selec
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +17,21 @@ from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
-from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble, count_folds, is_fold_number
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    Ensemble,
+    Fold,
+    ModelChoice,
+    count_folds,
+    fold_folder,
+)
+from gi2nnunet.nnunet.saved_postprocess import find_tuning
 from gi2nnunet.prediction.leakage import Standing, find_standing, find_trained_on, find_unseen_folds
+from gi2nnunet.prediction.resume import describe_file
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import Scan
+
+KEPT = ".predicting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,39 +81,124 @@ class Selection:
         return self.described.replace(str(self.source), "SOURCE", 1)
 
 
-def select_models(
-    workspace: Workspace,
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What to predict, by which models, and where the results go.
+
+    Attributes
+    ----------
+    selection, ensemble
+        The scans and the models.
+    out
+        Folder for the results.
+    """
+
+    selection: Selection
+    ensemble: Ensemble
+    out: Path
+
+    @property
+    def submission(self) -> Path:
+        """Return where the CSV goes."""
+        return self.out / "submission.csv"
+
+    @property
+    def kept(self) -> Path:
+        """Return the folder in which the rows of single scans are kept until all are there."""
+        return self.out / KEPT
+
+    def digest(self) -> str:
+        """Return a digest of what is worked on: models, what was tuned for them, scans."""
+        models = [
+            [str(path), describe_file(path)]
+            for model in self.ensemble.models
+            for path in (
+                model.folder / "plans.json",
+                *(fold_folder(model.folder, f) / FINAL_CHECKPOINT for f in self.ensemble.folds),
+            )
+        ]
+        scans = [
+            [
+                scan.scan_id,
+                list(scan.numbers),
+                [[str(path), describe_file(path)] for path in scan.files],
+            ]
+            for scan in self.selection.scans
+        ]
+        tuned = find_tuning(self.ensemble)[0]
+        decision = tuned.decision.to_json() if tuned else None
+        return hashlib.sha256(json.dumps([models, scans, decision]).encode()).hexdigest()[:16]
+
+
+def choose_work(
+    source: Path | None,
     *,
-    dataset_id: int | None = None,
-    configurations: Sequence[str] = (),
-    folds: Sequence[str] = (),
-    preset: str | None = None,
-    trainer: str | None = None,
+    models: ModelChoice,
+    workspace: Workspace,
+    out: Path | None = None,
+    truth: bool = True,
+    source_labels: LabelScheme | None = None,
+    allow_missing: bool = False,
+) -> Work:
+    """Choose what to predict, by which models, and where the results go.
+
+    Parameters
+    ----------
+    source
+        A source; ``None`` for the workspace's own scans.
+    models
+        Which models.
+    workspace
+        Where these are.
+    out
+        Folder for the results; by default one in the workspace.
+    truth, source_labels, allow_missing
+        As in :func:`select_source`.
+
+    Raises
+    ------
+    InputError
+        Where there are no such models, or no such scans.
+    """
+    dataset, ensemble = select_models(workspace, models)
+    if source is None:
+        dataset = dataset or read_dataset(workspace.raw, dataset_id=models.dataset_id)
+        selection = select_own_scans(dataset, ensemble)
+    else:
+        selection = select_source(
+            source,
+            dataset=dataset,
+            ensemble=ensemble,
+            truth=truth,
+            source_labels=source_labels,
+            allow_missing=allow_missing,
+        )
+    place = out or workspace.predictions / selection.name / ensemble.name
+    return Work(selection=selection, ensemble=ensemble, out=place)
+
+
+def select_models(
+    workspace: Workspace, choice: ModelChoice | None = None
 ) -> tuple[Dataset | None, Ensemble]:
     """Find the models to predict with, and the dataset they were trained on where it is at hand.
 
-    A workspace that holds models alone, as on a machine that only predicts, will do.
+    A workspace that holds models alone, as on a machine that only predicts, will do. By default
+    the newest complete set is chosen.
 
     Raises
     ------
     InputError
         Where there are no such models.
     """
-    dataset = None
+    choice = choice or ModelChoice()
+    dataset, dataset_id = None, choice.dataset_id
     if _holds_dataset(workspace, dataset_id) or not workspace.results.is_dir():
         dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
         name, n_folds = dataset.name, len(dataset.splits)
     else:
         name = _find_results(workspace, dataset_id)
         n_folds = count_folds(workspace.results / name)
-    return dataset, choose_ensemble(
-        workspace.results / name,
-        n_folds=n_folds,
-        configurations=configurations,
-        folds=[int(fold) if is_fold_number(fold) else fold for fold in folds],
-        preset=preset,
-        trainer=trainer,
-    )
+    return dataset, choice.choose(workspace.results / name, n_folds=n_folds)
 
 
 def _holds_dataset(workspace: Workspace, dataset_id: int | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
+from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-from gi2nnunet.nnunet.models import Ensemble
+from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
-from gi2nnunet.prediction.choose import Selection
+from gi2nnunet.prediction.choose import Work
 from gi2nnunet.prediction.leakage import Standing
-from gi2nnunet.prediction.parts import kept_folder, predict_kept, submission_path
-from gi2nnunet.prediction.predict import PredictedScan
+from gi2nnunet.prediction.parts import predict_kept, tell_work
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
@@ -113,55 +113,47 @@ class Evaluation:
 
 
 def evaluate(
-    selection: Selection,
-    ensemble: Ensemble,
+    work: Work,
     *,
-    out: Path,
     engine: Engine,
     settings: PredictionSettings,
-    metric: str = "per-class",
-    nifti: bool = False,
+    options: PredictionOptions | None = None,
+    metric: Metric = "per-class",
     score: bool = True,
-    save_probabilities: bool = False,
-    tuning: bool = True,
     command: str = "",
-    on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
 ) -> Evaluation:
     """Predict, write ``submission.csv`` and, where truth is known, the score.
 
     Parameters
     ----------
-    selection
-        What to predict.
-    ensemble
-        With which models.
-    out
-        Folder for ``submission.csv``, ``prediction.json`` (how it was made), ``cost.json`` (its
-        time and memory), where scored
-        ``score.json``, ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held
-        to), and, with ``nifti``, ``labels/`` and ``organs/``. Until all of it is there, what an
-        interrupted run leaves lies in a hidden folder, and the next one goes on from it.
+    work
+        What to predict, with which models. Its folder gets ``submission.csv``, ``prediction.json``
+        (how it was made), ``cost.json`` (its time and memory), where scored ``score.json``,
+        ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held to), and, if asked
+        for, ``labels/``, ``organs/`` and ``probabilities/``. Until all of it is there, what an
+        interrupted run leaves is in a hidden folder, and the next one goes on from it.
     engine, settings
         Where, on what and how.
+    options
+        What is made of it.
     metric
         Convention of :mod:`gi2nnunet.scoring.metric`.
-    nifti
-        Write label volumes too: the bit-coded map and a binary mask an organ.
     score
         Score where truth is known.
-    save_probabilities
-        Write each configuration's probabilities in eight bits, into ``probabilities/``.
-    tuning
-        Decide as :func:`~gi2nnunet.tuning.search.tune_decision` chose for these models, where it
-        did.
     command
         The command line to record.
-    on_scan
-        Called with ``(done, total, scan)``.
+    progress
+        Called with ``(done, total, what)`` in scans.
+    on_notice
+        Called with sentences: what is computed on, which models, what is predicted.
     """
-    submission = submission_path(out)
+    selection, ensemble, out, submission = work.selection, work.ensemble, work.out, work.submission
+    options = options or PredictionOptions()
+    tell_work(work, selection.scans, engine=engine, on_notice=on_notice)
     check_place(submission)
-    tuned, told = find_tuning(ensemble) if tuning else (None, [])
+    tuned, told = find_tuning(ensemble) if options.tuning else (None, [])
     if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
         told.append(
             "what tuning chose was chosen on these very scans, so their score flatters it; its "
@@ -170,22 +162,19 @@ def evaluate(
     told += (
         tuned.list_differences(settings.describe(engine)) if tuned and tuned.decision.organs else []
     )
-    peaks: dict[str, Any] = {}
+    total, what = len(selection.scans), "predicting scans"
     with hold(out / "prediction", purpose="predicting"):
+        (progress or ignore)(0, total, what)
         predicted = predict_kept(
-            selection,
-            ensemble,
-            scans=selection.scans,
-            out=out,
+            work,
+            selection.scans,
             engine=engine,
             settings=settings,
-            nifti=nifti,
-            save_probabilities=save_probabilities,
+            options=options,
             tuned=tuned,
-            on_scan=on_scan,
-            on_peaks=peaks.update,
+            on_scan=count_steps(progress, total, what),
         )
-        rows = [row for scan in predicted for row in scan.rows]
+        rows = [row for scan in predicted.scans for row in scan.rows]
         warnings = [*selection.warnings, *told]
         warnings += write_submission(submission, rows, sample=selection.sample)
         about = {
@@ -202,35 +191,31 @@ def evaluate(
                 "folds": list(ensemble.folds),
                 "metric": metric,
                 "score": score,
-                "tuning": tuning,
-                "nifti": nifti,
-                "save_probabilities": save_probabilities,
+                "tuning": options.tuning,
+                "nifti": options.nifti,
+                "save_probabilities": options.save_probabilities,
             },
             "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
         }
         write_json(out / "prediction.json", about)
-        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted]))
+        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
         # Apart from the rest, which is the same whenever the same is predicted again.
-        cost = {"scans": len(predicted), "seconds_per_scan": seconds_per_scan}
+        cost = {"scans": total, "seconds_per_scan": seconds_per_scan}
         here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
-        write_json(out / COST, {**cost, **here, **peaks})
+        write_json(out / COST, {**cost, **here, **predicted.peaks})
         files = [submission]
         result = None
         for name in SCORE_FILES:  # of an earlier run, whose submission is gone
             (out / name).unlink(missing_ok=True)
         if score and selection.truth is not None:
             # The file itself is scored, as anyone else would.
-            result = score_submission(
-                submission,
-                selection.truth,
-                metric=metric,  # type: ignore[arg-type]
-            )
+            result = score_submission(submission, selection.truth, metric=metric)
             files += write_score(result, out, truth=selection.truth, about=about)
-        if nifti:
+        if options.nifti:
             files += [out / "labels", out / "organs"]
-        if save_probabilities:
+        if options.save_probabilities:
             files.append(out / "probabilities")
-        shutil.rmtree(kept_folder(out), ignore_errors=True)
+        shutil.rmtree(work.kept, ignore_errors=True)
         return Evaluation(
             submission=submission,
             standing=selection.standing,

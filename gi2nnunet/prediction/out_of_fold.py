@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Progress
-from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of
+from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
+from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.probabilities import SUFFIX, read_about
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
+from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
 from gi2nnunet.prediction.leakage import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.dataset import MANIFEST
@@ -61,6 +60,19 @@ class OutOfFold:
         return self.folders[model.folder.name] / f"{scan_id}{SUFFIX}"
 
 
+def choose_every_fold(
+    models: ModelChoice, *, engine: Engine, on_notice: Notice | None = None
+) -> tuple[Dataset, Ensemble]:
+    """Choose models of every fold of the split; say which, and what they are computed on."""
+    workspace, tell = engine.workspace, on_notice or ignore
+    dataset = read_dataset(workspace.raw, dataset_id=models.dataset_id)
+    every = replace(models, folds=("cv",))
+    ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
+    tell(f"Computing on: {engine.hardware.name}")
+    tell(f"Models: {ensemble.describe()}")
+    return dataset, ensemble
+
+
 def predict_out_of_fold(
     dataset: Dataset,
     ensemble: Ensemble,
@@ -68,7 +80,7 @@ def predict_out_of_fold(
     engine: Engine,
     settings: PredictionSettings,
     truth: bool = False,
-    on_scan: Progress | None = None,
+    progress: Progress | None = None,
 ) -> OutOfFold:
     """Predict every training scan by its own fold's models, where that has not been done.
 
@@ -82,7 +94,7 @@ def predict_out_of_fold(
         Where, on what and how.
     truth
         Refuse at once where the truth is not at hand that :func:`list_tuning_scans` reads later.
-    on_scan
+    progress
         Called with ``(done, total, what)``.
 
     Raises
@@ -120,11 +132,12 @@ def predict_out_of_fold(
                 if read_about(folder / f"{scan_id}{SUFFIX}") != about[scan_id]
             ]
             done += len(fold_of) - len(missing)
+            what = f"predicting out of fold: {model.configuration}"
             if missing:
                 _predict_missing(
                     dataset, model, missing, fold_of=fold_of, about=about, folder=folder,
                     engine=engine, settings=settings,
-                    report=partial(_report, on_scan, done, total, model.configuration),
+                    on_scan=count_steps(progress, total, what, first=done),
                 )  # fmt: skip
                 done += len(missing)
     return OutOfFold(
@@ -232,15 +245,14 @@ def _predict_missing(
     folder: Path,
     engine: Engine,
     settings: PredictionSettings,
-    report: Callable[[int], None],
+    on_scan: Callable[[object], None],
 ) -> None:
     folds: dict[str, tuple[Fold, ...]] = {scan_id: (fold_of[scan_id],) for scan_id in missing}
     ensemble = Ensemble(
         models=(model,), folds=tuple(sorted({f for (f,) in folds.values()}, key=str)), chosen_by=""
     )
-    peaks: dict[str, Any] = {}
     began = time.monotonic()
-    predict_scans(
+    predicted = predict_scans(
         ensemble,
         [dataset.open_scan(scan_id) for scan_id in missing],
         engine=engine,
@@ -248,23 +260,11 @@ def _predict_missing(
         folds=folds,
         probability_folders={model.folder.name: folder},
         about=about,
-        on_scan=lambda done, total, scan: report(done),
-        on_peaks=peaks.update,
+        on_scan=on_scan,
     )
     before = read_json(folder / COST)
     if len(missing) >= int(before.get("scans", 0)):
         seconds = (time.monotonic() - began) / len(missing)
         cost = {"scans": len(missing), "seconds_per_scan": seconds}
         here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
-        write_json(folder / COST, {**cost, **here, **peaks})
-
-
-def _report(
-    on_scan: Progress | None,
-    before: int,
-    total: int,
-    configuration: str,
-    done: int,
-) -> None:
-    if on_scan:
-        on_scan(before + done, total, f"predicting out of fold: {configuration}")
+        write_json(folder / COST, {**cost, **here, **predicted.peaks})

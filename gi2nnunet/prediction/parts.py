@@ -1,4 +1,4 @@
-"""Predict a selection in parts, by several processes or machines that share an output folder.
+"""Predict in parts, by several processes or machines that share an output folder.
 
 Each scan's rows are kept in that folder as soon as they are there. Whoever predicts the whole takes
 them from there, so joining the parts is no more than the same prediction again.
@@ -6,48 +6,40 @@ them from there, so joining the parts is no more than the same prediction again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place
 from gi2nnunet.core.locks import hold
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, fold_folder
+from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
+from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
-from gi2nnunet.prediction.choose import Selection
-from gi2nnunet.prediction.predict import PredictedScan, predict_scans
-from gi2nnunet.prediction.resume import describe_file
+from gi2nnunet.prediction.choose import Work
+from gi2nnunet.prediction.predict import PredictedScan, PredictedScans, predict_scans
 from gi2nnunet.source.scan import Scan
 
 
 def predict_part(
-    selection: Selection,
-    ensemble: Ensemble,
-    *,
+    work: Work,
     part: tuple[int, int],
-    out: Path,
+    *,
     engine: Engine,
     settings: PredictionSettings,
-    nifti: bool = False,
-    save_probabilities: bool = False,
-    tuning: bool = True,
-    on_scan: Callable[[int, int, PredictedScan], None] | None = None,
+    options: PredictionOptions | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
 ) -> int:
-    """Predict a part of a selection and keep its rows.
+    """Predict a part of some work and keep its rows.
 
     Parts may run at the same time, on several machines too;
-    :func:`~gi2nnunet.prediction.evaluate.evaluate`, given the same folder and options, then finds
+    :func:`~gi2nnunet.prediction.evaluate.evaluate`, given the same work and options, then finds
     every scan predicted.
 
     Parameters
     ----------
     part
         ``(2, 8)``: every eighth scan from the second on.
-    selection, ensemble, out, engine, settings, nifti, save_probabilities, tuning, on_scan
+    work, engine, settings, options, progress, on_notice
         As :func:`~gi2nnunet.prediction.evaluate.evaluate` has them.
 
     Returns
@@ -62,31 +54,41 @@ def predict_part(
     OutputError
         Where another run works on it, or on the whole.
     """
-    scans = select_part(selection.scans, part)
-    check_place(submission_path(out))
-    tuned = find_tuning(ensemble)[0] if tuning else None
+    scans = select_part(work.selection.scans, part)
+    options = options or PredictionOptions()
+    tell_work(work, scans, engine=engine, on_notice=on_notice)
+    check_place(work.submission)
+    tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (
-        hold(out / "prediction", purpose="predicting a part", shared=True),
-        hold(out / "prediction_part_{}_of_{}".format(*part), purpose="predicting a part"),
+        hold(work.out / "prediction", purpose="predicting a part", shared=True),
+        hold(work.out / "prediction_part_{}_of_{}".format(*part), purpose="predicting a part"),
     ):
-        return len(
-            predict_kept(
-                selection,
-                ensemble,
-                scans=scans,
-                out=out,
-                engine=engine,
-                settings=settings,
-                nifti=nifti,
-                save_probabilities=save_probabilities,
-                tuned=tuned,
-                on_scan=on_scan,
-            )
+        (progress or ignore)(0, len(scans), "predicting scans")
+        predict_kept(
+            work,
+            scans,
+            engine=engine,
+            settings=settings,
+            options=options,
+            tuned=tuned,
+            on_scan=count_steps(progress, len(scans), "predicting scans"),
         )
+    return len(scans)
+
+
+def tell_work(
+    work: Work, scans: Sequence[Scan], *, engine: Engine, on_notice: Notice | None
+) -> None:
+    """Say what is computed on, with which models, and what is predicted."""
+    tell = on_notice or ignore
+    tell(f"Computing on: {engine.hardware.name}")
+    tell(f"Models: {work.ensemble.describe()}")
+    plural = "" if len(scans) == 1 else "s"
+    tell(f"Predicting {len(scans)} scan{plural}: {work.selection.described}")
 
 
 def select_part(scans: Sequence[Scan], part: tuple[int, int]) -> Sequence[Scan]:
-    """Return every so-manieth scan: ``(2, 8)`` is every eighth from the second on.
+    """Return every n-th scan: ``(2, 8)`` is every eighth from the second on.
 
     Raises
     ------
@@ -99,75 +101,46 @@ def select_part(scans: Sequence[Scan], part: tuple[int, int]) -> Sequence[Scan]:
     return scans[number - 1 :: parts]
 
 
-def submission_path(out: Path) -> Path:
-    """Return the CSV of an output folder."""
-    return out / "submission.csv"
-
-
-def kept_folder(out: Path) -> Path:
-    """Return where, in an output folder, the rows of single scans lie until all are there."""
-    return out / ".predicting"
-
-
-def digest_work(selection: Selection, ensemble: Ensemble) -> str:
-    """Return a digest of what a prediction works on: models, what was tuned for them, scans."""
-    models = [
-        [str(path), describe_file(path)]
-        for model in ensemble.models
-        for path in (
-            model.folder / "plans.json",
-            *(fold_folder(model.folder, fold) / FINAL_CHECKPOINT for fold in ensemble.folds),
-        )
-    ]
-    scans = [
-        [
-            scan.scan_id,
-            list(scan.numbers),
-            [[str(path), describe_file(path)] for path in scan.files],
-        ]
-        for scan in selection.scans
-    ]
-    tuned = find_tuning(ensemble)[0]
-    decision = tuned.decision.to_json() if tuned else None
-    return hashlib.sha256(json.dumps([models, scans, decision]).encode()).hexdigest()[:16]
-
-
 def predict_kept(
-    selection: Selection,
-    ensemble: Ensemble,
-    *,
+    work: Work,
     scans: Sequence[Scan],
-    out: Path,
-    nifti: bool,
-    save_probabilities: bool,
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    options: PredictionOptions,
     tuned: Tuned | None,
-    **options: Any,
-) -> tuple[PredictedScan, ...]:
+    on_scan: Callable[[PredictedScan], None] | None = None,
+) -> PredictedScans:
     """Predict scans and keep each one's rows as soon as they are there.
 
     Parameters
     ----------
-    selection, ensemble
-        What they are of, and the models.
+    work
+        What they are of.
     scans
         Those to predict.
-    out, nifti, save_probabilities, tuned
-        Where to and what, as :func:`~gi2nnunet.prediction.evaluate.evaluate` has it.
-    options
-        Of :func:`~gi2nnunet.prediction.predict.predict_scans`.
+    engine, settings, options
+        Where, on what and how, and what is made of it.
+    tuned
+        What decides.
+    on_scan
+        Called with each scan.
     """
     if not scans:
-        return ()
+        return PredictedScans(scans=())
     folders = {
-        model.folder.name: out / "probabilities" / model.configuration for model in ensemble.models
+        model.folder.name: work.out / "probabilities" / model.configuration
+        for model in work.ensemble.models
     }
     return predict_scans(
-        ensemble,
+        work.ensemble,
         scans,
-        folds=selection.folds,
-        nifti_folder=out if nifti else None,
-        probability_folders=folders if save_probabilities else None,
+        engine=engine,
+        settings=settings,
+        folds=work.selection.folds,
+        nifti_folder=work.out if options.nifti else None,
+        probability_folders=folders if options.save_probabilities else None,
         decision=tuned.decision if tuned else None,
-        kept=kept_folder(out),
-        **options,
+        kept=work.kept,
+        on_scan=on_scan,
     )

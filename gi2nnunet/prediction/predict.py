@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,23 @@ class PredictedScan:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictedScans:
+    """What was predicted.
+
+    Attributes
+    ----------
+    scans
+        In the order in which they were given.
+    peaks
+        What the largest engine process took at its height: ``peak_memory_bytes`` and, on CUDA,
+        ``peak_gpu_bytes``; empty if all was kept from an earlier run.
+    """
+
+    scans: tuple[PredictedScan, ...]
+    peaks: Mapping[str, int] = field(default_factory=dict)
+
+
 def predict_scans(
     ensemble: Ensemble,
     scans: Sequence[Scan],
@@ -55,9 +72,8 @@ def predict_scans(
     about: Mapping[str, Mapping[str, Any]] | None = None,
     decision: Decision | None = None,
     kept: Path | None = None,
-    on_scan: Callable[[int, int, PredictedScan], None] | None = None,
-    on_peaks: Callable[[Mapping[str, Any]], None] | None = None,
-) -> tuple[PredictedScan, ...]:
+    on_scan: Callable[[PredictedScan], None] | None = None,
+) -> PredictedScans:
     """Predict scans; with several GPUs they are dealt out among these.
 
     Parameters
@@ -84,15 +100,7 @@ def predict_scans(
         run goes on: what was predicted by the same models in the same way from the same files is
         taken from there. The caller deletes it.
     on_scan
-        Called with ``(done, total, scan)``.
-    on_peaks
-        Called at the end with what the largest engine process took at its height:
-        ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``; empty where all was kept.
-
-    Returns
-    -------
-    tuple
-        In the order of ``scans``.
+        Called with each scan as soon as it is predicted.
 
     Raises
     ------
@@ -172,9 +180,8 @@ def predict_scans(
                 ]
             )
         )
-    if on_peaks:
-        on_peaks(progress.peaks)
-    return tuple(progress.done[scan.scan_id] for scan in scans)
+    done = tuple(progress.done[scan.scan_id] for scan in scans)
+    return PredictedScans(scans=done, peaks=progress.peaks)
 
 
 class _Progress:
@@ -185,7 +192,7 @@ class _Progress:
         *,
         total: int,
         kept: Kept | None,
-        on_scan: Callable[[int, int, PredictedScan], None] | None,
+        on_scan: Callable[[PredictedScan], None] | None,
     ) -> None:
         self.done: dict[str, PredictedScan] = {}
         self.unreadable: dict[str, str] = {}
@@ -232,7 +239,7 @@ class _Progress:
         )
         self.done[scan_id] = scan
         if self._on_scan:
-            self._on_scan(len(self.done), self._total, scan)
+            self._on_scan(scan)
 
     def explain(self, error: GiError) -> GiError:
         """Return the engine's failure with what it left behind."""

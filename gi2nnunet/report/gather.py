@@ -24,7 +24,7 @@ from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.prediction.parts import kept_folder
+from gi2nnunet.prediction.choose import KEPT
 from gi2nnunet.report.history import (
     Cost,
     TuningFound,
@@ -209,7 +209,7 @@ def find_newest_prediction(predictions: Path) -> Path | None:
 def find_interrupted(predictions: Path) -> list[str]:
     """Return predictions that were begun and not finished, one sentence each."""
     lines = []
-    for kept in sorted(predictions.glob(f"**/{kept_folder(Path()).name}")):
+    for kept in sorted(predictions.glob(f"**/{KEPT}")):
         folder = kept.parent
         scans = sum(1 for path in kept.iterdir() if path.suffix == ".json")
         running = find_holder(folder / "prediction")

@@ -289,6 +289,8 @@ class HandedOver:
     ----------
     model
         The file.
+    ensemble
+        The models in it.
     tuned
         What tuning chose and went along; ``None`` where there is nothing.
     warnings
@@ -296,6 +298,7 @@ class HandedOver:
     """
 
     model: ExportedModel
+    ensemble: Ensemble
     tuned: Tuned | None
     warnings: tuple[str, ...]
 
@@ -357,7 +360,7 @@ def hand_over(
         tuning=tuned.pack() if tuned else None,
         half=half,
     )
-    return HandedOver(model=made, tuned=tuned, warnings=tuple(warnings))
+    return HandedOver(model=made, ensemble=ensemble, tuned=tuned, warnings=tuple(warnings))
 
 
 def take_over(file: Path, *, engine: Engine, replace: bool = False) -> TakenOver:

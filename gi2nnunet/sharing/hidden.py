@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gi2nnunet.core.progress import Notice, Progress, count_steps
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row
@@ -56,8 +57,8 @@ def predict_hidden(
     engine: Engine,
     mirroring: bool = True,
     tuning: bool = True,
-    on_change: Callable[[str], None] | None = None,
-    on_scan: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
 ) -> HiddenPrediction:
     """Predict what ``test/`` holds; ``out`` is a valid submission from the first second on.
 
@@ -79,10 +80,10 @@ def predict_hidden(
         Whether to begin with mirroring.
     tuning
         Decide as what tuning chose for these models has it, where they brought that along.
-    on_change
+    progress
+        Called with ``(done, total, what)`` in scans.
+    on_notice
         Called with each sentence about what is given up.
-    on_scan
-        Called with ``(done, total)``.
 
     Raises
     ------
@@ -123,15 +124,13 @@ def predict_hidden(
         folds=tuple(next(iter(bundle.folds.values()))),
     )
     tuned, told = find_tuning(ensemble) if tuning else (None, [])
-    done = 0
+    engine = replace(engine, found=engine.hardware)  # found before a scan is timed
+    report = count_steps(progress, len(found.scans), "predicting scans")
 
     def take(scan: PredictedScan) -> None:
-        nonlocal done
         texts.update({(row_id, organ): text for row_id, organ, text in scan.rows})
         write()
-        done += 1
-        if on_scan:
-            on_scan(done, len(found.scans))
+        report(scan)
 
     def predict(part: Sequence[Scan], step: Step, tell: OnScan) -> None:
         predict_scans(
@@ -141,7 +140,7 @@ def predict_hidden(
             settings=PredictionSettings(mirroring=step.mirroring),
             folds={scan.scan_id: step.folds for scan in part},
             decision=tuned.decision if tuned else None,
-            on_scan=lambda _done, _total, scan: tell(scan),
+            on_scan=tell,
         )
 
     outcome = predict_within(
@@ -150,7 +149,7 @@ def predict_hidden(
         deadline=start + hours * 3600 * (1 - RESERVE),
         predict=predict,
         on_scan=take,
-        on_change=on_change,
+        on_change=on_notice,
     )
     if tuned and tuned.decision.organs:
         for mirroring in sorted({step.mirroring for step in outcome.used.values()}):

@@ -55,18 +55,37 @@ class KaggleBundle:
     commands: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Notebook:
+    """The notebook on Kaggle: whose it is, and how it predicts.
+
+    Attributes
+    ----------
+    user
+        Name of the Kaggle account.
+    name
+        Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
+    hours
+        Its time budget, of the nine that the competition gives.
+    mirroring, tuning
+        As :func:`~gi2nnunet.sharing.hidden.predict_hidden` has them.
+    """
+
+    user: str
+    name: str = "gi2nnunet-bundle"
+    hours: float = 8.5
+    mirroring: bool = True
+    tuning: bool = True
+
+
 def make_bundle(
     ensemble: Ensemble,
     out: Path,
     *,
-    user: str,
+    notebook: Notebook,
     image: Image,
     dataset: Dataset | None,
     engine: Engine,
-    name: str = "gi2nnunet-bundle",
-    hours: float = 8.5,
-    mirroring: bool = True,
-    tuning: bool = True,
     half: bool = False,
     replace: bool = False,
     fetch: Fetch | None = None,
@@ -83,20 +102,14 @@ def make_bundle(
         The models.
     out
         The folder; new, empty, or, with ``replace``, a former bundle.
-    user
-        Name of the Kaggle account.
+    notebook
+        What is to become of it on Kaggle.
     image
         The machine that the notebook runs on.
     dataset
         What the models were trained on, where it is at hand.
     engine
         What packs the models, and whether it and the notebook trust them.
-    name
-        Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
-    hours
-        The notebook's time budget, of the nine that the competition gives.
-    mirroring, tuning
-        As :func:`~gi2nnunet.sharing.hidden.predict_hidden` has them.
     half
         As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
     replace
@@ -115,6 +128,7 @@ def make_bundle(
     EngineError
         Where pip fails.
     """
+    user, name = notebook.user, notebook.name
     _check_names(user, name)
     _check_folder(out, replace=replace)
     tell = progress or ignore
@@ -139,10 +153,10 @@ def make_bundle(
                 "gi2nnunet": metadata.version("gi2nnunet"),
                 "python": image.version,
                 "model": _MODEL,
-                "hours": hours,
+                "hours": notebook.hours,
                 "options": [
-                    *([] if mirroring else ["--no-mirroring"]),
-                    *([] if tuning else ["--no-tuning"]),
+                    *([] if notebook.mirroring else ["--no-mirroring"]),
+                    *([] if notebook.tuning else ["--no-tuning"]),
                     *(["--trust"] if engine.trust else []),
                 ],
             }

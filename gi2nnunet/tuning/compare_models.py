@@ -164,7 +164,7 @@ def compare_all_models(
             engine=engine,
             settings=settings,
             truth=True,
-            on_scan=progress,
+            progress=progress,
         )
     everything = OutOfFold(
         models=tuple(models),

@@ -37,8 +37,6 @@ THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3,
 GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
 SMALLEST_ML = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 FILL_SLICES = (0, 1, 2, 4)
-FEWEST_PATIENTS = 7
-"""By chance alone all of fewer would gain more often than the intervals allow for."""
 _PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
 
 
@@ -249,7 +247,7 @@ class _CrossFit:
 
     def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """Return the organs whose choices gain on these scans, with the properties that do."""
-        if len(set(self.patients)) < FEWEST_PATIENTS:
+        if len(set(self.patients)) < Tuning.fewest_patients:
             return {}
         made = {}
         together = self.plain.copy()

@@ -17,7 +17,7 @@ from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet import presets
 from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
 from gi2nnunet.prediction import parts
-from gi2nnunet.prediction.predict import PredictedScan
+from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.training import plan, train
 from gi2nnunet.training.record import TrainingResult
@@ -525,9 +525,9 @@ def oracle(monkeypatch):
             bits = truth[scan.scan_id].bits & np.uint8(3)
             rows = tuple(encode_scan(scan.scan_id, scan.numbers, bits))
             done.append(PredictedScan(scan_id=scan.scan_id, rows=rows, seconds=2.0))
-            on_scan(len(done), len(scans), done[-1])
+            on_scan(done[-1])
         oracle_asked.append(asked)
-        return tuple(done)
+        return PredictedScans(scans=tuple(done))
 
     oracle_asked = []
     monkeypatch.setattr(parts, "predict_scans", predict)

@@ -11,7 +11,7 @@ from gi2nnunet.formats.ids import slice_id
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import tabulate_rows
 from gi2nnunet.formats.volumes import write_volume
-from gi2nnunet.nnunet.models import Ensemble, TrainedModel
+from gi2nnunet.nnunet.models import Ensemble, ModelChoice, TrainedModel
 from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
 from gi2nnunet.prediction.leakage import find_standing
 from gi2nnunet.scoring.score import score_submission
@@ -438,22 +438,22 @@ def test_models_are_found_with_or_without_the_dataset(tmp_path):
     workspace = open_workspace(tmp_path / "ws", environ={})
     for fold in ("0", "all"):
         finish_training(workspace, dataset.name, fold=fold)
-    found, ensemble = select_models(workspace, folds=["0"])
+    found, ensemble = select_models(workspace, ModelChoice(folds=("0",)))
     assert found == dataset
     assert ensemble.folds == (0,)
     shutil.rmtree(workspace.raw)
     found, ensemble = select_models(workspace)
     assert found is None
     assert ensemble.folds == ("all",)
-    assert select_models(workspace, dataset_id=501)[1] == ensemble
+    assert select_models(workspace, ModelChoice(dataset_id=501))[1] == ensemble
     finish_training(workspace, "Dataset502_B")
     with pytest.raises(InputError, match=r"Dataset501_UWGI, Dataset502_B; expected one.*--id"):
         select_models(workspace)
-    assert select_models(workspace, dataset_id=502)[1].models[0].folder.parent.name == (
-        "Dataset502_B"
-    )
+    assert select_models(workspace, ModelChoice(dataset_id=502))[1].models[
+        0
+    ].folder.parent.name == ("Dataset502_B")
     with pytest.raises(InputError, match=r"no model of a dataset.*gi2nnunet train"):
-        select_models(workspace, dataset_id=503)
+        select_models(workspace, ModelChoice(dataset_id=503))
 
 
 def test_an_empty_workspace_says_which_command_makes_a_dataset(tmp_path):

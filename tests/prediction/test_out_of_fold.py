@@ -5,7 +5,6 @@ import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +18,7 @@ from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.saved_postprocess import adopt_tuning, find_tuning, tuning_path
 from gi2nnunet.prediction import out_of_fold, parts
 from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
+from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
 from gi2nnunet.tuning.search import tune_decision
 from gi2nnunet.tuning.table import list_tuning_scans
@@ -61,7 +61,7 @@ def test_what_is_there_is_kept_and_an_interrupted_run_goes_on(bench):
     assert bench.asked[:2] == first
     before = tree(bench.workspace.predictions)
     told = []
-    bench.predict(on_scan=lambda done, total, what: told.append(done))
+    bench.predict(progress=lambda done, total, what: told.append(done))
     assert len(bench.asked) == 2 * len(bench.train)
     assert tree(bench.workspace.predictions) == before
     assert told == []
@@ -309,9 +309,11 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
             [(f"{scan.scan_id}_slice_{n:04d}", organ, "") for n in scan.numbers for organ in ORGANS]
             for scan in scans
         ]
-        return tuple(
-            SimpleNamespace(scan_id=scan.scan_id, rows=tuple(r), seconds=1.0)
-            for scan, r in zip(scans, rows, strict=True)
+        return PredictedScans(
+            scans=tuple(
+                PredictedScan(scan_id=scan.scan_id, rows=tuple(r), seconds=1.0)
+                for scan, r in zip(scans, rows, strict=True)
+            )
         )
 
     monkeypatch.setattr(parts, "predict_scans", predict)

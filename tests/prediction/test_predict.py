@@ -81,7 +81,7 @@ class Bench:
                 computing[name] = options.pop(name)
         return predict_scans(
             self.ensemble, self.scans, **compute(self.workspace, **computing), **options
-        )
+        ).scans
 
     def names(self):
         return [name for name, _ in self.engine.asked]
@@ -103,10 +103,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bench):
     assert bench.names() == ["case0_day0", "case1_day0", "case2_day0"]
     bench.engine.dies_before = set()
     told = []
-    again = bench.predict(on_scan=lambda done, total, scan: told.append((done, total)))
+    again = bench.predict(on_scan=lambda scan: told.append(scan.scan_id))
     assert bench.names()[3:] == ["case3_day0", "case4_day0"]
     assert again == whole
-    assert told == [(n, 5) for n in range(1, 6)]
+    assert told == [f"case{n}_day0" for n in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_scan_that_fails_is_told_with_what_is_kept_and_what_cannot_be_read(ben
 
 @pytest.mark.parametrize("hardware", [CPU, CARDS])
 def test_an_error_of_the_callers_own_function_reaches_the_caller(bench, hardware):
-    def show(done, total, scan):
+    def show(scan):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

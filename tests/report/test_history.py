@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
+import gi2nnunet
 from gi2nnunet.core.locks import find_holder, hold
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
-from gi2nnunet.prediction.parts import kept_folder
+from gi2nnunet.prediction.choose import KEPT
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.history import find_lacking, find_tunings, list_commands, list_costs
 from gi2nnunet.report.page import render_report
 from gi2nnunet.training.record import find_trainings
-from tests.converting import convert
 from tests.report.test_report import make_log, predict_truth, space
 from tests.source_factory import make_source, write_source
 
@@ -50,9 +50,8 @@ def add_training(
 
 def test_a_conversion_is_made_again_by_its_recorded_command(run: Any, tmp_path: Path) -> None:
     source = write_source(tmp_path / "Jane Doe", make_source(("case1_day0", "case7_day0")))
-    space = open_workspace(tmp_path / "w", environ={})
-    made = convert(
-        source, workspace=space,
+    made = gi2nnunet.convert(
+        source, workspace=tmp_path / "w",
         labels="exclusive", folds=2, holdout=0, keep_known_bad=True, seed=3, dataset_id=7,
     )  # fmt: skip
     (command,) = list_commands(made.manifest, ())
@@ -134,7 +133,7 @@ def test_the_page_of_an_interrupted_workspace(space: Workspace, tmp_path: Path) 
 
     shutil.copytree(space.raw.parent, tmp_path / "w")
     mine = open_workspace(tmp_path / "w", environ={})
-    kept = kept_folder(mine.predictions / "held-out" / "x")
+    kept = mine.predictions / "held-out" / "x" / KEPT
     kept.mkdir(parents=True)
     (kept / "case2_day1.json").write_text("{}")
     add_training(mine.results / "Dataset501_UWGI", f"{TINY}__2d", 0, done=False)

@@ -82,7 +82,7 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
     def predict(_ensemble: Any, scans: Any, *, settings: Any, on_scan: Any, **_: Any) -> None:
         assert settings.mirroring == mirroring
         for scan in scans:
-            on_scan(1, 1, PredictedScan(scan_id=scan.scan_id, rows=(), seconds=1.0))
+            on_scan(PredictedScan(scan_id=scan.scan_id, rows=(), seconds=1.0))
 
     model = SimpleNamespace(model=SimpleNamespace(bundle=bundle))
     for name, stand_in in {

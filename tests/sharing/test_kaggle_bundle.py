@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.model_file import open_bundle
 from gi2nnunet.prediction.choose import select_models
 from gi2nnunet.sharing import wheels
-from gi2nnunet.sharing.kaggle_bundle import COMPETITION, SETTINGS, KaggleBundle, make_bundle
+from gi2nnunet.sharing.kaggle_bundle import (
+    COMPETITION,
+    SETTINGS,
+    KaggleBundle,
+    Notebook,
+    make_bundle,
+)
 from gi2nnunet.sharing.wheels import describe_image
 from tests.command_line import tree
 from tests.engines import make_engine
@@ -57,7 +64,10 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
     def make(out: str = "out", **options: Any) -> KaggleBundle:
         engine = make_engine(space, trust=options.pop("trust", False))
-        given = {"user": "jane", "image": image, "fetch": Fetch(), **options}
+        names = {field.name for field in fields(Notebook)}
+        of_notebook = {name: options.pop(name) for name in names if name in options}
+        notebook = Notebook(**{"user": "jane", **of_notebook})
+        given = {"notebook": notebook, "image": image, "fetch": Fetch(), **options}
         return make_bundle(ensemble, Path(out), dataset=dataset, engine=engine, **given)
 
     return make

@@ -17,7 +17,7 @@ from nbformat import read as read_notebook
 import gi2nnunet
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.prediction.choose import select_models
-from gi2nnunet.sharing.kaggle_bundle import COMPETITION, SETTINGS, make_bundle
+from gi2nnunet.sharing.kaggle_bundle import COMPETITION, SETTINGS, Notebook, make_bundle
 from gi2nnunet.sharing.wheels import describe_image
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
@@ -233,7 +233,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     write_model(space.results, folds=(0, 1))
     dataset, ensemble = select_models(space)
     made = make_bundle(
-        ensemble, folder / "bundle", user="jane", dataset=dataset,
+        ensemble, folder / "bundle", notebook=Notebook(user="jane"), dataset=dataset,
         engine=make_engine(space, environ=clean_environment()),
         image=describe_image(PYTHON, folder / "freeze.txt"), fetch=repack,
     )  # fmt: skip

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +11,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.models import IMPORT_RECORD
 from gi2nnunet.prediction import out_of_fold, parts
+from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
 from tests.fold_bench import Bench
 from tests.model_factory import write_model
@@ -91,8 +91,8 @@ def used(monkeypatch):
 
     def predict(ensemble, scans, *, engine, settings, on_scan, **_):
         seen.append((ensemble, engine, settings))
-        return tuple(
-            SimpleNamespace(
+        predicted = (
+            PredictedScan(
                 scan_id=scan.scan_id,
                 rows=tuple(
                     (f"{scan.scan_id}_slice_{n:04d}", organ, "")
@@ -103,6 +103,7 @@ def used(monkeypatch):
             )
             for scan in scans
         )
+        return PredictedScans(scans=tuple(predicted))
 
     monkeypatch.setattr(parts, "predict_scans", predict)
     return seen

@@ -12,9 +12,9 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import join_organs, split_organs
 from gi2nnunet.formats.probabilities import TuningScan
 from gi2nnunet.nnunet.postprocess import PLAIN, Decision, apply_decision
+from gi2nnunet.nnunet.saved_postprocess import Tuning
 from gi2nnunet.scoring.metric import combine, score_label_maps
 from gi2nnunet.tuning.search import (
-    FEWEST_PATIENTS,
     FILL_SLICES,
     GATES,
     SMALLEST_ML,
@@ -226,7 +226,7 @@ def cut_scans(cuts, *, seed):
 def test_few_patients_are_too_few_to_choose_on():
     scans = make_scans(12, folds=3, best=0.7)
     assert tune_decision(scans, configurations=("2d",), jobs=1).decision.organs == {}
-    more = make_scans(2 * FEWEST_PATIENTS, folds=3, best=0.7)
+    more = make_scans(2 * Tuning.fewest_patients, folds=3, best=0.7)
     assert set(tune_decision(more, configurations=("2d",), jobs=1).decision.organs) == set(ORGANS)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,11 +25,11 @@ from gi2nnunet.cli.slurm.profile import Profile, read_profile
 from gi2nnunet.cli.slurm.submit import read_jobs, submit
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
-from gi2nnunet.nnunet.models import Ensemble, spell_models
+from gi2nnunet.nnunet.models import spell_models
 from gi2nnunet.nnunet.presets import choose_configurations
 
 if TYPE_CHECKING:
-    from gi2nnunet.prediction.choose import Selection
+    from gi2nnunet.prediction.choose import Work
 
 _CLUSTER = "On a cluster"
 _PROFILE_NAME = "slurm.toml"
@@ -183,45 +184,37 @@ def submit_training(context: typer.Context) -> None:
 
 
 def submit_prediction(
-    context: typer.Context,
-    space: Workspace,
-    selection: Selection,
-    ensemble: Ensemble,
-    *,
-    source: Path | None,
-    out: Path,
+    context: typer.Context, work: Work, *, source: Path | None, space: Workspace
 ) -> None:
     """Submit what predict or predict-and-score was asked for, or print it.
 
     What could differ from node to node (device, threads) or from day to day (which models are the
     newest) is decided here, so that the parts fit together.
     """
-    from gi2nnunet.prediction.parts import digest_work, kept_folder, submission_path
-
     _refuse_gpus(context)
-    asked = _read_profile(context, space)
-    device = _settle_device(context, asked)
+    profile = _read_profile(context, space)
+    device = _settle_device(context, profile)
     threads = choose_threads(
-        context.params["threads"], device=device, training=False, cores=asked.cpus
+        context.params["threads"], device=device, training=False, cores=profile.cpus
     )
-    out = out.absolute()
+    work = replace(work, out=work.out.absolute())
     words = [
         *([] if source is None else [str(source.absolute())]),
-        *spell_models(ensemble.models, folds=ensemble.folds),
+        *spell_models(work.ensemble.models, folds=work.ensemble.folds),
         *spell_options(context, _OF_PARTS),
-        *("--device", device, "--threads", str(threads), "--out", str(out)),
+        *("--device", device, "--threads", str(threads), "--out", str(work.out)),
         *_spell_place(context),
     ]
-    place = hashlib.sha256(str(out).encode()).hexdigest()[:6]
+    place = hashlib.sha256(str(work.out).encode()).hexdigest()[:6]
     graph = make_prediction_graph(
-        name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', selection.name)}_{place}",
-        parts=min(context.params["shards"] or _PARTS, len(selection.scans)),
+        name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', work.selection.name)}_{place}",
+        parts=min(context.params["shards"] or _PARTS, len(work.selection.scans)),
         part_words=("predict", *words),
         join_words=(str(context.info_name), *words, *spell_options(context, _OF_JOIN)),
-        kept=kept_folder(out),
-        result=submission_path(out),
+        kept=work.kept,
+        result=work.submission,
     )
-    _submit(context, graph, space, mark=digest_work(selection, ensemble))
+    _submit(context, graph, space, mark=work.digest())
 
 
 def _settle_device(context: typer.Context, profile: Profile) -> str:

@@ -49,20 +49,13 @@ def run_training(
     *,
     emit: Emit,
     stopping: Callable[[], bool],
-    dataset_folder: str,
-    plans_name: str,
-    configuration: str,
-    fold: int | str,
     trainer: str,
-    device: str,
-    epochs: int | None,
-    iterations: int | None,
     learning_rate: float | None,
     pretrained_weights: str | None,
     resume_from: str | None,
     nnunet_validation: bool,
-    threads: int,
     trust: bool,
+    **preparation: Any,
 ) -> dict[str, Any]:
     """Train to the end, from the start or from a checkpoint.
 
@@ -74,13 +67,9 @@ def run_training(
         :func:`~gi2nnunet.nnunet.child.trainer.measure_peaks` gives.
     stopping
         Asked after each epoch; where it says so, the training is saved and left there.
-    dataset_folder
-        The preprocessed dataset.
-    plans_name, configuration, fold, trainer
-        nnU-Net's names.
-    device
-        ``cuda``, ``cpu`` or ``mps``.
-    epochs, iterations, learning_rate
+    trainer
+        nnU-Net's class.
+    learning_rate
         In place of the trainer's own.
     pretrained_weights
         A checkpoint whose weights to start from.
@@ -88,10 +77,10 @@ def run_training(
         A checkpoint of this training to go on from.
     nnunet_validation
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
-    threads
-        Threads of the network's operations.
     trust
         Load checkpoints, plans and preprocessed scans that could run code.
+    preparation
+        The other options of :func:`prepare_training`.
 
     Returns
     -------
@@ -101,16 +90,9 @@ def run_training(
     """
     run = prepare_training(
         _make_trainer(find_trainer(trainer, trust=trust), emit, stopping),
-        dataset_folder=dataset_folder,
-        plans_name=plans_name,
-        configuration=configuration,
-        fold=fold,
-        device=device,
-        epochs=epochs,
-        iterations=iterations,
         resuming=resume_from is not None,
-        threads=threads,
         trust=trust,
+        **preparation,
     )
     if learning_rate is not None:
         run.initial_lr = learning_rate
@@ -157,7 +139,27 @@ def prepare_training(
     trust: bool,
     resuming: bool = False,
 ) -> nnUNetTrainer:
-    """Return a trainer of the given length, ready to run; see :func:`run_training`."""
+    """Return a trainer, ready to run.
+
+    Parameters
+    ----------
+    trainer_class
+        nnU-Net's, or a subclass.
+    dataset_folder
+        The preprocessed dataset.
+    plans_name, configuration, fold
+        nnU-Net's names.
+    device
+        ``cuda``, ``cpu`` or ``mps``.
+    epochs, iterations
+        In place of the trainer's own.
+    threads
+        Threads of the network's operations.
+    trust
+        Load plans and preprocessed scans that could run code.
+    resuming
+        Whether it goes on from a checkpoint.
+    """
     folder = Path(dataset_folder)
     plans = read_json(folder / f"{plans_name}.json")
     dataset_json = read_json(folder / "dataset.json")
