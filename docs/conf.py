@@ -28,6 +28,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!gi2nnunet\.).*")]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"  # indented blocks are commands and output
+smartquotes = False  # would make an en dash of the -- of an option, and curl a shell's quotes
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"ignore-module-all": True}  # each name where it is defined
