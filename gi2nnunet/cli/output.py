@@ -42,11 +42,6 @@ def set_quiet(quiet: bool) -> None:
     _manner.quiet = quiet
 
 
-def is_quiet() -> bool:
-    """Return whether notices and progress are silenced."""
-    return _manner.quiet
-
-
 def _out() -> Console:
     return Console(soft_wrap=True, highlight=False)
 

@@ -20,6 +20,7 @@ from gi2nnunet.formats.probabilities import SUFFIX, write_probabilities
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, list_models
 from gi2nnunet.nnunet.saved_postprocess import tuning_path
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
+from gi2nnunet.prediction.predict import PredictedScans
 from tests.bad_inputs.entry import BadInput, make_nothing
 from tests.bad_inputs.making import NAME, RAW, Make, edit_json, remove, then
 from tests.engines import compute
@@ -79,7 +80,7 @@ def predict_all(here: Path) -> None:
     """Leave probabilities of every scan, as if they had been predicted."""
     workspace = open_workspace(here / SPACE, environ={})
 
-    def engine(ensemble: Any, scans: Any, **given: Any) -> None:
+    def engine(ensemble: Any, scans: Any, **given: Any) -> PredictedScans:
         for scan in scans:
             shape = read_dataset(workspace.raw).scan(scan.scan_id).shape
             write_probabilities(
@@ -88,6 +89,7 @@ def predict_all(here: Path) -> None:
                 np.zeros((len(ORGANS), *shape), np.uint8), scan_id=scan.scan_id,
                 numbers=scan.numbers, spacing_mm=(3, 1.5, 1.5), about=given["about"][scan.scan_id],
             )  # fmt: skip
+        return PredictedScans(scans=())
 
     with mock.patch("gi2nnunet.prediction.out_of_fold.predict_scans", engine):
         predict_out_of_fold(
