@@ -236,7 +236,6 @@ def test_planted_pretrained_weights_run_only_when_trusted(engine: Any, tmp_path:
     assert engine.flag.exists()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH")
 def test_a_module_in_the_current_folder_is_not_taken_for_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gi2nnunet.core.errors import OutputError
@@ -171,7 +171,7 @@ def _sign(handle: int, *, purpose: str, shared: bool) -> None:
     entry = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "purpose": purpose,
     }
     with suppress(OSError):

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 _LINE = re.compile(
@@ -100,7 +100,7 @@ def parse_log(lines: Iterable[str]) -> list[Epoch]:
 
 def _parse_time(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
         return math.nan
     return moment.timestamp()

@@ -25,7 +25,7 @@ from gi2nnunet.core.errors import EngineError, InputError
 PACKAGE = "gi2nnunet"
 # They go with the image's GPU driver, are several GB, and have to match one another.
 OF_THE_IMAGE = frozenset({"torch", "torchvision"})
-_OLDEST, _NEWEST = (3, 10), (3, 14)
+_OLDEST, _NEWEST = (3, 11), (3, 14)
 _GLIBC = 35  # of Ubuntu 22.04, which the competition's image is built on
 _PIP_SECONDS = 3600
 

@@ -92,7 +92,7 @@ def read_installation() -> Installation:
         try:
             versions[package] = version(package)
             requirements[package] = tuple(requires(package) or ())
-        except PackageNotFoundError:  # noqa: PERF203
+        except PackageNotFoundError:
             versions[package] = None
     major, minor, micro = sys.version_info[:3]
     return Installation(

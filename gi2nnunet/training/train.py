@@ -319,7 +319,7 @@ def _run_all(
         while (training := spread.take(gpu)) is not None:
             try:
                 spread.end(training, gpu, run(training, gpu))
-            except Exception as error:  # noqa: PERF203  told below, after the others are done
+            except Exception as error:  # told below, after the others are done
                 spread.end(training, gpu, error)
 
     # Daemons: on Ctrl-C this process ends at once, and its children with it.

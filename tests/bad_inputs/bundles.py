@@ -22,7 +22,7 @@ BUNDLES = (
         for words, message, exit_code, freeze in (
             ("o --user jane/x", ("--user: found 'jane/x'", "a Kaggle account"), 3, ""),
             ("o --user jane --name UPPER", ("--name: found 'UPPER'", "lower-case letters"), 3, ""),
-            ("o --user jane --image-python 3.9", ("'3.9'", "from 3.10 to"), 3, ""),
+            ("o --user jane --image-python 3.9", ("'3.9'", "from 3.11 to"), 3, ""),
             (
                 "o --user jane --image-freeze none.txt",
                 ("none.txt: cannot be read", "pip freeze"),

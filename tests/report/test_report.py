@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +58,7 @@ def test_a_log_of_nnunet_is_read_and_an_unfinished_epoch_left_out() -> None:
     first = epochs[0]
     assert (first.learning_rate, first.train_loss, first.seconds) == (0.001, -0.5, 10.38)
     assert first.val_loss == -0.3013
-    assert datetime.fromtimestamp(first.begun, timezone.utc).isoformat()[:19] == STAMP[:19].replace(
-        " ", "T"
-    )
+    assert datetime.fromtimestamp(first.begun, UTC).isoformat()[:19] == STAMP[:19].replace(" ", "T")
     assert first.pseudo_dice[0] == 0.6759
     assert math.isnan(first.pseudo_dice[1])
     assert first.pseudo_dice[2] == 9e-05

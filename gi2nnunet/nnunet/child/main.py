@@ -196,7 +196,7 @@ def describe_installation() -> dict[str, Any]:
     for module in ENGINE_MODULES:
         try:
             import_module(module)
-        except Exception as error:  # noqa: PERF203  whatever a package raises while it loads
+        except Exception as error:  # whatever a package raises while it loads
             lines = str(error).strip().splitlines()
             failed[module] = f"{type(error).__name__}: {lines[0] if lines else ''}"
     if "torch" in failed:
