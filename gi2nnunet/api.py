@@ -1087,6 +1087,9 @@ def verify(
     """Check a workspace: what is missing, altered, stale, leaking, half-made or left behind."""
     from gi2nnunet.upkeep.verify import verify_workspace
 
-    space = find_workspace(workspace)
+    engine = open_engine(workspace)
+    space = engine.workspace
     (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
-    return verify_workspace(space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=progress)
+    return verify_workspace(
+        space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=progress, engine=engine
+    )

@@ -5,9 +5,10 @@
 Each round starts from the same state, starts one command, kills something at a random moment of
 its usual time, waits until nothing of it runs any more, and starts the same command again. The
 round is survived where no process is left, the second run ends well, its output is that of an
-undisturbed run, and no temporary file is left. What is killed is the command alone (SIGKILL; its
-children must end by themselves), the command and its children (Ctrl-C), or one of its children
-(SIGKILL, as the system does for want of memory; the command must tell within seconds).
+undisturbed run, and no temporary file is left. What is struck is the command only (SIGKILL,
+SIGTERM, SIGHUP; its children must end by themselves), the command and its children (Ctrl-C), or one
+of its children, workers of pools included (SIGKILL, SIGTERM, SIGHUP, as the system and its helpers
+do for want of memory; the command must report it within seconds).
 
 Then the places: a file system that fills, one that is read-only, and one that vanishes. These need
 the right to mount and are left out without it. Ends with exit code 1 where anything did not
@@ -39,6 +40,8 @@ SOON_SECONDS = 20.0  # for all of a killed command to be gone, and for a dead ch
 LIMIT_SECONDS = 300.0
 STARTED_SECONDS = 0.25  # before, Ctrl-C meets Python itself, which prints a traceback
 SHORT = ("--preset", "tiny", "--no-checks", "--device", "cpu")
+ENDS = ("SIGKILL", "SIGTERM", "SIGHUP")
+KINDS = (*(f"command, {name}" for name in ENDS), "Ctrl-C", *(f"child, {name}" for name in ENDS))
 SIGNS = ("Traceback", "this is a bug")
 
 
@@ -275,8 +278,9 @@ def harm_once(
         tally.hit += 1
     struck = time.monotonic()
     child_died = False
-    if kind == "command":
-        process.kill()
+    target, _, name = kind.partition(", ")
+    if target == "command":
+        process.send_signal(signal.Signals[name])
     elif kind == "Ctrl-C":
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
@@ -285,12 +289,12 @@ def harm_once(
         if children:
             child_died = True
             try:
-                os.kill(chance.choice(children), signal.SIGKILL)
+                os.kill(chance.choice(children), signal.Signals[name])
             except ProcessLookupError:
                 child_died = False
     try:
         # Whoever outlives it holds its output open.
-        said, _ = process.communicate(timeout=LIMIT_SECONDS if kind == "child" else 60)
+        said, _ = process.communicate(timeout=LIMIT_SECONDS if target == "child" else 60)
     except subprocess.TimeoutExpired:
         left = [pid for pid in find_marked(mark) if pid != process.pid]
         for pid in find_marked(mark):
@@ -325,10 +329,10 @@ def kill_all(
     chance = random.Random(seed)
     tallies: dict[tuple[str, str], Tally] = {}
     for command in commands:
-        kinds: tuple[str, ...] = ("command", "Ctrl-C", "child")
-        if command.name in ("convert", "score"):
-            kinds = kinds[:2]  # they have no children
-        for number in range(max(len(kinds), round(command.share * kills))):
+        has_children = command.name not in ("convert", "score")
+        kinds = [kind for kind in KINDS if has_children or not kind.startswith("child")]
+        chance.shuffle(kinds)
+        for number in range(round(command.share * kills)):
             kind = kinds[number % len(kinds)]
             tally = tallies.setdefault((command.name, kind), Tally())
             folder = home / "round"

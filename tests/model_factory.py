@@ -121,14 +121,20 @@ def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     return weights
 
 
-def make_checkpoint(*, configuration: str = "2d", seed: int = 0) -> dict[str, Any]:
+def make_checkpoint(
+    *,
+    configuration: str = "2d",
+    seed: int = 0,
+    fold: int | str = "all",
+    trainer: str = "nnUNetTrainer",
+) -> dict[str, Any]:
     """What nnU-Net saves of a training, in little."""
     return {
         "network_weights": make_weights(seed),
         "optimizer_state": {},
         "current_epoch": 2,
-        "init_args": {"configuration": configuration, "fold": "all"},
-        "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": configuration, "fold": fold},
+        "trainer_name": trainer,
         "inference_allowed_mirroring_axes": (0, 1),
     }
 
@@ -146,7 +152,10 @@ def write_model(
     for seed, fold in enumerate(folds):
         path = folder / f"fold_{fold}" / "checkpoint_final.pth"
         path.parent.mkdir(parents=True)
-        torch.save(make_checkpoint(configuration=configuration, seed=seed), path)
+        torch.save(
+            make_checkpoint(configuration=configuration, seed=seed, fold=fold, trainer=trainer),
+            path,
+        )
     (folder / "plans.json").write_text(json.dumps(make_plans(configuration)))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
     return folder

@@ -10,13 +10,16 @@ from __future__ import annotations
 import zipfile
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gi2nnunet.core.errors import Check, Finding
 from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.checks import check_file, check_split
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, list_folds
+from gi2nnunet.nnunet.process import new_log
 from gi2nnunet.source.dataset import list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.plan import (
@@ -86,6 +89,30 @@ def list_model_checks(
         partial(_check_fold, dataset, found.folder, preprocessed, quick=quick)
         for found in list_folds(results)
     ]
+
+
+def inspect_checkpoints(results: Path, engine: Engine) -> list[Finding]:
+    """Load every checkpoint as a prediction does, in a process of nnU-Net's; nothing is written.
+
+    Raises
+    ------
+    EngineError
+        Where that process fails.
+    """
+    paths = [path for fold in list_folds(results) for path in fold.folder.glob("checkpoint*.pth")]
+    if not paths:
+        return []
+    with TemporaryDirectory() as logs:
+        done = engine.run(
+            "inspect", {"checkpoints": sorted(map(str, paths))}, log=new_log(Path(logs), "inspect")
+        )
+    return [
+        _finding(
+            Path(path), f"a checkpoint that is refused ({why})", "one that predicts",
+            TRAIN_AGAIN if Path(path).name == FINAL_CHECKPOINT else "Delete it.",
+        )
+        for path, why in done["refused"].items()
+    ]  # fmt: skip
 
 
 def _list_plan_marks(folder: Path) -> dict[str, dict[str, Any]]:

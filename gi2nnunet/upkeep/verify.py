@@ -16,8 +16,13 @@ from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.source.dataset import MANIFEST
-from gi2nnunet.upkeep.checks import list_model_checks, list_preprocessed_checks
+from gi2nnunet.upkeep.checks import (
+    inspect_checkpoints,
+    list_model_checks,
+    list_preprocessed_checks,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ def verify_workspace(
     quick: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> Verification:
     """Find what is missing, altered, stale, half-made or left behind in a workspace.
 
@@ -84,11 +90,16 @@ def verify_workspace(
         Checks at once; ``None`` for one a core. The result does not depend on it.
     progress
         Told ``(done, total, what)``.
+    engine
+        What loads the checkpoints, to see whether they are of their folds and their weights finite;
+        by default, and with ``quick``, nothing does.
 
     Raises
     ------
     InputError
         Where there is nothing to check.
+    EngineError
+        Where the process that loads them fails.
     """
     roots = (workspace.raw, workspace.preprocessed, workspace.results)
     pattern = "Dataset[0-9][0-9][0-9]_*" if dataset_id is None else f"Dataset{dataset_id:03d}_*"
@@ -116,6 +127,11 @@ def verify_workspace(
             )
         checks += list_model_checks(dataset, results, preprocessed, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
+    if engine is not None and not quick:
+        damaged = {finding.file for finding in findings}
+        for name in names:
+            refused = inspect_checkpoints(workspace.results / name, engine)
+            findings += [finding for finding in refused if finding.file not in damaged]
     folders = [root / name for root in roots for name in names]
     for folder in (*folders, workspace.predictions, workspace.logs):
         findings += [_leftover_file(path) for path in _find_part_files(folder)]

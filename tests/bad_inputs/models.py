@@ -94,17 +94,30 @@ def checkpoint(content: object) -> Make:
         import torch
 
         whole = content
-        if isinstance(content, dict) and content.get("network_weights") == "one":
-            whole = {**content, "network_weights": {"layer.weight": torch.zeros(3)}}
+        values = {"one": 0.0, "diverged": float("nan")}
+        if isinstance(content, dict) and content.get("network_weights") in values:
+            layer = torch.full((3,), values[content["network_weights"]])
+            whole = {**content, "network_weights": {"layer.weight": layer}}
         torch.save(whole, here / CHECKPOINT)
 
     return make
 
 
+def damage_a_weight(here: Path) -> None:
+    """Change one byte of a weight in a checkpoint that is sound otherwise."""
+    import torch
+
+    path = here / CHECKPOINT
+    torch.save({**ONE, "network_weights": {"layer.weight": torch.full((3,), 0.7)}}, path)
+    content = path.read_bytes()
+    weight = torch.full((3,), 0.7).numpy().tobytes()
+    path.write_bytes(content.replace(weight, weight[:-1] + b"\x3e"))
+
+
 ONE = {
     "network_weights": "one",
     "trainer_name": "nnUNetTrainer",
-    "init_args": {"configuration": "2d"},
+    "init_args": {"configuration": "2d", "fold": "all"},
     "inference_allowed_mirroring_axes": (0, 1),
 }
 
@@ -229,8 +242,30 @@ MODELS = (
     ),
     model(
         "a checkpoint of another configuration",
-        checkpoint({**ONE, "init_args": {"configuration": "3d_fullres"}}),
-        "checkpoint_final.pth: found a checkpoint of 3d_fullres; expected one of 2d",
+        checkpoint({**ONE, "init_args": {"configuration": "3d_fullres", "fold": "all"}}),
+        "checkpoint_final.pth: found a checkpoint of 3d_fullres, fold all, nnUNetTrainer",
+        "expected one of 2d, fold all, nnUNetTrainer, as its folder says",
+        engine=True,
+    ),
+    model(
+        "a checkpoint of another fold",
+        checkpoint({**ONE, "init_args": {"configuration": "2d", "fold": 0}}),
+        "checkpoint_final.pth: found a checkpoint of 2d, fold 0, nnUNetTrainer",
+        "expected one of 2d, fold all, nnUNetTrainer, as its folder says",
+        engine=True,
+    ),
+    model(
+        "a checkpoint with a changed byte",
+        damage_a_weight,
+        "checkpoint_final.pth: is damaged or truncated",
+        "has another checksum than written",
+        engine=True,
+    ),
+    model(
+        "a checkpoint of a training that diverged",
+        checkpoint({**ONE, "network_weights": "diverged"}),
+        "checkpoint_final.pth: found NaN or infinity in 1 of 1 tensors of weights",
+        remedy="Train again with --restart and a smaller --lr",
         engine=True,
     ),
     model(

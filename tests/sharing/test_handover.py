@@ -106,7 +106,7 @@ def test_models_that_were_not_tuned_bring_nothing(ours: Path) -> None:
 
 def test_a_choice_for_former_checkpoints_stays_behind_with_a_warning() -> None:
     [model] = ensemble_of("ours").models
-    torch.save(make_checkpoint(seed=9), model.folder / "fold_1" / "checkpoint_final.pth")
+    torch.save(make_checkpoint(seed=9, fold=1), model.folder / "fold_1" / "checkpoint_final.pth")
     made = give()
     assert made.tuned is None
     assert len(made.warnings) == 1

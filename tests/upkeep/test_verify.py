@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -466,3 +467,32 @@ def test_progress_counts_every_check() -> None:
     assert str(finding) == "x: found a; expected b. C."
     with pytest.raises(ValueError, match="jobs 0"):
         run_checks([], jobs=0)
+
+
+class Inspector:
+    """A stand-in for the engine that refuses some of the checkpoints that it is to load."""
+
+    def __init__(self, *refused: Path) -> None:
+        self.refused = {str(path): "found NaN" for path in refused}
+        self.asked: list[str] = []
+
+    def run(self, task: str, options: dict[str, Any], **_: Any) -> dict[str, Any]:
+        assert task == "inspect"
+        self.asked += options["checkpoints"]
+        return {"refused": self.refused}
+
+
+def test_checkpoints_that_a_prediction_refuses_are_found(space: Space) -> None:
+    final = space.model / "fold_0" / "checkpoint_final.pth"
+    engine = Inspector(final)
+    found = verify_workspace(space.workspace, engine=engine).findings  # type: ignore[arg-type]
+    assert [(f.file, f.found, f.remedy) for f in found] == [
+        (final, "a checkpoint that is refused (found NaN)",
+         "Train it again with: gi2nnunet train --restart"),
+    ]  # fmt: skip
+    assert str(final) in engine.asked
+    cut(final, 40)  # what is damaged is reported once
+    found = verify_workspace(space.workspace, engine=engine).findings  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert "truncated or damaged" in found[0].found
+    assert verify_workspace(space.workspace, quick=True, engine=engine).findings == found  # type: ignore[arg-type]

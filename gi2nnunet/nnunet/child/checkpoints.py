@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     Raises
     ------
     InputError
-        Where the file is missing, damaged, no checkpoint of nnU-Net, holds objects that could run
-        code, or weights that are not finite.
+        Where the file is missing, no checkpoint of nnU-Net, damaged (by its own checksums), or
+        holds objects that could run code or weights that are not finite.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch writes checksums, and does not read them
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum than written")
         with torch.serialization.safe_globals(list(_ALLOWED)):
             checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except FileNotFoundError as error:
@@ -99,22 +103,61 @@ def describe_not_finite(weights: object) -> str | None:
     return f"NaN or infinity in {len(bad)} of {len(tensors)} tensors of weights (first {bad[0]})"
 
 
-def check_entries(checkpoint: Mapping[str, Any], path: Path, *, configuration: str) -> None:
-    """Refuse a checkpoint of another configuration than the model folder's, or of other types.
+def load_fold(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Load a checkpoint of a model folder, and hold it to the folder that it is in.
+
+    Parameters
+    ----------
+    path
+        ``<trainer>__<plans>__<configuration>/fold_<fold>/checkpoint_*.pth``.
+    trust
+        As in :func:`load_checkpoint`.
 
     Raises
     ------
     InputError
-        Naming the file.
+        Where it cannot be loaded, or is of another trainer, configuration or fold.
+    """
+    checkpoint = load_checkpoint(path, trust=trust)
+    check_entries(checkpoint, path)
+    return checkpoint
+
+
+def run_inspection(*, checkpoints: Sequence[str]) -> dict[str, Any]:
+    """Load checkpoints of model folders as a prediction does; return ``refused``: why, by path."""
+    refused = {}
+    for path in checkpoints:
+        try:
+            load_fold(Path(path))
+        except InputError as error:  # noqa: PERF203  one at a time is in memory
+            refused[path] = str(error).removeprefix(f"{path}: ")
+    return {"refused": refused}
+
+
+def check_entries(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another trainer, configuration or fold than its folder's name says.
+
+    Raises
+    ------
+    InputError
+        Naming the file; also where its entries have other types.
     """
     arguments = checkpoint["init_args"]
     if not isinstance(arguments, Mapping) or not isinstance(checkpoint["trainer_name"], str):
         raise InputError(f"{path}: is damaged: its entries have other types. {_RESTORE}")
-    if arguments.get("configuration") != configuration:
+    folder = path.parent
+    told = (checkpoint["trainer_name"], arguments.get("configuration"), arguments.get("fold"))
+    names = folder.parent.name.split("__")
+    wanted = (names[0], names[-1], folder.name.removeprefix("fold_"))
+    if tuple(map(str, told)) != wanted:
         raise InputError(
-            f"{path}: found a checkpoint of {arguments.get('configuration')}; expected one of "
-            f"{configuration}, as its folder says. {_RESTORE}"
+            f"{path}: found a checkpoint of {_name_fold(*told)}; expected one of "
+            f"{_name_fold(*wanted)}, as its folder says. {_RESTORE}"
         )
+
+
+def _name_fold(trainer: object, configuration: object, fold: object) -> str:
+    return f"{configuration}, fold {fold}, {trainer}"
 
 
 def check_weights(

@@ -163,6 +163,10 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
         from gi2nnunet.nnunet.child import weights
 
         return getattr(weights, f"run_{task}")(**options)  # type: ignore[no-any-return]
+    if task == "inspect":
+        from gi2nnunet.nnunet.child.checkpoints import run_inspection
+
+        return run_inspection(**options)
     if task == "train":
         from gi2nnunet.nnunet.child.trainer import run_training
 

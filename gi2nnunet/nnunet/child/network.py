@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.nnunet.child.batching import BatchingPredictor
-from gi2nnunet.nnunet.child.checkpoints import check_entries, check_weights, load_checkpoint
+from gi2nnunet.nnunet.child.checkpoints import check_weights, load_fold
 from gi2nnunet.nnunet.child.trainer import find_trainer
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.trust import (
@@ -184,9 +184,7 @@ class Network:
 
     def _read_checkpoint(self, fold: Fold) -> tuple[Path, dict[str, Any]]:
         path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT
-        checkpoint = load_checkpoint(path, trust=self._trust)
-        check_entries(checkpoint, path, configuration=self.folder.name.rpartition("__")[2])
-        return path, checkpoint
+        return path, load_fold(path, trust=self._trust)
 
     def _take_weights(self, path: Path, checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         weights: dict[str, torch.Tensor] = checkpoint["network_weights"]

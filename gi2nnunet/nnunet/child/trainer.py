@@ -25,7 +25,11 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.files import part_file, read_json
 from gi2nnunet.dataset.manifest import SPLITS
-from gi2nnunet.nnunet.child.checkpoints import describe_not_finite, load_checkpoint
+from gi2nnunet.nnunet.child.checkpoints import (
+    describe_not_finite,
+    load_checkpoint,
+    load_fold,
+)
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
 from gi2nnunet.nnunet.trust import (
     check_data_folder,
@@ -99,7 +103,7 @@ def run_training(
     run.save_every = SAVE_EVERY_EPOCHS
     # nnU-Net loads both by the plain unpickler, so a file that could run code is refused first.
     if resume_from is not None:
-        load_checkpoint(Path(resume_from), trust=trust)
+        load_fold(Path(resume_from), trust=trust)
         run.load_checkpoint(resume_from)
     elif pretrained_weights is not None:
         load_checkpoint(Path(pretrained_weights), trust=trust)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import part_file, read_json
-from gi2nnunet.nnunet.child.checkpoints import check_finite, load_checkpoint
+from gi2nnunet.nnunet.child.checkpoints import check_finite, load_fold
 from gi2nnunet.nnunet.model_file import (
     DATASET_JSON,
     Bundle,
@@ -71,7 +71,7 @@ def run_export(
             bundle.add(plans_part(configuration), plans)
             for noted in model["folds"]:
                 path = fold_folder(folder, noted["fold"]) / FINAL_CHECKPOINT
-                checkpoint = load_checkpoint(path, trust=trust)
+                checkpoint = load_fold(path, trust=trust)
                 if not trust:
                     check_trainer(checkpoint["trainer_name"], where=str(path))
                 weights, shared = split_shared(checkpoint["network_weights"])
