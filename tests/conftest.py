@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pandas as pd  # noqa: F401 - reading a CSV loads it: not while Hypothesis times an example
 import pytest
 
 from tests.browser import browser

@@ -6,7 +6,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from gi2nnunet.formats.volumes import write_volume
 
 ROOT = Path(__file__).resolve().parents[1] / "gi2nnunet"
 MOST_LINES = 800
@@ -118,6 +121,78 @@ def test_packages_import_only_what_stands_above_them():
 
 def test_no_modules_import_each_other_in_a_circle():
     assert find_circles(ROOT) == []
+
+
+def find_bound(tree):
+    """Names that a module imports for use under its own name, and those that it defines itself."""
+    imported, defined = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+            imported |= names
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+    return imported, defined
+
+
+def find_chains(root, paths):
+    """Names that files take from a module of the package that itself only imported them.
+
+    What ``import gi2nnunet`` offers is gathered from elsewhere on purpose.
+    """
+    modules = find_modules(root)
+    only_imported = {}
+    for module, path in modules.items():
+        imported, defined = find_bound(parse(path))
+        only_imported[f"gi2nnunet.{module}"] = imported - defined if module else set()
+    found = []
+    for path in paths:
+        tree, called = parse(path), {}  # modules of the package by the name they have here
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if f"{node.module}.{alias.name}" in only_imported:
+                        called[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                    elif alias.name in only_imported.get(node.module, ()):
+                        found.append((path, node.lineno, f"{node.module}.{alias.name}"))
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    called[alias.asname or alias.name] = alias.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+                module = ast.unparse(node.value)
+                module = called.get(module, module)
+                if node.attr in only_imported.get(module, ()):
+                    found.append((path, node.lineno, f"{module}.{node.attr}"))
+    return [f"{path.name}, line {line}: {name} is not defined there" for path, line, name in found]
+
+
+def test_a_name_is_imported_from_the_module_that_defines_it():
+    scripts = (ROOT.parent / "scripts").rglob("*.py")
+    assert find_chains(ROOT, [*MODULES.values(), *sorted(scripts)]) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from gi2nnunet.second.inner import x",
+        "from gi2nnunet.second.inner import first as y",
+        "from gi2nnunet.second import inner\ninner.x",
+        "import gi2nnunet.second.inner as i\ni.x",
+        "import gi2nnunet.second.other\ngi2nnunet.second.other.numpy",
+    ],
+)
+def test_a_name_that_was_only_passed_on_is_found(tmp_path, line):
+    make_package(tmp_path, "x = 1")
+    user = tmp_path / "user.py"
+    user.write_text(line)
+    [found] = find_chains(tmp_path, [user])
+    assert found.startswith("user.py, line ")
+    user.write_text("from gi2nnunet.first import x\nfrom gi2nnunet.second import inner")
+    parse.cache_clear()
+    assert find_chains(tmp_path, [user]) == []
 
 
 def make_package(folder, first):
@@ -249,3 +324,21 @@ def test_the_library_does_not_load_the_engine():
     loaded = loaded_by("import " + ", ".join(f"gi2nnunet.{m}" for m in library))
     assert "numpy" in loaded
     assert not loaded & (ENGINE_PACKAGES | {"monai", "typer", "rich"})
+
+
+def test_pandas_is_loaded_only_to_read_a_csv(tmp_path):
+    every = [m for m in MODULES if m not in ("", "__main__") and not m.startswith("nnunet.child.")]
+    loaded = loaded_by("import " + ", ".join(f"gi2nnunet.{module}" for module in every))
+    assert {"numpy", "gi2nnunet.formats.tables", "gi2nnunet.cli.data"} <= loaded
+    assert "pandas" not in loaded
+    reading = "from gi2nnunet.formats.tables import read_csv; read_csv('t.csv', b'a\\n1\\n')"
+    assert "pandas" in loaded_by(reading)
+    run = "import sys, gi2nnunet.cli; sys.argv = {!r}; gi2nnunet.cli.main()".format
+    source, written = tmp_path / "source", tmp_path / "rows.csv"
+    phantom = ["phantom", str(source), "--patients", "1", "--size", "16x16x2", "--jobs", "1"]
+    assert "pandas" not in loaded_by(run(["gi2nnunet", *phantom]))
+    write_volume(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.uint8), spacing_mm=(3, 1, 1))
+    encode = ["encode", str(tmp_path / "a.nii.gz"), "--labels", "regions", "--out", str(written)]
+    assert "pandas" not in loaded_by(run(["gi2nnunet", *encode]))
+    assert (source / "train.csv").is_file()
+    assert written.is_file()

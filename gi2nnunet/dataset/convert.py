@@ -47,16 +47,10 @@ from gi2nnunet.dataset.splits import (
 )
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.dataset.writer import ScanWriter, describe_content, write_scans
-from gi2nnunet.formats.ids import (
-    KNOWN_BAD_SCANS,
-    LABEL_SCHEMES,
-    ORGANS,
-    LabelScheme,
-    patient_of,
-    slice_id,
-)
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, LABEL_SCHEMES, LabelScheme, patient_of
 from gi2nnunet.formats.labels import nnunet_labels
-from gi2nnunet.formats.submission import format_rows
+from gi2nnunet.formats.submission import name_rows
+from gi2nnunet.formats.tables import Row, Size, format_rows
 from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
@@ -320,7 +314,7 @@ def _write_tables(
     }
     contents = {TRUTH: _format_truth(records, rows)}
     if opened.sample is not None:
-        contents[SAMPLE] = format_rows(opened.sample.list_rows())
+        contents[SAMPLE] = format_rows(opened.sample.list_rows(), "predicted")
     if plan.splits:
         contents[SPLITS] = _format_json(plan.splits)
     contents[DATASET_JSON] = _format_json(description)
@@ -361,15 +355,13 @@ def _write_tables(
 
 
 def _format_truth(records: Mapping[str, dict[str, Any]], rows: Mapping[str, Rows]) -> str:
-    lines = ["id,class,segmentation,image_height,image_width"]
+    named: list[Row] = []
+    sizes: list[Size] = []
     for scan_id, of_scan in rows.items():
-        first, (_, height, width) = records[scan_id]["first_number"], records[scan_id]["shape"]
-        lines += [
-            f"{slice_id(scan_id, first + z)},{organ},{text},{height},{width}"
-            for z, texts in enumerate(of_scan)
-            for organ, text in zip(ORGANS, texts, strict=True)
-        ]
-    return "\n".join([*lines, ""])
+        first, (depth, height, width) = records[scan_id]["first_number"], records[scan_id]["shape"]
+        named += name_rows(scan_id, range(first, first + depth), of_scan)
+        sizes += [(height, width)] * (len(named) - len(sizes))
+    return format_rows(named, "segmentation", sizes=sizes)
 
 
 def _format_json(content: object) -> str:

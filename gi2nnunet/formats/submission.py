@@ -16,7 +16,7 @@ from gi2nnunet.core.files import replace_file
 from gi2nnunet.formats.ids import ORGANS, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import encode_slices
-from gi2nnunet.formats.tables import MaskTable, Row, _name_some
+from gi2nnunet.formats.tables import MaskTable, Row, format_rows, name_some
 
 
 def encode_rows(bit_map: LabelMap) -> list[tuple[str, ...]]:
@@ -112,24 +112,20 @@ def write_submission(
         if missing:
             warnings.append(
                 f"{len(missing)} rows of {sample.name} were not predicted and are written empty: "
-                + _name_some([f"{row_id}, {organ}" for row_id, organ in missing])
+                + name_some([f"{row_id}, {organ}" for row_id, organ in missing])
             )
         if extra:
             warnings.append(
                 f"{len(extra)} predicted rows are not in {sample.name} and are left out: "
-                + _name_some([f"{row_id}, {organ}" for row_id, organ in extra])
+                + name_some([f"{row_id}, {organ}" for row_id, organ in extra])
             )
     else:
         keys = sorted(texts, key=_row_order)
     if keys and not any(texts.get(key) for key in keys):
         warnings.append(f"{path.name}: no organ in any of its {len(keys)} rows")
-    replace_file(path, format_rows((*key, texts.get(key, "")) for key in keys))
+    rows_in_order = ((*key, texts.get(key, "")) for key in keys)
+    replace_file(path, format_rows(rows_in_order, "predicted"))
     return tuple(warnings)
-
-
-def format_rows(rows: Iterable[Row]) -> str:
-    """Return rows as the text of a submission CSV."""
-    return "\n".join(["id,class,predicted", *map(",".join, rows), ""])
 
 
 def _row_order(key: tuple[str, str]) -> tuple[tuple[int, int, str], int, int]:

@@ -1,4 +1,6 @@
-"""Tables of masks: the competition's CSV files read, checked, grouped by scan, painted.
+"""Tables of masks: the competition's CSV files read, checked, written, grouped by scan, painted.
+
+pandas is loaded when a CSV is read, not before: few commands read one, and it takes half a second.
 
 References
 ----------
@@ -7,6 +9,7 @@ https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/data
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import re
@@ -15,9 +18,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import (
@@ -33,12 +36,23 @@ from gi2nnunet.formats.ids import ORGANS, SLICE_ID, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import RowRuns, decode_rows, run_pixels
 
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+Row = tuple[str, str, str]
+"""``(slice_id, organ, RLE text)``."""
+Size = tuple[int, int]
+"""Height and width of an image in pixels."""
+MaskColumn = Literal["segmentation", "predicted"]
+"""Where a CSV has its RLE texts: the truth in the first, a submission in the second."""
+
 _NO_TABLES = {
     b"PK\x03\x04": "a zip (or an Excel workbook)",
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
     b"\x89PNG": "a PNG",
 }
+_MOST_NAMED = 5
 _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 
 
@@ -98,7 +112,7 @@ def read_mask_table(
     path: Path | str,
     *,
     data: bytes | None = None,
-    mask_column: str | None = None,
+    mask_column: MaskColumn | None = None,
     any_scan: bool = False,
 ) -> MaskTable:
     """Read a CSV of the competition's form and check all but the RLE texts.
@@ -137,12 +151,14 @@ def read_mask_table(
         )
     problems: list[Problem] = []
     ids = frame["id"]
-    unique_ids, first_seen = pd.factorize(ids)[::-1]
+    id_index, unique_ids = ids.factorize()
     pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
     parsed = [pattern.fullmatch(text) for text in unique_ids]
     bad_ids = np.array([match is None for match in parsed], np.bool_)
-    scan_names = pd.Series([m[1] if m else "" for m in parsed], dtype=object)
-    scan_of_id, scan_ids = pd.factorize(scan_names)
+    scan_ids: dict[str, int] = {}
+    scan_of_id = np.array(
+        [scan_ids.setdefault(m[1] if m else "", len(scan_ids)) for m in parsed], np.int64
+    )
     number_of_id = np.array([int(m[2]) if m else 0 for m in parsed], np.int64)
     problems += [
         Problem(
@@ -150,9 +166,10 @@ def read_mask_table(
             found=f"id {ids.iloc[row]!r}",
             expected="an id such as case123_day20_slice_0065",
         )
-        for row in (np.flatnonzero(bad_ids[first_seen]) if len(bad_ids) else [])
+        for row in np.flatnonzero(bad_ids[id_index])
     ]
-    organ = pd.Index(ORGANS).get_indexer(pd.Index(frame["class"]))
+    organ_index = {name: index for index, name in enumerate(ORGANS)}
+    organ = np.array([organ_index.get(text, -1) for text in frame["class"]], np.int64)
     problems += [
         Problem(
             where=f"{name}, line {row + 2} ({ids.iloc[row]})",
@@ -161,11 +178,11 @@ def read_mask_table(
         )
         for row in np.flatnonzero(organ < 0)
     ]
-    scan = scan_of_id[first_seen].astype(np.int64) if len(frame) else np.zeros(0, np.int64)
-    number = number_of_id[first_seen] if len(frame) else np.zeros(0, np.int64)
+    scan, number = scan_of_id[id_index], number_of_id[id_index]
     # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
-    key = pd.DataFrame({"scan": scan, "number": number, "organ": organ})
-    repeated = key.duplicated().to_numpy() & ~bad_ids[first_seen] & (organ >= 0)
+    key = frame.assign(scan=scan, number=number, organ=organ)
+    repeated = key.duplicated(["scan", "number", "organ"]).to_numpy()
+    repeated = repeated & ~bad_ids[id_index] & (organ >= 0)
     problems += [
         Problem(
             where=f"{name}, line {row + 2}",
@@ -177,7 +194,7 @@ def read_mask_table(
     sizes: dict[str, NDArray[np.int64]] = {}
     if {"image_height", "image_width"} <= set(columns):
         for axis in ("height", "width"):
-            values = pd.to_numeric(frame[f"image_{axis}"], errors="coerce").to_numpy(np.float64)
+            values = to_numbers(frame[f"image_{axis}"])
             bad = ~((values >= 1) & (values <= MOST_SIDE) & (values == np.floor(values)))
             problems += [
                 Problem(
@@ -194,14 +211,21 @@ def read_mask_table(
         scan_ids=tuple(scan_ids),
         scan=scan,
         number=number,
-        organ=organ.astype(np.int64),
+        organ=organ,
         texts=tuple(frame[mask_columns[0]]),
         height=sizes.get("height"),
         width=sizes.get("width"),
     )
 
 
-def read_csv(path: Path | str, data: bytes | None = None) -> pd.DataFrame:
+def to_numbers(column: Series[str]) -> NDArray[np.float64]:
+    """Return a column of :func:`read_csv` as numbers; NaN for a text that is not one."""
+    from pandas import to_numeric
+
+    return to_numeric(column, errors="coerce").to_numpy(np.float64)
+
+
+def read_csv(path: Path | str, data: bytes | None = None) -> DataFrame:
     """Read a CSV, gzipped or not, with every field as text.
 
     Parameters
@@ -217,6 +241,8 @@ def read_csv(path: Path | str, data: bytes | None = None) -> pd.DataFrame:
         Where it cannot be read, is larger than any real one, is no UTF-8 CSV, names a column
         twice, or has rows of another number of fields than its header.
     """
+    import pandas as pd
+
     try:
         content = _read_at_most(Path(path)) if data is None else data
         if content.startswith(b"\x1f\x8b"):
@@ -287,7 +313,7 @@ def _read_at_most(path: Path) -> bytes:
         return file.read(MOST_TABLE_BYTES + 1)
 
 
-def _check_header(path: Path | str, content: bytes, frame: pd.DataFrame) -> None:
+def _check_header(path: Path | str, content: bytes, frame: DataFrame) -> None:
     """Refuse a header that names a column twice, of which pandas would take the first."""
     lines = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[:1]
     named = [field.strip() for field in b"".join(lines).decode("utf-8").split(",")]
@@ -297,6 +323,37 @@ def _check_header(path: Path | str, content: bytes, frame: pd.DataFrame) -> None
             f"{path}, line 1: found the column {shorten(twice[0])!r} twice; expected every column "
             "once. Remove one of the two."
         )
+
+
+def format_rows(
+    rows: Iterable[Row], column: MaskColumn, *, sizes: Iterable[Size] | None = None
+) -> str:
+    """Return rows as the text of a CSV in the competition's form; :func:`read_mask_table` reads it.
+
+    Parameters
+    ----------
+    rows
+        ``(slice_id, organ, RLE text)``; without any, the text holds only the header.
+    column
+        The name of the column of RLE texts.
+    sizes
+        For each row the image size ``(height, width)`` in pixels, for the columns ``image_height``
+        and ``image_width``; without, the text has no such columns.
+
+    Raises
+    ------
+    ValueError
+        If rows and sizes differ in count.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = ["id", "class", column]
+    if sizes is None:
+        writer.writerows([header, *rows])
+    else:
+        writer.writerow([*header, "image_height", "image_width"])
+        writer.writerows((*row, *size) for row, size in zip(rows, sizes, strict=True))
+    return text.getvalue()
 
 
 def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
@@ -351,12 +408,6 @@ def tabulate_rows(
         height=np.array(height, np.int64),
         width=np.array(width, np.int64),
     )
-
-
-Row = tuple[str, str, str]
-Size = tuple[int, int]
-
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,7 +493,7 @@ def find_sizes(
                 )
     if unknown:
         raise InputError(
-            f"{table.name}: the image size of {_name_some(unknown)} is not known; expected the "
+            f"{table.name}: the image size of {name_some(unknown)} is not known; expected the "
             "columns image_height and image_width. Give the source that holds the images "
             "(--images SOURCE)."
         )
@@ -530,7 +581,8 @@ def decode_table(
     return paint()
 
 
-def _name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str]) -> str:
+    """Return the first five of some names, and how many more there are, for a message."""
     shown = "; ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return shown + (f"; and {more} more" if more > 0 else "")

@@ -12,8 +12,8 @@ from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, replace_file, take_mapping, write_json
-from gi2nnunet.formats.ids import ORGANS, slice_id
-from gi2nnunet.formats.tables import MaskTable
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.tables import MaskTable, format_rows
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
@@ -62,7 +62,7 @@ def write_score(
     about
         What else ``score.json`` holds: how the prediction was made.
     """
-    replace_file(folder / TRUTH, format_truth(truth))
+    replace_file(folder / TRUTH, _format_truth(truth))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
     content = {
         **score.to_json(),
@@ -110,18 +110,12 @@ def read_score(folder: Path) -> ScoreRecord:
         raise InputError(f"{path}: damaged ({error}); expected a score.") from error
 
 
-def format_truth(table: MaskTable) -> str:
+def _format_truth(table: MaskTable) -> str:
     """Return a table of the truth as CSV text, so that its score can be computed again."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "class", "segmentation", "image_height", "image_width"])
     if table.height is None or table.width is None:
         raise ValueError(f"{table.name}: the truth has no image sizes")
-    for row, rle in enumerate(table.texts):
-        name = slice_id(table.scan_ids[int(table.scan[row])], int(table.number[row]))
-        size = (int(table.height[row]), int(table.width[row]))
-        writer.writerow([name, ORGANS[int(table.organ[row])], rle, *size])
-    return text.getvalue()
+    sizes = zip(table.height.tolist(), table.width.tolist(), strict=True)
+    return format_rows(table.list_rows(), "segmentation", sizes=sizes)
 
 
 def _digest(path: Path) -> str:

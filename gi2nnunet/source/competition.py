@@ -24,8 +24,7 @@ from gi2nnunet.formats.ids import (
     scan_order,
     slice_id,
 )
-from gi2nnunet.formats.submission import format_rows
-from gi2nnunet.formats.tables import MaskTable, read_mask_table
+from gi2nnunet.formats.tables import MaskColumn, MaskTable, format_rows, read_mask_table
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.scan import Part, Source, SourceOptions
 from gi2nnunet.source.slices import SliceScan
@@ -162,7 +161,7 @@ class CompetitionSource(Source):
             for texts in scan.texts or ():
                 rows.update("\n".join(["", *texts]).encode())
         if self.sample is not None:
-            rows.update(format_rows(self.sample.list_rows()).encode())
+            rows.update(format_rows(self.sample.list_rows(), "predicted").encode())
         found = {
             "scans": len(scans),
             "images": len(names),
@@ -186,7 +185,7 @@ class CompetitionSource(Source):
 
 
 def _read_table(
-    archive: Archive, names: Sequence[str], name: str, *, mask_column: str | None = None
+    archive: Archive, names: Sequence[str], name: str, *, mask_column: MaskColumn | None = None
 ) -> MaskTable | None:
     if name not in names:
         return None

@@ -16,7 +16,7 @@ from gi2nnunet.formats.ids import (
     scan_order,
     slice_id,
 )
-from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.formats.tables import format_rows, read_mask_table
 
 HEAD = "id,class,segmentation\n"
 
@@ -85,6 +85,38 @@ def test_a_table_holds_every_row_in_the_order_of_the_file(rows, newline, bom):
     for row in range(len(rows)):
         assert f"line {row + 2} (" in table.row_label(row)
         assert lines[row + 1].split(",")[0] in table.row_label(row)
+
+
+@given(
+    rows=rows,
+    ending=st.text(max_size=5).filter(lambda text: "\0" not in text),
+    column=st.sampled_from(["segmentation", "predicted"]),
+    size=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
+)
+def test_written_rows_are_read_again(rows, ending, column, size):
+    given = [(f"case{p}_day{d}_slice_{n:04d}", ORGANS[o], t + ending) for p, d, n, o, t in rows]
+    sizes = None if size is None else [size] * len(given)
+    text = format_rows(given, column, sizes=sizes)
+    table = read(text, mask_column=column)
+    assert table.list_rows() == given
+    if size is None:
+        assert table.height is table.width is None
+        assert text.startswith(f"id,class,{column}\n")
+    else:
+        assert list(zip(table.height.tolist(), table.width.tolist(), strict=True)) == sizes
+
+
+def test_rows_are_written_as_the_competition_writes_them():
+    written = [("case1_day0_slice_0001", "stomach", "1 2 9 1"), ("case1_day0_slice_0002", "x", "")]
+    assert format_rows(written, "predicted") == (
+        "id,class,predicted\ncase1_day0_slice_0001,stomach,1 2 9 1\ncase1_day0_slice_0002,x,\n"
+    )
+    assert format_rows(iter(written), "segmentation", sizes=iter([(310, 360), (266, 276)])) == (
+        "id,class,segmentation,image_height,image_width\n"
+        "case1_day0_slice_0001,stomach,1 2 9 1,310,360\ncase1_day0_slice_0002,x,,266,276\n"
+    )
+    with pytest.raises(ValueError, match="shorter"):
+        format_rows(written, "predicted", sizes=[(1, 1)])
 
 
 def test_columns_in_another_order_and_further_ones_are_fine():

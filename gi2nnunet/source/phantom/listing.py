@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 
 from gi2nnunet.core.errors import MOST_SIDE, InputError, Problem, raise_problems, shorten
 from gi2nnunet.formats.ids import ORGANS, SLICE_ID, parse_image_path, scan_order, slice_id
-from gi2nnunet.formats.tables import MaskTable, read_csv
+from gi2nnunet.formats.tables import MaskTable, read_csv, to_numbers
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.scan import Part
@@ -98,7 +97,7 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
         )
     place = next((name for name in ("path", "relpath") if name in frame.columns), None)
     places = frame[place] if place else [""] * len(frame)
-    numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in needed[1:]}
+    numbers = {name: to_numbers(frame[name]).tolist() for name in needed[1:]}
     problems: list[Problem] = []
     listed: list[_ListedSlice] = []
     columns = [frame["id"], places, *numbers.values()]

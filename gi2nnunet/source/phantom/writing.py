@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ from gi2nnunet.formats.ids import (
     image_name,
     patient_of,
     scan_order,
-    slice_id,
 )
 from gi2nnunet.formats.labels import ORGAN_BITS, join_organs
 from gi2nnunet.formats.rle import decode_mask, decode_rows, encode_slices
-from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.formats.submission import name_rows
+from gi2nnunet.formats.tables import Row, format_rows, read_mask_table
 from gi2nnunet.source.phantom.anatomy import Detail
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.listing import ListedScan, match_rows, read_listing
@@ -54,9 +54,6 @@ REAL_GEOMETRIES: tuple[tuple[Geometry, int], ...] = (
 )
 """The competition's four geometries and in how many of its training scans each occurs."""
 
-_TRAIN_HEADER = "id,class,segmentation"
-_SAMPLE_HEADER = "id,class,predicted"
-_TRUTH_HEADER = "id,class,segmentation,image_height,image_width"
 _LAST_DAY = 40
 _MOST_PATIENTS = 100_000
 _LEAST_PIXELS = 16
@@ -274,16 +271,9 @@ def paint_phantom(
     tasks = [
         ScanTask(scan=scan, seed=seed, detail="full", texts=texts[scan.scan_id]) for scan in scans
     ]
-    rows = [
-        f"{slice_id(table.scan_ids[scan], number)},{ORGANS[organ]},{text}\n"
-        for scan, number, organ, text in zip(
-            table.scan.tolist(), table.number.tolist(), table.organ.tolist(), table.texts,
-            strict=True,
-        )
-    ]  # fmt: skip
     return _write_source(
         out, tasks, sample=sample, truth=None, as_zip=as_zip, seed=seed, jobs=jobs,
-        progress=progress, train_rows=rows,
+        progress=progress, train_rows=table.list_rows(),
     )  # fmt: skip
 
 
@@ -370,7 +360,7 @@ def _write_source(
     seed: int,
     jobs: int,
     progress: Progress | None,
-    train_rows: Sequence[str] | None = None,
+    train_rows: Sequence[Row] | None = None,
 ) -> PhantomSummary:
     """Make all scans and write the source, whole or not at all."""
     refuse_occupied(out, as_zip=as_zip)
@@ -390,23 +380,20 @@ def _write_source(
             # The real file's scans stand in no order.
             generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
             mixed = [train[i] for i in generator.permutation(len(train)).tolist()]
-            train_rows = [
-                f"{name},{organ},{text}\n"
-                for scan in mixed
-                for name, organ, text in _rows(scan, rows[scan.scan_id])
-            ]
+            train_rows = [row for scan in mixed for row in _name_rows(scan, rows[scan.scan_id])]
         if train:
-            write("train.csv", "".join([f"{_TRAIN_HEADER}\n", *train_rows]).encode("ascii"))
-        sample_rows = (
-            [f"{n},{organ},\n" for s in test for n, organ, _ in _rows(s, rows[s.scan_id])]
-            if sample == "filled"
-            else []
-        )
-        write(
-            "sample_submission.csv", "".join([f"{_SAMPLE_HEADER}\n", *sample_rows]).encode("ascii")
-        )
+            write("train.csv", format_rows(train_rows, "segmentation").encode("ascii"))
+        test_rows = [row for scan in test for row in _name_rows(scan, rows[scan.scan_id])]
+        sample_rows = [(row_id, organ, "") for row_id, organ, _ in test_rows]
+        sample_text = format_rows(sample_rows if sample == "filled" else [], "predicted")
+        write("sample_submission.csv", sample_text.encode("ascii"))
     if truth is not None:
-        replace_file(truth, _truth_text(test, rows))
+        sizes = [
+            (scan.geometry.height, scan.geometry.width)
+            for scan in test
+            for _ in range(scan.geometry.slices * len(ORGANS))
+        ]
+        replace_file(truth, format_rows(test_rows, "segmentation", sizes=sizes))
     return PhantomSummary(
         path=out,
         train=tuple(sorted((scan.scan_id for scan in train), key=scan_order)),
@@ -417,19 +404,9 @@ def _write_source(
     )
 
 
-def _rows(scan: ListedScan, texts: tuple[tuple[str, ...], ...]) -> Iterator[tuple[str, str, str]]:
-    for number, of_slice in enumerate(texts, start=scan.first_number):
-        for organ, text in zip(ORGANS, of_slice, strict=True):
-            yield slice_id(scan.scan_id, number), organ, text
-
-
-def _truth_text(test: Sequence[ListedScan], rows: Mapping[str, tuple[tuple[str, ...], ...]]) -> str:
-    lines = [
-        f"{name},{organ},{text},{scan.geometry.height},{scan.geometry.width}\n"
-        for scan in test
-        for name, organ, text in _rows(scan, rows[scan.scan_id])
-    ]
-    return "".join([f"{_TRUTH_HEADER}\n", *lines])
+def _name_rows(scan: ListedScan, texts: Sequence[Sequence[str]]) -> list[Row]:
+    numbers = range(scan.first_number, scan.first_number + len(texts))
+    return name_rows(scan.scan_id, numbers, texts)
 
 
 @dataclass(frozen=True, kw_only=True)
