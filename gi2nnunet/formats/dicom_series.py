@@ -249,3 +249,37 @@ def read_series(folder: Path) -> Series:
             "Give a folder that holds one series."
         )
     return build_series(next(iter(by_series.values())))
+
+
+def find_voxels(
+    points_mm: NDArray[np.float64], *, series: Series
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the voxel of a series that is nearest to each point.
+
+    Parameters
+    ----------
+    points_mm
+        ``(points, 3)`` in LPS mm.
+    series
+        The slices; distances between them may differ.
+
+    Returns
+    -------
+    tuple
+        ``(points, 3)`` int64: slice, row and column of each, always inside the series; and
+        ``(points,)`` float64: how far each point is from that voxel's centre, in mm.
+    """
+    depth = series.positions_mm @ series.normal
+    slices = np.searchsorted((depth[:-1] + depth[1:]) / 2, points_mm @ series.normal)
+    from_slice = points_mm - series.positions_mm[slices]
+    row_spacing, column_spacing = series.pixel_spacing_mm
+    steps = np.stack(
+        [
+            np.array(series.column_direction) * row_spacing,
+            np.array(series.row_direction) * column_spacing,
+        ]
+    )
+    places = from_slice @ (steps / np.square(series.pixel_spacing_mm)[:, None]).T
+    in_plane = np.clip(np.rint(places), 0, np.array(series.shape[1:]) - 1)
+    away_mm = np.linalg.norm(from_slice - in_plane @ steps, axis=1)
+    return np.column_stack([slices, in_plane.astype(np.int64)]), away_mm

@@ -52,6 +52,12 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "stomach": ("stomach", "gaster"),
 }  # fmt: skip
 
+_CODES: Mapping[str, tuple[str, ...]] = {
+    "large_bowel": (SNOMED_CODES["large_bowel"][0], "71854001"),  # colon
+    "small_bowel": (SNOMED_CODES["small_bowel"][0],),
+    "stomach": (SNOMED_CODES["stomach"][0],),
+}
+
 _MOST_NAME_CHARACTERS = 64  # DICOM's value representation LO
 
 
@@ -128,7 +134,11 @@ def find_referenced_series(dataset: Dataset) -> tuple[str, ...]:
 
 
 def match_names(
-    names: Sequence[str], *, where: str, given: Mapping[str, str] | None = None
+    names: Sequence[str],
+    *,
+    where: str,
+    given: Mapping[str, str] | None = None,
+    codes: Sequence[str] = (),
 ) -> NameMatch:
     """Find the structure of each organ by its name.
 
@@ -142,8 +152,10 @@ def match_names(
     where
         The file, for messages.
     given
-        Name of the structure by organ, used in place of the usual names. A table of a part of the
-        organs leaves the others to the usual names.
+        Name of the structure by organ, used in place of the usual names; an organ that it leaves
+        out has its usual names.
+    codes
+        Code of each structure in SNOMED CT, which counts for an organ without a name among them.
 
     Raises
     ------
@@ -158,9 +170,14 @@ def match_names(
                 " Give the names again."
             )
     listed = ", ".join(repr(name) for name in names) or "none"
-    problems, of_organ = [], {}
-    for organ in ORGANS:
+    problems: list[Problem] = []
+    of_organ: dict[str, int] = {}
+    taken: set[int] = set()
+    for organ in sorted(ORGANS, key=lambda organ: organ not in given):  # given names choose first
         found = _find_structures(names, given.get(organ), _SYNONYMS[organ])
+        if not found and organ not in given:
+            found = [index for index, code in enumerate(codes) if code in _CODES[organ]]
+        found = [index for index in found if index not in taken]
         if organ in given and not found:
             problems.append(
                 Problem(
@@ -180,6 +197,7 @@ def match_names(
             )
         elif found:
             of_organ[organ] = found[0]
+            taken.add(found[0])
     if not problems and not of_organ:
         problems.append(
             Problem(
@@ -189,10 +207,9 @@ def match_names(
             )
         )
     raise_problems(problems, remedy="Name the structure of each organ with --roi organ=NAME.")
-    used = set(of_organ.values())
     return NameMatch(
-        of_organ=of_organ,
-        unmatched=tuple(name for index, name in enumerate(names) if index not in used),
+        of_organ={organ: of_organ[organ] for organ in ORGANS if organ in of_organ},
+        unmatched=tuple(name for index, name in enumerate(names) if index not in taken),
     )
 
 

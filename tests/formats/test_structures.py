@@ -52,6 +52,18 @@ def test_a_given_name_is_used_in_place_of_the_usual_ones():
     assert find(["A b", "c"], {"stomach": "a_B"}).of_organ == {"stomach": 0}
 
 
+def test_a_structure_that_is_given_is_no_other_organs():
+    assert find(["colon"], {"stomach": "colon"}).of_organ == {"stomach": 0}
+    with pytest.raises(InputError, match="expected one with the name 'x' for small_bowel"):
+        find(["x"], {"large_bowel": "x", "small_bowel": "x"})
+
+
+def test_a_code_counts_where_no_name_does():
+    names, codes = ["Segment 1", "Segment 2", "stomach"], ["71854001", "69695003", ""]
+    found = match_names(names, where="seg", codes=codes)
+    assert found.of_organ == {"large_bowel": 0, "stomach": 2}
+
+
 @pytest.mark.parametrize(
     ("names", "given", "message"),
     [

@@ -1,0 +1,313 @@
+"""DICOM SEG files, written and read: masks as one-bit frames on the slices of a series.
+
+One segment per organ, so that organs may overlap. Reading lays every voxel of a segment on the
+series by its own position, because files hold only the frames that are not empty, and programs
+differ in their order and size.
+
+References
+----------
+https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_A.51.html
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import part_file
+from gi2nnunet.formats.dicom_series import Series, find_voxels, read_dicom, require_dicom
+from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.structures import (
+    SNOMED_CODES,
+    Maker,
+    OrganMasks,
+    choose_names,
+    describe_maker,
+    find_referenced_series,
+    match_names,
+)
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+SERIES_NUMBER = 9002
+
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+_TOLERANCE_MM = 0.01
+# Type 2 attributes, which de-identification often removes; highdicom does not start without them.
+_FILLED = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+_OTHER_FILE = "Give the SEG file that was made on this series, or make it again there."
+
+
+def write_seg(
+    path: Path,
+    masks: Mapping[str, NDArray[np.bool_]],
+    *,
+    series: Series,
+    names: Mapping[str, str] | None = None,
+    maker: Maker | None = None,
+) -> None:
+    """Write one binary segment per organ.
+
+    Parameters
+    ----------
+    path
+        The file; it is put in place once it is whole.
+    masks
+        ``(slices, rows, columns)`` bool by organ, in the order of the series' slices. An empty mask
+        gives a segment without frames; only if all are empty, every frame is written.
+    series
+        The images that the masks are for.
+    names
+        Label of an organ's segment where it is not to be the name by TG-263.
+    maker
+        The model, if the masks come from one.
+
+    Raises
+    ------
+    InputError
+        If the series does not have a frame of reference, or a name does not fit; or the packages
+        for DICOM are not installed.
+    OutputError
+        If the file cannot be written.
+    """
+    require_dicom()
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    for organ, mask in masks.items():
+        if organ not in ORGANS or mask.shape != series.shape:
+            raise ValueError(f"{organ}: a mask of shape {mask.shape} for slices {series.shape}")
+    if not series.frame_of_reference_uid:
+        raise InputError(
+            "The series does not have a FrameOfReferenceUID, so that segments cannot be bound to "
+            "the patient; expected one. Use the series as the scanner made it, or another one."
+        )
+    chosen = choose_names(names)
+    maker = maker or Maker()
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=(maker.model or "gi2nnunet")[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=maker.model_digest[:64] or version("gi2nnunet"),
+        source="gi2nnunet",
+        parameters={"digest": maker.model_digest} if maker.model_digest else None,
+    )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=chosen[organ],
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=highdicom.sr.CodedConcept(
+                SNOMED_CODES[organ][0], "SCT", SNOMED_CODES[organ][1]
+            ),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, organ in enumerate(masks, start=1)
+    ]
+    dataset = highdicom.seg.Segmentation(
+        source_images=[_fill_missing(image) for image in series.datasets],
+        pixel_array=_order_frames(np.stack(list(masks.values()), axis=-1), series),
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=highdicom.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="gi2nnunet",
+        manufacturer_model_name="gi2nnunet",
+        software_versions=version("gi2nnunet"),
+        device_serial_number=version("gi2nnunet"),
+        content_label="GI2NNUNET",
+        content_description=(maker.model or "gi2nnunet")[:64],
+        series_description="gi2nnunet segments",
+    )
+    dataset.SeriesDescription = "gi2nnunet segments"
+    dataset.ImageComments = describe_maker(maker)
+    with part_file(path) as part:
+        dataset.save_as(part, enforce_file_format=True)
+
+
+def _fill_missing(image: Dataset) -> Dataset:
+    """Return a copy of an image in which missing Type 2 attributes are empty."""
+    filled = copy.deepcopy(image)  # a shallow copy shares its attributes
+    for keyword in _FILLED:
+        if keyword not in filled:
+            setattr(filled, keyword, "")
+    if filled.PatientSex not in ("M", "F", "O"):
+        filled.PatientSex = ""
+    return filled
+
+
+def _order_frames(masks: NDArray[np.bool_], series: Series) -> NDArray[np.bool_]:
+    """Return masks ``(slices, rows, columns, organs)`` in the order of the images' frames."""
+    if series.frame_numbers is None:
+        return masks
+    frames = np.zeros((int(series.datasets[0].NumberOfFrames), *masks.shape[1:]), np.bool_)
+    frames[np.array(series.frame_numbers) - 1] = masks
+    return frames
+
+
+def read_seg(
+    path: Path, *, series: Series, names: Mapping[str, str] | None = None, shown_as: str = ""
+) -> OrganMasks:
+    """Read the masks of the organs.
+
+    An organ's segment is found by its label, or else by its code in SNOMED CT.
+
+    Parameters
+    ----------
+    path
+        The file: binary segments, or a label map.
+    series
+        The images that it was made for.
+    names
+        Label of an organ's segment where it is not one of the usual names.
+    shown_as
+        What messages call the file. By default the last digits of its instance UID, because paths
+        often hold a patient's name.
+
+    Returns
+    -------
+    OrganMasks
+        A mask for each organ that has a segment; all False for a segment without frames.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not a SEG, or holds fractional values; belongs to another
+        series or frame of reference; has no segment for any organ, or two for one; or if voxels of
+        a segment do not lie on voxels of the series to 0.01 mm.
+    """
+    dataset = read_dicom(path, shown_as=shown_as or "the SEG file")
+    where = shown_as or f"SEG ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
+    kind = dataset.get("SOPClassUID")
+    if kind not in (_SEGMENTATION, _LABEL_MAP):
+        raise InputError(
+            f"{where}: found a file of the kind {getattr(kind, 'name', kind)}; expected a "
+            "segmentation. Give another file."
+        )
+    if kind == _SEGMENTATION and dataset.get("SegmentationType") != "BINARY":
+        raise InputError(
+            f"{where}: found {str(dataset.get('SegmentationType', 'no')).lower()} values; expected "
+            "binary segments. Export it as binary, with a threshold of your choice."
+        )
+    raise_problems(_check_references(dataset, series, where), remedy=_OTHER_FILE)
+
+    segments = list(dataset.get("SegmentSequence") or [])
+    labels = [str(segment.get("SegmentLabel", "")) for segment in segments]
+    match = match_names(labels, where=where, given=names, codes=list(map(_find_code, segments)))
+    by_segment = _find_points(dataset, where)
+    masks, problems = {}, []
+    for organ, index in match.of_organ.items():
+        points = by_segment.get(int(segments[index].SegmentNumber), np.zeros((0, 3)))
+        voxels, away = find_voxels(points, series=series)
+        if away.size and away.max() > _TOLERANCE_MM:
+            problems.append(
+                Problem(
+                    where=f"{where}, segment {labels[index]!r}",
+                    found=f"voxels up to {away.max():.3g} mm away from those of the series",
+                    expected=f"at most {_TOLERANCE_MM} mm",
+                )
+            )
+            continue
+        masks[organ] = np.zeros(series.shape, np.bool_)
+        masks[organ][tuple(voxels.T)] = True
+    raise_problems(problems, remedy=_OTHER_FILE)
+    return OrganMasks(
+        masks=masks,
+        names={organ: labels[index] for organ, index in match.of_organ.items()},
+        unmatched=match.unmatched,
+    )
+
+
+def _find_code(segment: Dataset) -> str:
+    """Return the code of a segment's kind, if it is one of SNOMED CT."""
+    for code in segment.get("SegmentedPropertyTypeCodeSequence") or []:
+        if code.get("CodingSchemeDesignator") == "SCT":
+            return str(code.get("CodeValue", ""))
+    return ""
+
+
+def _check_references(dataset: Dataset, series: Series, where: str) -> list[Problem]:
+    problems = []
+    referenced = find_referenced_series(dataset)
+    if referenced and series.series_instance_uid not in referenced:
+        problems.append(
+            Problem(
+                where=where,
+                found="segments of the series " + ", ".join(f"...{uid[-6:]}" for uid in referenced),
+                expected=f"the series ...{series.series_instance_uid[-6:]}",
+            )
+        )
+    frame = str(dataset.get("FrameOfReferenceUID", ""))
+    if frame and series.frame_of_reference_uid and frame != series.frame_of_reference_uid:
+        problems.append(
+            Problem(
+                where=where,
+                found=f"the frame of reference ...{frame[-6:]}",
+                expected=f"that of the series, ...{series.frame_of_reference_uid[-6:]}",
+            )
+        )
+    return problems
+
+
+def _find_points(dataset: Dataset, where: str) -> dict[int, NDArray[np.float64]]:
+    """Return the centres of each segment's voxels, ``(voxels, 3)`` in LPS mm, by its number."""
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), None)
+    points: dict[int, list[NDArray[np.float64]]] = {}
+    try:
+        frames = dataset.pixel_array
+        frames = frames[None] if frames.ndim == 2 else frames
+        for values, own in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+            groups = [own, shared] if shared is not None else [own]
+            position = _find(groups, "PlanePositionSequence").ImagePositionPatient
+            orientation = _find(groups, "PlaneOrientationSequence").ImageOrientationPatient
+            spacing = _find(groups, "PixelMeasuresSequence").PixelSpacing
+            rows_mm = float(spacing[0]) * np.array(orientation[3:], np.float64)
+            columns_mm = float(spacing[1]) * np.array(orientation[:3], np.float64)
+            for number, of_segment in _split_segments(values, groups, dataset.SOPClassUID):
+                rows, columns = np.nonzero(of_segment)
+                points.setdefault(number, []).append(
+                    np.array(position, np.float64)
+                    + rows[:, None] * rows_mm
+                    + columns[:, None] * columns_mm
+                )
+    except Exception as error:  # pydicom raises errors of many kinds for damaged files
+        raise InputError(
+            f"{where}: its frames cannot be read ({type(error).__name__}); expected pixels, "
+            "position, orientation and segment of each frame. Copy it again from its source."
+        ) from error
+    return {number: np.concatenate(parts) for number, parts in points.items()}
+
+
+def _split_segments(
+    values: NDArray[Any], groups: Sequence[Dataset], kind: str
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yield number and mask of each segment on a frame: one, or on a label map any."""
+    if kind == _SEGMENTATION:
+        segment = _find(groups, "SegmentIdentificationSequence")
+        yield int(segment.ReferencedSegmentNumber), values > 0
+        return
+    for number in np.unique(values).tolist():
+        if number:
+            yield number, values == number
+
+
+def _find(groups: Sequence[Dataset], keyword: str) -> Any:
+    """Return the first item of a functional group: the frame's own, or the one of all frames."""
+    for group in groups:
+        if group.get(keyword):
+            return group[keyword].value[0]
+    raise KeyError(keyword)
