@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.formats.ids import LabelScheme
+    from gi2nnunet.formats.ids import Certainty, LabelScheme
     from gi2nnunet.nnunet.engine import Engine, PredictionSettings
     from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
@@ -109,6 +109,9 @@ def list_patches(
 def check(
     source: FilePath,
     *,
+    model: bool = False,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     jobs: int | None = None,
@@ -119,18 +122,43 @@ def check(
     Parameters
     ----------
     source, allow_missing, source_labels, jobs, progress
-        As in :func:`~gi2nnunet.source.check.check.check_source`, which this is.
+        As in :func:`~gi2nnunet.source.check.check.check_source`.
+    model
+        Hold the truth against the out-of-fold predictions that are stored in the workspace, too.
+    workspace, dataset_id
+        As in :func:`open_dataset`; only for ``model``.
+
+    Raises
+    ------
+    InputError
+        As :func:`~gi2nnunet.source.check.check.check_source`; with ``model`` also if there is no
+        out-of-fold prediction of a scan of the source.
     """
+    from gi2nnunet.core.progress import ignore
     from gi2nnunet.source.check.check import check_source
 
     require_positive(jobs=jobs)
-    return check_source(
+    stored = None
+    if model:
+        from gi2nnunet.prediction.agreement import find_stored_predictions
+
+        space = find_workspace(workspace)
+        dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
+        stored = find_stored_predictions(dataset, workspace=space)
+    found = check_source(
         source,
         allow_missing=allow_missing,
         source_labels=source_labels,
         jobs=jobs,
         progress=progress,
     )
+    if stored is None:
+        return found
+    agreements = stored.measure(
+        {scan.scan_id for scan in found.scans if scan.masks is not None},
+        jobs=jobs, progress=progress or ignore,
+    )  # fmt: skip
+    return found.add_disagreements(agreements, predict=stored.predict)
 
 
 def check_onto_page(
@@ -179,6 +207,7 @@ def convert(
     folds: int | None = None,
     holdout: HoldOutRule = None,
     keep_known_bad: bool = False,
+    leave_out_suspects: Certainty | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     seed: int = 0,
@@ -197,7 +226,7 @@ def convert(
         are set, else ``./gi2nnunet-workspace``.
     dataset_id, name, labels, allow_missing, source_labels
         As in :func:`gi2nnunet.dataset.convert.convert`.
-    folds, holdout, keep_known_bad, seed
+    folds, holdout, keep_known_bad, leave_out_suspects, seed
         As in :class:`gi2nnunet.dataset.splits.SplitOptions`.
     jobs
         Scans in work at once; by default one a core.
@@ -227,7 +256,13 @@ def convert(
         dataset_id=dataset_id,
         name=name,
         labels=labels,
-        split=SplitOptions(folds=folds, holdout=holdout, keep_known_bad=keep_known_bad, seed=seed),
+        split=SplitOptions(
+            folds=folds,
+            holdout=holdout,
+            keep_known_bad=keep_known_bad,
+            leave_out_suspects=leave_out_suspects,
+            seed=seed,
+        ),
         allow_missing=allow_missing,
         source_labels=source_labels,
         command=command,

@@ -13,6 +13,7 @@ import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
+    IdOption,
     JobsOption,
     JsonOption,
     SeedOption,
@@ -29,7 +30,7 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.formats.ids import LabelScheme, patient_of
+from gi2nnunet.formats.ids import Certainty, LabelScheme, patient_of
 
 if TYPE_CHECKING:
     from gi2nnunet.report.check_page import WrittenPage
@@ -226,6 +227,14 @@ def convert(
     keep_known_bad: Annotated[
         bool, typer.Option("--keep-known-bad", help="Train on scans known to be bad, too.")
     ] = False,
+    leave_out_suspects: Annotated[
+        Certainty | None,
+        typer.Option(
+            help="Check the source first (see gi2nnunet check), and leave out of training every "
+            "scan with a suspect that is at least so sure. Takes as long as a check.",
+            show_default=False,
+        ),
+    ] = None,
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
     seed: SeedOption = 0,
@@ -247,6 +256,7 @@ def convert(
             folds=folds,
             holdout=rule,
             keep_known_bad=keep_known_bad,
+            leave_out_suspects=leave_out_suspects,
             allow_missing=allow_missing,
             source_labels=source_labels,
             seed=seed,
@@ -318,6 +328,15 @@ def check(
             "pictures of the suspects.", metavar="PAGE", dir_okay=False, show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model", help="Hold the truth against the out-of-fold predictions that are stored in "
+            "the workspace (gi2nnunet out-of-fold makes them), too."
+        ),
+    ] = False,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
     show_all: Annotated[
         bool,
         typer.Option(
@@ -334,9 +353,14 @@ def check(
 
     Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
+    if not model and (workspace is not None or dataset_id is not None):
+        raise typer.BadParameter("needs --model", param_hint="--workspace, --id")
     page: WrittenPage | None = None
     with show_progress() as progress:
         how: dict[str, Any] = {
+            "model": model,
+            "workspace": workspace,
+            "dataset_id": dataset_id,
             "allow_missing": allow_missing,
             "source_labels": source_labels,
             "jobs": jobs,

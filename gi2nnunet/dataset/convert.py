@@ -51,6 +51,7 @@ from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, LABEL_SCHEMES, LabelScheme, p
 from gi2nnunet.formats.labels import nnunet_labels
 from gi2nnunet.formats.submission import name_rows
 from gi2nnunet.formats.tables import Row, Size, format_rows
+from gi2nnunet.source.check.check import check_opened
 from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
@@ -132,7 +133,11 @@ def convert(
     )
     fingerprint = opened.fingerprint()
     split = split or SplitOptions()
-    plan = _plan_parts(opened, split)
+    suspects: Mapping[str, str] = {}
+    if split.leave_out_suspects is not None:
+        found = check_opened(opened, jobs=workers, progress=progress)
+        suspects = found.list_suspect_scans(split.leave_out_suspects)
+    plan = _plan_parts(opened, split, suspects)
     recipe = {
         "source": fingerprint,
         "labels": labels,
@@ -163,7 +168,8 @@ def convert(
         options = {
             "dataset_id": dataset_id, "name": name, "labels": labels, "folds": split.folds,
             "holdout": split.holdout, "keep_known_bad": split.keep_known_bad,
-            "allow_missing": allow_missing, "source_labels": source_labels, "seed": split.seed,
+            "leave_out_suspects": split.leave_out_suspects, "allow_missing": allow_missing,
+            "source_labels": source_labels, "seed": split.seed,
         }  # fmt: skip
         _write_tables(
             target, opened, plan, records, recipe=recipe, options=options, command=command
@@ -185,7 +191,7 @@ class _Plan:
     warnings: tuple[str, ...]
 
 
-def _plan_parts(opened: Source, split: SplitOptions) -> _Plan:
+def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]) -> _Plan:
     holdout = split.holdout
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     if holdout == "mle-bench" and opened.patient_order is None:
@@ -198,20 +204,21 @@ def _plan_parts(opened: Source, split: SplitOptions) -> _Plan:
     known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
     if split.keep_known_bad:
         known_bad = {}
+    doubtful = {**{s: why for s, why in suspects.items() if s in for_training}, **known_bad}
     held = set(
         hold_out(
             # The benchmark's test set is drawn from all scans and holds known bad ones.
-            [s for s in for_training if holdout == "mle-bench" or s not in known_bad],
+            [s for s in for_training if holdout == "mle-bench" or s not in doubtful],
             rule=0 if given and holdout is None else holdout,
             patient_order=opened.patient_order,
             seed=split.seed,
         )
     )
-    left_out = {s: why for s, why in known_bad.items() if s not in held}
+    left_out = {s: why for s, why in doubtful.items() if s not in held}
     warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
     warnings += [
         f"{s} stays in the held-out test set, as the benchmark has it ({why})"
-        for s, why in known_bad.items()
+        for s, why in doubtful.items()
         if s in held
     ]
     training = {s: x for s, x in for_training.items() if s not in held and s not in left_out}
@@ -232,8 +239,9 @@ def _plan_parts(opened: Source, split: SplitOptions) -> _Plan:
             parts[scan_id] = "train"
     if not parts:
         raise InputError(
-            f"{opened.path}: every scan is on the list of known bad ones "
-            f"({', '.join(left_out)}). Keep them with --keep-known-bad."
+            f"{opened.path}: every scan is left out: "
+            f"{'; '.join(f'{s} ({why})' for s, why in left_out.items())}. Keep known bad ones with "
+            "--keep-known-bad, and suspects without --leave-out-suspects."
         )
     shared = shared_patients(training, held)
     if shared:

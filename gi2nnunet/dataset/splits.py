@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.formats.ids import day_of, patient_of, scan_order
+from gi2nnunet.formats.ids import Certainty, day_of, patient_of, scan_order
 
 DEFAULT_FOLDS = 5
 DEFAULT_HOLDOUT = 0.1
@@ -40,6 +40,10 @@ class SplitOptions:
     keep_known_bad
         Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
         its test set.
+    leave_out_suspects
+        Check the source first and leave out of training every scan with a suspect that is at least
+        so sure (see :mod:`gi2nnunet.source.check`); ``None`` checks nothing. ``"mle-bench"`` keeps
+        those of its test set.
     seed
         Decides the hold-out and the folds.
     """
@@ -47,6 +51,7 @@ class SplitOptions:
     folds: int | None = None
     holdout: HoldOutRule = None
     keep_known_bad: bool = False
+    leave_out_suspects: Certainty | None = None
     seed: int = 0
 
 

@@ -18,6 +18,9 @@ from typing import Literal, get_args
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 # Bit-coded, or one organ a voxel; see :mod:`gi2nnunet.formats.labels`.
 LabelScheme = Literal["regions", "exclusive"]
+Certainty = Literal["certain", "likely", "possible"]
+"""How sure a check is of a suspect, the surest first."""
+CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
 LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
 SLICE_THICKNESS_MM = 3.0
 

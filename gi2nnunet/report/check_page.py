@@ -96,6 +96,7 @@ def write_check_page(
     pictures = take_pictures(
         (frame.view for strip in strips for frame in strip.frames),
         load=found.load,
+        predict=found.predict,
         jobs=jobs or count_cores(),
         progress=progress or ignore,
     )

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +52,8 @@ class View:
         Slices whose mask of that organ an axial view is cut out around; empty for the whole.
     placement
         Where to draw the masks, if not where they are.
+    predicted
+        Draw the masks that models predict, in place of the truth.
     """
 
     scan_id: str
@@ -60,6 +62,7 @@ class View:
     organ: int | None = None
     around: tuple[int, ...] = ()
     placement: Placement | None = None
+    predicted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ def take_pictures(
     views: Iterable[View],
     *,
     load: Callable[[str], LoadedScan],
+    predict: Callable[[str], LabelMap] | None = None,
     jobs: int,
     progress: Progress,
 ) -> dict[View, Picture]:
@@ -94,7 +98,13 @@ def take_pictures(
         scan = load(scan_id)
         raise_problems(scan.problems, remedy="The source changed while it was read: run again.")
         window = find_window(scan.image)
-        return {view: take_picture(view, scan=scan, window=window) for view in of_scan[scan_id]}
+        shown = {False: scan}
+        if predict is not None and any(view.predicted for view in of_scan[scan_id]):
+            shown[True] = replace(scan, label_map=predict(scan_id))
+        return {
+            view: take_picture(view, scan=shown[view.predicted], window=window)
+            for view in of_scan[scan_id]
+        }
 
     taken: dict[View, Picture] = {}
     with ThreadPoolExecutor(jobs, thread_name_prefix="pictures") as pool:
@@ -252,6 +262,8 @@ def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str
     masks = f"with contours of {join_words(there)}" if there else "without any mask"
     if view.placement is not None:
         masks += ", drawn elsewhere"
+    if view.predicted:
+        masks += ", as predicted"
     if view.plane == "coronal":
         return f"{view.scan_id}, seen from the front, {masks}"
     numbers = join_words([str(first_number + z) for z in view.slices])

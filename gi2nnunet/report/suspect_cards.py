@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -221,6 +221,8 @@ def _show_stretch(
     else:
         frames.append(_front(scan, organ=index))
     yield Strip(title="These slices and those beside them", frames=tuple(frames))
+    if suspect.kind == "model":
+        yield Strip(title="The same slices as predicted", frames=tuple(map(_predict, frames)))
     if suspect.other_scan_id is not None:
         yield _show_beside(scan, scans[suspect.other_scan_id], (first + last) // 2)
 
@@ -302,6 +304,10 @@ def _show_whole(
         if other and other != scan.scan_id:
             frames.append(_front(scans[other], organ=index, caption=f"for comparison: {other}"))
         yield Strip(title=_name(organ).capitalize(), frames=tuple(frames))
+        if any(s.kind == "model" and s.organ == organ for s in suspects):
+            own = [_predict(frame) for frame in frames if frame.view.scan_id == scan.scan_id]
+            title = f"{_name(organ).capitalize()} as predicted"
+            yield Strip(title=title, frames=tuple(own))
     if any(suspect.kind == "day" for suspect in suspects):
         days = [day for day in found.scans if day.patient_id == scan.patient_id and day.masks]
         here = [day.scan_id for day in days].index(scan.scan_id)
@@ -319,6 +325,12 @@ def _show_whole(
         yield Strip(title="The slice with most organs, on this and on other days",
                     frames=tuple(fullest))  # fmt: skip
         yield Strip(title="From the front, on this and on other days", frames=tuple(fronts))
+
+
+def _predict(frame: Frame) -> Frame:
+    """Return the same picture with the masks that models predict."""
+    caption = f"{frame.caption.split(',')[0]}, predicted"
+    return replace(frame, view=replace(frame.view, predicted=True), caption=caption, marked=False)
 
 
 def show_scan(scan: ScanMeasures) -> Strip:

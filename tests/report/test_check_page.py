@@ -132,7 +132,7 @@ def test_a_zip_nifti_or_unlabelled_source_and_one_slice_have_their_pages(tmp_pat
         write_check_page(check_source(source), path)
         assert f"Check of {source.name}" in Page(path).text
     assert 'id="masks"' not in (tmp_path / "b.html").read_text()
-    assert "the source would need 8 labelled scans and has 4" in Page(tmp_path / "a.zip.html").text
+    assert "the source would need 12 labelled scans and has 4" in Page(tmp_path / "a.zip.html").text
 
 
 def test_known_bad_scans_are_shown_with_why(tmp_path: Path) -> None:

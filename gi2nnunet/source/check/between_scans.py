@@ -11,10 +11,11 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 from gi2nnunet.source.check.prints import find_copies
 from gi2nnunet.source.check.suspects import Suspect, rate_certainty
-from gi2nnunet.source.check.usual import LEAST_SCANS, Labelled, measure_spread
+from gi2nnunet.source.check.usual import Labelled, measure_spread
 
 MOST_Z_OF_DAY = 3.0
 LEAST_DAYS = 3
+LEAST_SCANS_WITH_DAYS = 8
 _LEAST_COPIED_MASKS = 4
 
 
@@ -88,7 +89,7 @@ def find_unlike_days(
         of_patient.setdefault(scan.patient_id, []).append((scan, masks))
     patients = [days for days in of_patient.values() if len(days) >= LEAST_DAYS]
     distances = np.array([distance for days in patients for distance in _measure_days(days)])
-    if len(distances) < LEAST_SCANS:
+    if len(distances) < LEAST_SCANS_WITH_DAYS:
         return
     usual, spread = float(np.median(distances)), measure_spread(distances)
     limit = usual + MOST_Z_OF_DAY * max(spread, usual / 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.progress import Progress, ignore
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, LabelScheme
-from gi2nnunet.source.check.find import find_suspects, list_tested
+from gi2nnunet.formats.ids import (
+    CERTAINTIES,
+    KNOWN_BAD_SCANS,
+    ORGANS,
+    Certainty,
+    LabelScheme,
+)
+from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.source.check.find import find_suspects, list_tested, sort_suspects
+from gi2nnunet.source.check.in_models import ScanAgreement, find_disagreements, tell_tested
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures, measure_scan
 from gi2nnunet.source.check.suspects import Suspect, Tested
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import LoadedScan, Scan
+from gi2nnunet.source.scan import LoadedScan, Scan, Source
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
@@ -46,6 +54,9 @@ class SourceReport:
         What was passed over in reading.
     load
         Reads a scan again, to look at it.
+    predict
+        Gives the label map that models predict which did not see the patient, if the truth was
+        held against it.
     """
 
     path: Path
@@ -56,11 +67,48 @@ class SourceReport:
     tested: tuple[Tested, ...]
     warnings: tuple[str, ...]
     load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
+    predict: Callable[[str], LabelMap] | None = field(default=None, repr=False, compare=False)
 
     @property
     def masks(self) -> tuple[MaskMeasures, ...]:
         """Return the measures of every scan that has masks."""
         return tuple(scan.masks for scan in self.scans if scan.masks is not None)
+
+    def add_disagreements(
+        self, agreements: Sequence[ScanAgreement], *, predict: Callable[[str], LabelMap]
+    ) -> SourceReport:
+        """Return this report with the suspects by models added.
+
+        Parameters
+        ----------
+        agreements
+            Truth and predictions of scans of this source.
+        predict
+            Gives the predicted label map ``(z, y, x)`` of one of them.
+        """
+        tested = tell_tested(len(agreements), len(self.masks))
+        return replace(
+            self,
+            suspects=sort_suspects([*self.suspects, *find_disagreements(agreements)], self.scans),
+            tested=(*self.tested, tested),
+            predict=predict,
+        )
+
+    def list_suspect_scans(self, certainty: Certainty) -> dict[str, str]:
+        """Return the scans with a suspect at least so sure, and what those suspects are.
+
+        Parameters
+        ----------
+        certainty
+            The least one: ``"certain"``, ``"likely"`` or ``"possible"``.
+        """
+        enough = CERTAINTIES[: CERTAINTIES.index(certainty) + 1]
+        kinds: dict[str, dict[str, None]] = {}
+        for suspect in self.suspects:
+            if suspect.certainty in enough:
+                told = f"{suspect.kind}, {suspect.certainty}"
+                kinds.setdefault(suspect.scan_id, {})[told] = None
+        return {scan_id: f"suspect: {'; '.join(told)}" for scan_id, told in kinds.items()}
 
     def count_parts(self) -> dict[str, dict[str, int]]:
         """Return patients, scans, slices, slices with truth and without any mask, by part."""
@@ -216,10 +264,23 @@ def check_source(
         Where the source does not fit together or a file of it cannot be read; all problems are
         told together.
     """
-    path, workers = Path(source), jobs or count_cores()
     opened = open_source(
-        path, allow_missing=allow_missing, source_labels=source_labels, workers=workers
+        source, allow_missing=allow_missing, source_labels=source_labels, workers=jobs
     )
+    return check_opened(opened, jobs=jobs, progress=progress)
+
+
+def check_opened(
+    opened: Source, *, jobs: int | None = None, progress: Progress | None = None
+) -> SourceReport:
+    """Check a source that is open already, as :func:`check_source` does.
+
+    Raises
+    ------
+    InputError
+        Where a file of it cannot be read; all problems are reported together.
+    """
+    path, workers = opened.path, jobs or count_cores()
     report = progress or ignore
 
     def measure(scan: Scan) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gi2nnunet.source.check.between_scans import LEAST_DAYS, find_copied, find_unlike_days
+from gi2nnunet.source.check.between_scans import (
+    LEAST_DAYS,
+    LEAST_SCANS_WITH_DAYS,
+    find_copied,
+    find_unlike_days,
+)
 from gi2nnunet.source.check.in_scans import find_in_fit, find_in_organs
 from gi2nnunet.source.check.in_slices import find_in_images, find_in_masks
 from gi2nnunet.source.check.measures import ScanMeasures
@@ -16,7 +21,7 @@ from gi2nnunet.source.check.usual import LEAST_SCANS, Labelled, find_usual_fit, 
 
 
 def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
-    """Return what is unusual in a source's scans, in their order, the surest of a scan first.
+    """Return what is unusual in a source's scans, in their order.
 
     Parameters
     ----------
@@ -40,10 +45,17 @@ def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
     ]
     found += find_copied(scans)
     found += find_unlike_days(labelled)
+    return sort_suspects(drop_explained(found), scans)
+
+
+def sort_suspects(
+    suspects: Iterable[Suspect], scans: Sequence[ScanMeasures]
+) -> tuple[Suspect, ...]:
+    """Return suspects in the order of the scans, then of the slices, then of their certainty."""
     order = {scan.scan_id: index for index, scan in enumerate(scans)}
     return tuple(
         sorted(
-            drop_explained(found),
+            suspects,
             key=lambda s: (
                 order[s.scan_id], s.slice_number or 0, s.rank,
                 s.organ or "", s.kind,
@@ -102,8 +114,9 @@ def list_tested(scans: Sequence[ScanMeasures]) -> tuple[Tested, ...]:
         ),
         Tested(
             what="days of a patient", kinds=("day",),
-            scans=with_days if with_days >= LEAST_SCANS else 0,
-            note="" if with_days >= LEAST_SCANS else f"needs {LEAST_SCANS} scans of patients with "
-            f"{LEAST_DAYS} days or more",
+            scans=with_days if with_days >= LEAST_SCANS_WITH_DAYS else 0,
+            note=""
+            if with_days >= LEAST_SCANS_WITH_DAYS
+            else f"needs {LEAST_SCANS_WITH_DAYS} scans of patients with {LEAST_DAYS} days or more",
         ),
     )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from gi2nnunet.formats.ids import CERTAINTIES, Certainty
 from gi2nnunet.source.check.fit import Placement
 
 SuspectKind = Literal[
@@ -30,8 +31,6 @@ SuspectKind = Literal[
     "slice order",
     "model",
 ]
-Certainty = Literal["certain", "likely", "possible"]
-CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
 
 MEANINGS: dict[SuspectKind, str] = {
     "masks turned": "The masks would fit the image if they were turned as it says.",

@@ -14,7 +14,7 @@ from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 FloatArray = NDArray[np.float64]
 Labelled = Sequence[tuple[ScanMeasures, MaskMeasures]]
 
-LEAST_SCANS = 8
+LEAST_SCANS = 12
 """So many labelled scans have usual values of their own."""
 _NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
