@@ -9,7 +9,7 @@ import gi2nnunet.dataset.convert
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.splits import SplitOptions
 
-_OF_SPLIT = ("folds", "holdout", "keep_known_bad", "seed")
+_OF_SPLIT = ("folds", "holdout", "keep_known_bad", "leave_out_suspects", "seed")
 
 
 def convert(source: Path, **options: Any) -> Dataset:

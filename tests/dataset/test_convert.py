@@ -20,6 +20,7 @@ from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, patient_of
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume, write_volume
+from gi2nnunet.source.check.check import check_source
 from gi2nnunet.source.dataset import list_files
 from tests.converting import convert
 from tests.source_factory import (
@@ -508,6 +509,24 @@ def test_known_bad_scans_are_left_out_told_and_recorded(tmp_path, ws):
     assert not list(dataset.folder.rglob("case7_day0*"))
     kept = convert(source, workspace=folders(tmp_path / "kept"), keep_known_bad=True)
     assert kept.scan("case7_day0").part == "train"
+    assert kept.manifest["left_out"] == {}
+
+
+def test_suspects_are_left_out_if_asked_and_recorded(tmp_path, faults):
+    suspects = check_source(faults.source).suspects
+    sure = {s.scan_id for s in suspects if s.certainty == "certain"}
+    likely = sure | {s.scan_id for s in suspects if s.certainty == "likely"}
+    assert 0 < len(sure) < len(likely)
+    for certainty, wanted in (("certain", sure), ("likely", likely)):
+        dataset = convert(
+            faults.source, workspace=folders(tmp_path / certainty),
+            leave_out_suspects=certainty,
+        )  # fmt: skip
+        assert set(dataset.manifest["left_out"]) == wanted
+        assert not wanted & {scan.scan_id for scan in dataset.scans}
+        assert dataset.manifest["options"]["leave_out_suspects"] == certainty
+        assert any("is left out (suspect: " in warning for warning in dataset.warnings)
+    kept = convert(faults.source, workspace=folders(tmp_path / "kept"))
     assert kept.manifest["left_out"] == {}
 
 

@@ -13,6 +13,7 @@ from gi2nnunet.report.suspect_cards import (
     show_scan,
 )
 from gi2nnunet.source.check.check import SourceReport, check_source
+from gi2nnunet.source.check.fit import Placement
 from gi2nnunet.source.check.suspects import Suspect
 from tests.faulty_source import Faults
 
@@ -134,3 +135,50 @@ def test_a_scan_without_masks_is_shown_over_its_whole_height(found: SourceReport
     assert front.view.plane == "coronal"
     one = replace(bare, shape=(1, 64, 64))
     assert [frame.view.slices for frame in show_scan(one).frames] == [(0,), ()]
+
+
+def test_masks_that_would_fit_elsewhere_are_shown_there_too(found: SourceReport) -> None:
+    scan = found.scans[0]
+    placement = Placement(slices=-2, columns=3)
+    suspect = make_suspect(
+        kind="masks moved", scan_id=scan.scan_id, slice_number=None, organ=None,
+        placement=placement,
+    )  # fmt: skip
+    (card,) = plan_cards(replace(found, suspects=(suspect,)))
+    here, there = card.strips
+    assert [f.view.slices for f in here.frames] == [f.view.slices for f in there.frames]
+    assert {f.view.placement for f in here.frames} == {None}
+    assert {f.view.placement for f in there.frames} == {placement}
+    assert "2 slices to cranial and 18 mm to left" in there.title
+
+
+def test_two_scans_that_hold_the_same_are_shown_side_by_side(found: SourceReport) -> None:
+    one, other = found.scans[:2]
+    whole = make_suspect(
+        kind="copied images", scan_id=one.scan_id, slice_number=None, organ=None,
+        other_scan_id=other.scan_id,
+    )  # fmt: skip
+    part = replace(whole, slice_number=5, last_slice_number=9)
+    for suspect in (whole, part):
+        (card,) = plan_cards(replace(found, suspects=(suspect,)))
+        assert {f.view.scan_id for f in card.strips[-1].frames} == {one.scan_id, other.scan_id}
+
+
+def test_a_joint_is_shown_from_both_sides_and_cut_through(found: SourceReport) -> None:
+    suspect = make_suspect(kind="joint", slice_number=8, last_slice_number=9, organ=None,
+                           scan_id=found.scans[0].scan_id)  # fmt: skip
+    (card,) = plan_cards(replace(found, suspects=(suspect,)))
+    assert card.where == "slices 8 to 9"
+    *axial, cut = card.strips[0].frames
+    assert [f.view.slices[0] + 1 for f in axial if f.marked] == [8, 9]
+    assert (cut.view.plane, cut.view.slices) == ("joints", (7, 8))
+
+
+def test_the_surest_come_first(found: SourceReport) -> None:
+    names = [scan.scan_id for scan in found.scans[:3]]
+    suspects = tuple(
+        make_suspect(scan_id=name, certainty=certainty)
+        for name, certainty in zip(names, ("possible", "certain", "likely"), strict=True)
+    )
+    cards = plan_cards(replace(found, suspects=suspects))
+    assert [card.scan_id for card in cards] == [names[1], names[2], names[0]]

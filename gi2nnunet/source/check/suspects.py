@@ -155,7 +155,7 @@ def drop_explained(suspects: Sequence[Suspect]) -> list[Suspect]:
     """Drop what a scan's other suspects explain.
 
     If a scan's masks are turned, moved, another scan's or exchanged, it goes without saying that
-    its organs have unusual places and volumes.
+    its organs have unusual places and volumes, and that stretches of its slices do not fit.
     """
     explained = {
         s.scan_id
@@ -163,4 +163,9 @@ def drop_explained(suspects: Sequence[Suspect]) -> list[Suspect]:
         if s.kind in WHOLE_SCAN and s.organ is None and s.slice_number is None
     }
     symptoms = {"place", "volume", "day", "cut off", "mask jump"}
-    return [s for s in suspects if not (s.scan_id in explained and s.kind in symptoms)]
+    return [
+        s
+        for s in suspects
+        if s.scan_id not in explained
+        or not (s.kind in symptoms or (s.kind == "masks do not fit" and s.slice_number is not None))
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gi2nnunet.source.check.fit import Placement, measure_fit
+from gi2nnunet.source.check.fit import Placement, measure_fit, place_masks
 
 
 def make_scan(seed: int = 0, *, shape: tuple[int, int, int] = (20, 60, 60)):
@@ -114,3 +114,27 @@ def test_points_and_contrast_are_counted_by_slice() -> None:
         np.abs(found.contrast.sum(axis=1)).sum() / found.points.sum()
     )
     assert replace(found, points=found.points * 0).whole != found.whole
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(), Placement(turn="upside down"), Placement(turn="mirrored"),
+        Placement(turn="back to front"), Placement(turn="rotated by 180 degrees"),
+        Placement(turn="transposed"), Placement(slices=3), Placement(rows=-4, columns=5),
+        Placement(growth=2), Placement(growth=-2, slices=-1),
+    ],
+)  # fmt: skip
+def test_masks_are_placed_as_the_search_looks_at_them(placement: Placement) -> None:
+    """Placed wrongly and then measured, they would fit again by the opposite placement."""
+    _, labels = make_scan(9)
+    placed = place_masks(labels, placement)
+    if placement.turn != "as they are":
+        assert np.array_equal(place_masks(placed, placement), labels)
+    for z, y, x in np.argwhere(labels)[::997]:
+        moved = (z + placement.slices, y + placement.rows, x + placement.columns)
+        inside = all(0 <= at < size for at, size in zip(moved, labels.shape, strict=True))
+        if placement.turn == "as they are" and placement.growth >= 0 and inside:
+            assert placed[moved] & labels[z, y, x]
+    if placement.growth:
+        assert ((placed > 0).sum() > (labels > 0).sum()) == (placement.growth > 0)
