@@ -14,7 +14,7 @@ from gi2nnunet.formats.volumes import write_volume
 ROOT = Path(__file__).resolve().parents[1] / "gi2nnunet"
 MOST_LINES = 800
 # One call after the other, each with its parameters: nothing that could be split by meaning.
-MOST_LINES_OF = {"api": 1100}
+MOST_LINES_OF = {"api": 1200}
 
 # The packages in the way of the data: each imports only those above it. "" is what
 # `import gi2nnunet` offers; inside a package the order is free, as long as there is no circle.
