@@ -1,4 +1,10 @@
-"""The wheels that another machine needs to run this package without a network."""
+"""Wheels that another machine needs to run this package without a network.
+
+pip fetches and builds them, but does not choose them. Asked for another Python, the report of its
+dry run evaluates environment markers by the Python that runs it, takes no package without a wheel
+(acvl_utils has none), and cannot be told what the image holds. Nor does ``pip wheel`` pack this
+package itself: an installed package has no sources to build from, and a build needs a network.
+"""
 
 from __future__ import annotations
 
