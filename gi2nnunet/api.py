@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import require_positive
-from gi2nnunet.core.progress import Notice, Progress, ignore
+from gi2nnunet.core.workers import Notice, Progress, ignore
 
 if TYPE_CHECKING:
     from threading import Event
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from gi2nnunet.formats.ids import Certainty, LabelScheme
     from gi2nnunet.nnunet.engine import Engine, PredictionSettings
     from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
+    from gi2nnunet.nnunet.postprocess import Tuning
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
-    from gi2nnunet.nnunet.saved_postprocess import Tuning
     from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.prediction.out_of_fold import OutOfFold
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from gi2nnunet.tuning.compare_models import ModelComparison
     from gi2nnunet.upkeep.verify import Verification
 # Each call loads what it needs and no more, so that score does not wait for what train takes.
-
 FilePath = Path | str
 
 
@@ -134,7 +133,7 @@ def check(
         As :func:`~gi2nnunet.source.check.check.check_source`; with ``model`` also if there is no
         out-of-fold prediction of a scan of the source.
     """
-    from gi2nnunet.core.progress import ignore
+    from gi2nnunet.core.workers import ignore
     from gi2nnunet.source.check.check import check_source
 
     require_positive(jobs=jobs)
@@ -576,8 +575,7 @@ def estimate(
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_configurations, check_trainer
     from gi2nnunet.nnunet.presets import choose_preset
-    from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, estimate_costs
-    from gi2nnunet.training.gpus import choose_card
+    from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, choose_card, estimate_costs
     from gi2nnunet.training.train import expand_folds
 
     tell = on_notice or ignore
@@ -823,11 +821,10 @@ def tune(
     Out-of-fold predictions are made where they are missing.
     """
     from gi2nnunet.core.files import check_place
-    from gi2nnunet.nnunet.saved_postprocess import save_tuning, tuning_path
+    from gi2nnunet.nnunet.postprocess import save_tuning, tuning_path
     from gi2nnunet.prediction.out_of_fold import choose_every_fold
     from gi2nnunet.prediction.out_of_fold import predict_out_of_fold as predict
-    from gi2nnunet.tuning.search import tune_decision
-    from gi2nnunet.tuning.table import list_tuning_scans
+    from gi2nnunet.tuning.search import list_tuning_scans, tune_decision
 
     dataset, ensemble = choose_every_fold(models, engine=engine, on_notice=on_notice)
     check_place(tuning_path(ensemble.models))

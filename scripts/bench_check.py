@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the planter,
 from gi2nnunet.formats.ids import ORGANS, image_name, patient_of, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.rle import encode_slices
-from gi2nnunet.source.check.find import find_suspects
+from gi2nnunet.source.check.check import find_suspects
 from gi2nnunet.source.check.measures import ScanMeasures, measure_scan
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.phantom.listing import ListedScan, read_listing

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine, Hardware, PredictionSettings
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
 

@@ -8,11 +8,10 @@ from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.models import choose_ensemble
-from gi2nnunet.nnunet.saved_postprocess import save_tuning
+from gi2nnunet.nnunet.postprocess import save_tuning
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 from gi2nnunet.prediction.predict import PredictedScans
-from gi2nnunet.tuning.search import tune_decision
-from gi2nnunet.tuning.table import list_tuning_scans
+from gi2nnunet.tuning.search import list_tuning_scans, tune_decision
 from tests.converting import convert
 from tests.engines import compute
 from tests.model_factory import write_model

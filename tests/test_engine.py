@@ -27,7 +27,6 @@ from gi2nnunet.formats.probabilities import StoredProbabilities, read_probabilit
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import decode_table, read_mask_table
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.nnunet.curves import read_curves
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, apply_decision
 from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
@@ -36,6 +35,7 @@ from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
+from gi2nnunet.training.record import read_curves
 from tests.engines import compute, make_engine
 
 pytestmark = pytest.mark.engine

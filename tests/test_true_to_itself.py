@@ -22,7 +22,7 @@ from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Hardware
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module

@@ -43,8 +43,7 @@ _GROUPS = {
 _MODULES = {
     "data": ("phantom", "check", "convert"),
     "workspace": ("doctor", "report", "verify"),
-    "estimating": ("estimate",),
-    "training": ("plan", "train"),
+    "training": ("plan", "train", "estimate"),
     "slurm.commands": ("jobs",),
     "sharing": ("export-model", "import-model", "predict-hidden", "kaggle-bundle"),
     "prediction": ("predict", "predict-and-score"),

@@ -25,7 +25,7 @@ from gi2nnunet.cli.output import (
     print_notice,
     show_progress,
 )
-from gi2nnunet.core.progress import Progress, ignore
+from gi2nnunet.core.workers import Progress, ignore
 
 if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan

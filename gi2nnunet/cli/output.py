@@ -21,7 +21,7 @@ from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gi2nnunet.core.progress import Progress
+from gi2nnunet.core.workers import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
 

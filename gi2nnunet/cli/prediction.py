@@ -47,7 +47,7 @@ from gi2nnunet.nnunet.models import ModelChoice
 from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
-    from gi2nnunet.nnunet.saved_postprocess import Tuned
+    from gi2nnunet.nnunet.postprocess import Tuned
     from gi2nnunet.prediction.evaluate import Evaluation
 
 _MODELS = "Which models: by default the newest complete set"

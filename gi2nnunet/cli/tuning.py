@@ -47,8 +47,7 @@ from gi2nnunet.nnunet.models import ModelChoice, spell_models
 from gi2nnunet.scoring.conventions import TunedMetric
 
 if TYPE_CHECKING:
-    from gi2nnunet.nnunet.postprocess import OrganDecision
-    from gi2nnunet.nnunet.saved_postprocess import Tuning
+    from gi2nnunet.nnunet.postprocess import OrganDecision, Tuning
     from gi2nnunet.scoring.bootstrap import Gain
     from gi2nnunet.tuning.compare_models import ModelComparison, ModelEntry
 

@@ -134,7 +134,6 @@ class Finding:
 
 Check = Callable[[], list[Finding]]
 
-
 MOST_SIDE = 4096
 """Pixels along a side of a slice; the competition's have 360 at most."""
 

@@ -1,6 +1,4 @@
-"""Tables of masks: the competition's CSV files read, checked, written, grouped by scan, painted.
-
-pandas is loaded when a CSV is read, not before: few commands read one, and it takes half a second.
+"""Tables of masks: the competition's CSV files read, checked, grouped by scan, painted.
 
 References
 ----------

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.progress import Progress, ignore
-from gi2nnunet.core.workers import count_cores
+from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs

@@ -1,7 +1,6 @@
-"""What to predict and with which models, and what a score of it will mean.
+"""Choice of models and scans to predict, and what a score of them will mean.
 
-Whether a score is honest depends on what the models were trained on. Each selection therefore has a
-:mod:`~gi2nnunet.prediction.leakage`.
+Whether a score is honest depends on what the models were trained on: each selection has a standing.
 """
 
 from __future__ import annotations
@@ -11,23 +10,25 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme, patient_of
 from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     Ensemble,
     Fold,
     ModelChoice,
+    TrainedModel,
     count_folds,
     fold_folder,
+    read_import_record,
 )
-from gi2nnunet.nnunet.saved_postprocess import find_tuning
-from gi2nnunet.prediction.leakage import Standing, find_standing, find_trained_on, find_unseen_folds
-from gi2nnunet.prediction.resume import describe_file
+from gi2nnunet.nnunet.postprocess import find_tuning
+from gi2nnunet.prediction.predict import describe_file
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import Scan
 
@@ -347,3 +348,68 @@ def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
         problems += wrong
     raise_problems(problems, remedy=f"Correct these in {name}.")
     return tabulate_rows(name, rows, sizes)
+
+
+Standing = Literal["held-out", "out-of-fold", "seen-patient", "in-sample", "unknown"]
+
+
+def find_trained_scans(
+    model: TrainedModel, fold: Fold, *, dataset: Dataset | None
+) -> frozenset[str] | None:
+    """Return the scans that a fold was trained on; ``None`` where that is not known.
+
+    An imported fold tells itself; one that was trained here was so on the dataset at hand.
+    """
+    record = read_import_record(model, fold)
+    if record:
+        scans = record.get("trained_on")
+        return None if scans is None else frozenset(scans)
+    if dataset is None:
+        return None
+    if fold != "all" and int(fold) < len(dataset.splits):
+        return frozenset(dataset.splits[int(fold)]["train"])
+    # ``all`` trained on everything; a fold of another number on a split that nnU-Net drew itself.
+    return frozenset(scan.scan_id for scan in dataset.scans if scan.part == "train")
+
+
+def find_trained_on(
+    ensemble: Ensemble, *, dataset: Dataset | None
+) -> dict[Fold, frozenset[str]] | None:
+    """Return by fold the scans that its models were trained on; ``None`` where any is unknown."""
+    trained: dict[Fold, frozenset[str]] = {}
+    for fold in ensemble.folds:
+        for model in ensemble.models:
+            scans = find_trained_scans(model, fold, dataset=dataset)
+            if scans is None:
+                return None
+            trained[fold] = trained.get(fold, frozenset()) | scans
+    return trained
+
+
+def find_standing(
+    scan_ids: Sequence[str], *, dataset: Dataset | None, ensemble: Ensemble
+) -> Standing:
+    """Return what a score of these scans means, given what the models were trained on."""
+    trained_on = find_trained_on(ensemble, dataset=dataset)
+    if trained_on is None:
+        return "unknown"
+    trained = frozenset().union(*trained_on.values())
+    if trained & set(scan_ids):
+        return "in-sample"
+    if {patient_of(s) for s in trained} & {patient_of(s) for s in scan_ids}:
+        return "seen-patient"
+    return "held-out"
+
+
+def find_unseen_folds(
+    scan_ids: Sequence[str], trained_on: Mapping[Fold, frozenset[str]]
+) -> dict[str, tuple[Fold, ...]]:
+    """Return by scan the folds that saw no day of its patient; scans without such are left out."""
+    patients = {
+        fold: {patient_of(scan_id) for scan_id in scans} for fold, scans in trained_on.items()
+    }
+    unseen = {
+        scan_id: tuple(fold for fold, seen in patients.items() if patient_of(scan_id) not in seen)
+        for scan_id in scan_ids
+    }
+    return {scan_id: folds for scan_id, folds in unseen.items() if folds}

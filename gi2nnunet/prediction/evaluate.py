@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
+from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
-from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
-from gi2nnunet.prediction.choose import Work
-from gi2nnunet.prediction.leakage import Standing
+from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
+from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.parts import predict_kept, tell_work
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SCORE_FILES, write_score

@@ -16,14 +16,14 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
+from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.probabilities import SUFFIX, read_about
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
-from gi2nnunet.prediction.leakage import find_trained_on, find_unseen_folds
+from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.dataset import MANIFEST
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Notice, Progress, count_steps, ignore
+from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
-from gi2nnunet.nnunet.saved_postprocess import Tuned, find_tuning
+from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Work
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans, predict_scans
 from gi2nnunet.source.scan import Scan

@@ -14,8 +14,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
-from gi2nnunet.core.progress import Progress
-from gi2nnunet.core.workers import count_cores
+from gi2nnunet.core.workers import Progress, count_cores
 from gi2nnunet.dataset.checks import find_shared_patients
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
@@ -33,7 +32,7 @@ from gi2nnunet.report.history import (
     list_commands,
     list_costs,
 )
-from gi2nnunet.report.viewer import PackedScan, pack_scan
+from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score

@@ -259,7 +259,7 @@ def list_commands(
     trainings
         What was trained.
     tunings
-        Contents of the files that :func:`~gi2nnunet.nnunet.saved_postprocess.save_tuning` wrote.
+        Contents of the files that :func:`~gi2nnunet.nnunet.postprocess.save_tuning` wrote.
     about
         ``prediction.json``; ``None`` if nothing was predicted.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gi2nnunet.core.progress import Progress
+from gi2nnunet.core.workers import Progress
 from gi2nnunet.formats.tables import MaskTable, Size, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
-from gi2nnunet.core.progress import Progress
-from gi2nnunet.core.workers import QuietPool, count_cores
+from gi2nnunet.core.workers import Progress, QuietPool, count_cores
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.rle import RleProblem, decode_rows
 from gi2nnunet.formats.tables import (

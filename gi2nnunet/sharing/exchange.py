@@ -28,8 +28,8 @@ from gi2nnunet.nnunet.models import (
     list_models,
     read_training_record,
 )
-from gi2nnunet.nnunet.saved_postprocess import Tuned, adopt_tuning, find_tuning
-from gi2nnunet.prediction.leakage import find_trained_scans
+from gi2nnunet.nnunet.postprocess import Tuned, adopt_tuning, find_tuning
+from gi2nnunet.prediction.choose import find_trained_scans
 
 FindScans = Callable[[TrainedModel, Fold], frozenset[str] | None]
 

@@ -14,7 +14,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Progress, ignore
+from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import Ensemble

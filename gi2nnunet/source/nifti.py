@@ -17,12 +17,7 @@ from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
 from gi2nnunet.core.files import find_kind, read_json, read_json_object
 from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme, scan_order
 from gi2nnunet.formats.labels import ALL_BITS, LabelMap, nnunet_labels, to_bits
-from gi2nnunet.formats.volumes import (
-    VolumeGeometry,
-    read_geometry,
-    read_volume,
-    write_volume_like,
-)
+from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
 from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"

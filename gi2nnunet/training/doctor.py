@@ -15,8 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.hardware import Hardware, choose_hardware, probe_devices
+from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware, probe_devices
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.presets import PRESETS, STOCK_TRAINER, PlanOptions, Preset, choose_preset
 from gi2nnunet.training.machine import (

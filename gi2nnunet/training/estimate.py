@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 import statistics
 import tempfile
 import time
@@ -19,16 +20,13 @@ from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, take_mapping, take_number
-from gi2nnunet.core.progress import Progress, ignore
-from gi2nnunet.core.workers import count_cores
+from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_split
-from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine, Hardware
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.presets import STOCK_ITERATIONS, Preset, TrainingSettings
 from gi2nnunet.training.doctor import judge_hardware, plan_work
-from gi2nnunet.training.gpus import Card, find_card, name_card
 from gi2nnunet.training.need import count_operations, estimate_need, is_stock, stock_plan
 from gi2nnunet.training.plan import (
     PlannedConfiguration,
@@ -36,12 +34,7 @@ from gi2nnunet.training.plan import (
     is_preprocessed,
     read_planned,
 )
-from gi2nnunet.training.record import (
-    TrainedFold,
-    fill_in,
-    find_trainings,
-    read_length,
-)
+from gi2nnunet.training.record import TrainedFold, fill_in, find_trainings, read_length
 
 Source = Literal["trainings", "measured", "card"]
 State = Literal["new", "begun", "finished"]
@@ -536,3 +529,76 @@ def _ran_on(training: TrainedFold, hardware: Hardware) -> bool:
         return False
     card = read_json(training.folder / "debug.json").get("gpu_name")
     return hardware.device != "cuda" or card == name_card(hardware)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU as its maker describes it.
+
+    Attributes
+    ----------
+    name
+        As it is called.
+    peak_tflops
+        Published peak of matrix products in float16 that are summed in float32, without sparsity;
+        10^12 operations a second. nnU-Net's mixed precision uses these.
+    memory_gib
+        Of the smallest that is sold.
+    """
+
+    name: str
+    peak_tflops: float
+    memory_gib: int
+
+    def as_hardware(self) -> Hardware:
+        """Return one such card as the hardware of a machine."""
+        return Hardware(device="cuda", gpus=(0,), memory_gib=self.memory_gib, name=self.name)
+
+
+_TABLE = {
+    "P100": (18.7, 16), "T4": (65, 16), "V100": (125, 16), "RTX 2080 Ti": (53.8, 11),
+    "RTX 3090": (71, 24), "RTX 4090": (165.2, 24), "RTX A6000": (154.8, 48), "A10": (125, 24),
+    "A30": (165, 24), "A40": (149.7, 48), "A100": (312, 40), "L4": (121, 24), "L40S": (362, 48),
+    "H100 PCIe": (756, 80), "H100": (989, 80), "H200": (989, 141),
+}  # fmt: skip
+CARDS = {
+    name: Card(name=name, peak_tflops=peak, memory_gib=memory)
+    for name, (peak, memory) in _TABLE.items()
+}
+# Words of a device's name that do not change its speed: maker, memory, socket.
+_PLAIN_WORDS = re.compile(r"\b(nvidia|tesla|geforce|hbm3|sxm\d|\d+gb)\b")
+
+
+def find_card(device: str) -> Card | None:
+    """Return the card of a device's name, such as ``NVIDIA A100-SXM4-80GB``.
+
+    ``None`` if the name has any other word in it: a slice of a card (``MIG 1g.10gb``), its laptop
+    version and its ``Ti`` are other cards.
+    """
+    by_words = {name.lower(): card for name, card in CARDS.items()}
+    words = re.sub(r"[^a-z0-9]+", " ", device.lower())
+    plain = " ".join(_PLAIN_WORDS.sub(" ", words).split())
+    return by_words.get(plain) or by_words.get(plain.removesuffix(" pcie"))
+
+
+def choose_card(name: str) -> Card:
+    """Return the card that ``--card`` names.
+
+    Raises
+    ------
+    InputError
+        For a card that is not in the table.
+    """
+    card = find_card(name)
+    if card is None:
+        raise InputError(
+            f"--card: found {name!r}; expected one of {', '.join(CARDS)}. A MIG slice, a laptop "
+            "version or a Ti is another card than these: run gi2nnunet estimate --measure on a "
+            "machine that has it."
+        )
+    return card
+
+
+def name_card(hardware: Hardware) -> str:
+    """Return the name of the first card, without its memory."""
+    return re.split(r" \(\d+ GiB\)", hardware.name)[0]

@@ -20,7 +20,7 @@ from typing import Any
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
-from gi2nnunet.core.progress import Progress, ignore
+from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_split
 from gi2nnunet.nnunet.engine import Engine

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.progress import Progress
+from gi2nnunet.core.workers import Progress
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
@@ -25,8 +25,7 @@ from gi2nnunet.prediction.out_of_fold import (
     predict_out_of_fold,
 )
 from gi2nnunet.scoring.conventions import TunedMetric
-from gi2nnunet.tuning.search import measure_plain
-from gi2nnunet.tuning.table import list_tuning_scans
+from gi2nnunet.tuning.search import list_tuning_scans, measure_plain
 
 
 @dataclass(frozen=True, kw_only=True)

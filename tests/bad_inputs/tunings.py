@@ -18,7 +18,7 @@ from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.probabilities import SUFFIX, write_probabilities
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, list_models
-from gi2nnunet.nnunet.saved_postprocess import tuning_path
+from gi2nnunet.nnunet.postprocess import tuning_path
 from gi2nnunet.prediction.out_of_fold import predict_out_of_fold
 from gi2nnunet.prediction.predict import PredictedScans
 from tests.bad_inputs.entry import BadInput, make_nothing
@@ -91,7 +91,7 @@ def predict_all(here: Path) -> None:
             )  # fmt: skip
         return PredictedScans(scans=())
 
-    with mock.patch("gi2nnunet.prediction.out_of_fold.predict_scans", engine):
+    with mock.patch("gi2nnunet.prediction.predict.predict_scans", engine):
         predict_out_of_fold(
             read_dataset(workspace.raw),
             choose_ensemble(workspace.results / NAME, n_folds=2, folds=["cv"]),

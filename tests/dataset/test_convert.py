@@ -12,10 +12,10 @@ import SimpleITK
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.locks import hold_dataset
+from gi2nnunet.dataset.convert import ScanWriter
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.splits import hold_out
 from gi2nnunet.dataset.workspace import open_workspace
-from gi2nnunet.dataset.writer import ScanWriter
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, patient_of
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import read_mask_table

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.formats.volumes import (
-    encode_volume,
-    read_volume,
-    write_volume,
-    write_volume_like,
-)
+from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume, write_volume_like
 
 SPACING = (3.0, 1.25, 1.63)
 ORIENTATIONS = [

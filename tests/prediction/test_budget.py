@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
-from gi2nnunet.prediction.budget import Step, choose_step, list_steps, predict_within, run_until
 from gi2nnunet.prediction.predict import PredictedScan
+from gi2nnunet.sharing.hidden import Step, choose_step, list_steps, predict_within, run_until
 from gi2nnunet.source.nifti import NiftiScan
 
 

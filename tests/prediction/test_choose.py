@@ -12,8 +12,12 @@ from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import tabulate_rows
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet.models import Ensemble, ModelChoice, TrainedModel
-from gi2nnunet.prediction.choose import select_models, select_own_scans, select_source
-from gi2nnunet.prediction.leakage import find_standing
+from gi2nnunet.prediction.choose import (
+    find_standing,
+    select_models,
+    select_own_scans,
+    select_source,
+)
 from gi2nnunet.scoring.score import score_submission
 from tests.converting import convert
 from tests.source_factory import (

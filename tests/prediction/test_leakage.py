@@ -9,13 +9,13 @@ import pytest
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel
-from gi2nnunet.prediction.choose import select_own_scans
-from gi2nnunet.prediction.leakage import (
+from gi2nnunet.prediction.choose import (
     Standing,
     find_standing,
     find_trained_on,
     find_trained_scans,
     find_unseen_folds,
+    select_own_scans,
 )
 from tests.converting import convert
 from tests.source_factory import make_source, write_source

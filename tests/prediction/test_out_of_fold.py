@@ -14,14 +14,12 @@ from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble
-from gi2nnunet.nnunet.postprocess import Decision
-from gi2nnunet.nnunet.saved_postprocess import adopt_tuning, find_tuning, tuning_path
+from gi2nnunet.nnunet.postprocess import Decision, adopt_tuning, find_tuning, tuning_path
 from gi2nnunet.prediction import out_of_fold, parts
 from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
-from gi2nnunet.tuning.search import tune_decision
-from gi2nnunet.tuning.table import list_tuning_scans
+from gi2nnunet.tuning.search import list_tuning_scans, tune_decision
 from tests.command_line import tree
 from tests.fold_bench import Bench
 from tests.model_factory import write_model

@@ -9,7 +9,7 @@ import pytest
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.nifti import NiftiScan

@@ -22,13 +22,13 @@ from PIL import Image
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.tables import read_mask_table
-from gi2nnunet.nnunet.curves import parse_log, read_curves
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.page import render_report, write_report
-from gi2nnunet.report.viewer import PackedScan, pack_scan, slice_dice
+from gi2nnunet.report.pictures import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.training.record import parse_log, read_curves
 from gi2nnunet.upkeep.verify import verify_workspace
 from tests.converting import convert
 from tests.source_factory import make_source, write_source
@@ -271,7 +271,7 @@ def test_a_recorded_score_is_shown_without_scoring_again(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr("gi2nnunet.report.gather.score_submission", fail)
+    monkeypatch.setattr("gi2nnunet.scoring.score.score_submission", fail)
     report = gather_report(space, prediction=folder)
     assert report.prediction is not None
     assert report.prediction.note == ""

@@ -15,7 +15,7 @@ from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
-from gi2nnunet.nnunet.child.checkpoints import load_checkpoint
+from gi2nnunet.nnunet.child.weights import load_checkpoint
 from gi2nnunet.nnunet.model_file import MANIFEST, open_bundle
 from gi2nnunet.nnunet.models import (
     Fold,

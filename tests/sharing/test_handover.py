@@ -14,7 +14,7 @@ from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.models import Ensemble, choose_ensemble, digest_checkpoint
-from gi2nnunet.nnunet.saved_postprocess import find_tuning, tuning_path
+from gi2nnunet.nnunet.postprocess import find_tuning, tuning_path
 from gi2nnunet.sharing.exchange import HandedOver, TakenOver, hand_over, take_over
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, write_model

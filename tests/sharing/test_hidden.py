@@ -10,8 +10,7 @@ import pytest
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
-from gi2nnunet.nnunet.postprocess import Decision, OrganDecision
-from gi2nnunet.nnunet.saved_postprocess import Tuned
+from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, Tuned
 from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.sharing import hidden
 from gi2nnunet.sharing.hidden import predict_hidden

@@ -17,7 +17,7 @@ from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.prediction.choose import select_source
-from gi2nnunet.source import nifti, slices
+from gi2nnunet.source import competition, nifti
 from gi2nnunet.source import open as opening
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.check.check import check_source
@@ -230,7 +230,7 @@ def test_an_opened_source_tells_its_scans_and_reads_no_image(
         raise AssertionError("an image was read")
 
     monkeypatch.setattr(nifti, "read_volume", refuse)
-    monkeypatch.setattr(slices.imagecodecs, "png_decode", refuse)
+    monkeypatch.setattr(competition.imagecodecs, "png_decode", refuse)
     source = open_source(given.path, truth=False)
     assert isinstance(source, Source)
     assert list(source.scans) == [scan.scan_id for scan in given.scans]

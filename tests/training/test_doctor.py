@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Hardware
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.training.doctor import (
     Verdict,

@@ -19,13 +19,11 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
-from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine, Hardware
 from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.phantom.listing import read_listing
-from gi2nnunet.training.estimate import Estimate, Request, TrainingCost, estimate_costs
-from gi2nnunet.training.gpus import CARDS
+from gi2nnunet.training.estimate import CARDS, Estimate, Request, TrainingCost, estimate_costs
 from gi2nnunet.training.need import STOCK_PLANS, count_operations, is_stock, stock_plan
 from gi2nnunet.training.plan import completion_mark, digest_preprocessing
 from tests.converting import convert

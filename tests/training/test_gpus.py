@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.nnunet.hardware import Hardware
-from gi2nnunet.training.gpus import CARDS, choose_card, find_card, name_card
+from gi2nnunet.nnunet.engine import Hardware
+from gi2nnunet.training.estimate import CARDS, choose_card, find_card, name_card
 
 
 @pytest.mark.parametrize(

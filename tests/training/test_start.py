@@ -11,8 +11,7 @@ from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.child.main import ENGINE_MODULES
-from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Engine, Hardware
 from gi2nnunet.nnunet.presets import PRESETS, PlanOptions
 from gi2nnunet.training import doctor
 from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start

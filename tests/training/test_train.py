@@ -14,7 +14,7 @@ from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.hardware import Hardware
+from gi2nnunet.nnunet.engine import Hardware
 from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.training.plan import Plan, PlannedConfiguration

@@ -11,8 +11,7 @@ import pytest
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import join_organs, split_organs
 from gi2nnunet.formats.probabilities import TuningScan
-from gi2nnunet.nnunet.postprocess import PLAIN, Decision, apply_decision
-from gi2nnunet.nnunet.saved_postprocess import Tuning
+from gi2nnunet.nnunet.postprocess import PLAIN, Decision, Tuning, apply_decision
 from gi2nnunet.scoring.metric import combine, score_label_maps
 from gi2nnunet.tuning.search import (
     FILL_SLICES,

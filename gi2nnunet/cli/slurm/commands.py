@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gi2nnunet import api
-from gi2nnunet.cli.options import (
-    JsonOption,
-    WorkspaceOption,
-    same_workspace,
-    spell_options,
-)
+from gi2nnunet.cli.options import JsonOption, WorkspaceOption, same_workspace, spell_options
 from gi2nnunet.cli.output import count, print_json, print_notice, print_result, print_table
-from gi2nnunet.cli.slurm.graph import Job, make_prediction_graph, make_training_graph
-from gi2nnunet.cli.slurm.profile import Profile, read_profile
-from gi2nnunet.cli.slurm.submit import read_jobs, submit
+from gi2nnunet.cli.slurm.submit import (
+    Job,
+    Profile,
+    make_prediction_graph,
+    make_training_graph,
+    read_jobs,
+    read_profile,
+    submit,
+)
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
 from gi2nnunet.nnunet.models import spell_models

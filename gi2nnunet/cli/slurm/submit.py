@@ -1,21 +1,23 @@
-"""Submit jobs to Slurm, keep record of them, and tell how they stand."""
+"""Jobs on Slurm: their profile and order, submitted, recorded, and their state."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from gi2nnunet.cli.slurm.graph import Job
-from gi2nnunet.cli.slurm.job import CommandRun
-from gi2nnunet.cli.slurm.profile import Profile, count_minutes
-from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.core.errors import EngineError, InputError, Problem, raise_problems
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
 
@@ -295,3 +297,300 @@ def _last_lines(log: Path) -> str:
     except OSError:
         return ""
     return "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job.
+
+    Attributes
+    ----------
+    name
+        Its name, unique in the run.
+    words
+        The words after ``gi2nnunet`` that it runs.
+    after
+        Names of the jobs that must have succeeded before.
+    array
+        Name of the array that it belongs to, whose jobs stand beside each other and wait for the
+        same; empty for a job of its own.
+    leaves
+        Where none of these is there any more, a finished job is no longer done; without any, it is
+        done for good.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    array: str = ""
+    leaves: tuple[Path, ...] = ()
+
+
+def make_training_graph(
+    *,
+    configurations: Sequence[str],
+    folds: Sequence[int | str],
+    n_folds: int,
+    plan_words: Sequence[str],
+    train_words: Sequence[str],
+    score_words: Sequence[str],
+) -> tuple[Job, ...]:
+    """Return the jobs of a whole training: a plan, every training, then the score.
+
+    Parameters
+    ----------
+    configurations, folds
+        One training for each pair.
+    n_folds
+        Folds of the split; only where all are trained is there a job that scores.
+    plan_words, train_words, score_words
+        Command lines without ``--config`` and ``--fold``.
+    """
+    chosen = [word for name in configurations for word in ("--config", name)]
+    plan = Job(name="plan", words=(*plan_words, *chosen))
+    trainings = [
+        Job(
+            name=f"train_{configuration}_fold_{fold}",
+            words=(*train_words, "--config", configuration, "--fold", str(fold)),
+            after=("plan",),
+        )
+        for configuration in configurations
+        for fold in folds
+    ]
+    jobs = [plan, *trainings]
+    if n_folds and set(range(n_folds)) <= set(folds):
+        numbered = tuple(job.name for job in trainings if not job.name.endswith("_all"))
+        words = (*score_words, *chosen, "--fold", "cv")
+        jobs.append(Job(name="score", words=words, after=numbered))
+    return tuple(jobs)
+
+
+def make_prediction_graph(
+    *,
+    name: str,
+    parts: int,
+    part_words: Sequence[str],
+    join_words: Sequence[str],
+    kept: Path,
+    result: Path,
+) -> tuple[Job, ...]:
+    """Return the jobs of a prediction: an array of parts, and one that joins what they keep.
+
+    Parameters
+    ----------
+    name
+        What is predicted and where to; no other prediction's.
+    parts
+        How many, each of every so-manieth scan.
+    part_words, join_words
+        Command lines, the former without ``--part``.
+    kept
+        Folder of what the parts leave for the last job, which takes it away.
+    result
+        The file that the last job writes.
+    """
+    shards = [
+        Job(
+            name=f"{name}_part_{part}",
+            words=(*part_words, "--part", f"{part}/{parts}"),
+            array=name,
+            leaves=(kept, result),
+        )
+        for part in range(1, parts + 1)
+    ]
+    join = Job(
+        name=f"{name}_join",
+        words=tuple(join_words),
+        after=tuple(job.name for job in shards),
+        leaves=(result,),
+    )
+    return (*shards, join)
+
+
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(kw_only=True)
+class CommandRun:
+    """A command line as submitit runs it.
+
+    Attributes
+    ----------
+    words
+        The words after ``gi2nnunet``.
+    outcomes
+        Folder of the files that say how a job ended.
+    patience
+        How many seconds a warned command may go on before the job queues itself again.
+    """
+
+    words: tuple[str, ...]
+    outcomes: Path
+    patience: float
+    _command: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+
+    def __call__(self) -> int:
+        """Run the command; how it ended is written for ``gi2nnunet jobs``.
+
+        Raises
+        ------
+        SystemExit
+            Where it failed, so that jobs that wait for this one do not start, and nothing is
+            printed after what the command said itself.
+        """
+        from submitit import JobEnvironment
+
+        outcome = self.outcomes / f"{JobEnvironment().job_id}.json"
+        outcome.unlink(missing_ok=True)
+        self._command = subprocess.Popen(
+            [sys.executable, "-m", "gi2nnunet", *self.words],
+            # Slurm may warn every process of a job; a command that knows nothing of it goes on.
+            preexec_fn=_pass_over_the_warning,
+        )
+        code = self._command.wait()
+        if code >= 0:  # else it was taken down from outside, and may well be queued again
+            write_json(outcome, {"exit_code": code})
+        if code:
+            raise SystemExit(code if code > 0 else 128 - code)
+        return code
+
+    def checkpoint(self) -> Any:
+        """Say what to run when the job starts again: the same, which resumes by itself.
+
+        submitit calls this in its signal handler and queues the job again afterwards, which ends
+        it. Until then a training, which is told, has time to save and end, and any other command
+        to get on.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        if self._command is not None:
+            until = time.monotonic() + self.patience
+            while _is_running(self._command.pid) and time.monotonic() < until:
+                if self._command.returncode is None:
+                    os.kill(self._command.pid, signal.SIGUSR2)
+                time.sleep(_LOOK_SECONDS)
+        return DelayedSubmission(replace(self))
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether a child runs, without the lock that the interrupted wait for it holds."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def _pass_over_the_warning() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+_NUMBERS = ("gpus", "cpus", "warning_seconds", "most_timeouts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What every job asks for.
+
+    Attributes
+    ----------
+    partition, account
+        Slurm's; by default the cluster's own.
+    time
+        Limit of one job, ``[days-]hours:minutes:seconds``; one that reaches it is queued again
+        and goes on from its checkpoint.
+    memory
+        Of one job, as ``32G``.
+    gpus, cpus
+        Of one job.
+    warning_seconds
+        How long before its limit a job is warned. A training then saves at the end of its epoch,
+        and the job queues itself again, after three quarters of this time at the latest.
+    most_timeouts
+        How often a job may reach its limit before it fails.
+    flags
+        Further options of ``sbatch`` by name, without the dashes.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    time: str = "24:00:00"
+    memory: str | None = None
+    gpus: int = 1
+    cpus: int = 8
+    warning_seconds: int = 300
+    most_timeouts: int = 100
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile.
+
+    Parameters
+    ----------
+    file
+        The TOML file; ``None`` for the defaults.
+    overrides
+        ``key=value`` texts that go before the file.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read or is no TOML, unknown keys, values of the wrong type.
+    """
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"{file}: cannot be read ({error.strerror}). Give another --profile."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f'{file}: is no TOML: {error}. Expected lines such as partition = "gpu".'
+            ) from error
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--slurm {text}: expected KEY=VALUE, such as --slurm partition=gpu.")
+        found[key] = int(value) if key in _NUMBERS and value.isdecimal() else value
+    known = {entry.name for entry in fields(Profile)}
+    where = str(file) if file else "--slurm"
+    problems = []
+    for key, value in found.items():
+        if key not in known:
+            problems.append(
+                Problem(where=where, found=f"the key {key!r}", expected=", ".join(sorted(known)))
+            )
+        elif (expected := _describe_wrong(key, value)) is not None:
+            problems.append(Problem(where=f"{where}: {key}", found=repr(value), expected=expected))
+    raise_problems(problems, remedy="Correct the profile.")
+    made = Profile(**found)
+    if 2 * made.warning_seconds > 60 * count_minutes(made.time):
+        raise InputError(
+            f"{where}: found the limit {made.time} and warning_seconds = {made.warning_seconds}; "
+            "expected a warning in the second half of the time, or jobs only queue themselves "
+            "again. Give more time, or fewer warning_seconds."
+        )
+    return made
+
+
+def _describe_wrong(key: str, value: object) -> str | None:
+    if key in _NUMBERS:
+        least = 0 if key == "gpus" else 1
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return None if good else f"a whole number from {least} on"
+    if key == "flags":
+        good = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        return None if good else 'a table of texts, such as flags = {qos = "long"}'
+    if key == "time":
+        good = isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", value) is not None
+        return None if good else "[days-]hours:minutes:seconds, such as 24:00:00"
+    return None if isinstance(value, str) and value else "a text"
+
+
+def count_minutes(time: str) -> int:
+    """Return a time limit in whole minutes, at least one."""
+    days, _, rest = time.rpartition("-")
+    hours, minutes, seconds = (int(part) for part in rest.split(":"))
+    return max(1, int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0))

@@ -1,4 +1,4 @@
-"""Predict scans with an ensemble, one pass over the scans; runs in the engine's child process.
+"""Inference of an ensemble in one pass over the scans; runs in the engine's child process.
 
 Three stages overlap in time: while the networks work on one scan, the next is read and preprocessed
 and the last is resampled, decided and encoded. Logits are averaged over folds as nnU-Net does,

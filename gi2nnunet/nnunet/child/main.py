@@ -164,7 +164,7 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
 
         return getattr(weights, f"run_{task}")(**options)  # type: ignore[no-any-return]
     if task == "inspect":
-        from gi2nnunet.nnunet.child.checkpoints import run_inspection
+        from gi2nnunet.nnunet.child.weights import run_inspection
 
         return run_inspection(**options)
     if task == "train":
@@ -172,7 +172,7 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
 
         return run_training(emit=emit, stopping=stop.is_set, **options)
     if task == "measure":
-        from gi2nnunet.nnunet.child.measure import run_measurement
+        from gi2nnunet.nnunet.child.trainer import run_measurement
 
         return run_measurement(**options)
     if task == "predict":

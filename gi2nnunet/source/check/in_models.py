@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.in_slices import LEAST_PIXELS, find_runs
-from gi2nnunet.source.check.suspects import Suspect, Tested, rate_certainty
-from gi2nnunet.source.check.usual import LEAST_SCANS, measure_spread
+from gi2nnunet.source.check.suspects import (
+    LEAST_SCANS,
+    Suspect,
+    Tested,
+    measure_spread,
+    rate_certainty,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -65,7 +70,8 @@ def find_disagreements(agreements: Sequence[ScanAgreement]) -> tuple[Suspect, ..
     ----------
     agreements
         The scans that were predicted. Fewer than
-        :data:`~gi2nnunet.source.check.usual.LEAST_SCANS` have no usual agreement: none is returned.
+        :data:`~gi2nnunet.source.check.suspects.LEAST_SCANS` have no usual agreement: none is
+        returned.
     """
     if len(agreements) < LEAST_SCANS:
         return ()

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gi2nnunet.formats.ids import CERTAINTIES, Certainty
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.formats.ids import CERTAINTIES, ORGANS, Certainty
 from gi2nnunet.source.check.fit import Placement
+from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 
 SuspectKind = Literal[
     "masks turned",
@@ -169,3 +173,238 @@ def drop_explained(suspects: Sequence[Suspect]) -> list[Suspect]:
         if s.scan_id not in explained
         or not (s.kind in symptoms or (s.kind == "masks do not fit" and s.slice_number is not None))
     ]
+
+
+FloatArray = NDArray[np.float64]
+Labelled = Sequence[tuple[ScanMeasures, MaskMeasures]]
+
+LEAST_SCANS = 12
+"""So many labelled scans have usual values of their own."""
+_NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+
+VOLUME, HEIGHT, BACK, LEFT, LONG, DEEP, WIDE, LEVEL, RAGGED = range(9)
+"""What is measured of an organ: logarithm of its volume in ml; relative height of its centre, its
+distance in mm from the image's middle to posterior and to the patient's left; logarithms of its
+standard deviations in mm along z, y and x; image inside; logarithm of outline over area in 1/mm."""
+# Below these, a spread could be chance.
+_LEAST_SPREAD = np.array([0.15, 0.03, 6.0, 6.0, 0.1, 0.1, 0.1, 0.05, 0.08])
+_LEAST_SPREAD_MM = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualOrgans:
+    """Usual values of what is measured of organs.
+
+    Attributes
+    ----------
+    middle, spread
+        ``(organs, features)``; NaN where nothing is usual.
+    heights
+        ``(2, 3)``: middle and spread of the distances in mm, to caudal, from stomach to large
+        bowel, from stomach to small bowel, and from large to small bowel.
+    log_length
+        Middle and spread of the logarithm of the length in mm over which there are masks.
+    having
+        Scans that have each organ.
+    scans
+        How many scans these values come from.
+    of_source
+        Whether they are the source's own.
+    """
+
+    middle: FloatArray
+    spread: FloatArray
+    heights: FloatArray
+    log_length: tuple[float, float]
+    having: tuple[int, ...]
+    scans: int
+    of_source: bool
+
+    def score(self, features: FloatArray) -> FloatArray:
+        """Return robust z-scores of ``(organs, features)``; NaN where nothing is usual."""
+        scores: FloatArray = (features - self.middle) / self.spread
+        return scores
+
+    def score_heights(self, heights: FloatArray) -> FloatArray:
+        """Return robust z-scores of :func:`describe_heights`."""
+        scores: FloatArray = (heights - self.heights[0]) / self.heights[1]
+        return scores
+
+    def tell_origin(self) -> str:
+        """Return what to add to a usual value that is not the source's own."""
+        return "" if self.of_source else f" ({self.scans} scans of the competition)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualFit:
+    """Usual contrast across outlines: of all masks, and of each organ, ``(organs,)``."""
+
+    whole: float
+    of_organs: FloatArray
+    scans: int
+    of_source: bool
+
+    def tell_origin(self) -> str:
+        """Return what to add to a usual value that is not the source's own."""
+        return "" if self.of_source else f" ({self.scans} scans of the competition)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """How a scan's masks begin and end; NaN without the organ.
+
+    Attributes
+    ----------
+    log_length
+        Logarithm of the length in mm from the first slice with a mask to the last one.
+    stomach_last, large_first, small_first
+        Area of the organ's last or first slice over its median area; 0 at the scan's own end.
+    stomach_to_end
+        Slices from the stomach's last one to the last one with a mask.
+    """
+
+    log_length: float
+    stomach_last: float
+    large_first: float
+    small_first: float
+    stomach_to_end: float
+
+
+def describe_organs(scan: ScanMeasures, masks: MaskMeasures) -> FloatArray:
+    """Return ``(organs, features)``; NaN without the organ."""
+    found = np.full((len(ORGANS), len(_LEAST_SPREAD)), np.nan)
+    there = masks.volume_ml > 0
+    area = masks.pixels.sum(axis=1) * scan.spacing_mm[1] * scan.spacing_mm[2]
+    outline = masks.fit.edges * np.sqrt(scan.spacing_mm[1] * scan.spacing_mm[2])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[:, VOLUME] = np.log(masks.volume_ml)
+        found[:, HEIGHT : LEFT + 1] = masks.centre
+        found[:, LONG : WIDE + 1] = np.log(np.maximum(masks.spread_mm, 1))
+        found[:, LEVEL] = masks.level
+        found[:, RAGGED] = np.log(outline / area)
+    found[~there] = np.nan
+    return found
+
+
+def describe_heights(scan: ScanMeasures, masks: MaskMeasures) -> FloatArray:
+    """Return ``(3,)`` mm to caudal: stomach to large, stomach to small, large to small bowel."""
+    large, small, stomach = masks.centre[:, 0] * (scan.shape[0] - 1) * scan.spacing_mm[0]
+    return np.array([large - stomach, small - stomach, small - large])
+
+
+def describe_ends(scan: ScanMeasures, masks: MaskMeasures) -> Ends:
+    """Return how a scan's masks begin and end."""
+    large, small, stomach = masks.pixels
+    filled = np.flatnonzero(masks.pixels.any(axis=0))
+    ended = np.flatnonzero(stomach)
+    thickness = scan.spacing_mm[0]
+    return Ends(
+        log_length=float(np.log((filled[-1] - filled[0] + 1) * thickness))
+        if len(filled)
+        else float("nan"),
+        stomach_last=_measure_end(stomach, -1),
+        large_first=_measure_end(large, 0),
+        small_first=_measure_end(small, 0),
+        stomach_to_end=float(filled[-1] - ended[-1]) if len(ended) else float("nan"),
+    )
+
+
+def _measure_end(pixels: NDArray[np.int64], end: int) -> float:
+    filled = np.flatnonzero(pixels)
+    if len(filled) < 2:
+        return float("nan")
+    if filled[end] == np.arange(len(pixels))[end]:
+        return 0.0
+    return float(pixels[filled[end]] / np.median(pixels[filled]))
+
+
+def measure_spread(values: FloatArray) -> float:
+    """Return the robust standard deviation of values, by their median absolute deviation.
+
+    The fewer values there are, the less they say of how far others may lie: it is widened by three
+    parts in their number.
+    """
+    widened = _NORMAL * (1 + 3 / len(values))
+    return float(widened * np.median(np.abs(values - np.median(values))))
+
+
+def find_usual_organs(labelled: Labelled) -> UsualOrgans:
+    """Return what is usual in a source's labelled scans, or with few of them in the competition.
+
+    An organ that fewer than :data:`LEAST_SCANS` have has no usual values.
+    """
+    if len(labelled) < LEAST_SCANS:
+        return OF_COMPETITION
+    features = np.array([describe_organs(*pair) for pair in labelled])
+    middle, spread = (np.full(features.shape[1:], np.nan) for _ in range(2))
+    there = np.isfinite(features[:, :, VOLUME])
+    for organ in np.flatnonzero(there.sum(axis=0) >= LEAST_SCANS).tolist():
+        having = features[there[:, organ], organ]
+        middle[organ] = np.median(having, axis=0)
+        spread[organ] = np.fmax([measure_spread(column) for column in having.T], _LEAST_SPREAD)
+    lengths = np.array([describe_ends(*pair).log_length for pair in labelled])
+    lengths = lengths[np.isfinite(lengths)]
+    heights = np.array([describe_heights(*pair) for pair in labelled])
+    return UsualOrgans(
+        middle=middle,
+        spread=spread,
+        heights=np.array([_find_middle(column, _LEAST_SPREAD_MM) for column in heights.T]).T,
+        log_length=_find_middle(lengths, _LEAST_SPREAD[LONG]),
+        having=tuple(int(number) for number in there.sum(axis=0)),
+        scans=len(labelled),
+        of_source=True,
+    )
+
+
+def _find_middle(values: FloatArray, least: float) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if len(finite) < LEAST_SCANS:
+        return float("nan"), float("nan")
+    return float(np.median(finite)), max(measure_spread(finite), least)
+
+
+def find_usual_fit(labelled: Labelled) -> UsualFit:
+    """Return the usual contrast of a source, or with few labelled scans that of the competition."""
+    fits = [masks.fit for _, masks in labelled if np.isfinite(masks.fit.whole)]
+    if len(fits) < LEAST_SCANS:
+        return FIT_OF_COMPETITION
+    by_organ = np.array([fit.of_organs for fit in fits]).T
+    return UsualFit(
+        whole=float(np.median([fit.whole for fit in fits])),
+        of_organs=np.array([_find_middle(column, 0.0)[0] for column in by_organ]),
+        scans=len(fits),
+        of_source=True,
+    )
+
+
+# Medians and robust spreads of 16 scans of nine patients of the competition's train.csv (every
+# scan of 276 x 276 and of 234 x 234). Left open are what needs the image, and the length and the
+# heights in the scan, which the annotators and the scanner's staff choose. The spreads are doubled:
+# another source has other scanners and other annotators.
+_NAN = float("nan")
+OF_COMPETITION = UsualOrgans(
+    middle=np.array(
+        [
+            [5.89, _NAN, -44.09, 32.20, 3.46, 3.55, 4.40, _NAN, -3.34],
+            [5.65, _NAN, -33.59, 46.12, 3.11, 3.07, 3.89, _NAN, -3.19],
+            [5.51, _NAN, -41.51, 42.37, 2.88, 3.43, 3.17, _NAN, -3.76],
+        ]
+    ),
+    spread=2
+    * np.array(
+        [
+            [1.02, _NAN, 13.28, 43.18, 0.26, 0.23, 0.21, _NAN, 0.30],
+            [0.65, _NAN, 9.08, 15.31, 0.28, 0.34, 0.16, _NAN, 0.23],
+            [0.36, _NAN, 12.55, 8.38, 0.22, 0.10, 0.21, _NAN, 0.14],
+        ]
+    ),
+    heights=np.array([[51.0, 69.0, 18.0], [26.0, 38.0, 24.0]]),
+    log_length=(_NAN, _NAN),
+    having=(16, 16, 16),
+    scans=16,
+    of_source=False,
+)
+# Contrast of the two scans of which the images are known too.
+FIT_OF_COMPETITION = UsualFit(
+    whole=0.86, of_organs=np.array([1.11, 0.62, 0.78]), scans=2, of_source=False
+)

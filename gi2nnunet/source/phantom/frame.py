@@ -1,4 +1,4 @@
-"""Where a phantom's scan lies in the anatomical template, and smooth random fields over it."""
+"""Frame of a phantom's scan in the anatomical template, and smooth random fields over it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which scans a phantom shall have: read from a listing, or from the names of a source's images."""
+"""Listing of a phantom's scans: read from a CSV, or from the names of a source's images."""
 
 from __future__ import annotations
 

@@ -26,15 +26,8 @@ from gi2nnunet.core.errors import (
 )
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.progress import Progress
-from gi2nnunet.core.workers import QuietPool
-from gi2nnunet.formats.ids import (
-    KNOWN_BAD_SCANS,
-    ORGANS,
-    image_name,
-    patient_of,
-    scan_order,
-)
+from gi2nnunet.core.workers import Progress, QuietPool
+from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, image_name, patient_of, scan_order
 from gi2nnunet.formats.labels import ORGAN_BITS, join_organs
 from gi2nnunet.formats.rle import decode_mask, decode_rows, encode_slices
 from gi2nnunet.formats.submission import name_rows

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gi2nnunet.cli.slurm.graph import Job, make_prediction_graph, make_training_graph
+from gi2nnunet.cli.slurm.submit import Job, make_prediction_graph, make_training_graph
 
 
 def graph(folds: list[int | str]) -> tuple[Job, ...]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.cli.slurm.profile import Profile, count_minutes, read_profile
+from gi2nnunet.cli.slurm.submit import Profile, count_minutes, read_profile
 from gi2nnunet.core.errors import InputError
 
 

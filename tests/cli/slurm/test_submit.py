@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.cli.slurm.graph import Job
-from gi2nnunet.cli.slurm.profile import Profile
-from gi2nnunet.cli.slurm.submit import read_jobs, submit
+from gi2nnunet.cli.slurm.submit import Job, Profile, read_jobs, submit
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
 

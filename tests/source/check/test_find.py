@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.formats.ids import patient_of
-from gi2nnunet.source.check.find import find_suspects, list_tested
+from gi2nnunet.source.check.check import find_suspects, list_tested
 from gi2nnunet.source.check.measures import ScanMeasures, measure_scan
 from gi2nnunet.source.check.suspects import MEANINGS
 from gi2nnunet.source.open import open_source

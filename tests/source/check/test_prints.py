@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gi2nnunet.source.check.prints import LEAST_SLICES, find_copies, take_prints
+from gi2nnunet.source.check.measures import LEAST_SLICES, find_copies, take_prints
 
 
 def make_image(seed: int, depth: int = 12) -> np.ndarray:

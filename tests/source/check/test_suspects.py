@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gi2nnunet.source.check.check import check_source
-from gi2nnunet.source.check.find import find_suspects
+from gi2nnunet.source.check.check import check_source, find_suspects
 from gi2nnunet.source.check.measures import ScanMeasures
 from gi2nnunet.source.check.suspects import MEANINGS
 from tests.faulty_source import Faults

@@ -9,8 +9,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from gi2nnunet.nnunet.child import batching
-from gi2nnunet.nnunet.child.batching import MOST_SLICES, BatchingPredictor
+from gi2nnunet.nnunet.child import network as batching
+from gi2nnunet.nnunet.child.network import MOST_SLICES, BatchingPredictor
 from tests.model_factory import DATASET_JSON, make_plans, make_weights
 
 WORDS = [

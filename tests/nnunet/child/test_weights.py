@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.nnunet.child.checkpoints import (
+from gi2nnunet.nnunet.child.weights import (
     check_entries,
     check_weights,
     load_checkpoint,
