@@ -303,7 +303,7 @@ SOURCES = (
         command=CONVERT,
         make=lambda here: write_files(here / "source", make_source(["case7_day0"]).files()),
         message=(
-            "source: every scan is on the list of known bad ones (case7_day0)",
+            "source: every scan is left out: case7_day0 (wrong masks)",
             "--keep-known-bad",
         ),
     ),

@@ -91,7 +91,7 @@ def predict_all(here: Path) -> None:
             )  # fmt: skip
         return PredictedScans(scans=())
 
-    with mock.patch("gi2nnunet.prediction.predict.predict_scans", engine):
+    with mock.patch("gi2nnunet.prediction.out_of_fold.predict_scans", engine):
         predict_out_of_fold(
             read_dataset(workspace.raw),
             choose_ensemble(workspace.results / NAME, n_folds=2, folds=["cv"]),

@@ -89,7 +89,8 @@ def test_a_table_holds_every_row_in_the_order_of_the_file(rows, newline, bom):
 
 @given(
     rows=rows,
-    ending=st.text(max_size=5).filter(lambda text: "\0" not in text),
+    # The csv module does not quote a lone carriage return; no run length holds one.
+    ending=st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=5),
     column=st.sampled_from(["segmentation", "predicted"]),
     size=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
 )
