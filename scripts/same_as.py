@@ -86,7 +86,7 @@ KINDS = (
     ("dataset trees, splits", "bytes", ("*/raw/*", "*/splits_final.json")),
     ("plans, other JSON of plan", "keys", ("*/preprocessed/*.json",)),
     ("preprocessed arrays", "bytes", ("*/preprocessed/*",)),
-    ("tuning file", "bytes", ("*/gi2nnunet_tuning_*.json",)),
+    ("tuning file", "keys", ("*/gi2nnunet_tuning_*.json",)),
     ("models, a copy of REV's", "bytes", (f"{MODELS}/*",)),
     ("probabilities", "bytes", ("*.gi2prob",)),
     ("label volumes", "bytes", ("*.nii.gz",)),
