@@ -41,8 +41,10 @@ test-slurm: $(READY)
 
 test-all: lint test-slurm
 	scripts/browser_testbed.sh
+	scripts/dicom_testbed.sh
 	GI2NNUNET_BROWSER=required $(BIN)/pytest --cov --cov-report=term:skip-covered
 	$(BIN)/python scripts/fuzz_rle.py
+	$(BIN)/python scripts/roundtrip_rtstruct.py
 	$(BIN)/python scripts/torture.py --kills 24 --places 1
 
 clean:

@@ -40,7 +40,8 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as all ot
 _CONTOUR_SEQUENCE = 0x30060040
 _MOST_LO_CHARACTERS = 64
 _MOST_DS_CHARACTERS = 16
-_ROUNDED_PIXELS = 0.005
+_ROUNDED_PIXELS = 0.035
+_DECIMALS = 3
 _FLAT_MM = 1e-3
 
 # Copied from the images; Type 2: empty if they are missing there.
@@ -238,14 +239,21 @@ def _encode_contours(series: Series, mask: NDArray[np.bool_]) -> bytes:
 def _place_points(
     series: Series, outlines: Outlines, row: NDArray[np.float64], column: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the points in LPS mm, rounded to a two hundredth of a pixel."""
+    """Return the points in LPS mm, with few digits.
+
+    On planes along the axes they are rounded by at most 0.035 pixel, so that an outline still runs
+    inside its pixels: to tenths of a millimetre for pixels of 1.5 mm. Elsewhere that would move
+    points out of their plane: there they are rounded to a micrometre.
+    """
     spacing = np.array(series.pixel_spacing_mm)
     counts = np.diff(outlines.ends, prepend=0)
     points_mm = np.repeat(series.positions_mm[outlines.slice_index], counts, axis=0)
     steps = np.stack([column, row]) * spacing[:, None]
     # A component that is the same all over the slice is the slice's own, to the last digit.
     varies = np.abs(steps).T @ series.shape[1:] > _FLAT_MM
-    decimals = max(0, math.ceil(-math.log10(2 * _ROUNDED_PIXELS * spacing.min())))
+    decimals = _DECIMALS
+    if varies.sum() < 3:
+        decimals = max(0, math.ceil(-math.log10(2 * _ROUNDED_PIXELS * spacing.min())))
     points_mm[:, varies] += outlines.points @ steps[:, varies]
     points_mm[:, varies] = points_mm[:, varies].round(decimals)
     return points_mm

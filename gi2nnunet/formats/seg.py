@@ -121,6 +121,7 @@ def write_seg(
         pixel_array=_order_frames(np.stack(list(masks.values()), axis=-1), series),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
+        omit_empty_frames=any(mask.any() for mask in masks.values()),
         series_instance_uid=highdicom.UID(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=highdicom.UID(),
