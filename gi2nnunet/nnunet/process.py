@@ -27,7 +27,6 @@ from gi2nnunet.core.workers import describe_end
 from gi2nnunet.dataset.workspace import Workspace
 
 Event = dict[str, Any]
-Runner = Callable[..., Event]
 
 _LAST_LINES = 15
 _LOOK_SECONDS = 0.2

@@ -263,11 +263,17 @@ def check_finite(weights: object, *, where: str, remedy: str) -> None:
 def describe_not_finite(weights: object) -> str | None:
     """Return how many tensors of a table of weights hold NaN or infinity; ``None`` for none."""
     tensors = weights if isinstance(weights, Mapping) else {}
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if isinstance(tensor, torch.Tensor) and not tensor.isfinite().all()
-    ]
+    # nnU-Net's networks hold the same weights under several names: each is looked at once.
+    finite: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], bool] = {}
+    bad = []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if place not in finite:
+            finite[place] = bool(tensor.isfinite().all())
+        if not finite[place]:
+            bad.append(name)
     if not bad:
         return None
     return f"NaN or infinity in {len(bad)} of {len(tensors)} tensors of weights (first {bad[0]})"
