@@ -8,14 +8,22 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from gi2nnunet.core.errors import InputError, OutputError, shorten
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from typing_extensions import is_typeddict
+
+from gi2nnunet.core.errors import InputError, OutputError, Problem, raise_problems, shorten
 
 PART_SUFFIX = ".part"
+_MOST_SHOWN = 120
+
+Record = TypeVar("Record")
 
 
 @contextmanager
@@ -115,6 +123,117 @@ def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
             f"{remedy}"
         )
     return content
+
+
+def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
+    """Read a JSON file as a dataclass, a TypedDict or a collection of these; see `parse_record`.
+
+    Raises
+    ------
+    InputError
+        If it is missing, cannot be read, or is damaged; it names every key that is wrong.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected one. {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). {remedy}") from error
+    return parse_record(data, kind, where=str(path), remedy=remedy)
+
+
+def find_record(path: Path, kind: type[Record]) -> Record | None:
+    """Return what :func:`read_record` does; ``None`` if the file is missing or damaged.
+
+    For files that a killed run may leave out or that only save work: without them it is done again.
+    """
+    try:
+        return read_record(path, kind, remedy="")
+    except InputError:
+        return None
+
+
+def parse_record(data: bytes | str, kind: type[Record], *, where: str, remedy: str) -> Record:
+    """Return JSON as a dataclass, a TypedDict or a collection of these.
+
+    ``true`` is not 1, ``"3"`` is not 3, and no number is NaN or infinite. Keys that the type does
+    not name are left out of a dataclass and kept in a TypedDict.
+
+    Parameters
+    ----------
+    data
+        The JSON text.
+    kind
+        The type; a default says that a key may be missing.
+    where
+        The name of its file, for the message.
+    remedy
+        One sentence, what to do about damage.
+
+    Raises
+    ------
+    InputError
+        If it is damaged; it names every key that is wrong.
+    """
+    text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if b"\\ud" in text:
+        text = _replace_surrogates(text)
+    try:
+        found: Record | None = _adapter_of(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise_problems(_list_problems(error, text, where), remedy=remedy)
+        raise
+    if found is None:
+        expected = [Problem(where=where, found="null", expected="an object")]
+        raise_problems(expected, remedy=remedy)
+    return found
+
+
+def _replace_surrogates(data: bytes) -> bytes:
+    """Put ``?`` for the bytes of a file name that are not UTF-8, which pydantic refuses."""
+    with suppress(ValueError, RecursionError):
+        return json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace")
+    return data
+
+
+@cache
+def _adapter_of(kind: Any) -> TypeAdapter[Any]:
+    # "or None", because pydantic takes the settings of a dataclass from the dataclass alone.
+    extra: Literal["allow", "ignore"] = "allow" if is_typeddict(kind) else "ignore"
+    return TypeAdapter(kind | None, config=ConfigDict(allow_inf_nan=False, extra=extra))
+
+
+def _list_problems(error: ValidationError, data: bytes, where: str) -> Iterator[Problem]:
+    """Give one problem for each key; a key that may be of several types has several errors."""
+    expected: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for one in error.errors(include_url=False, include_context=False):
+        message = one["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        value = shorten(json.dumps(one["input"], default=str), _MOST_SHOWN)
+        if one["type"] == "json_invalid":
+            message, value = "JSON", f"damage ({message.removeprefix('Invalid JSON: ')})"
+        elif one["type"] == "missing":
+            message, value = "this key", "nothing"
+        key = "" if one["type"] == "json_invalid" else _spell_key(one["loc"], from_json(data))
+        expected.setdefault(key, []).append(message)
+        found[key] = value
+    for key, messages in expected.items():
+        place = f"{where}: {key}" if key else where
+        yield Problem(where=place, found=found[key], expected=" or ".join(dict.fromkeys(messages)))
+
+
+def _spell_key(parts: Sequence[Any], content: Any) -> str:
+    """Return ``a["2d"].b[0]``, without the names of types that pydantic puts in between."""
+    text = ""
+    for number, part in enumerate(parts):
+        there = part in content if isinstance(content, dict) else isinstance(part, int)
+        if not there and number < len(parts) - 1:
+            continue
+        if isinstance(content, dict | list):
+            name = str(part)
+            text += f".{name}" if name.isidentifier() else f"[{json.dumps(part)}]"
+        content = content[part] if there and isinstance(content, dict | list) else None
+    return text.removeprefix(".")
 
 
 def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:

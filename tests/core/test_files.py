@@ -3,17 +3,25 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import (
     check_place,
     check_room,
     find_kind,
+    find_record,
+    parse_record,
     part_file,
     read_json,
+    read_record,
     replace_file,
     write_json,
 )
@@ -161,3 +169,95 @@ def test_parts_of_dead_runs_are_taken_away_and_no_others(tmp_path):
         "result.csv",
         *(path.name for path in others),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    size: tuple[int, ...]
+    spacing: tuple[float, float] = (1.0, 1.0)
+    fold: int | Literal["all"] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    name: str
+    parts: dict[str, Part]
+
+
+class Table(TypedDict):
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found", "expected"),
+    [
+        ('{"name": "a", "parts": {"2d": true}}', 'parts["2d"]', "true", "an object"),
+        ('{"name": "a", "parts": {"x": {"size": [1, true]}}}', "parts.x.size[1]", "true", ""),
+        ('{"name": "a", "parts": {"x": {"size": "9"}}}', "parts.x.size", '"9"', "array"),
+        ('{"name": "a", "parts": {"x": {"size": [Infinity]}}}', "parts.x.size[0]", "Infinity", ""),
+        ('{"name": 3, "parts": {}}', "name", "3", "a valid string"),
+        ('{"parts": {}}', "name", "nothing", "this key"),
+        (
+            '{"name": "a", "parts": {"x": {"size": [], "spacing": [1, NaN]}}}',
+            "parts.x.spacing[1]", "NaN", "a finite number",
+        ),
+        (
+            '{"name": "a", "parts": {"x": {"size": [], "fold": "some"}}}',
+            "parts.x.fold", '"some"', "a valid integer or 'all'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_damaged_key_is_named_with_what_was_found_and_expected(text, key, found, expected):
+    with pytest.raises(InputError) as caught:
+        parse_record(text, Whole, where="a.json", remedy="Make it again.")
+    line, remedy = str(caught.value).split("\n")
+    assert line.startswith(f"a.json: {key}: found {found}; expected ")
+    assert expected in line
+    assert remedy == "Make it again."
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b"null", b"[]", b"3", b"[" * 10**5, b'{"name": 1' + b"0" * 5000]
+)
+def test_what_is_no_object_is_refused_by_one_line(data):
+    with pytest.raises(InputError, match=r"^a\.json: found .*; expected (JSON|an object)\n"):
+        parse_record(data, Whole, where="a.json", remedy="Make it again.")
+
+
+def test_all_damaged_keys_are_named_together():
+    with pytest.raises(InputError) as caught:
+        parse_record('[{"value": "1"}, {}, {"value": 2}]', list[Table], where="t", remedy="Stop.")
+    assert [line.partition(":")[2].partition(":")[0] for line in str(caught.value).split("\n")] == [
+        " [0].value", " [1].value", "",
+    ]  # fmt: skip
+
+
+def test_a_dataclass_leaves_unknown_keys_out_and_a_table_keeps_them():
+    text = '{"name": "a", "parts": {"x": {"size": [2], "more": 1}}, "value": 2, "other": 3}'
+    whole = parse_record(text, Whole, where="", remedy="")
+    assert whole == Whole(name="a", parts={"x": Part(size=(2,))})
+    assert not hasattr(whole, "other")
+    assert parse_record(text, Table, where="", remedy="") == json.loads(text)
+
+
+@given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_what_write_json_writes_is_read_again(content):
+    assert parse_record(json.dumps(content), dict[str, float], where="", remedy="") == content
+
+
+def test_a_file_name_that_is_not_utf8_does_not_make_a_file_unreadable(tmp_path):
+    write_json(tmp_path / "a.json", {"path": os.fsdecode(b"a\xff\xf0\x9f\x98\x80")})
+    read = read_record(tmp_path / "a.json", dict[str, str], remedy="")
+    assert read == {"path": "a?\N{GRINNING FACE}"}
+
+
+def test_a_missing_or_damaged_record_is_an_error_or_none(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_record(tmp_path / "a.json", Table, remedy="")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_record(tmp_path, Table, remedy="")
+    assert find_record(tmp_path / "a.json", Table) is None
+    write_json(tmp_path / "a.json", {"value": True})
+    assert find_record(tmp_path / "a.json", Table) is None
+    write_json(tmp_path / "a.json", {"value": 1})
+    assert find_record(tmp_path / "a.json", Table) == {"value": 1}
