@@ -8,11 +8,11 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -142,15 +142,22 @@ def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
     return parse_record(data, kind, where=str(path), remedy=remedy)
 
 
-def find_record(path: Path, kind: type[Record]) -> Record | None:
-    """Return what :func:`read_record` does; ``None`` if the file is missing or damaged.
+def find_record(path: Path, kind: type[Record], *, remedy: str | None = None) -> Record | None:
+    """Read a JSON file as :func:`read_record` does; ``None`` if it is missing.
 
-    For files that a killed run may leave out or that only save work: without them it is done again.
+    Without a remedy, a damaged file counts as missing: for marks and notes that only save work.
+
+    Raises
+    ------
+    InputError
+        If there is a remedy and the file cannot be read or is damaged.
     """
     try:
-        return read_record(path, kind, remedy="")
-    except InputError:
-        return None
+        return read_record(path, kind, remedy=remedy or "")
+    except InputError as error:
+        if remedy is None or isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def parse_record(data: bytes | str, kind: type[Record], *, where: str, remedy: str) -> Record:
@@ -179,14 +186,15 @@ def parse_record(data: bytes | str, kind: type[Record], *, where: str, remedy: s
     if b"\\ud" in text:
         text = _replace_surrogates(text)
     try:
-        found: Record | None = _adapter_of(kind).validate_json(text, strict=True)
+        found: Any = _adapter_of(cast(Hashable, kind)).validate_json(text, strict=True)
     except ValidationError as error:
         raise_problems(_list_problems(error, text, where), remedy=remedy)
         raise
     if found is None:
-        expected = [Problem(where=where, found="null", expected="an object")]
-        raise_problems(expected, remedy=remedy)
-    return found
+        problem = Problem(where=where, found="null", expected="an object")
+        raise_problems([problem], remedy=remedy)
+    read: Record = found
+    return read
 
 
 def _replace_surrogates(data: bytes) -> bytes:
@@ -197,10 +205,11 @@ def _replace_surrogates(data: bytes) -> bytes:
 
 
 @cache
-def _adapter_of(kind: Any) -> TypeAdapter[Any]:
+def _adapter_of(kind: Hashable) -> TypeAdapter[Any]:
     # "or None", because pydantic takes the settings of a dataclass from the dataclass alone.
+    plain: Any = kind
     extra: Literal["allow", "ignore"] = "allow" if is_typeddict(kind) else "ignore"
-    return TypeAdapter(kind | None, config=ConfigDict(allow_inf_nan=False, extra=extra))
+    return TypeAdapter(plain | None, config=ConfigDict(allow_inf_nan=False, extra=extra))
 
 
 def _list_problems(error: ValidationError, data: bytes, where: str) -> Iterator[Problem]:

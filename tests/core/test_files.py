@@ -257,7 +257,10 @@ def test_a_missing_or_damaged_record_is_an_error_or_none(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_record(tmp_path, Table, remedy="")
     assert find_record(tmp_path / "a.json", Table) is None
+    assert find_record(tmp_path / "a.json", Table, remedy="Make it again.") is None
     write_json(tmp_path / "a.json", {"value": True})
     assert find_record(tmp_path / "a.json", Table) is None
+    with pytest.raises(InputError, match=r"value: found true.*\nMake it again"):
+        find_record(tmp_path / "a.json", Table, remedy="Make it again.")
     write_json(tmp_path / "a.json", {"value": 1})
     assert find_record(tmp_path / "a.json", Table) == {"value": 1}
