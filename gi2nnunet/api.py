@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.conventions import Metric, TunedMetric
     from gi2nnunet.scoring.result import Score
-    from gi2nnunet.sharing.exchange import HandedOver, TakenOver
+    from gi2nnunet.sharing.exchange import ExportedModel, ImportedModel
     from gi2nnunet.sharing.hidden import HiddenPrediction
     from gi2nnunet.sharing.kaggle_bundle import KaggleBundle
     from gi2nnunet.sharing.wheels import Image
@@ -880,21 +880,21 @@ def export_model(
     engine: Engine,
     half: bool = False,
     on_notice: Notice | None = None,
-) -> HandedOver:
+) -> ExportedModel:
     """Write trained models into one file without pickles, for others to import."""
     from gi2nnunet.prediction.choose import select_models
-    from gi2nnunet.sharing.exchange import hand_over
+    from gi2nnunet.sharing.exchange import export_model as export
 
     dataset, ensemble = select_models(engine.workspace, models)
     (on_notice or ignore)(f"Models: {ensemble.describe()}")
-    return hand_over(ensemble, Path(out), dataset=dataset, engine=engine, half=half)
+    return export(ensemble, Path(out), dataset=dataset, engine=engine, half=half)
 
 
-def import_model(file: FilePath, *, engine: Engine, replace: bool = False) -> TakenOver:
+def import_model(file: FilePath, *, engine: Engine, replace: bool = False) -> ImportedModel:
     """Take the models of a file of :func:`export_model` into the workspace."""
-    from gi2nnunet.sharing.exchange import take_over
+    from gi2nnunet.sharing.exchange import import_model as take
 
-    return take_over(Path(file), engine=engine, replace=replace)
+    return take(Path(file), engine=engine, replace=replace)
 
 
 def predict_hidden(

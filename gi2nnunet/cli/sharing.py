@@ -200,16 +200,16 @@ def kaggle_bundle(
             mirroring=mirroring,
             tuning=tuning,
         )
-    print_warnings(made.handed_over.warnings)
-    if made.handed_over.tuned:
-        print_notice(f"With what tuning chose: {made.handed_over.tuned.path}")
+    print_warnings(made.model.warnings)
+    if made.model.tuned:
+        print_notice(f"With what tuning chose: {made.model.tuned.path}")
     if as_json:
         print_json(
             {
                 "folder": str(made.folder),
                 "bytes": made.size,
-                "models": made.handed_over.ensemble.describe(),
-                "tuning": made.handed_over.tuned is not None,
+                "models": made.model.ensemble.describe(),
+                "tuning": made.model.tuned is not None,
                 "wheels": list(made.wheels),
                 "commands": list(made.commands),
             }
@@ -260,14 +260,14 @@ def export_model(
     if as_json:
         print_json(
             {
-                "file": made.model.path,
-                "bytes": made.model.size,
+                "file": made.path,
+                "bytes": made.size,
                 "models": made.ensemble.describe(),
                 "tuning": made.tuned.path if made.tuned else None,
             }
         )
         return
-    print_result(f"{made.model.path} ({made.model.size / 2**20:.1f} MiB)")
+    print_result(f"{made.path} ({made.size / 2**20:.1f} MiB)")
 
 
 def import_model(
@@ -285,15 +285,14 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    taken = api.import_model(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
-    done = taken.model
+    done = api.import_model(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
     if as_json:
         print_json(
             {
                 "id": done.bundle.dataset_id,
                 "written": done.written,
                 "left_alone": done.kept,
-                "tuning": taken.tuning,
+                "tuning": done.tuning,
             }
         )
         return
@@ -301,8 +300,8 @@ def import_model(
         print_result(f"{folder} (was there, left alone)")
     for folder in done.written:
         print_result(str(folder))
-    if taken.tuning:
-        print_result(f"{taken.tuning} (what tuning chose)")
+    if done.tuning:
+        print_result(f"{done.tuning} (what tuning chose)")
     print_notice(
         "Predict with: "
         + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)

@@ -1,11 +1,10 @@
-"""Pass models on, and take in those of others, in one file that runs no code."""
+"""Model files: trained models written into one file for others, and taken in; it runs no code."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from gi2nnunet.nnunet.models import (
     IMPORT_RECORD,
     TRAINING_RECORD,
     Ensemble,
-    Fold,
     TrainedModel,
     count_folds,
     fold_folder,
@@ -31,70 +29,50 @@ from gi2nnunet.nnunet.models import (
 from gi2nnunet.nnunet.postprocess import Tuned, adopt_tuning, find_tuning
 from gi2nnunet.prediction.choose import find_trained_scans
 
-FindScans = Callable[[TrainedModel, Fold], frozenset[str] | None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
-    """A model file that was written.
-
-    Attributes
-    ----------
-    path
-        The file.
-    size
-        In bytes.
-    """
+    """A model file that was written: its size in bytes, its models, and their tuning if any."""
 
     path: Path
     size: int
+    ensemble: Ensemble
+    tuned: Tuned | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedModel:
-    """A model file that was taken in.
+    """A model file that was taken into the workspace.
 
     Attributes
     ----------
-    bundle
-        What it holds.
-    written
-        Model folders that were written.
-    kept
-        Model folders that held the very same before.
+    written, kept
+        Model folders that are new, and those that held the same before.
+    models
+        All models of the file, now in the workspace.
+    tuning
+        The file of their tuning, if they brought one.
     """
 
     bundle: Bundle
     written: tuple[Path, ...]
     kept: tuple[Path, ...]
+    models: tuple[TrainedModel, ...]
+    tuning: Path | None
 
 
 def export_model(
-    ensemble: Ensemble,
-    out: Path,
-    *,
-    find_scans: FindScans,
-    n_folds: int,
-    engine: Engine,
-    tuning: Mapping[str, Any] | None = None,
-    half: bool = False,
+    ensemble: Ensemble, out: Path, *, dataset: Dataset | None, engine: Engine, half: bool = False
 ) -> ExportedModel:
-    """Write models into one file: weights, plans, dataset.json, and what each fold was trained on.
+    """Write models, the scans they were trained on, and their tuning into one file.
 
     Parameters
     ----------
-    ensemble
-        The models.
     out
-        The file; one that is there is replaced.
-    find_scans
-        Tells which scans a fold was trained on; ``None`` where that is not known.
-    n_folds
-        Folds of the split that the numbered folds are of; 0 where there is none.
-    engine
-        What writes it. One that trusts loads checkpoints and plans that could run code.
-    tuning
-        What was chosen for these models, to go along.
+        The file; an existing one is replaced.
+    dataset
+        What the models were trained on, if it is in the workspace.
     half
         Write the weights in half precision: half the size, and predictions that may differ in
         single voxels.
@@ -102,120 +80,128 @@ def export_model(
     Raises
     ------
     InputError
-        Where a checkpoint or a plan is damaged or could run code.
+        For a checkpoint, plans or tuning that are damaged or could run code.
     OutputError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     if out.is_dir():
         raise OutputError(f"{out}: is a folder; expected the name of a file to write.")
+    tuned, warnings = find_tuning(ensemble)
     first = ensemble.models[0]
-    _run(
-        engine,
-        "export",
+    about = {
+        "dataset": first.folder.parent.name,
+        "trainer": first.trainer,
+        "plans_name": first.plans_name,
+        "n_folds": len(dataset.splits) if dataset else count_folds(first.folder.parent),
+        "tuning": tuned.pack() if tuned else None,
+        "models": {model.configuration: list(ensemble.folds) for model in ensemble.models},
+    }
+    models = [
         {
-            "out": str(out.absolute()),
-            "models": [
+            "folder": str(model.folder),
+            "configuration": model.configuration,
+            "folds": [
                 {
-                    "folder": str(model.folder),
-                    "configuration": model.configuration,
-                    "folds": [
-                        {
-                            "fold": fold,
-                            "trained_on": None if scans is None else sorted(scans),
-                            "training": read_training_record(model, fold),
-                        }
-                        for fold in ensemble.folds
-                        for scans in [find_scans(model, fold)]
-                    ],
+                    "fold": fold,
+                    "trained_on": None if scans is None else sorted(scans),
+                    "training": read_training_record(model, fold),
                 }
-                for model in ensemble.models
+                for fold in ensemble.folds
+                for scans in [find_trained_scans(model, fold, dataset=dataset)]
             ],
-            "about": {
-                "dataset": first.folder.parent.name,
-                "trainer": first.trainer,
-                "plans_name": first.plans_name,
-                "n_folds": n_folds,
-                "tuning": dict(tuning) if tuning else None,
-                "models": {model.configuration: list(ensemble.folds) for model in ensemble.models},
-            },
-            "half": half,
-            "trust": engine.trust,
-        },
+        }
+        for model in ensemble.models
+    ]
+    options = {"out": str(out.absolute()), "models": models, "about": about, "half": half}
+    _run(engine, "export", options)
+    return ExportedModel(
+        path=out, size=out.stat().st_size, ensemble=ensemble, tuned=tuned, warnings=tuple(warnings)
     )
-    return ExportedModel(path=out, size=out.stat().st_size)
 
 
 def import_model(path: Path, *, engine: Engine, replace: bool = False) -> ImportedModel:
-    """Take a model file into the workspace, as nnU-Net's own model folders.
+    """Take a model file and its tuning into the workspace, as nnU-Net's own model folders.
 
     Each model folder appears whole or not at all; the same file again writes what is missing.
 
     Parameters
     ----------
-    path
-        A file of :func:`export_model`.
     engine
-        Where it goes. One that trusts accepts plans that name what nnU-Net does not ship.
+        Its workspace gets the models. One that trusts accepts plans that name code which nnU-Net
+        does not ship.
     replace
-        Replace models that are there under the same names.
+        Replace other models of the same names.
 
     Raises
     ------
     InputError
-        Where the file is damaged, was altered, or names what nnU-Net does not ship, or the
+        If the file is damaged, was altered, or names code that nnU-Net does not ship, or the
         workspace holds other models or another dataset under its names.
     OutputError
-        Where there is no space for it, it cannot be written, or another run works there.
+        If there is not enough space, it cannot be written, or another run is active there.
     """
-    workspace = engine.workspace
+    results = engine.workspace.results
     bundle = open_bundle(path, trust=engine.trust)
-    home = workspace.results / bundle.dataset
-    for root in (workspace.raw, workspace.preprocessed, workspace.results):
-        for other in find_datasets(root, bundle.dataset_id):
-            if other.name != bundle.dataset:
-                raise InputError(
-                    f"{path}: is of {bundle.dataset}, and {other} is another dataset of that "
-                    "number. nnU-Net finds datasets by number: choose another --workspace."
-                )
+    _check_number(bundle, engine)
+    home = results / bundle.dataset
     with hold(home, purpose="importing a model"):
         folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
         kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
         todo = {name: folder for name, folder in folders.items() if name not in kept}
-        there = [folder for folder in todo.values() if folder.exists()]
-        if there and not replace:
-            raise InputError(
-                f"{there[0]}: there is another model of that name. Replace it with --replace, or "
-                "choose another --workspace."
-            )
-        for fold in list_folds(home):
-            if fold.folder.parent in there:
-                with hold(fold.folder, purpose="importing"):  # nobody trains what is replaced
-                    pass
-        _check_space(bundle, workspace.results)
-        hidden = workspace.results / f".import-{bundle.digest[:16]}.part"
-        try:
-            if todo:
-                shutil.rmtree(hidden, ignore_errors=True)
-                _run(
-                    engine,
-                    "import",
-                    {
-                        "file": str(path.absolute()),
-                        "into": str(hidden),
-                        "configurations": list(todo),
-                        "trust": engine.trust,
-                    },
+        _check_places([folder for folder in todo.values() if folder.exists()], replace=replace)
+        _check_space(bundle, results)
+        _unpack(bundle, todo, engine)
+    names = {folder.name for folder in folders.values()}
+    models = tuple(model for model in list_models(home) if model.folder.name in names)
+    return ImportedModel(
+        bundle=bundle,
+        written=tuple(todo.values()),
+        kept=tuple(folders[name] for name in folders if name in kept),
+        models=models,
+        tuning=None if bundle.tuning is None else adopt_tuning(bundle.tuning, models),
+    )
+
+
+def _check_number(bundle: Bundle, engine: Engine) -> None:
+    """Refuse a file if its dataset's number belongs to another dataset of the workspace."""
+    workspace = engine.workspace
+    for root in (workspace.raw, workspace.preprocessed, workspace.results):
+        for other in find_datasets(root, bundle.dataset_id):
+            if other.name != bundle.dataset:
+                raise InputError(
+                    f"{bundle.path}: is of {bundle.dataset}, and {other} is another dataset with "
+                    "that number. nnU-Net finds datasets by number: choose another --workspace."
                 )
-            for name, folder in todo.items():
-                _write_notes(bundle, name, hidden / folder.name)
-                _swap(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-        return ImportedModel(
-            bundle=bundle,
-            written=tuple(todo.values()),
-            kept=tuple(folders[name] for name in folders if name in kept),
+
+
+def _check_places(there: Sequence[Path], *, replace: bool) -> None:
+    """Refuse to replace models unasked, or while one of their folds is being trained."""
+    if there and not replace:
+        raise InputError(
+            f"{there[0]}: another model has that name. Replace it with --replace, or choose "
+            "another --workspace."
         )
+    for folder in there:
+        for fold in list_folds(folder.parent):
+            if fold.folder.parent == folder:
+                with hold(fold.folder, purpose="importing"):
+                    pass
+
+
+def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine) -> None:
+    """Write model folders beside their places, and move each there when it is whole."""
+    if not todo:
+        return
+    hidden = engine.workspace.results / f".import-{bundle.digest[:16]}.part"
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        options = {"file": str(bundle.path.absolute()), "into": str(hidden)}
+        _run(engine, "import", {**options, "configurations": list(todo)})
+        for name, folder in todo.items():
+            _write_notes(bundle, name, hidden / folder.name)
+            swap_folder(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
@@ -230,17 +216,16 @@ def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
 def _check_space(bundle: Bundle, results: Path) -> None:
     stored = sum(size for size, _ in bundle.parts.values())
     needed = stored * 2 if bundle.half else stored
-    standing = next(folder for folder in (results, *results.parents) if folder.exists())
-    free = shutil.disk_usage(standing).free
+    free = shutil.disk_usage(next(p for p in (results, *results.parents) if p.exists())).free
     if needed > free:
         raise OutputError(
-            f"{results}: {bundle.path} needs {needed / 2**20:.0f} MiB there; free are "
-            f"{free / 2**20:.0f} MiB. Free some space, or choose another --workspace."
+            f"{results}: {bundle.path} needs {needed / 2**20:.0f} MiB; only "
+            f"{free / 2**20:.0f} MiB are free. Free some space, or choose another --workspace."
         )
 
 
 def _write_notes(bundle: Bundle, configuration: str, folder: Path) -> None:
-    """Write what a model folder holds beside its checkpoints."""
+    """Write the files of a model folder beside its checkpoints."""
     for name, part in (("plans.json", plans_part(configuration)), (DATASET_JSON, DATASET_JSON)):
         replace_file(folder / name, bundle.read(part))
     for fold in bundle.folds[configuration]:
@@ -259,7 +244,14 @@ def _write_notes(bundle: Bundle, configuration: str, folder: Path) -> None:
         )
 
 
-def _swap(new: Path, place: Path, *, old: Path) -> None:
+def swap_folder(new: Path, place: Path, *, old: Path) -> None:
+    """Put a folder in the place of another, which is moved to ``old``; both or neither happens.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be moved there.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists():
@@ -278,102 +270,5 @@ def _swap(new: Path, place: Path, *, old: Path) -> None:
 
 
 def _run(engine: Engine, task: str, options: Mapping[str, Any]) -> None:
-    engine.run(task, options, log=engine.new_log(task), threads=count_cores())
-
-
-@dataclass(frozen=True, kw_only=True)
-class HandedOver:
-    """A model file.
-
-    Attributes
-    ----------
-    model
-        The file.
-    ensemble
-        The models in it.
-    tuned
-        What tuning chose and went along; ``None`` where there is nothing.
-    warnings
-        One sentence each.
-    """
-
-    model: ExportedModel
-    ensemble: Ensemble
-    tuned: Tuned | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakenOver:
-    """Models taken in.
-
-    Attributes
-    ----------
-    model
-        What was written.
-    models
-        The models of the file, now in the workspace.
-    tuning
-        The file of what tuning chose, where the models brought one.
-    """
-
-    model: ImportedModel
-    models: tuple[TrainedModel, ...]
-    tuning: Path | None
-
-
-def hand_over(
-    ensemble: Ensemble,
-    out: Path,
-    *,
-    dataset: Dataset | None,
-    engine: Engine,
-    half: bool = False,
-) -> HandedOver:
-    """Write models, what they were trained on and what tuning chose for them, into one file.
-
-    Parameters
-    ----------
-    ensemble
-        The models.
-    out
-        The file; one that is there is replaced.
-    dataset
-        What they were trained on, where it is at hand.
-    engine, half
-        As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
-
-    Raises
-    ------
-    InputError
-        Where a checkpoint, a plan or the tuning is damaged, or could run code.
-    OutputError
-        Where the file cannot be written.
-    """
-    tuned, warnings = find_tuning(ensemble)
-    made = export_model(
-        ensemble,
-        out,
-        find_scans=partial(find_trained_scans, dataset=dataset),
-        n_folds=len(dataset.splits) if dataset else count_folds(ensemble.models[0].folder.parent),
-        engine=engine,
-        tuning=tuned.pack() if tuned else None,
-        half=half,
-    )
-    return HandedOver(model=made, ensemble=ensemble, tuned=tuned, warnings=tuple(warnings))
-
-
-def take_over(file: Path, *, engine: Engine, replace: bool = False) -> TakenOver:
-    """Take a model file into the workspace, and what tuning chose with it.
-
-    Parameters and errors are those of :func:`~gi2nnunet.sharing.exchange.import_model`.
-    """
-    done = import_model(file, engine=engine, replace=replace)
-    names = {folder.name for folder in (*done.kept, *done.written)}
-    models = tuple(
-        model
-        for model in list_models(engine.workspace.results / done.bundle.dataset)
-        if model.folder.name in names
-    )
-    tuning = None if done.bundle.tuning is None else adopt_tuning(done.bundle.tuning, models)
-    return TakenOver(model=done, models=models, tuning=tuning)
+    log = engine.new_log(task)
+    engine.run(task, {**options, "trust": engine.trust}, log=log, threads=count_cores())

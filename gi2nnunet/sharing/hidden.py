@@ -7,40 +7,43 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from gi2nnunet.core.errors import GiError
-from gi2nnunet.core.workers import Notice, Progress, count_steps
+from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
-from gi2nnunet.nnunet.models import Fold, choose_ensemble
+from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.predict import PredictedScan, predict_scans
-from gi2nnunet.sharing.exchange import take_over
+from gi2nnunet.sharing.exchange import import_model
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import Scan
+from gi2nnunet.source.scan import Scan, Source
 
 RESERVE = 0.02  # of the budget, kept for the last write and for ending
+FIRST_SCANS = 3
+# Reading, resampling and encoding take this part of a scan's time, whatever is given up. An
+# assumption, corrected by the time of the next scans.
+FIXED_PART = 0.2
+MARGIN = 0.95
+MIRRORED_PASSES = 4  # of a 2D network; a 3D one has 8, so that it gains more than is expected here
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenPrediction:
-    """What was done.
+    """A submission for the hidden test set.
 
     Attributes
     ----------
-    submission
-        The CSV.
     scans
         How many ``test/`` holds.
     outcome
-        What became of them; ``None`` where there were none to predict.
+        ``None`` if there were no scans to predict.
     tuned
-        What decided; ``None`` for masks as nnU-Net decides them.
-    warnings
-        One sentence each.
+        ``None`` for masks as nnU-Net decides them.
     """
 
     submission: Path
@@ -48,6 +51,70 @@ class HiddenPrediction:
     outcome: Outcome | None
     tuned: Tuned | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How scans are predicted: with or without mirroring, and with which folds."""
+
+    mirroring: bool
+    folds: tuple[Fold, ...]
+
+    @property
+    def passes(self) -> int:
+        """Return the passes of the network, relative to one."""
+        return (MIRRORED_PASSES if self.mirroring else 1) * len(self.folds)
+
+    def describe(self) -> str:
+        """Return it for the screen."""
+        folds = ", ".join(map(str, self.folds))
+        return f"fold {folds}, {'with' if self.mirroring else 'without'} mirroring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What happened to the scans.
+
+    Attributes
+    ----------
+    used
+        By scan id, the step it was predicted with.
+    late
+        Scans for which no time was left.
+    failed
+        By scan id, why it could not be predicted.
+    changes
+        What was given up, one sentence each.
+    """
+
+    used: dict[str, Step]
+    late: tuple[str, ...]
+    failed: dict[str, str]
+    changes: tuple[str, ...]
+
+
+class _Submission:
+    """The submission as it grows, with empty rows for scans that are not predicted yet."""
+
+    def __init__(self, out: Path, found: Source) -> None:
+        self._out, self._sample = out, found.sample
+        numbers = {scan_id: scan.numbers for scan_id, scan in found.scans.items()}
+        numbers.update(found.unreadable)
+        self.scans = len(numbers)
+        self._texts: dict[tuple[str, str], str] = {
+            (slice_id(scan_id, number), organ): ""
+            for scan_id in numbers
+            for number in numbers[scan_id]
+            for organ in ORGANS
+        }
+
+    def take(self, scan: PredictedScan) -> None:
+        self._texts.update({(row_id, organ): text for row_id, organ, text in scan.rows})
+        self.write()
+
+    def write(self) -> tuple[str, ...]:
+        rows: list[Row] = [(row_id, organ, text) for (row_id, organ), text in self._texts.items()]
+        return write_submission(self._out, rows, sample=self._sample)
 
 
 def predict_hidden(
@@ -72,16 +139,14 @@ def predict_hidden(
         The competition's folder.
     model
         A file of :func:`~gi2nnunet.sharing.exchange.export_model`.
-    out
-        The submission CSV.
     hours
         The budget, from this call on.
     engine
-        Where the model is unpacked to, and what it is computed on.
+        The model is unpacked into its workspace.
     mirroring
         Whether to begin with mirroring.
     tuning
-        Decide as what tuning chose for these models has it, where they brought that along.
+        Apply the settings that tuning chose for these models, if the file has some.
     progress
         Called with ``(done, total, what)`` in scans.
     on_notice
@@ -90,51 +155,55 @@ def predict_hidden(
     Raises
     ------
     InputError
-        Where the source or the model cannot be read at all. A scan that cannot is a warning.
+        If the source or the model cannot be read at all. A scan that cannot is a warning.
     OutputError
-        Where ``out`` cannot be written.
+        If ``out`` cannot be written.
     """
-    start = time.monotonic()
+    deadline = time.monotonic() + hours * 3600 * (1 - RESERVE)
     found = open_source(source, scope="hidden")
-    numbers_of = {scan_id: scan.numbers for scan_id, scan in found.scans.items()}
-    numbers_of.update(found.unreadable)
-    texts: dict[tuple[str, str], str] = {
-        (slice_id(scan_id, number), organ): ""
-        for scan_id, numbers in numbers_of.items()
-        for number in numbers
-        for organ in ORGANS
-    }
-
-    def write() -> tuple[str, ...]:
-        rows: list[Row] = [(row_id, organ, text) for (row_id, organ), text in texts.items()]
-        return write_submission(out, rows, sample=found.sample)
-
-    notes = write()
-    if not found.scans:
-        return HiddenPrediction(
-            submission=out,
-            scans=len(numbers_of),
-            outcome=None,
-            tuned=None,
-            warnings=(*found.warnings, *notes),
+    written = _Submission(out, found)
+    notes = written.write()
+    outcome, tuned = None, None
+    doubts: list[str] = []
+    if found.scans:
+        bundle = import_model(model, engine=engine).bundle
+        ensemble = choose_ensemble(
+            engine.workspace.results / bundle.dataset,
+            n_folds=bundle.n_folds,
+            configurations=tuple(bundle.folds),
+            folds=tuple(next(iter(bundle.folds.values()))),
         )
-    bundle = take_over(model, engine=engine).model.bundle
-    ensemble = choose_ensemble(
-        engine.workspace.results / bundle.dataset,
-        n_folds=bundle.n_folds,
-        configurations=tuple(bundle.folds),
-        folds=tuple(next(iter(bundle.folds.values()))),
+        tuned, doubts = find_tuning(ensemble) if tuning else (None, [])
+        report = count_steps(progress, len(found.scans), "predicting scans")
+
+        def take(scan: PredictedScan) -> None:
+            written.take(scan)
+            report(scan)
+
+        outcome = predict_within(
+            tuple(found.scans.values()),
+            list_steps(ensemble.folds, mirroring=mirroring),
+            deadline=deadline,
+            # The hardware is looked for before a scan is timed.
+            predict=_make_predict(ensemble, replace(engine, found=engine.hardware), tuned),
+            on_scan=take,
+            on_change=on_notice,
+        )
+        if tuned and tuned.decision.organs:
+            for mirrored in sorted({step.mirroring for step in outcome.used.values()}):
+                doubts += tuned.list_differences({"mirroring": mirrored})
+        notes = written.write()
+    return HiddenPrediction(
+        submission=out,
+        scans=written.scans,
+        outcome=outcome,
+        tuned=tuned,
+        warnings=(*found.warnings, *doubts, *notes, *_list_empty(outcome, hours)),
     )
-    tuned, told = find_tuning(ensemble) if tuning else (None, [])
-    engine = replace(engine, found=engine.hardware)  # found before a scan is timed
-    report = count_steps(progress, len(found.scans), "predicting scans")
 
-    def take(scan: PredictedScan) -> None:
-        texts.update({(row_id, organ): text for row_id, organ, text in scan.rows})
-        write()
-        report(scan)
 
-    def predict(part: Sequence[Scan], step: Step, tell: OnScan) -> None:
+def _make_predict(ensemble: Ensemble, engine: Engine, tuned: Tuned | None) -> PredictPart:
+    def predict(part: Sequence[Scan], step: Step, on_scan: OnScan) -> None:
         predict_scans(
             ensemble,
             part,
@@ -142,90 +211,24 @@ def predict_hidden(
             settings=PredictionSettings(mirroring=step.mirroring),
             folds={scan.scan_id: step.folds for scan in part},
             decision=tuned.decision if tuned else None,
-            on_scan=tell,
+            on_scan=on_scan,
         )
 
-    outcome = predict_within(
-        tuple(found.scans.values()),
-        list_steps(ensemble.folds, mirroring=mirroring),
-        deadline=start + hours * 3600 * (1 - RESERVE),
-        predict=predict,
-        on_scan=take,
-        on_change=on_notice,
-    )
-    if tuned and tuned.decision.organs:
-        for mirroring in sorted({step.mirroring for step in outcome.used.values()}):
-            told += tuned.list_differences({"mirroring": mirroring})
-    warnings = [*found.warnings, *told, *write()]
-    warnings += [f"{name} is left empty: {text}" for name, text in outcome.failed.items()]
-    if outcome.late:
+    return predict
+
+
+def _list_empty(outcome: Outcome | None, hours: float) -> list[str]:
+    """Return a warning for what the submission has no masks of."""
+    if outcome is None:
+        return []
+    warnings = [f"{name} is left empty: {text}" for name, text in outcome.failed.items()]
+    if late := outcome.late:
+        total = len(outcome.used) + len(outcome.failed) + len(late)
         warnings.append(
-            f"the time budget of {hours:g} hours was too short for {len(outcome.late)} of "
-            f"{len(found.scans)} scans, which are left empty: {', '.join(outcome.late[:5])}"
+            f"the time budget of {hours:g} hours was too short for {len(late)} of {total} scans, "
+            f"which are left empty: {', '.join(late[:5])}"
         )
-    return HiddenPrediction(
-        submission=out,
-        scans=len(numbers_of),
-        outcome=outcome,
-        tuned=tuned,
-        warnings=tuple(warnings),
-    )
-
-
-FIRST_SCANS = 3
-# Of a scan's time, the part that reading, resampling and encoding take: it shrinks with nothing.
-# An assumption, put right by the time of the next scans.
-FIXED_PART = 0.2
-MARGIN = 0.95
-MIRRORED_PASSES = 4  # of a 2D network; a 3D one has 8, so that it gains more than is counted on
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """How scans are predicted.
-
-    Attributes
-    ----------
-    mirroring
-        Whether to average over mirrored images.
-    folds
-        With which folds.
-    """
-
-    mirroring: bool
-    folds: tuple[Fold, ...]
-
-    @property
-    def passes(self) -> int:
-        """Return the passes of the network, relative to one."""
-        return (MIRRORED_PASSES if self.mirroring else 1) * len(self.folds)
-
-    def describe(self) -> str:
-        """Return it for the screen."""
-        folds = ", ".join(map(str, self.folds))
-        return f"fold {folds}, {'with' if self.mirroring else 'without'} mirroring"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of the scans.
-
-    Attributes
-    ----------
-    used
-        The step each predicted scan was predicted with, by scan id.
-    late
-        Scans for which no time was left.
-    failed
-        Message by scan id, of scans that could not be predicted.
-    changes
-        What was given up, one sentence each.
-    """
-
-    used: dict[str, Step]
-    late: tuple[str, ...]
-    failed: dict[str, str]
-    changes: tuple[str, ...]
+    return warnings
 
 
 OnScan = Callable[[PredictedScan], None]
@@ -234,7 +237,7 @@ RunUntil = Callable[[Callable[[], None], float], bool]
 
 
 def list_steps(folds: Sequence[Fold], *, mirroring: bool = True) -> tuple[Step, ...]:
-    """Return the steps in the order in which they are taken: mirroring goes, then fold by fold."""
+    """Return the steps in order: mirroring is given up first, then one fold after another."""
     whole = tuple(folds)
     steps = [Step(mirroring=True, folds=whole)] if mirroring else []
     steps += [Step(mirroring=False, folds=whole[:n]) for n in range(len(whole), 0, -1)]
@@ -244,18 +247,9 @@ def list_steps(folds: Sequence[Fold], *, mirroring: bool = True) -> tuple[Step, 
 def choose_step(
     steps: Sequence[Step], now: int, *, scan_seconds: float, scans: int, seconds_left: float
 ) -> int:
-    """Return the first step, from ``now`` on, with which the scans fit; the last where none does.
+    """Return the first step, from ``now`` on, with which the scans fit; else the last.
 
-    Parameters
-    ----------
-    steps
-        As :func:`list_steps` gives them.
-    now
-        The step in use.
-    scan_seconds
-        Time of one scan with it.
-    scans, seconds_left
-        What is left to do and the time for it.
+    ``scan_seconds`` is the time of one scan with the step ``now``.
     """
     for index in range(now, len(steps)):
         ratio = steps[index].passes / steps[now].passes
@@ -266,7 +260,7 @@ def choose_step(
 
 
 def run_until(work: Callable[[], None], seconds: float) -> bool:
-    """Run ``work`` for at most so long; return whether it came to its end.
+    """Run ``work`` for at most so long; return whether it ended.
 
     What is given up goes on in a daemon thread, and ends with this process.
     """
@@ -275,7 +269,7 @@ def run_until(work: Callable[[], None], seconds: float) -> bool:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # told by the caller's own thread
+        except BaseException as error:  # raised again in the caller's thread
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -290,7 +284,7 @@ def run_until(work: Callable[[], None], seconds: float) -> bool:
 
 @dataclass(kw_only=True)
 class _Clocked:
-    """The scans of one part as they come in; nothing is taken after the end."""
+    """The scans of one part as they are finished; none is taken after the deadline."""
 
     deadline: float
     clock: Callable[[], float]
@@ -325,21 +319,15 @@ def predict_within(
 
     Parameters
     ----------
-    scans
-        What to predict.
-    steps
-        As :func:`list_steps` gives them.
     deadline
         By ``clock``, in seconds.
     predict
-        Predicts some scans with a step and calls back with each as it is there. One that raises
-        a :class:`GiError` is tried again scan by scan, so that a bad scan costs only itself.
-    on_scan
-        Called with each scan.
+        Predicts scans with a step and calls back with each one. If it raises a :class:`GiError`,
+        the scans are tried again one by one, so that a bad scan costs only itself.
     on_change
         Called with each sentence about what is given up.
-    clock, run
-        The time, and what ends a part at the deadline.
+    run
+        Ends a part at the deadline.
     """
     todo = list(scans)
     used: dict[str, Step] = {}
@@ -347,22 +335,15 @@ def predict_within(
     changes: list[str] = []
     now, size = 0, min(FIRST_SCANS, len(todo))
     start_seconds = 0.0
-    alone = 0  # how many of the next scans are taken one by one
+    singly = 0  # how many of the next scans are predicted one by one
     while todo and clock() < deadline:
-        part = todo[: 1 if alone else size]
+        part, step, start = todo[: 1 if singly else size], steps[now], clock()
         clocked = _Clocked(deadline=deadline, clock=clock, on_scan=on_scan)
-        step, start = steps[now], clock()
-
-        def work(
-            part: Sequence[Scan] = part, step: Step = step, clocked: _Clocked = clocked
-        ) -> None:
-            predict(part, step, clocked.take)
-
-        error: GiError | None = None
+        ended, error = True, None
         try:
-            ended = run(work, deadline - clock())
+            ended = run(partial(predict, part, step, clocked.take), deadline - start)
         except GiError as raised:
-            ended, error = True, raised
+            error = raised
         clocked.close()
         used |= dict.fromkeys(clocked.at, step)
         left = [scan for scan in part if scan.scan_id not in clocked.at]
@@ -372,7 +353,7 @@ def predict_within(
         todo = left + todo[len(part) :]
         if not ended:
             break
-        alone = max(0, alone - 1) if alone else len(left)
+        singly = singly - 1 if singly else len(left)
         if not clocked.at or not todo:
             continue
         scan_seconds, start_seconds = _measure(
@@ -387,27 +368,22 @@ def predict_within(
                 f"{len(todo)} scans at {scan_seconds:.1f} s each do not fit into the "
                 f"{max(0.0, seconds_left):.0f} s left: going on with {steps[chosen].describe()}."
             )
-            if on_change:
-                on_change(changes[-1])
+            (on_change or ignore)(changes[-1])
             now = chosen
-        # A few parts, so that a wrong estimate is found out in time.
+        # Several parts, so that a wrong estimate is noticed in time.
         fitting = int(seconds_left / 3 / max(scan_seconds, 1e-9))
         size = max(1, min(math.ceil(len(scans) / 4), fitting))
-    return Outcome(
-        used=used,
-        late=tuple(scan.scan_id for scan in todo),
-        failed=failed,
-        changes=tuple(changes),
-    )
+    late = tuple(scan.scan_id for scan in todo)
+    return Outcome(used=used, late=late, failed=failed, changes=tuple(changes))
 
 
 def _measure(start: float, at: Sequence[float], end: float, *, known: float) -> tuple[float, float]:
-    """Return the seconds of one scan and of starting, from when each scan of a part was there.
+    """Return the seconds of one scan and of starting, from the times when scans were finished.
 
-    One scan alone does not tell them apart: what is known of starting is then kept.
+    One scan is not enough to separate them: then the known seconds of starting are kept.
     """
     if len(at) == 1:
-        alone = end - start
-        return max(alone - known, alone / 10), known
+        took = end - start
+        return max(took - known, took / 10), known
     scan_seconds = (max(at) - min(at)) / (len(at) - 1)
     return scan_seconds, max(0.0, end - start - scan_seconds * len(at))

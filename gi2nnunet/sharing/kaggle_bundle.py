@@ -1,4 +1,4 @@
-"""One folder with all that the competition's offline notebook needs, ready for Kaggle's client."""
+"""Kaggle bundle: one folder with all that the competition's offline notebook needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import Ensemble
-from gi2nnunet.sharing.exchange import HandedOver, hand_over
+from gi2nnunet.sharing.exchange import ExportedModel, export_model, swap_folder
 from gi2nnunet.sharing.wheels import Fetch, Image, collect_wheels
 
 COMPETITION = "uw-madison-gi-tract-image-segmentation"
@@ -32,24 +32,20 @@ _LONGEST_NAME = 50 - len(_OF_NOTEBOOK)  # Kaggle takes 6 to 50 characters
 
 @dataclass(frozen=True, kw_only=True)
 class KaggleBundle:
-    """What was written.
+    """A bundle that was written.
 
     Attributes
     ----------
-    folder
-        The folder.
-    handed_over
-        The models in it.
     wheels
-        Names of the wheels.
+        Names of the wheels in it.
     size
-        Of all, in bytes.
+        Of the whole folder, in bytes.
     commands
-        What uploads the folder, sends the notebook off to run, and submits its output, in order.
+        They upload the folder, run the notebook and submit its output, in this order.
     """
 
     folder: Path
-    handed_over: HandedOver
+    model: ExportedModel
     wheels: tuple[str, ...]
     size: int
     commands: tuple[str, ...]
@@ -57,7 +53,7 @@ class KaggleBundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Notebook:
-    """The notebook on Kaggle: whose it is, and how it predicts.
+    """The notebook on Kaggle: its owner, its name, and how it predicts.
 
     Attributes
     ----------
@@ -67,8 +63,6 @@ class Notebook:
         Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
     hours
         Its time budget, of the nine that the competition gives.
-    mirroring, tuning
-        As :func:`~gi2nnunet.sharing.hidden.predict_hidden` has them.
     """
 
     user: str
@@ -91,81 +85,57 @@ def make_bundle(
     fetch: Fetch | None = None,
     progress: Progress | None = None,
 ) -> KaggleBundle:
-    """Write models, wheels, the notebook, and the metadata of Kaggle's client, into one folder.
+    """Write models, wheels, the notebook and the metadata of Kaggle's client into one folder.
 
-    The folder is flat, as a Kaggle dataset is, and appears whole or not at all. Its metadata
-    follow https://github.com/Kaggle/kaggle-api/tree/main/docs.
+    The folder is flat, as a Kaggle dataset is, and appears whole or not at all.
 
     Parameters
     ----------
-    ensemble
-        The models.
     out
-        The folder; new, empty, or, with ``replace``, a former bundle.
-    notebook
-        What is to become of it on Kaggle.
+        The folder; new, empty, or, with ``replace``, an earlier bundle.
     image
         The machine that the notebook runs on.
-    dataset
-        What the models were trained on, where it is at hand.
     engine
-        What packs the models, and whether it and the notebook trust them.
-    half
-        As :func:`~gi2nnunet.sharing.exchange.export_model` has them.
-    replace
-        Replace a former bundle.
+        Packs the models; the notebook trusts them if this does.
     fetch
-        As :func:`~gi2nnunet.sharing.wheels.collect_wheels` has it.
+        Gets wheels in place of pip.
     progress
         Called with ``(done, total, what)``.
 
     Raises
     ------
     InputError
-        Where a name is none that Kaggle takes, or the models or the image do not suit.
+        For a name that Kaggle refuses, or models or an image that do not fit.
     OutputError
-        Where the folder holds something else, or cannot be written.
+        If the folder holds something else, or cannot be written.
     EngineError
-        Where pip fails.
+        If pip fails.
+
+    References
+    ----------
+    https://github.com/Kaggle/kaggle-api/tree/main/docs
     """
-    user, name = notebook.user, notebook.name
-    _check_names(user, name)
+    _check_names(notebook.user, notebook.name)
     _check_folder(out, replace=replace)
-    tell = progress or ignore
+    report = progress or ignore
     with hold(out, purpose="making a bundle for Kaggle"):
         hidden = out.absolute().parent / f".{out.absolute().name}.{socket.gethostname()}.part"
         try:
             shutil.rmtree(hidden, ignore_errors=True)
             hidden.mkdir(parents=True)
-            tell(0, 2, "packing the models")
-            made = hand_over(
-                ensemble,
-                hidden / _MODEL,
-                dataset=dataset,
-                engine=engine,
-                half=half,
+            report(0, 2, "packing the models")
+            model = export_model(
+                ensemble, hidden / _MODEL, dataset=dataset, engine=engine, half=half
             )
-            tell(1, 2, "collecting wheels")
+            report(1, 2, "collecting wheels")
             wheels = collect_wheels(image, hidden, fetch=fetch)
-            shutil.copyfile(Path(__file__).with_name("kaggle_notebook.ipynb"), hidden / _NOTEBOOK)
-            settings = {
-                "format": _FORMAT,
-                "gi2nnunet": metadata.version("gi2nnunet"),
-                "python": image.version,
-                "model": _MODEL,
-                "hours": notebook.hours,
-                "options": [
-                    *([] if notebook.mirroring else ["--no-mirroring"]),
-                    *([] if notebook.tuning else ["--no-tuning"]),
-                    *(["--trust"] if engine.trust else []),
-                ],
-            }
-            write_json(hidden / SETTINGS, settings)
-            write_json(hidden / "dataset-metadata.json", _describe_dataset(user, name))
-            write_json(hidden / "kernel-metadata.json", _describe_notebook(user, name))
+            _write_notebook(hidden, notebook, python=image.version, trust=engine.trust)
             size = sum(path.stat().st_size for path in hidden.iterdir())
-            _put_in_place(hidden, out)
-            tell(2, 2, "collecting wheels")
+            old = hidden.with_suffix(".old")
+            shutil.rmtree(old, ignore_errors=True)
+            swap_folder(hidden, out, old=old)
+            shutil.rmtree(old, ignore_errors=True)
+            report(2, 2, "collecting wheels")
         except OSError as error:
             raise OutputError(
                 f"{out}: cannot be written ({error.strerror or error}). Check the free space and "
@@ -175,16 +145,38 @@ def make_bundle(
             shutil.rmtree(hidden, ignore_errors=True)
     return KaggleBundle(
         folder=out,
-        handed_over=made,
+        model=model,
         wheels=tuple(wheel.name for wheel in wheels),
         size=size,
         commands=(
             f"kaggle datasets create -p {shlex.quote(str(out))}",
             f"kaggle kernels push -p {shlex.quote(str(out))}",
-            f"kaggle competitions submit {COMPETITION} -k {user}/{name}{_OF_NOTEBOOK} --version 1 "
+            f"kaggle competitions submit {COMPETITION} -k "
+            f"{notebook.user}/{notebook.name}{_OF_NOTEBOOK} --version 1 "
             "-f submission.csv -m gi2nnunet",
         ),
     )
+
+
+def _write_notebook(folder: Path, notebook: Notebook, *, python: str, trust: bool) -> None:
+    """Write the notebook, its settings, and the metadata of Kaggle's client."""
+    shutil.copyfile(Path(__file__).with_name("kaggle_notebook.ipynb"), folder / _NOTEBOOK)
+    options = {
+        "--no-mirroring": not notebook.mirroring, "--no-tuning": not notebook.tuning,
+        "--trust": trust,
+    }  # fmt: skip
+    settings = {
+        "format": _FORMAT,
+        "gi2nnunet": metadata.version("gi2nnunet"),
+        "python": python,
+        "model": _MODEL,
+        "hours": notebook.hours,
+        "options": [option for option, given in options.items() if given],
+    }
+    write_json(folder / SETTINGS, settings)
+    user, name = notebook.user, notebook.name
+    write_json(folder / "dataset-metadata.json", _describe_dataset(user, name))
+    write_json(folder / "kernel-metadata.json", _describe_notebook(user, name))
 
 
 def _check_names(user: str, name: str) -> None:
@@ -202,7 +194,7 @@ def _check_names(user: str, name: str) -> None:
 
 def _check_folder(out: Path, *, replace: bool) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError(f"{out}: is no folder; expected one, or the name of a new one.")
+        raise OutputError(f"{out}: is not a folder; expected one, or the name of a new one.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / SETTINGS).is_file():
@@ -215,22 +207,8 @@ def _check_folder(out: Path, *, replace: bool) -> None:
         )
 
 
-def _put_in_place(hidden: Path, out: Path) -> None:
-    old = hidden.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.replace(old)
-    try:
-        hidden.replace(out)
-    except BaseException:
-        if old.exists():
-            old.replace(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _title(name: str) -> str:
-    """Return a title from which Kaggle makes that very name."""
+    """Return a title from which Kaggle makes exactly that name."""
     return name.replace("-", " ")
 
 
@@ -238,7 +216,7 @@ def _describe_dataset(user: str, name: str) -> dict[str, Any]:
     return {
         "title": _title(name),
         "id": f"{user}/{name}",
-        # Weights are their owner's; each wheel names its own licence.
+        # The weights belong to their owner; each wheel names its own licence.
         "licenses": [{"name": "other"}],
     }
 

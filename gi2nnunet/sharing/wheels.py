@@ -1,9 +1,9 @@
 """Wheels that another machine needs to run this package without a network.
 
-pip fetches and builds them, but does not choose them. Asked for another Python, the report of its
-dry run evaluates environment markers by the Python that runs it, takes no package without a wheel
-(acvl_utils has none), and cannot be told what the image holds. Nor does ``pip wheel`` pack this
-package itself: an installed package has no sources to build from, and a build needs a network.
+pip fetches and builds them, but does not choose them. Asked for another Python, its dry run
+evaluates environment markers by the Python that runs it, refuses packages without a wheel
+(acvl_utils has none), and cannot know what the image holds. ``pip wheel`` cannot pack this package:
+an installed package has no sources to build from.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Image:
     python
         Its Python, ``(major, minor)``.
     installed
-        What it holds, version by canonical name; ``None`` for a version that is not told. Empty
-        where nothing is known but that torch is there.
+        Versions by canonical name, ``None`` if unknown. Empty if nothing is known: then torch is
+        assumed to be there.
     """
 
     python: tuple[int, int]
@@ -89,20 +89,13 @@ class Image:
 
 
 def describe_image(python: str, freeze: Path | None = None) -> Image:
-    """Return what is known of the other machine.
-
-    Parameters
-    ----------
-    python
-        Its Python, such as ``3.12``.
-    freeze
-        What ``pip freeze`` writes there.
+    """Describe the other machine by its Python, such as ``3.12``, and a file of ``pip freeze``.
 
     Raises
     ------
     InputError
-        For a Python that this package does not run on, and a file that is no ``pip freeze`` or
-        lists no torch.
+        For a Python that this package does not run on, and a file that ``pip freeze`` did not
+        write or that does not list torch.
     """
     oldest, newest = (".".join(map(str, one)) for one in (_OLDEST, _NEWEST))
     match = re.fullmatch(r"(\d)\.(\d{1,2})(?:\.\d+)?", python)
@@ -110,43 +103,38 @@ def describe_image(python: str, freeze: Path | None = None) -> Image:
     if version is None or not _OLDEST <= version <= _NEWEST:
         raise InputError(
             f"the image's Python: found {python!r}; expected a version from {oldest} to {newest}, "
-            "as python --version tells it there."
+            "as python --version prints it there."
         )
     return Image(python=version, installed={} if freeze is None else _read_freeze(freeze))
 
 
 def collect_wheels(image: Image, folder: Path, *, fetch: Fetch | None = None) -> list[Path]:
-    """Put into a folder every wheel that the image lacks to run this package; return them, sorted.
+    """Put every wheel that the image needs to run this package into a folder; return them, sorted.
 
-    A package comes in the version installed here, with which this package runs now, except where
-    the image holds one that suits whoever needs it. What is needed there and not installed here,
-    for the sake of another Python, comes in the newest version that fits.
+    Packages come in the versions installed here, except those of which the image holds a version
+    that fits. What only the image's Python needs comes in the newest version that fits. If nothing
+    is known of the image, everything comes but torch, torchvision and what only they need.
 
     Parameters
     ----------
-    image
-        The other machine. Where nothing is known of it, everything but torch, torchvision and
-        what only they need.
     folder
-        Where to; it holds no wheels yet.
+        It holds no wheels yet.
     fetch
         Puts requirements into a folder, as wheels or source archives; by default pip.
 
     Raises
     ------
     InputError
-        Where the image's torch does not suit, or a package has no wheel for it.
+        If the image's torch does not fit, or a package has no wheel for the image.
     EngineError
-        Where pip fails.
+        If pip fails.
     """
     walk = _Walk(image=image, folder=folder, fetch=fetch or _fetch_with_pip)
     walk.follow(PACKAGE, metadata.requires(PACKAGE) or ())
     walk.check()
-    missing = {name: v for name, v in walk.shipped.items() if _find_wheel(folder, name) is None}
+    missing = [f"{n}=={v}" for n, v in walk.shipped.items() if _find_wheel(folder, n) is None]
     if missing:
-        walk.fetch(
-            [f"{name}=={version}" for name, version in sorted(missing.items())], image, folder
-        )
+        walk.fetch(sorted(missing), image, folder)
     _build_sources(folder)
     _pack_own_wheel(folder)
     for name in (PACKAGE, *walk.shipped):
@@ -164,25 +152,18 @@ def collect_wheels(image: Image, folder: Path, *, fetch: Fetch | None = None) ->
 
 @dataclass(kw_only=True)
 class _Walk:
-    """From a package to all that it needs and the image lacks.
-
-    Attributes
-    ----------
-    needs
-        Who needs what, by canonical name of what is needed.
-    shipped
-        Versions of what goes along.
-    """
+    """From a package to everything that it needs and the image does not hold."""
 
     image: Image
     folder: Path
     fetch: Fetch
+    # By canonical name: which packages need it, and the version that is shipped.
     needs: dict[str, list[tuple[str, Requirement]]] = field(default_factory=dict)
     shipped: dict[str, Version] = field(default_factory=dict)
     _done: set[tuple[str, str]] = field(default_factory=set)
 
     def follow(self, parent: str, requirements: Iterable[str], extra: str = "") -> None:
-        """Settle what a package needs, and what that needs."""
+        """Collect what a package needs, and what that needs in turn."""
         markers = {**self.image.markers, "extra": extra}
         for need in map(Requirement, requirements):
             if need.marker is not None and not need.marker.evaluate(markers):
@@ -199,13 +180,7 @@ class _Walk:
                     self.follow(name, self._ship(name, need), part)
 
     def check(self) -> None:
-        """Check that what goes along, and the image's torch, suit whoever needs them.
-
-        Raises
-        ------
-        InputError
-            Where one does not.
-        """
+        """Refuse a shipped or installed version that a package cannot use."""
         for name, needs in self.needs.items():
             version = self.shipped.get(name) or self.image.installed.get(name)
             for parent, need in needs:
@@ -213,7 +188,7 @@ class _Walk:
                     raise InputError(
                         f"{name}: found {version} "
                         f"{'here' if name in self.shipped else 'in the image'}; {parent} needs "
-                        f"{need.specifier}. Choose an image whose {name} suits."
+                        f"{need.specifier}. Choose an image with such a version."
                     )
 
     def _is_held(self, name: str, need: Requirement) -> bool:
@@ -221,7 +196,7 @@ class _Walk:
         return version is not None and need.specifier.contains(version, prereleases=True)
 
     def _ship(self, name: str, need: Requirement) -> Sequence[str]:
-        """Note the version that goes along; return what it requires."""
+        """Note the version that is shipped; return what it requires."""
         try:
             self.shipped[name] = Version(metadata.version(name))
             return metadata.requires(name) or ()
@@ -246,7 +221,7 @@ def _find_wheel(folder: Path, name: str) -> Path | None:
 
 
 def _list_platforms() -> list[str]:
-    """Return the platforms of wheels that run there, the newest first."""
+    """Return the platforms of wheels that run on the image, the newest first."""
     names = [f"manylinux_2_{minor}_x86_64" for minor in range(_GLIBC, 4, -1)]
     return [*names, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64",
             "linux_x86_64"]  # fmt: skip
@@ -261,7 +236,7 @@ def _fetch_with_pip(requirements: Sequence[str], image: Image, folder: Path) -> 
 
 
 def _build_sources(folder: Path) -> None:
-    """Make wheels of the source archives; not everyone publishes wheels."""
+    """Make wheels of source archives, as some packages are published without wheels."""
     for path in sorted([*folder.glob("*.tar.gz"), *folder.glob("*.zip")]):
         _run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(path))
         path.unlink()
@@ -273,23 +248,25 @@ def _run_pip(*words: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise EngineError(
-            f"pip {words[0]} did not end in {_PIP_SECONDS // 60} minutes. Look at the network, "
+            f"pip {words[0]} did not end in {_PIP_SECONDS // 60} minutes. Check the network, "
             "then run the same again."
         ) from error
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise EngineError(
-            f"pip {words[0]} failed: {' '.join(said[-3:]) or 'it said nothing'}. It needs the "
-            "package index: look at the network and at pip config list, then run the same again."
+            f"pip {words[0]} failed: {' '.join(said[-3:]) or 'it printed nothing'}. It needs the "
+            "package index: check the network and pip config list, then run the same again."
         )
 
 
 def _pack_own_wheel(folder: Path) -> None:
     """Write this package as a wheel: the files that run now, whichever way they were installed.
 
-    The format is that of https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+    References
+    ----------
+    https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """
-    # Run from a checkout, a build's egg-info may be found first; it has no METADATA.
+    # In a checkout, a build's egg-info may be found first; it has no METADATA.
     own = next(d for d in metadata.distributions(name=PACKAGE) if d.read_text("METADATA"))
     root = Path(__file__).parents[1]
     info = f"{PACKAGE}-{own.version}.dist-info"
@@ -303,9 +280,8 @@ def _pack_own_wheel(folder: Path) -> None:
         if text := own.read_text(name):
             parts[f"{info}/{name}"] = text.encode()
     tag = "py3-none-any"
-    parts[f"{info}/WHEEL"] = (
-        f"Wheel-Version: 1.0\nGenerator: {PACKAGE}\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()
-    )
+    about = f"Wheel-Version: 1.0\nGenerator: {PACKAGE}\nRoot-Is-Purelib: true\nTag: {tag}\n"
+    parts[f"{info}/WHEEL"] = about.encode()
     record = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in parts.items()]
     parts[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     path = folder / f"{PACKAGE}-{own.version}-{tag}.whl"
@@ -321,7 +297,7 @@ def _digest(data: bytes) -> str:
 
 
 def _read_freeze(path: Path) -> dict[str, Version | None]:
-    """Return what ``pip freeze`` tells: ``name==version``, or ``name @ where`` without one."""
+    """Return the versions in a ``pip freeze``: ``name==version``, or ``name @ place`` without."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -343,8 +319,8 @@ def _read_freeze(path: Path) -> dict[str, Version | None]:
             ) from error
     if missing := sorted(OF_THE_IMAGE - set(found)):
         raise InputError(
-            f"{path}: lists no {' and '.join(missing)}, which the image has to hold. Give the pip "
-            "freeze of an image with a GPU."
+            f"{path}: does not list {' and '.join(missing)}, which the image must hold. Give the "
+            "pip freeze of an image with a GPU."
         )
     return found
 
@@ -353,5 +329,5 @@ def _read_pin(one: Requirement) -> Version | None:
     pins = [spec.version for spec in one.specifier if spec.operator in ("==", "===")]
     try:
         return Version(pins[0]) if pins else None
-    except InvalidVersion:  # of before there were rules; pip freeze writes it after ===
+    except InvalidVersion:  # older than the rules for versions; pip freeze writes it after ===
         return None

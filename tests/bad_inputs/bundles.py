@@ -31,7 +31,7 @@ BUNDLES = (
             ),
             (
                 "o --user jane --image-freeze freeze.txt",
-                ("freeze.txt: lists no torch", "freeze of an image with a GPU"),
+                ("freeze.txt: does not list torch", "freeze of an image with a GPU"),
                 3,
                 "numpy==2.0\n",
             ),
@@ -48,7 +48,7 @@ BUNDLES = (
                 "",
             ),
             ("full --user jane", ("full: holds other files", "empty or a new folder"), 5, ""),
-            ("truth.csv --user jane", ("truth.csv: is no folder",), 5, ""),
+            ("truth.csv --user jane", ("truth.csv: is not a folder",), 5, ""),
             ("truth.csv/o --user jane", ("truth.csv/o", "cannot be"), 5, ""),
         )
     ),

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from gi2nnunet.nnunet.models import (
     read_import_record,
     read_training_record,
 )
+from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import ImportedModel, export_model, import_model
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
@@ -32,6 +34,8 @@ from tests.model_factory import DATASET, make_checkpoint, make_plans, write_mode
 SEEN: dict[Fold, frozenset[str]] = {
     0: frozenset({"case1_day0"}), 1: frozenset({"case2_day0"}), "all": frozenset({"case3_day0"}),
 }  # fmt: skip
+
+TWO_FOLDS: Any = SimpleNamespace(splits=({}, {}))
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return done
 
     monkeypatch.setattr(engine_module, "run_engine", run)
+    monkeypatch.setattr(exchange, "find_trained_scans", lambda model, fold, dataset: SEEN[fold])
 
 
 def space(folder: Path) -> Workspace:
@@ -55,8 +60,7 @@ def export(home: Path, out: Path, *, trust: bool = False, **options: Any) -> Pat
     export_model(
         ensemble,
         out,
-        find_scans=lambda model, fold: SEEN[fold],
-        n_folds=2,
+        dataset=TWO_FOLDS,
         engine=make_engine(space(home), trust=trust),
         **options,
     )
@@ -259,7 +263,7 @@ def test_too_little_space_is_told_before_anything_is_written(
 ) -> None:
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OutputError, match=r"needs \d+ MiB there; free are 0 MiB"):
+    with pytest.raises(OutputError, match=r"needs \d+ MiB; only 0 MiB are free"):
         take_in(file, tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()
 
@@ -499,12 +503,14 @@ def test_what_are_no_weights_are_refused(file: Path, tmp_path: Path, content: by
     assert is_empty(tmp_path / "theirs")
 
 
-def test_unknown_scans_stay_unknown(ours: Path, tmp_path: Path) -> None:
+def test_unknown_scans_stay_unknown(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "find_trained_scans", lambda model, fold, dataset: None)
     export_model(
         choose_ensemble(ours / "results" / DATASET, n_folds=2),
         tmp_path / "m",
-        find_scans=lambda model, fold: None,
-        n_folds=2,
+        dataset=None,
         engine=make_engine(space(ours)),
     )
     take_in(tmp_path / "m", tmp_path / "theirs")

@@ -15,7 +15,7 @@ from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.models import Ensemble, choose_ensemble, digest_checkpoint
 from gi2nnunet.nnunet.postprocess import find_tuning, tuning_path
-from gi2nnunet.sharing.exchange import HandedOver, TakenOver, hand_over, take_over
+from gi2nnunet.sharing.exchange import ExportedModel, ImportedModel, export_model, import_model
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, write_model
 
@@ -46,14 +46,14 @@ def ensemble_of(name: str) -> Ensemble:
     return choose_ensemble(space(name).results / DATASET, n_folds=2)
 
 
-def give(name: str = "ours", out: str = "m.gi2nnunet", **options: Any) -> HandedOver:
-    return hand_over(
+def give(name: str = "ours", out: str = "m.gi2nnunet", **options: Any) -> ExportedModel:
+    return export_model(
         ensemble_of(name), Path(out), dataset=None, engine=make_engine(space(name)), **options
     )
 
 
-def take(name: str = "theirs", **options: Any) -> TakenOver:
-    return take_over(Path("m.gi2nnunet"), engine=make_engine(space(name)), **options)
+def take(name: str = "theirs", **options: Any) -> ImportedModel:
+    return import_model(Path("m.gi2nnunet"), engine=make_engine(space(name)), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_what_tuning_chose_goes_along(half: bool) -> None:
     made = give(half=half)
     assert made.tuned is not None
     assert made.warnings == ()
-    assert made.model.path == Path("m.gi2nnunet")
+    assert made.path == Path("m.gi2nnunet")
     taken = take()
     assert [model.configuration for model in taken.models] == ["2d"]
     assert taken.tuning == tuning_path(ensemble_of("theirs").models)
@@ -129,6 +129,6 @@ def test_models_that_are_there_already_keep_their_choice(ours: Path) -> None:
     assert ours.read_bytes() == before
     take()
     again = take()
-    assert [folder.name for folder in again.model.kept] == [again.models[0].folder.name]
+    assert [folder.name for folder in again.kept] == [again.models[0].folder.name]
     assert again.tuning is not None
     assert find_tuning(ensemble_of("theirs"))[0] is not None

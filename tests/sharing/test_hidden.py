@@ -83,9 +83,9 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
         for scan in scans:
             on_scan(PredictedScan(scan_id=scan.scan_id, rows=(), seconds=1.0))
 
-    model = SimpleNamespace(model=SimpleNamespace(bundle=bundle))
+    model = SimpleNamespace(bundle=bundle)
     for name, stand_in in {
-        "take_over": lambda *_, **__: model,
+        "import_model": lambda *_, **__: model,
         "choose_ensemble": lambda *_, **__: SimpleNamespace(folds=(0,)),
         "find_tuning": lambda _: (tuned, []),
         "predict_scans": predict,
