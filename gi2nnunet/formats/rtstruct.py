@@ -24,10 +24,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import part_file
-from gi2nnunet.formats.dicom_series import Series, require_dicom
-from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
+from gi2nnunet.formats.dicom_series import (
+    PATIENT_AND_STUDY,
+    Series,
+    check_masks,
+    require_dicom,
+)
+from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.formats.outlines import Outlines, trace_outlines
 from gi2nnunet.formats.structures import SNOMED_CODES, Maker, choose_names, describe_maker
 
@@ -44,11 +48,7 @@ _ROUNDED_PIXELS = 0.035
 _DECIMALS = 3
 _FLAT_MM = 1e-3
 
-# Copied from the images; Type 2: empty if they are missing there.
-_PATIENT_AND_STUDY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator",
-)  # fmt: skip
+_TYPE_2 = (*PATIENT_AND_STUDY, "PositionReferenceIndicator")
 _COPIED_IF_THERE = ("StudyDescription", "PatientIdentityRemoved", "DeidentificationMethod")
 
 
@@ -88,14 +88,7 @@ def write_rtstruct(
         If the file cannot be written.
     """
     require_dicom()
-    for organ, mask in masks.items():
-        if organ not in ORGANS or mask.shape != series.shape:
-            raise ValueError(f"{organ}: a mask of shape {mask.shape} for slices {series.shape}")
-    if not series.frame_of_reference_uid:
-        raise InputError(
-            "The series does not have a FrameOfReferenceUID, so that contours cannot be bound to "
-            "the patient; expected one. Use the series as the scanner made it, or another one."
-        )
+    check_masks(masks, series)
     chosen = choose_names(names)
     dataset = _make_header(series, maker=maker or Maker(), now=now or datetime.now())
     dataset.StructureSetROISequence = []
@@ -127,9 +120,9 @@ def _make_header(series: Series, *, maker: Maker, now: datetime) -> Dataset:
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = generate_uid()
-    for keyword in _PATIENT_AND_STUDY:
+    for keyword in _TYPE_2:
         setattr(dataset, keyword, None)
-    for keyword in (*_PATIENT_AND_STUDY, *_COPIED_IF_THERE):
+    for keyword in (*_TYPE_2, *_COPIED_IF_THERE):
         if keyword in image:
             dataset[keyword] = image[keyword]
     dataset.StudyInstanceUID = series.study_instance_uid

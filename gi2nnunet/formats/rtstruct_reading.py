@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,11 @@ class _Contours:
 
 
 def read_rtstruct(
-    path: Path, *, series: Series, names: Mapping[str, str] | None = None, shown_as: str = ""
+    path: Path | BinaryIO,
+    *,
+    series: Series,
+    names: Mapping[str, str] | None = None,
+    shown_as: str = "",
 ) -> OrganMasks:
     """Read the masks of the organs.
 
@@ -129,7 +133,7 @@ _OTHER_FILE = (
 )
 
 
-def _open(path: Path, shown_as: str) -> Dataset:
+def _open(path: Path | BinaryIO, shown_as: str) -> Dataset:
     from pydicom.uid import RTStructureSetStorage
 
     dataset = read_dicom(path, shown_as=shown_as)

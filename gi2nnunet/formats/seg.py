@@ -15,15 +15,21 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import part_file
-from gi2nnunet.formats.dicom_series import Series, find_voxels, read_dicom, require_dicom
-from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.dicom_series import (
+    PATIENT_AND_STUDY,
+    Series,
+    check_masks,
+    find_voxels,
+    read_dicom,
+    require_dicom,
+)
 from gi2nnunet.formats.structures import (
     SNOMED_CODES,
     Maker,
@@ -42,11 +48,6 @@ SERIES_NUMBER = 9002
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _TOLERANCE_MM = 0.01
-# Type 2 attributes, which de-identification often removes; highdicom does not start without them.
-_FILLED = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-    "StudyDate", "StudyTime", "ReferringPhysicianName",
-)  # fmt: skip
 _OTHER_FILE = "Give the SEG file that was made on this series, or make it again there."
 
 
@@ -86,14 +87,7 @@ def write_seg(
     import highdicom
     from pydicom.sr.codedict import codes
 
-    for organ, mask in masks.items():
-        if organ not in ORGANS or mask.shape != series.shape:
-            raise ValueError(f"{organ}: a mask of shape {mask.shape} for slices {series.shape}")
-    if not series.frame_of_reference_uid:
-        raise InputError(
-            "The series does not have a FrameOfReferenceUID, so that segments cannot be bound to "
-            "the patient; expected one. Use the series as the scanner made it, or another one."
-        )
+    check_masks(masks, series)
     chosen = choose_names(names)
     maker = maker or Maker()
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -143,7 +137,7 @@ def write_seg(
 def _fill_missing(image: Dataset) -> Dataset:
     """Return a copy of an image in which missing Type 2 attributes are empty."""
     filled = copy.deepcopy(image)  # a shallow copy shares its attributes
-    for keyword in _FILLED:
+    for keyword in PATIENT_AND_STUDY:
         if keyword not in filled:
             setattr(filled, keyword, "")
     if filled.PatientSex not in ("M", "F", "O"):
@@ -161,7 +155,11 @@ def _order_frames(masks: NDArray[np.bool_], series: Series) -> NDArray[np.bool_]
 
 
 def read_seg(
-    path: Path, *, series: Series, names: Mapping[str, str] | None = None, shown_as: str = ""
+    path: Path | BinaryIO,
+    *,
+    series: Series,
+    names: Mapping[str, str] | None = None,
+    shown_as: str = "",
 ) -> OrganMasks:
     """Read the masks of the organs.
 
@@ -289,7 +287,7 @@ def _find_points(dataset: Dataset, where: str) -> dict[int, NDArray[np.float64]]
         raise InputError(
             f"{where}: its frames cannot be read ({type(error).__name__}); expected pixels, "
             "position, orientation and segment of each frame. Copy it again from its source."
-        ) from error
+        ) from None
     return {number: np.concatenate(parts) for number, parts in points.items()}
 
 

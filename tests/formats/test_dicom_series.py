@@ -41,7 +41,7 @@ def test_what_differs_between_slices_is_listed_together(tmp_path):
     datasets[1].ImagePositionPatient = datasets[0].ImagePositionPatient
     datasets[2].PixelSpacing = [1.5, 1.6]
     with pytest.raises(InputError) as caught:
-        dicom_series.build_series(datasets)
+        dicom_series.build_series([f for d in datasets for f in dicom_series.list_frames(d)])
     assert "both at [-101.25, -87.3, -13.7] mm; expected one image" in str(caught.value)
     assert "slice 3 of the series: found PixelSpacing [1.5, 1.6]" in str(caught.value)
 
