@@ -55,6 +55,7 @@ _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # what may stand after the voxels
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 _SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
+_FILE_ORDER = axcodes2ornt("LPS")  # i runs to left, j to posterior, k to superior
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
 
@@ -266,18 +267,57 @@ def _read_header(path: Path, data: bytes) -> _Header:
     axes, *others = [_find_axes(form, where=str(path)) for form in forms]
     if any((other != axes).any() for other in others):
         _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
-    turn = ornt_transform(axes, _SLICE_ORDER)
-    affine = affine @ inv_ornt_aff(turn, shape[:3])
-    depth, height, width = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
     return _Header(
         nifti=header,
-        geometry=VolumeGeometry(
-            shape=(depth, height, width),
-            spacing_mm=_three(voxel_sizes(affine)),
-            corner_mm=_three(_TO_LPS @ affine[:3, 3]),
-        ),
+        geometry=place_volume(shape[:3], affine=affine, axes=axes),
         axes=axes,
     )
+
+
+def place_volume(
+    shape: Sequence[int], *, affine: NDArray[np.float64], axes: NDArray[np.float64] | None = None
+) -> VolumeGeometry:
+    """Return the geometry that a volume of any axes has once it is in slice order.
+
+    Parameters
+    ----------
+    shape
+        Its own, three numbers.
+    affine
+        ``(4, 4)``, from its voxels to RAS mm. Axes that are not the patient's count as the nearest.
+    axes
+        nibabel's orientation of the axes, ``(3, 2)``, if it is known.
+    """
+    turn = ornt_transform(io_orientation(affine) if axes is None else axes, _SLICE_ORDER)
+    affine = affine @ inv_ornt_aff(turn, shape)
+    depth, height, width = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
+    return VolumeGeometry(
+        shape=(depth, height, width),
+        spacing_mm=_three(voxel_sizes(affine)),
+        corner_mm=_three(_TO_LPS @ affine[:3, 3]),
+    )
+
+
+def to_slice_order(array: NDArray[Any], *, affine: NDArray[np.float64]) -> NDArray[Any]:
+    """Return a volume of any axes in slice order; ``affine`` as in :func:`place_volume`."""
+    turn = ornt_transform(io_orientation(affine), _SLICE_ORDER)
+    return np.ascontiguousarray(apply_orientation(array, turn))
+
+
+def from_slice_order(array: NDArray[Any], *, affine: NDArray[np.float64]) -> NDArray[Any]:
+    """Return a volume in slice order with axes of its own; undoes :func:`to_slice_order`."""
+    turn = ornt_transform(_SLICE_ORDER, io_orientation(affine))
+    return np.ascontiguousarray(apply_orientation(array, turn))
+
+
+def write_volume_at(path: Path, array: NDArray[Any], *, affine: NDArray[np.float64]) -> None:
+    """Write a volume given in slice order where it lies in the patient, as ``.nii.gz``.
+
+    Its voxel axes are those of :func:`write_volume`. ``affine`` is that of :func:`place_volume`,
+    from the voxels that :func:`from_slice_order` gives. Raises :class:`OutputError`.
+    """
+    image = nibabel.Nifti1Image(from_slice_order(array, affine=affine), affine)
+    _write_image(path, image.as_reoriented(ornt_transform(io_orientation(affine), _FILE_ORDER)))
 
 
 def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
@@ -396,8 +436,11 @@ def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> No
     header = _read_header(reference, _read_nifti_bytes(reference, start_only=True))
     affine = header.nifti.get_best_affine()
     turn = ornt_transform(_SLICE_ORDER, header.axes)
-    written = nibabel.Nifti1Image(apply_orientation(array, turn), affine)
-    written.set_qform(affine, code=1)
-    written.set_sform(affine, code=1)
-    written.header.set_xyzt_units("mm")
-    replace_file(path, _compress(written.to_bytes()))
+    _write_image(path, nibabel.Nifti1Image(apply_orientation(array, turn), affine))
+
+
+def _write_image(path: Path, image: Any) -> None:
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    replace_file(path, _compress(image.to_bytes()))
