@@ -12,9 +12,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from typing_extensions import is_typeddict
 
@@ -24,6 +24,8 @@ PART_SUFFIX = ".part"
 _MOST_SHOWN = 120
 
 Record = TypeVar("Record")
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number from 0 on, as large as JSON can hold it everywhere."""
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: no such file; expected one. {remedy}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). {remedy}") from error
@@ -155,7 +157,7 @@ def find_record(path: Path, kind: type[Record], *, remedy: str | None = None) ->
     try:
         return read_record(path, kind, remedy=remedy or "")
     except InputError as error:
-        if remedy is None or isinstance(error.__cause__, FileNotFoundError):
+        if remedy is None or isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise
 
@@ -220,7 +222,7 @@ def _list_problems(error: ValidationError, data: bytes, where: str) -> Iterator[
         message = one["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         value = shorten(json.dumps(one["input"], default=str), _MOST_SHOWN)
         if one["type"] == "json_invalid":
-            message, value = "JSON", f"damage ({message.removeprefix('Invalid JSON: ')})"
+            message, value = "JSON", f"no JSON ({message.removeprefix('Invalid JSON: ')})"
         elif one["type"] == "missing":
             message, value = "this key", "nothing"
         key = "" if one["type"] == "json_invalid" else _spell_key(one["loc"], from_json(data))

@@ -6,7 +6,6 @@ Nothing is changed. Each check looks at a few files of its own, so that they can
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Check, Finding, InputError
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.files import find_record
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
-from gi2nnunet.dataset.splits import Fold, check_leaks, shared_patients
+from gi2nnunet.dataset.splits import check_leaks, shared_patients
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS, nnunet_labels
 from gi2nnunet.formats.volumes import Volume, read_volume
-from gi2nnunet.source.dataset import MANIFEST, DatasetScan, list_files
+from gi2nnunet.source.dataset import MANIFEST, DatasetScan, FileEntry, Fold, list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 
 CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
@@ -42,9 +41,7 @@ def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
     quick
         Look at names and sizes alone; else read every file: digests, voxels, geometry.
     """
-    of_scans: dict[str, Mapping[str, Any]] = {
-        entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]
-    }
+    of_scans = {entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]}
     checks: list[Check] = [
         partial(_check_scan, dataset, scan, of_scans[scan.scan_id], quick=quick)
         for scan in dataset.scans
@@ -59,7 +56,7 @@ def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
 
 
 def check_file(
-    path: Path, described: Mapping[str, Any], *, quick: bool, remedy: str = CONVERT_AGAIN
+    path: Path, described: FileEntry, *, quick: bool, remedy: str = CONVERT_AGAIN
 ) -> list[Finding]:
     """Compare a file with what the manifest tells: its size and, unless ``quick``, its SHA-256."""
     try:
@@ -100,7 +97,7 @@ def check_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
             return []
         found = "nothing (nnU-Net would draw a random split that mixes patients)"
         return [_finding(path, found, f"the split's {len(expected)} folds", remedy)]
-    splits = _read_splits(path)
+    splits = find_record(path, list[Fold])
     if splits is None:
         return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
     findings = [
@@ -117,17 +114,6 @@ def check_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
         found = f"{len(splits)} folds that differ from the manifest's"
         findings.append(_finding(path, found, f"the manifest's {len(expected)} folds", remedy))
     return findings
-
-
-def _read_splits(path: Path) -> list[Fold] | None:
-    """Return a split; ``None`` where the file holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        splits = [Fold(train=fold["train"], val=fold["val"]) for fold in content]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    names = [name for fold in splits for part in (fold["train"], fold["val"]) for name in part]
-    return splits if all(isinstance(name, str) for name in names) else None
 
 
 def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -161,7 +147,7 @@ def _check_parts(dataset: Dataset) -> list[Finding]:
 def _check_description(dataset: Dataset) -> list[Finding]:
     """Compare nnU-Net's dataset.json with the manifest."""
     path = dataset.folder / DATASET_JSON
-    described = read_json(path)
+    described = find_record(path, dict[str, Any]) or {}
     labels, order = nnunet_labels(dataset.label_scheme)
     if path.is_file() and (
         described.get("labels") != labels or described.get("regions_class_order") != order
@@ -192,7 +178,7 @@ def _check_strangers(dataset: Dataset) -> list[Finding]:
 
 
 def _check_scan(
-    dataset: Dataset, scan: DatasetScan, files: Mapping[str, Any], *, quick: bool
+    dataset: Dataset, scan: DatasetScan, files: Mapping[str, FileEntry], *, quick: bool
 ) -> list[Finding]:
     findings = []
     for name, described in files.items():

@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, Problem, raise_problems
-from gi2nnunet.core.files import PART_SUFFIX, check_room, read_json, replace_file, write_json
+from gi2nnunet.core.files import PART_SUFFIX, check_room, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.destination import Target, inspect_target
@@ -37,10 +37,10 @@ from gi2nnunet.dataset.manifest import (
     find_damaged,
     image_name_of,
     label_name_of,
+    list_damaged,
     open_dataset,
 )
 from gi2nnunet.dataset.splits import (
-    Fold,
     SplitOptions,
     check_folds_asked,
     check_leaks,
@@ -55,10 +55,18 @@ from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import Row, Size, format_rows
 from gi2nnunet.formats.volumes import encode_volume
 from gi2nnunet.source.check.check import check_opened
-from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart
+from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart, FileEntry, Fold, ScanEntry
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import Rows, Source
+
+
+class ScanRecord(ScanEntry):
+    """What is noted of a finished scan: its entry in the manifest, and rows that were made."""
+
+    slices_of_8_bits: NotRequired[Any]
+    rows: NotRequired[Rows]
+
 
 _NOTES, _RECIPE = ".notes", "recipe.json"
 _PACKAGES = ("gi2nnunet", "nnunetv2", "numpy", "nibabel", "imagecodecs", "isal")
@@ -152,7 +160,8 @@ def convert(
             workspace, dataset_id=dataset_id, recipe=recipe,
             folder_name=dataset_name_of(dataset_id, name),
         )  # fmt: skip
-        if target.same_recipe and not find_damaged(target.folder, target.manifest):
+        same = target.manifest if target.same_recipe else None
+        if same and not find_damaged(target.folder, same):
             target.write_split(plan.splits)
             return open_dataset(target.folder)
         writer = ScanWriter(
@@ -267,17 +276,18 @@ def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any
     hidden, recipe_file = target.hidden, writer.notes / _RECIPE
     as_json = json.loads(json.dumps(recipe))
     try:
-        if target.same_recipe:  # whole once, now damaged: mend it
+        if target.manifest and target.same_recipe:  # whole once, now damaged: mend it
             shutil.rmtree(hidden, ignore_errors=True)
             target.folder.replace(hidden)
-            (hidden / MANIFEST).unlink()
             shutil.rmtree(writer.notes, ignore_errors=True)
+            writer.notes.mkdir()
+            (hidden / MANIFEST).replace(writer.notes / MANIFEST)
             for record in target.manifest["scans"]:
                 if not record["labelled"] or writer.source.scans[record["scan_id"]].rows:
                     write_json(writer.notes / f"{record['scan_id']}.json", record)
             write_json(recipe_file, as_json)
             return True
-        if read_json(recipe_file) == as_json:  # interrupted: go on
+        if find_record(recipe_file, dict[str, Any]) == as_json:  # interrupted: go on
             (hidden / MANIFEST).unlink(missing_ok=True)
             for part in hidden.rglob(f".*{PART_SUFFIX}"):
                 part.unlink()
@@ -296,7 +306,7 @@ def _write_tables(
     target: Target,
     opened: Source,
     plan: _Plan,
-    records: Mapping[str, dict[str, Any]],
+    records: Mapping[str, ScanRecord],
     *,
     recipe: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -365,7 +375,7 @@ def _write_tables(
     replace_file(target.hidden / MANIFEST, _format_json(manifest))
 
 
-def _format_truth(records: Mapping[str, dict[str, Any]], rows: Mapping[str, Rows]) -> str:
+def _format_truth(records: Mapping[str, ScanRecord], rows: Mapping[str, Rows]) -> str:
     named: list[Row] = []
     sizes: list[Size] = []
     for scan_id, of_scan in rows.items():
@@ -407,21 +417,14 @@ class ScanWriter:
     notes: Path
     scheme: LabelScheme
 
-    def find_done(self, scan_id: str, part: DatasetPart) -> dict[str, Any] | None:
+    def find_done(self, scan_id: str, part: DatasetPart) -> ScanRecord | None:
         """Return the record of a scan whose files were all written by an earlier run."""
-        record = read_json(self.notes / f"{scan_id}.json")
-        if record.get("part") != part:
-            return None
-        try:
-            for name, described in record["files"].items():
-                path = self.folder / name
-                if not path.is_file() or path.stat().st_size != described["bytes"]:
-                    return None
-        except (KeyError, TypeError, AttributeError):  # a damaged note: the scan is made anew
+        record = find_record(self.notes / f"{scan_id}.json", ScanRecord)
+        if record is None or record["part"] != part or list_damaged(self.folder, record["files"]):
             return None
         return record
 
-    def write(self, scan_id: str, part: DatasetPart) -> dict[str, Any] | tuple[Problem, ...]:
+    def write(self, scan_id: str, part: DatasetPart) -> ScanRecord | tuple[Problem, ...]:
         """Convert one scan.
 
         Returns
@@ -444,13 +447,13 @@ class ScanWriter:
         files[image_name_of(scan_id, part)] = self._write_file(
             image_name_of(scan_id, part), content
         )
-        record: dict[str, Any] = {
+        record: ScanRecord = {
             "scan_id": scan_id,
             "patient_id": patient_of(scan_id),
             "part": part,
             "first_number": scan.first_number,
-            "shape": list(scan.image.shape),
-            "spacing_mm": list(scan.spacing_mm),
+            "shape": scan.image.shape,
+            "spacing_mm": scan.spacing_mm,
             "labelled": scan.label_map is not None,
             "files": files,
         }
@@ -466,12 +469,12 @@ class ScanWriter:
         write_json(self.notes / f"{scan_id}.json", record)
         return record
 
-    def _write_file(self, name: str, content: bytes) -> dict[str, Any]:
+    def _write_file(self, name: str, content: bytes) -> FileEntry:
         replace_file(self.folder / name, content)
         return describe_content(content)
 
 
-def describe_content(content: bytes) -> dict[str, Any]:
+def describe_content(content: bytes) -> FileEntry:
     """Return what the manifest tells of a file: its size and SHA-256."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -482,7 +485,7 @@ def write_scans(
     *,
     workers: int,
     progress: Progress | None,
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+) -> tuple[dict[str, ScanRecord], list[str]]:
     """Convert all scans that an earlier run has not, a few at a time.
 
     Parameters
@@ -508,7 +511,7 @@ def write_scans(
     EngineError
         Where the memory does not suffice.
     """
-    done: dict[str, dict[str, Any]] = {}
+    done: dict[str, ScanRecord] = {}
     wrong: dict[str, Iterable[object]] = {}
     report = progress or ignore
     for scan_id, part in parts.items():

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import read_json, replace_file, write_json
-from gi2nnunet.dataset.manifest import SPLITS, find_datasets, open_dataset
-from gi2nnunet.dataset.splits import Fold
+from gi2nnunet.core.files import find_record, replace_file
+from gi2nnunet.dataset.manifest import SPLITS, find_datasets
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import nnunet_labels
-from gi2nnunet.source.dataset import FORMAT, MANIFEST, is_of_newer_format
+from gi2nnunet.source.dataset import (
+    MANIFEST,
+    Fold,
+    ManifestContent,
+    is_of_newer_format,
+    read_manifest,
+)
 from gi2nnunet.source.nifti import DATASET_JSON
 
 _PREPROCESSED_ENDINGS = {".b2nd", ".npz", ".npy", ".pkl"}
@@ -42,7 +47,7 @@ class Target:
     preprocessed
         nnU-Net's preprocessed folder of the dataset.
     manifest
-        The manifest that stands there; empty where none does.
+        The manifest that stands there; ``None`` where none does.
     same_recipe
         Whether it was made from the same files in the same way.
     keep_preprocessed
@@ -54,7 +59,7 @@ class Target:
     folder: Path
     hidden: Path
     preprocessed: Path
-    manifest: Mapping[str, Any]
+    manifest: ManifestContent | None
     same_recipe: bool
     keep_preprocessed: bool
     missing: tuple[Path, ...]
@@ -94,11 +99,12 @@ class Target:
     def move_back(self, *, notes: str) -> None:
         """Show the dataset that was being mended again as it was found, its manifest last."""
         try:
+            manifest = (self.hidden / notes / MANIFEST).read_bytes()
             shutil.rmtree(self.hidden / notes, ignore_errors=True)
             self.hidden.replace(self.folder)
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
-        write_json(self.folder / MANIFEST, self.manifest)
+        replace_file(self.folder / MANIFEST, manifest)
 
     def discard(self) -> None:
         """Delete the hidden folder and, where they are empty, the folders made for it."""
@@ -165,9 +171,10 @@ def inspect_target(
                     "Take another number or that name (--id, --name), or remove it."
                 )
     folder = raw / folder_name
-    manifest = _read_manifest(folder)
+    manifest = _find_manifest(folder)
     if not manifest and folder.exists():
-        made_here = read_json(folder / DATASET_JSON).get("converted_by") == "gi2nnunet"
+        described = find_record(folder / DATASET_JSON, dict[str, Any]) or {}
+        made_here = described.get("converted_by") == "gi2nnunet"
         if not made_here and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(
                 f"{folder}: found files that this tool did not write; expected a dataset of its "
@@ -191,18 +198,14 @@ def inspect_target(
     )
 
 
-def _read_manifest(folder: Path) -> Mapping[str, Any]:
-    """Return the manifest that stands in a folder; an empty one where it is missing or damaged."""
-    manifest = read_json(folder / MANIFEST)
-    if is_of_newer_format(manifest):
-        raise InputError(
-            f"{folder / MANIFEST}: found format {manifest['format']}; expected at most {FORMAT}. "
-            "A newer version wrote it: update gi2nnunet, or convert into another workspace."
-        )
+def _find_manifest(folder: Path) -> ManifestContent | None:
+    """Return the manifest that stands in a folder; ``None`` where it is missing or damaged."""
     try:
-        return open_dataset(folder).manifest
+        return read_manifest(folder).content
     except InputError:
-        return {}
+        if is_of_newer_format(folder / MANIFEST):
+            raise
+        return None
 
 
 def _find_trained(results: Path) -> Path | None:
@@ -214,18 +217,16 @@ def _find_trained(results: Path) -> Path | None:
 
 
 def _find_differences(
-    manifest: Mapping[str, Any], recipe: Mapping[str, Any], preprocessed: Path
+    manifest: ManifestContent | None, recipe: Mapping[str, Any], preprocessed: Path
 ) -> list[str]:
     """Say in what the dataset that stands there differs from the one to be made."""
     wanted = json.loads(json.dumps(recipe))
     if not manifest:
         # The raw dataset is gone; what nnU-Net preprocessed tells how it was split and coded.
-        try:
-            splits = json.loads((preprocessed / SPLITS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            splits = []
-        labels = read_json(preprocessed / DATASET_JSON).get("labels")
-        same = splits == wanted["splits"] and labels == nnunet_labels(wanted["labels"])[0]
+        splits = find_record(preprocessed / SPLITS, list[Fold]) or []
+        described = find_record(preprocessed / DATASET_JSON, dict[str, Any]) or {}
+        labels = nnunet_labels(wanted["labels"])[0]
+        same = splits == wanted["splits"] and described.get("labels") == labels
         return [] if same else ["what it was trained on is no longer there to compare with"]
     former, found = manifest["recipe"], []
     old, new = former["source"], wanted["source"]

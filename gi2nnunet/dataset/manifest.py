@@ -14,11 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.splits import Fold
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.source.dataset import MANIFEST, DatasetPart, DatasetScan, list_files, read_manifest
+from gi2nnunet.source.dataset import (
+    MANIFEST,
+    DatasetPart,
+    DatasetScan,
+    FileEntry,
+    Fold,
+    ManifestContent,
+    list_files,
+    read_manifest,
+)
 from gi2nnunet.source.nifti import NiftiScan
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ class Dataset:
     label_scheme: LabelScheme
     scans: tuple[DatasetScan, ...] = field(repr=False)
     splits: tuple[Fold, ...] = field(repr=False)
-    manifest: Mapping[str, Any] = field(repr=False)
+    manifest: ManifestContent = field(repr=False)
     warnings: tuple[str, ...] = field(repr=False)
 
     @property
@@ -226,11 +234,15 @@ def open_dataset(folder: Path) -> Dataset:
     )
 
 
-def find_damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+def find_damaged(folder: Path, manifest: ManifestContent) -> list[str]:
     """Return the files that are missing or not of the size that the manifest tells."""
-    damaged = []
-    for name, described in list_files(manifest).items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != described["bytes"]:
-            damaged.append(name)
-    return damaged
+    return list_damaged(folder, list_files(manifest))
+
+
+def list_damaged(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
+    """Return the files that are missing or of another size."""
+    return [
+        name
+        for name, described in files.items()
+        if not (path := folder / name).is_file() or path.stat().st_size != described["bytes"]
+    ]

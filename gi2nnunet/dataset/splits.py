@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import Certainty, day_of, patient_of, scan_order
+from gi2nnunet.source.dataset import Fold
 
 DEFAULT_FOLDS = 5
 DEFAULT_HOLDOUT = 0.1
@@ -53,13 +54,6 @@ class SplitOptions:
     keep_known_bad: bool = False
     leave_out_suspects: Certainty | None = None
     seed: int = 0
-
-
-class Fold(TypedDict):
-    """One entry of nnU-Net's ``splits_final.json``: scan ids to train on and to validate on."""
-
-    train: list[str]
-    val: list[str]
 
 
 def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[Fold]:

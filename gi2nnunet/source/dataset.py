@@ -8,20 +8,21 @@ dataset are in :mod:`gi2nnunet.dataset`, which uses this reader.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
-from gi2nnunet.core.files import read_json, read_json_object
+from pydantic import PositiveFloat
+from typing_extensions import TypedDict  # pydantic needs it until Python 3.12
+
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import Count, find_record, read_record
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, is_nifti, list_folders_around
 from gi2nnunet.source.scan import SourceOptions
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_LARGEST_NUMBER = 2**53
 
 DatasetPart = Literal["train", "holdout", "test"]
 
@@ -68,6 +69,68 @@ class DatasetScan:
         return self.depth, self.height, self.width
 
 
+class Fold(TypedDict):
+    """One entry of nnU-Net's ``splits_final.json``: scan ids to train on and to validate on."""
+
+    train: list[str]
+    val: list[str]
+
+
+class FileEntry(TypedDict):
+    """What a manifest says of a file: its size and, for those that were written, its SHA-256."""
+
+    bytes: Count
+    sha256: NotRequired[str]
+
+
+class ScanEntry(TypedDict):
+    """What a manifest says of a scan: :class:`DatasetScan`, and its files by their paths."""
+
+    scan_id: str
+    patient_id: str
+    part: DatasetPart
+    first_number: Count
+    shape: tuple[Count, Count, Count]
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    labelled: bool
+    files: dict[str, FileEntry]
+
+
+class SourceEntry(TypedDict):
+    """From what a dataset was made."""
+
+    path: str
+    kind: str
+
+
+class Recipe(TypedDict):
+    """From what and how a dataset was made; the same recipe makes the same dataset."""
+
+    source: dict[str, Any]
+    labels: LabelScheme
+    parts: dict[str, DatasetPart]
+    splits: list[Fold]
+
+
+class ManifestContent(TypedDict):
+    """The content of manifest.json."""
+
+    format: Literal[1]
+    dataset_id: Count
+    source: SourceEntry
+    recipe: Recipe
+    warnings: list[str]
+    scans: list[ScanEntry]
+    files: dict[str, FileEntry]
+    command: NotRequired[str]
+    made_by: NotRequired[dict[str, str]]
+    shared_patients: NotRequired[list[str]]
+
+
+class _Versioned(TypedDict):
+    format: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What manifest.json says of a converted dataset.
@@ -81,13 +144,13 @@ class Manifest:
     scans
         In numeric order of patient and day.
     content
-        All of it, its types checked.
+        All of it.
     """
 
     path: Path
     label_scheme: LabelScheme
     scans: tuple[DatasetScan, ...] = field(repr=False)
-    content: Mapping[str, Any] = field(repr=False)
+    content: ManifestContent = field(repr=False)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -96,76 +159,42 @@ def read_manifest(folder: Path) -> Manifest:
     Raises
     ------
     InputError
-        Where there is none, or it is of another format than this version's.
+        If there is none, or it is damaged or of another format than this version's.
     """
     path = folder / MANIFEST
-    content = read_json_object(path, remedy="Make the dataset again with: gi2nnunet convert SOURCE")
-    if content.get("format") != FORMAT:
-        newer = is_of_newer_format(content)
+    remedy = "Make the dataset again with: gi2nnunet convert SOURCE"
+    found = read_record(path, _Versioned, remedy=remedy)["format"]
+    if found > FORMAT:
         raise InputError(
-            f"{path}: found format {content.get('format')!r}; expected {FORMAT}. "
-            + ("A newer version wrote it: update gi2nnunet, or make" if newer else "Make")
-            + " the dataset again with: gi2nnunet convert SOURCE"
+            f"{path}: found format {found}; expected at most {FORMAT}. A newer version wrote it: "
+            f"update gi2nnunet, or convert into another workspace. {remedy}"
         )
-    try:
-        _check_types(content)
-        return Manifest(
-            path=path,
-            label_scheme=content["recipe"]["labels"],
-            scans=tuple(
-                DatasetScan(
-                    scan_id=scan["scan_id"],
-                    patient_id=scan["patient_id"],
-                    part=scan["part"],
-                    first_number=scan["first_number"],
-                    depth=scan["shape"][0],
-                    height=scan["shape"][1],
-                    width=scan["shape"][2],
-                    spacing_mm=(
-                        scan["spacing_mm"][0], scan["spacing_mm"][1], scan["spacing_mm"][2],
-                    ),
-                    labelled=scan["labelled"],
-                )
-                for scan in content["scans"]
-            ),
-            content=content,
-        )  # fmt: skip
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is damaged ({shorten(repr(error))}). "
-            "Make the dataset again with: gi2nnunet convert SOURCE"
-        ) from error
+    content = read_record(path, ManifestContent, remedy=remedy)
+    scans = tuple(
+        DatasetScan(
+            scan_id=scan["scan_id"],
+            patient_id=scan["patient_id"],
+            part=scan["part"],
+            first_number=scan["first_number"],
+            depth=scan["shape"][0],
+            height=scan["shape"][1],
+            width=scan["shape"][2],
+            spacing_mm=scan["spacing_mm"],
+            labelled=scan["labelled"],
+        )
+        for scan in content["scans"]
+    )
+    scheme = content["recipe"]["labels"]
+    return Manifest(path=path, label_scheme=scheme, scans=scans, content=content)
 
 
-def is_of_newer_format(manifest: Mapping[str, Any]) -> bool:
+def is_of_newer_format(path: Path) -> bool:
     """Return whether a later version than this one wrote a manifest."""
-    found = manifest.get("format")
-    return isinstance(found, int) and found > FORMAT
+    found = find_record(path, _Versioned)
+    return found is not None and found["format"] > FORMAT
 
 
-def _check_types(manifest: Mapping[str, Any]) -> None:
-    """Raise a :class:`TypeError` or its like where a manifest is not of its own shape."""
-    recipe = manifest["recipe"]
-    lists = [manifest["warnings"], manifest["scans"], recipe["splits"]]
-    lists += [fold[part] for fold in recipe["splits"] for part in ("train", "val")]
-    tables = [manifest["files"], manifest["source"], recipe["source"], recipe["parts"]]
-    tables += [scan["files"] for scan in manifest["scans"]]
-    texts = [manifest["source"]["path"], recipe["labels"]]
-    texts += [scan[key] for scan in manifest["scans"] for key in ("scan_id", "patient_id", "part")]
-    numbers = [manifest["dataset_id"]]
-    for scan in manifest["scans"]:
-        numbers += [scan["first_number"], *scan["shape"]]
-    numbers += [file["bytes"] for file in list_files(manifest).values()]
-    for kind, values in ((list, lists), (dict, tables), (str, texts), (int, numbers)):
-        for value in values:
-            if not isinstance(value, kind):
-                raise TypeError(f"{value!r} is no {kind.__name__}")
-    spacings = [float(value) for scan in manifest["scans"] for value in scan["spacing_mm"]]
-    if min([*numbers, *spacings], default=0) < 0 or max(numbers) > _LARGEST_NUMBER:
-        raise ValueError("a number out of range")
-
-
-def list_files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def list_files(manifest: ManifestContent) -> dict[str, FileEntry]:
     """Return the size and digest of every file of a dataset by its path inside it."""
     files = dict(manifest["files"])
     for scan in manifest["scans"]:
@@ -225,13 +254,11 @@ def _find_manifest(path: Path) -> Manifest | None:
 
 
 def _is_own_manifest(path: Path) -> bool:
-    content = read_json(path)
-    if content:
-        return isinstance(content.get("format"), int)
-    # No JSON object: own if it starts like one that was cut off, or lies in a dataset of this tool.
+    """Return whether a manifest is this tool's: whole, cut off, or beside its dataset.json."""
+    beside = find_record(path.parent / DATASET_JSON, dict[str, Any]) or {}
+    if find_record(path, _Versioned) or beside.get("converted_by") == "gi2nnunet":
+        return True
     try:
-        start = path.read_bytes()[:100]
+        return bool(re.match(rb'\s*\{\s*"format"\s*:\s*\d', path.read_bytes()[:100]))
     except OSError:
         return False
-    beside = read_json(path.parent / DATASET_JSON).get("converted_by")
-    return bool(re.match(rb'\s*\{\s*"format"\s*:\s*\d', start)) or beside == "gi2nnunet"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
-from gi2nnunet.core.files import find_kind, read_json, read_json_object
+from gi2nnunet.core.files import find_kind, find_record
 from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme, scan_order
 from gi2nnunet.formats.labels import ALL_BITS, LabelMap, nnunet_labels, to_bits
 from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
@@ -376,7 +376,7 @@ def _find_declared(path: Path, options: SourceOptions) -> LabelScheme | None:
     if declared or options.source_labels or not options.labels_only:
         return declared
     for folder in list_folders_around(path):
-        if "labels" in read_json(folder / DATASET_JSON):
+        if "labels" in (find_record(folder / DATASET_JSON, dict[str, Any]) or {}):
             return _read_declared(folder / DATASET_JSON)
     return None
 
@@ -389,10 +389,11 @@ def _read_declared(dataset_json: Path) -> LabelScheme | None:
     InputError
         Where it declares other labels than the two ways that are known.
     """
-    if not dataset_json.is_file():
-        return None
     remedy = "Restore it, or remove it and say how the labels are coded."
-    declared = read_json_object(dataset_json, remedy=remedy).get("labels")
+    content = find_record(dataset_json, dict[str, Any], remedy=remedy)
+    if content is None:
+        return None
+    declared = content.get("labels")
     for scheme in LABEL_SCHEMES:
         if declared == nnunet_labels(scheme)[0]:
             return scheme

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 from tests.bad_inputs.entry import BadInput
@@ -104,40 +105,55 @@ WORKSPACES = (
         command="convert source",
         message=(f"{RAW}: found files that this tool did not write", "Take another number"),
     ),
-    manifest("of nothing", b"", "is damaged: found no JSON"),
-    manifest("cut off", '{"format": 1, "scans": [', "is damaged: found no JSON"),
-    manifest("of NUL bytes", bytes(4096), "is damaged: found no JSON"),
-    manifest("in UTF-16", '{"format": 1}'.encode("utf-16"), "is damaged: found no JSON"),
-    manifest("of a list", "[1, 2]", "is damaged: found a JSON list"),
-    manifest("nested too deep", "[" * 100_000, "is damaged: found no JSON"),
-    manifest("with a number of 5000 digits", '{"format": ' + "9" * 5000 + "}", "is damaged"),
+    manifest("of nothing", b"", "manifest.json: found no JSON"),
+    manifest("cut off", '{"format": 1, "scans": [', "manifest.json: found no JSON"),
+    manifest("of NUL bytes", bytes(4096), "manifest.json: found no JSON"),
+    manifest("in UTF-16", '{"format": 1}'.encode("utf-16"), "manifest.json: found no JSON"),
+    manifest("of a list", "[1, 2]", "manifest.json: found [1, 2]; expected an object"),
+    manifest("nested too deep", "[" * 100_000, "manifest.json: found no JSON"),
+    manifest("with a number of 5000 digits", '{"format": ' + "9" * 5000 + "}", "found no JSON"),
     manifest(
         "of a later format",
         '{"format": 2}',
-        "found format 2; expected 1",
+        "found format 2; expected at most 1",
         "A newer version wrote it",
     ),
-    manifest("without a format", "{}", "found format None; expected 1"),
-    manifest("without contents", '{"format": 1}', "is damaged (KeyError('recipe'))"),
+    manifest("without a format", "{}", "format: found nothing; expected this key"),
+    manifest("without contents", '{"format": 1}', "recipe: found nothing; expected this key"),
     damaged(
         "a manifest with a text for its scans",
         edit_json(MANIFEST, lambda m: m.update(scans="all")),
-        "manifest.json: is damaged (TypeError",
+        'manifest.json: scans: found "all"; expected a valid array',
     ),
     damaged(
         "a manifest whose sizes are texts",
         edit_json(MANIFEST, lambda m: m["scans"][0].update(shape=["a", "b", "c"])),
-        "manifest.json: is damaged (TypeError(\"'a' is no int\"))",
+        'manifest.json: scans[0].shape[0]: found "a"; expected a valid integer',
     ),
     damaged(
         "a manifest whose sizes are beyond 64 bits",
         edit_json(MANIFEST, lambda m: m["scans"][0].update(shape=[2**64, 1, 1])),
-        "manifest.json: is damaged (ValueError('a number out of range'))",
+        f"manifest.json: scans[0].shape[0]: found {2**64}; expected less than",
     ),
     damaged(
         "a manifest with a list for its files",
         edit_json(MANIFEST, lambda m: m["scans"][0].update(files=["x"])),
-        "manifest.json: is damaged (ValueError(",
+        'manifest.json: scans[0].files: found ["x"]; expected an object',
+    ),
+    damaged(
+        "a manifest without a kind of source",
+        edit_json(MANIFEST, lambda m: m["source"].pop("kind")),
+        "manifest.json: source.kind: found nothing; expected this key",
+    ),
+    damaged(
+        "a manifest with a spacing that is not a number",
+        edit_json(MANIFEST, lambda m: m["scans"][1]["spacing_mm"].__setitem__(2, math.nan)),
+        "manifest.json: scans[1].spacing_mm[2]: found NaN; expected a finite number",
+    ),
+    damaged(
+        "a manifest with a fold that is a number",
+        edit_json(MANIFEST, lambda m: m["recipe"]["splits"][0].update(val=7)),
+        "manifest.json: recipe.splits[0].val: found 7; expected a valid array",
     ),
     BadInput(
         name="a workspace: convert onto a later version's dataset",
@@ -272,6 +288,6 @@ WORKSPACES = (
         start="converted",
         make=write(MANIFEST, "{"),
         command=f"encode {RAW}/labelsTr --out out.csv",
-        message=("manifest.json: is damaged", CONVERT_AGAIN),
+        message=("manifest.json: found no JSON", CONVERT_AGAIN),
     ),
 )

@@ -266,7 +266,7 @@ def test_a_damaged_manifest_of_its_own_is_refused(tmp_path, damage):
             "without scans": json.dumps({k: v for k, v in content.items() if k != "scans"}),
         }[damage]
     )
-    with pytest.raises(InputError, match=r"manifest\.json: .*gi2nnunet convert"):
+    with pytest.raises(InputError, match=r"(?s)manifest\.json: .*gi2nnunet convert"):
         encode_labels(dataset.folder / "labelsTr", tmp_path / "out.csv")
 
 
