@@ -139,7 +139,7 @@ def check(
     require_positive(jobs=jobs)
     stored = None
     if model:
-        from gi2nnunet.prediction.agreement import find_stored_predictions
+        from gi2nnunet.prediction.out_of_fold import find_stored_predictions
 
         space = find_workspace(workspace)
         dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
@@ -782,9 +782,9 @@ def run_prediction(work: Work, **how: Any) -> Evaluation:
 def predict_part(work: Work, part: tuple[int, int], **how: Any) -> int:
     """Predict every n-th scan of what was chosen; return how many these are.
 
-    See :func:`gi2nnunet.prediction.parts.predict_part`.
+    See :func:`gi2nnunet.prediction.evaluate.predict_part`.
     """
-    from gi2nnunet.prediction.parts import predict_part as predict
+    from gi2nnunet.prediction.evaluate import predict_part as predict
 
     return predict(work, part, **how)
 

@@ -27,8 +27,7 @@ from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.choose import Selection, Work, select_own_scans
-from gi2nnunet.prediction.evaluate import evaluate
-from gi2nnunet.prediction.parts import predict_part
+from gi2nnunet.prediction.evaluate import evaluate, predict_part
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import write_score

@@ -1,6 +1,6 @@
-"""Choice of models and scans to predict, and what a score of them will mean.
+"""Choice of models and scans to predict, and what a score of them means.
 
-Whether a score is honest depends on what the models were trained on: each selection has a standing.
+Whether a score is honest depends on what the models were trained on: this is its standing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEPT = ".predicting"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What to predict, and what is known of it.
+    """Scans to predict.
 
     Attributes
     ----------
@@ -45,22 +45,18 @@ class Selection:
         Short, fit for a folder.
     described
         For the screen.
-    scans
-        The scans.
     truth
-        Their true rows, where known, with image sizes.
+        Their true rows with image sizes, if known.
     sample
-        The sample submission whose rows and order to follow.
+        The sample submission; the submission has its rows in its order.
     standing
         What a score on them means.
     folds
         Folds to use by scan id, for out-of-fold prediction.
-    warnings
-        What was passed over.
     source
-        Where the scans lie, unless they are the dataset's own.
+        Where the scans are, unless they are the dataset's own.
     options
-        How it was read, where that was said.
+        Options with which the source was read.
     """
 
     name: str
@@ -84,15 +80,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What to predict, by which models, and where the results go.
-
-    Attributes
-    ----------
-    selection, ensemble
-        The scans and the models.
-    out
-        Folder for the results.
-    """
+    """Scans to predict, the models that predict them, and the folder for the results."""
 
     selection: Selection
     ensemble: Ensemble
@@ -100,7 +88,7 @@ class Work:
 
     @property
     def submission(self) -> Path:
-        """Return where the CSV goes."""
+        """Return the path of the CSV."""
         return self.out / "submission.csv"
 
     @property
@@ -109,7 +97,7 @@ class Work:
         return self.out / KEPT
 
     def digest(self) -> str:
-        """Return a digest of what is worked on: models, what was tuned for them, scans."""
+        """Return a digest of the models, their tuning and the scans."""
         models = [
             [str(path), describe_file(path)]
             for model in self.ensemble.models
@@ -141,25 +129,19 @@ def choose_work(
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
 ) -> Work:
-    """Choose what to predict, by which models, and where the results go.
+    """Choose scans, models, and the folder for the results.
 
     Parameters
     ----------
     source
-        A source; ``None`` for the workspace's own scans.
-    models
-        Which models.
-    workspace
-        Where these are.
+        ``None`` for the workspace's own scans; see :func:`select_source` for others.
     out
         Folder for the results; by default one in the workspace.
-    truth, source_labels, allow_missing
-        As in :func:`select_source`.
 
     Raises
     ------
     InputError
-        Where there are no such models, or no such scans.
+        If there are no such models, or no such scans.
     """
     dataset, ensemble = select_models(workspace, models)
     if source is None:
@@ -181,15 +163,15 @@ def choose_work(
 def select_models(
     workspace: Workspace, choice: ModelChoice | None = None
 ) -> tuple[Dataset | None, Ensemble]:
-    """Find the models to predict with, and the dataset they were trained on where it is at hand.
+    """Find the models to predict with, and the dataset they were trained on if it is available.
 
-    A workspace that holds models alone, as on a machine that only predicts, will do. By default
-    the newest complete set is chosen.
+    A workspace may hold only models, as on a machine that only predicts. By default the newest
+    complete set is chosen.
 
     Raises
     ------
     InputError
-        Where there are no such models.
+        If there are no such models.
     """
     choice = choice or ModelChoice()
     dataset, dataset_id = None, choice.dataset_id
@@ -203,10 +185,7 @@ def select_models(
 
 
 def _holds_dataset(workspace: Workspace, dataset_id: int | None) -> bool:
-    """Return whether the dataset is to be looked for in the raw folder.
-
-    One whose number stands in the results alone was imported.
-    """
+    """Return whether the raw folder holds the dataset; one only in the results was imported."""
     imported = (
         dataset_id is not None
         and not find_datasets(workspace.raw, dataset_id)
@@ -229,13 +208,13 @@ def _find_results(workspace: Workspace, dataset_id: int | None) -> str:
 def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
     """Choose among a dataset's own scans.
 
-    The held-out scans where there are any; else, with models of single folds, every training scan
-    by the model of its own fold; else the training scans, in-sample.
+    The held-out scans if there are any; else, with models of single folds, every training scan by
+    the model of its own fold; else the training scans, in-sample.
 
     Raises
     ------
     InputError
-        Where the dataset holds no scan with truth.
+        If the dataset holds no scan with truth.
     """
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     if held_out:
@@ -289,21 +268,15 @@ def select_source(
 
     Parameters
     ----------
-    path
-        The source.
     dataset
-        What the models were trained on, to tell what a score means.
-    ensemble
-        The models.
+        What the models were trained on; what a score means depends on it.
     truth
         Whether to look for the truth.
-    source_labels, allow_missing
-        As in :func:`~gi2nnunet.source.open.open_source`.
 
     Raises
     ------
     InputError
-        Where it is no source, or its truth cannot be used.
+        If it is not a source, or its truth cannot be used.
     """
     source = open_source(
         path,
@@ -334,10 +307,9 @@ def select_source(
 
 
 def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
-    """Return the true rows of scans, with their image sizes; ``None`` of no scans.
+    """Return the true rows of scans, with their image sizes; ``None`` for no scans.
 
-    They are decoded here, so that a row that cannot be scored is reported before hours of
-    prediction.
+    They are decoded here, so that a wrong row is reported before hours of prediction.
     """
     rows: dict[str, list[Row]] = {}
     sizes: dict[str, Size] = {}
@@ -356,9 +328,9 @@ Standing = Literal["held-out", "out-of-fold", "seen-patient", "in-sample", "unkn
 def find_trained_scans(
     model: TrainedModel, fold: Fold, *, dataset: Dataset | None
 ) -> frozenset[str] | None:
-    """Return the scans that a fold was trained on; ``None`` where that is not known.
+    """Return the scans that a fold was trained on; ``None`` if unknown.
 
-    An imported fold tells itself; one that was trained here was so on the dataset at hand.
+    Imported folds record this; folds trained here used the given dataset.
     """
     record = read_import_record(model, fold)
     if record:
@@ -368,14 +340,14 @@ def find_trained_scans(
         return None
     if fold != "all" and int(fold) < len(dataset.splits):
         return frozenset(dataset.splits[int(fold)]["train"])
-    # ``all`` trained on everything; a fold of another number on a split that nnU-Net drew itself.
+    # ``all`` was trained on everything; any other number, on a split that nnU-Net drew itself.
     return frozenset(scan.scan_id for scan in dataset.scans if scan.part == "train")
 
 
 def find_trained_on(
     ensemble: Ensemble, *, dataset: Dataset | None
 ) -> dict[Fold, frozenset[str]] | None:
-    """Return by fold the scans that its models were trained on; ``None`` where any is unknown."""
+    """Return by fold the scans that its models were trained on; ``None`` if any is unknown."""
     trained: dict[Fold, frozenset[str]] = {}
     for fold in ensemble.folds:
         for model in ensemble.models:
@@ -389,7 +361,7 @@ def find_trained_on(
 def find_standing(
     scan_ids: Sequence[str], *, dataset: Dataset | None, ensemble: Ensemble
 ) -> Standing:
-    """Return what a score of these scans means, given what the models were trained on."""
+    """Return what a score of these scans means, from what the models were trained on."""
     trained_on = find_trained_on(ensemble, dataset=dataset)
     if trained_on is None:
         return "unknown"
@@ -404,7 +376,7 @@ def find_standing(
 def find_unseen_folds(
     scan_ids: Sequence[str], trained_on: Mapping[Fold, frozenset[str]]
 ) -> dict[str, tuple[Fold, ...]]:
-    """Return by scan the folds that saw no day of its patient; scans without such are left out."""
+    """Return by scan the folds that saw no day of its patient; scans without any are left out."""
     patients = {
         fold: {patient_of(scan_id) for scan_id in scans} for fold, scans in trained_on.items()
     }

@@ -1,9 +1,14 @@
-"""Predict a selection of scans, write the submission, and score it where the truth is known."""
+"""Prediction of chosen scans: their submission, their score if the truth is known, and parts.
+
+Each scan's rows are kept in the output folder as soon as they are predicted. Predicting the whole
+takes them from there, so parts that several machines predicted are joined by the same prediction
+again.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -13,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
@@ -23,7 +29,7 @@ from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, t
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
-from gi2nnunet.prediction.parts import predict_kept, tell_work
+from gi2nnunet.prediction.predict import PredictedScans, predict_scans
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
@@ -35,29 +41,22 @@ COST = "cost.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was predicted, and how well.
+    """Predicted scans, and their score.
 
     Attributes
     ----------
-    submission
-        The CSV.
     standing
         What the score means.
     score
-        ``None`` where no truth is known.
+        ``None`` if no truth is known.
     files
-        The results, the submission first; how they were made stands beside them in
-        ``prediction.json``.
-    warnings
-        What was passed over, one sentence each.
+        The results, the submission first; ``prediction.json`` beside them says how they were made.
     seconds_per_scan
         Mean wall-clock time of a scan.
     computing
         Device, threads, mirroring and step, as recorded.
     tuned
-        What masks were decided by, where tuning chose it.
-    scans
-        What was predicted.
+        The settings of ``tune`` that decided the masks, if any.
     """
 
     submission: Path
@@ -83,14 +82,14 @@ class Evaluation:
         KeyError
             For a scan that was not predicted.
         InputError
-            Where its files are gone or changed.
+            If its files are gone or changed.
         """
         return self._find(scan_id).read().image
 
     def read_masks(self, scan_id: str) -> dict[str, NDArray[np.bool_]]:
         """Return a scan's predicted masks ``(z, y, x)`` by organ, as the submission holds them.
 
-        A slice that the submission has no row for is empty. Raises as :meth:`read_image`.
+        A slice without a row in the submission is empty. Raises as :meth:`read_image`.
         """
         scan = self._find(scan_id)
         label_map = np.zeros(scan.shape, np.uint8)
@@ -123,24 +122,20 @@ def evaluate(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Evaluation:
-    """Predict, write ``submission.csv`` and, where truth is known, the score.
+    """Predict, write ``submission.csv`` and, if the truth is known, the score.
 
     Parameters
     ----------
     work
-        What to predict, with which models. Its folder gets ``submission.csv``, ``prediction.json``
-        (how it was made), ``cost.json`` (its time and memory), where scored ``score.json``,
-        ``score.csv`` (one row a scan) and ``truth.csv`` (the rows it was held to), and, if asked
-        for, ``labels/``, ``organs/`` and ``probabilities/``. Until all of it is there, what an
-        interrupted run leaves is in a hidden folder, and the next one goes on from it.
-    engine, settings
-        Where, on what and how.
-    options
-        What is made of it.
+        Its folder gets ``submission.csv``, ``prediction.json`` (how it was made), ``cost.json``
+        (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
+        ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/`` and
+        ``probabilities/``. Until it is complete, what an interrupted run leaves is in a hidden
+        folder, and the next run goes on from it.
     metric
         Convention of :mod:`gi2nnunet.scoring.metric`.
     score
-        Score where truth is known.
+        Score if the truth is known.
     command
         The command line to record.
     progress
@@ -148,81 +143,178 @@ def evaluate(
     on_notice
         Called with sentences: what is computed on, which models, what is predicted.
     """
-    selection, ensemble, out, submission = work.selection, work.ensemble, work.out, work.submission
-    options = options or PredictionOptions()
-    tell_work(work, selection.scans, engine=engine, on_notice=on_notice)
-    check_place(submission)
-    tuned, told = find_tuning(ensemble) if options.tuning else (None, [])
-    if tuned and tuned.decision.organs and selection.standing in ("out-of-fold", "in-sample"):
-        told.append(
-            "what tuning chose was chosen on these very scans, so their score flatters it; its "
-            f"honest gain is in {tuned.path}, and --no-tuning leaves it out"
-        )
-    told += (
-        tuned.list_differences(settings.describe(engine)) if tuned and tuned.decision.organs else []
-    )
-    total, what = len(selection.scans), "predicting scans"
+    selection, out, options = work.selection, work.out, options or PredictionOptions()
+    computing = settings.describe(engine)
+    _announce(work, selection.scans, engine=engine, on_notice=on_notice)
+    check_place(work.submission)
+    tuned, doubts = _find_tuning(work, options, computing)
+    about = {
+        "standing": selection.standing,
+        "command": command,
+        "scans": selection.recorded,
+        "models": work.ensemble.describe(),
+        "computing": computing,
+        "tuning": tuned.describe() if tuned else None,
+        "options": _describe_options(work, options, metric=metric, score=score),
+        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
+    }
     with hold(out / "prediction", purpose="predicting"):
-        (progress or ignore)(0, total, what)
-        predicted = predict_kept(
-            work,
-            selection.scans,
-            engine=engine,
-            settings=settings,
-            options=options,
-            tuned=tuned,
-            on_scan=count_steps(progress, total, what),
-        )
+        predicted = _predict_kept(
+            work, selection.scans, engine=engine, settings=settings, options=options, tuned=tuned,
+            progress=progress,
+        )  # fmt: skip
         rows = [row for scan in predicted.scans for row in scan.rows]
-        warnings = [*selection.warnings, *told]
-        warnings += write_submission(submission, rows, sample=selection.sample)
-        about = {
-            "standing": selection.standing,
-            "command": command,
-            "scans": selection.recorded,
-            "models": ensemble.describe(),
-            "computing": settings.describe(engine),
-            "tuning": tuned.describe() if tuned else None,
-            "options": {
-                "source": "SOURCE" if selection.source else None,
-                **selection.options,
-                "trained": [model.folder.name for model in ensemble.models],
-                "folds": list(ensemble.folds),
-                "metric": metric,
-                "score": score,
-                "tuning": options.tuning,
-                "nifti": options.nifti,
-                "save_probabilities": options.save_probabilities,
-            },
-            "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
-        }
+        notes = write_submission(work.submission, rows, sample=selection.sample)
         write_json(out / "prediction.json", about)
-        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
-        # Apart from the rest, which is the same whenever the same is predicted again.
-        cost = {"scans": total, "seconds_per_scan": seconds_per_scan}
-        here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
-        write_json(out / COST, {**cost, **here, **predicted.peaks})
-        files = [submission]
-        result = None
-        for name in SCORE_FILES:  # of an earlier run, whose submission is gone
+        seconds_per_scan = _write_cost(out / COST, predicted, engine)
+        for name in SCORE_FILES:  # of an earlier run with another submission
             (out / name).unlink(missing_ok=True)
+        result, files = None, [work.submission]
         if score and selection.truth is not None:
-            # The file itself is scored, as anyone else would.
-            result = score_submission(submission, selection.truth, metric=metric)
+            # The file itself is scored, as anyone else would score it.
+            result = score_submission(work.submission, selection.truth, metric=metric)
             files += write_score(result, out, truth=selection.truth, about=about)
-        if options.nifti:
-            files += [out / "labels", out / "organs"]
-        if options.save_probabilities:
-            files.append(out / "probabilities")
+        files += [out / "labels", out / "organs"] if options.nifti else []
+        files += [out / "probabilities"] if options.save_probabilities else []
         shutil.rmtree(work.kept, ignore_errors=True)
-        return Evaluation(
-            submission=submission,
-            standing=selection.standing,
-            score=result,
-            files=tuple(files),
-            warnings=tuple(warnings),
-            seconds_per_scan=seconds_per_scan,
-            computing=settings.describe(engine),
-            tuned=tuned,
-            scans=selection.scans,
+    return Evaluation(
+        submission=work.submission,
+        standing=selection.standing,
+        score=result,
+        files=tuple(files),
+        warnings=(*selection.warnings, *doubts, *notes),
+        seconds_per_scan=seconds_per_scan,
+        computing=computing,
+        tuned=tuned,
+        scans=selection.scans,
+    )
+
+
+def predict_part(
+    work: Work,
+    part: tuple[int, int],
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    options: PredictionOptions | None = None,
+    progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> int:
+    """Predict a part of some work, keep its rows, and return how many scans the part has.
+
+    Parts may run at the same time, also on several machines; :func:`evaluate` of the same work and
+    options then finds every scan predicted. If there are fewer scans than parts, a part has none.
+
+    Parameters
+    ----------
+    part
+        ``(2, 8)``: every eighth scan from the second on.
+
+    Raises
+    ------
+    InputError
+        If the part does not exist.
+    OutputError
+        If another run is predicting this part, or the whole.
+    """
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise InputError(f"--part {number}/{parts}: expected 1/{parts} to {parts}/{parts}.")
+    scans = work.selection.scans[number - 1 :: parts]
+    options = options or PredictionOptions()
+    _announce(work, scans, engine=engine, on_notice=on_notice)
+    check_place(work.submission)
+    tuned = find_tuning(work.ensemble)[0] if options.tuning else None
+    with (
+        hold(work.out / "prediction", purpose="predicting a part", shared=True),
+        hold(work.out / f"prediction_part_{number}_of_{parts}", purpose="predicting a part"),
+    ):
+        _predict_kept(
+            work, scans, engine=engine, settings=settings, options=options, tuned=tuned,
+            progress=progress,
+        )  # fmt: skip
+    return len(scans)
+
+
+def _announce(
+    work: Work, scans: Sequence[Scan], *, engine: Engine, on_notice: Notice | None
+) -> None:
+    notice = on_notice or ignore
+    notice(f"Computing on: {engine.hardware.name}")
+    notice(f"Models: {work.ensemble.describe()}")
+    plural = "" if len(scans) == 1 else "s"
+    notice(f"Predicting {len(scans)} scan{plural}: {work.selection.described}")
+
+
+def _find_tuning(
+    work: Work, options: PredictionOptions, computing: Mapping[str, Any]
+) -> tuple[Tuned | None, list[str]]:
+    """Return the settings of tune, and reasons to doubt a score that is made with them."""
+    if not options.tuning:
+        return None, []
+    tuned, doubts = find_tuning(work.ensemble)
+    if not tuned or not tuned.decision.organs:
+        return tuned, doubts
+    if work.selection.standing in ("out-of-fold", "in-sample"):
+        doubts.append(
+            "these scans were used to choose the settings of tune, so this score is too "
+            f"optimistic. For a fair estimate see {tuned.path}, or leave them out with --no-tuning"
         )
+    return tuned, [*doubts, *tuned.list_differences(computing)]
+
+
+def _describe_options(
+    work: Work, options: PredictionOptions, *, metric: Metric, score: bool
+) -> dict[str, Any]:
+    return {
+        "source": "SOURCE" if work.selection.source else None,
+        **work.selection.options,
+        "trained": [model.folder.name for model in work.ensemble.models],
+        "folds": list(work.ensemble.folds),
+        "metric": metric,
+        "score": score,
+        "tuning": options.tuning,
+        "nifti": options.nifti,
+        "save_probabilities": options.save_probabilities,
+    }
+
+
+def _predict_kept(
+    work: Work,
+    scans: Sequence[Scan],
+    *,
+    engine: Engine,
+    settings: PredictionSettings,
+    options: PredictionOptions,
+    tuned: Tuned | None,
+    progress: Progress | None,
+) -> PredictedScans:
+    """Predict scans, and keep each one's rows as soon as they are there."""
+    (progress or ignore)(0, len(scans), "predicting scans")
+    if not scans:
+        return PredictedScans(scans=())
+    folders = {
+        model.folder.name: work.out / "probabilities" / model.configuration
+        for model in work.ensemble.models
+    }
+    return predict_scans(
+        work.ensemble,
+        scans,
+        engine=engine,
+        settings=settings,
+        folds=work.selection.folds,
+        nifti_folder=work.out if options.nifti else None,
+        probability_folders=folders if options.save_probabilities else None,
+        decision=tuned.decision if tuned else None,
+        kept=work.kept,
+        on_scan=count_steps(progress, len(scans), "predicting scans"),
+    )
+
+
+def _write_cost(path: Path, predicted: PredictedScans, engine: Engine) -> float:
+    """Record time and memory, apart from what is the same in every run; return seconds a scan."""
+    seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
+    cost = {"scans": len(predicted.scans), "seconds_per_scan": seconds_per_scan}
+    here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
+    write_json(path, {**cost, **here, **predicted.peaks})
+    return seconds_per_scan

@@ -1,33 +1,43 @@
 """Out-of-fold predictions: every training scan by the models that did not see its patient.
 
-They are kept in eight bits, a file a configuration and scan, under
-``predictions/<dataset>/out_of_fold/<model folder>/``; what is there and was made by the same
-checkpoint in the same way is not made again.
+They are stored in eight bits, one file for each configuration and scan, under
+``predictions/<dataset>/out_of_fold/<model folder>/``; a file that the same checkpoint made in the
+same way is not made again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
+from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
 from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
-from gi2nnunet.formats.probabilities import SUFFIX, read_about
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs
+from gi2nnunet.formats.probabilities import SUFFIX, EightBits, read_about, read_probabilities
+from gi2nnunet.formats.tables import name_some
+from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.source.check.in_models import ScanAgreement
 from gi2nnunet.source.dataset import MANIFEST
 
 COST = "cost.json"
+_HALF = 127.5  # of probabilities in eight bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +46,13 @@ class OutOfFold:
 
     Attributes
     ----------
-    models
-        The models, one a configuration.
     fold_of
-        By scan the fold whose models predicted it.
+        By scan the fold that predicted it.
     folders
-        By model folder's name, where its files lie.
+        By model folder's name, where its files are.
     costs
         By model folder's name: ``seconds_per_scan``, ``peak_memory_bytes`` and, on CUDA,
-        ``peak_gpu_bytes`` of the run that predicted most of them; empty where it is not known.
+        ``peak_gpu_bytes`` of the run that predicted most of them; empty if unknown.
     settings
         Device, threads, mirroring and step of all of them.
     """
@@ -63,13 +71,13 @@ class OutOfFold:
 def choose_every_fold(
     models: ModelChoice, *, engine: Engine, on_notice: Notice | None = None
 ) -> tuple[Dataset, Ensemble]:
-    """Choose models of every fold of the split; say which, and what they are computed on."""
-    workspace, tell = engine.workspace, on_notice or ignore
+    """Choose models of every fold of the split; report which, and what they are computed on."""
+    workspace, notice = engine.workspace, on_notice or ignore
     dataset = read_dataset(workspace.raw, dataset_id=models.dataset_id)
     every = replace(models, folds=("cv",))
     ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
-    tell(f"Computing on: {engine.hardware.name}")
-    tell(f"Models: {ensemble.describe()}")
+    notice(f"Computing on: {engine.hardware.name}")
+    notice(f"Models: {ensemble.describe()}")
     return dataset, ensemble
 
 
@@ -82,28 +90,24 @@ def predict_out_of_fold(
     truth: bool = False,
     progress: Progress | None = None,
 ) -> OutOfFold:
-    """Predict every training scan by its own fold's models, where that has not been done.
+    """Predict every training scan by its own fold's models, unless that has been done.
 
     Parameters
     ----------
-    dataset
-        What the models were trained on.
     ensemble
-        Models of every fold of its split.
-    engine, settings
-        Where, on what and how.
+        Models of every fold of the dataset's split.
     truth
-        Refuse at once where the truth is not at hand that :func:`list_tuning_scans` reads later.
+        Refuse at once if the truth, which tuning reads later, is missing.
     progress
         Called with ``(done, total, what)``.
 
     Raises
     ------
     InputError
-        Where a fold is missing, a patient is in two folds, the labels exclude one another or are
-        others than the dataset's, or files of the dataset are missing.
+        If a fold is missing, a patient is in two folds, labels are exclusive or not the dataset's,
+        or files of the dataset are missing.
     EngineError
-        Where nnU-Net fails; what is predicted by then is kept.
+        If nnU-Net fails; what is predicted by then is kept.
     """
     check_training_scans(dataset, truth=truth)
     check_same_labels(ensemble.models)
@@ -115,25 +119,12 @@ def predict_out_of_fold(
     total, done = len(fold_of) * len(ensemble.models), 0
     with hold(home / "predictions", purpose="predicting out of fold"):
         for model in ensemble.models:
-            digests = {fold: digest_checkpoint(model, fold) for fold in set(fold_of.values())}
-            about = {
-                scan_id: {
-                    **described,
-                    "fold": fold,
-                    "checkpoint": digests[fold],
-                    "image": _describe_image(dataset, scan_id),
-                }
-                for scan_id, fold in fold_of.items()
-            }
             folder = folders[model.folder.name]
-            missing = [
-                scan_id
-                for scan_id in fold_of
-                if read_about(folder / f"{scan_id}{SUFFIX}") != about[scan_id]
-            ]
+            about = _describe_each(dataset, model, fold_of, described)
+            missing = [s for s in fold_of if read_about(folder / f"{s}{SUFFIX}") != about[s]]
             done += len(fold_of) - len(missing)
-            what = f"predicting out of fold: {model.configuration}"
             if missing:
+                what = f"predicting out of fold: {model.configuration}"
                 _predict_missing(
                     dataset, model, missing, fold_of=fold_of, about=about, folder=folder,
                     engine=engine, settings=settings,
@@ -150,34 +141,25 @@ def predict_out_of_fold(
 
 
 def check_training_scans(dataset: Dataset, *, truth: bool) -> None:
-    """Refuse a dataset whose training scans cannot be predicted, or not be held to their truth.
-
-    Parameters
-    ----------
-    dataset
-        The dataset.
-    truth
-        Whether their truth is needed.
+    """Refuse a dataset if its training scans cannot be predicted, or have no truth if it is needed.
 
     Raises
     ------
     InputError
-        Where its labels exclude one another; naming files that are missing or cut off, and scans
-        that are marked as not labelled.
+        If labels are exclusive, files are missing or cut off, or scans are marked as not labelled.
     """
     if dataset.label_scheme != "regions":
         raise InputError(
-            f"{dataset.folder}: its labels exclude one another; expected one region an organ, "
-            "whose probabilities can be decided one by one. Convert it with --labels regions."
+            f"{dataset.folder}: its labels are exclusive; expected one region per organ, which "
+            "tuning needs. Convert it with --labels regions."
         )
     train = [scan for scan in dataset.scans if scan.part == "train"]
     unlabelled = [scan.scan_id for scan in train if not scan.labelled]
     if truth and unlabelled:
-        more = f" and {len(unlabelled) - 5} more" if len(unlabelled) > 5 else ""
         raise InputError(
-            f"{dataset.folder / MANIFEST}: found {', '.join(unlabelled[:5])}{more} marked as not "
-            "labelled; expected the truth of every training scan. Make the dataset again from a "
-            "source with rows of each: gi2nnunet convert SOURCE"
+            f"{dataset.folder / MANIFEST}: found {name_some(unlabelled)} marked as not labelled; "
+            "expected the truth of every training scan. Make the dataset again from a source with "
+            "rows of each: gi2nnunet convert SOURCE"
         )
     names = {image_name_of(scan.scan_id, scan.part) for scan in train}
     if truth:
@@ -186,29 +168,28 @@ def check_training_scans(dataset: Dataset, *, truth: bool) -> None:
 
 
 def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
-    """Return by training scan the one fold whose models did not see its patient.
+    """Return by training scan the one fold that did not train on its patient.
 
     Raises
     ------
     InputError
-        Where it is not known what the models were trained on, a fold is missing, or a patient is
-        in two folds.
+        If the scans that the models were trained on are unknown, a fold is missing, or a patient
+        is in two folds.
     """
     train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
     trained_on = find_trained_on(ensemble, dataset=dataset)
     if trained_on is None:
         raise InputError(
-            f"{ensemble.describe()}: it is not known which scans the models were trained on; "
-            "expected that, as no model may predict what it saw. Train them here with "
-            "gi2nnunet train --fold cv."
+            f"{ensemble.describe()}: it is not known which scans the models were trained on, and "
+            "no model may predict those. Train them here with gi2nnunet train --fold cv."
         )
     unseen = find_unseen_folds(train, trained_on)
     numbered = [fold for fold in ensemble.folds if fold != "all"]
-    if lacking := [scan_id for scan_id in train if scan_id not in unseen]:
+    if seen := [scan_id for scan_id in train if scan_id not in unseen]:
         missing = sorted(set(range(len(dataset.splits))) - {int(fold) for fold in numbered})
         raise InputError(
-            f"{ensemble.describe()}: no model is there that did not see {lacking[0]}"
-            + (f" and {len(lacking) - 1} more scans" if len(lacking) > 1 else "")
+            f"{ensemble.describe()}: every model was trained on {seen[0]}"
+            + (f" and {len(seen) - 1} more scans" if len(seen) > 1 else "")
             + f" (missing folds: {', '.join(map(str, missing)) or 'none of the split'}). "
             "Train them with gi2nnunet train --fold cv."
         )
@@ -218,8 +199,8 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
         folds = [fold for fold in unseen[scan_id] if fold != "all"]
         if len(folds) != 1:
             raise InputError(
-                f"{scan_id}: {len(folds)} folds did not see its patient; expected one, as in a "
-                "split by patients. Convert the source again."
+                f"{scan_id}: {len(folds)} folds did not train on its patient; expected one, as in "
+                "a split by patients. Convert the source again."
             )
         fold_of[scan_id] = int(folds[0])
         if patients.setdefault(patient_of(scan_id), fold_of[scan_id]) != fold_of[scan_id]:
@@ -230,9 +211,45 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
     return fold_of
 
 
+def _describe_each(
+    dataset: Dataset,
+    model: TrainedModel,
+    fold_of: Mapping[str, int],
+    computing: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Return by scan what its stored probabilities depend on."""
+    digests = {fold: digest_checkpoint(model, fold) for fold in set(fold_of.values())}
+    return {
+        scan_id: {
+            **computing,
+            "fold": fold,
+            "checkpoint": digests[fold],
+            "image": _describe_image(dataset, scan_id),
+        }
+        for scan_id, fold in fold_of.items()
+    }
+
+
 def _describe_image(dataset: Dataset, scan_id: str) -> list[int]:
-    found = dataset.image_path(scan_id).stat()
-    return [found.st_size, len(dataset.scan(scan_id).numbers)]
+    """Return an image's size in bytes and its number of slices."""
+    return [dataset.image_path(scan_id).stat().st_size, len(dataset.scan(scan_id).numbers)]
+
+
+def read_stored(path: Path, shape: tuple[int, ...]) -> EightBits:
+    """Read one scan's stored probabilities ``(organ, z, y, x)``.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or its array does not have the scan's shape ``(z, y, x)``.
+    """
+    array = read_probabilities(path).array
+    if array.shape[1:] != shape:
+        raise InputError(
+            f"{path}: found {array.shape[1:]} voxels; expected {shape}, as the scan has. Delete it "
+            "and run gi2nnunet out-of-fold again."
+        )
+    return array
 
 
 def _predict_missing(
@@ -268,3 +285,98 @@ def _predict_missing(
         cost = {"scans": len(missing), "seconds_per_scan": seconds}
         here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
         write_json(folder / COST, {**cost, **here, **predicted.peaks})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPredictions:
+    """Stored out-of-fold predictions of a dataset as it is now: by scan a file of each model."""
+
+    dataset: Dataset
+    paths: dict[str, tuple[Path, ...]]
+
+    def predict(self, scan_id: str) -> LabelMap:
+        """Return the label map ``(z, y, x)`` of one scan: where the models' mean is above a half.
+
+        Raises
+        ------
+        InputError
+            If a file is damaged, or has another shape than the scan.
+        """
+        return self._predict(scan_id, self.dataset.scan(scan_id).shape)
+
+    def _predict(self, scan_id: str, shape: tuple[int, ...]) -> LabelMap:
+        arrays = [read_stored(path, shape) for path in self.paths[scan_id]]
+        total: NDArray[np.uint16] = np.sum(arrays, axis=0, dtype=np.uint16)
+        label_map = np.zeros(shape, np.uint8)
+        for organ, bit in enumerate(ORGAN_BITS):
+            label_map |= (total[organ] > _HALF * len(arrays)) * np.uint8(bit)
+        return label_map
+
+    def measure(
+        self, scan_ids: Collection[str], *, jobs: int | None = None, progress: Progress = ignore
+    ) -> tuple[ScanAgreement, ...]:
+        """Compare scans with their truth, ``jobs`` at once; those not predicted are passed over.
+
+        Raises
+        ------
+        InputError
+            If a file is damaged or missing.
+        """
+        chosen = [scan_id for scan_id in self.paths if scan_id in scan_ids]
+        found = []
+        with ThreadPoolExecutor(jobs or count_cores(), thread_name_prefix="agreement") as pool:
+            try:
+                for done, agreement in enumerate(pool.map(self._measure, chosen), 1):
+                    found.append(agreement)
+                    progress(done, len(chosen), "comparing with predictions")
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return tuple(found)
+
+    def _measure(self, scan_id: str) -> ScanAgreement:
+        truth_map = read_volume(self.dataset.label_path(scan_id)).array.astype(np.uint8)
+        truth = split_organs(truth_map)
+        predicted = split_organs(self._predict(scan_id, truth_map.shape))
+        return ScanAgreement(
+            scan_id=scan_id,
+            first_number=self.dataset.scan(scan_id).numbers[0],
+            truth=truth.sum(axis=(2, 3)),
+            predicted=predicted.sum(axis=(2, 3)),
+            shared=(truth & predicted).sum(axis=(2, 3)),
+        )
+
+
+def find_stored_predictions(dataset: Dataset, *, workspace: Workspace) -> StoredPredictions:
+    """Find the out-of-fold predictions of a dataset's training scans; nothing is predicted.
+
+    A file counts if its fold is the one that validates the scan, and if it was made from the image
+    that is there now.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    home = workspace.predictions / dataset.name / "out_of_fold"
+    fold_of = {
+        scan_id: number for number, fold in enumerate(dataset.splits) for scan_id in fold["val"]
+    }
+    paths: dict[str, tuple[Path, ...]] = {}
+    for scan in dataset.scans:
+        if scan.part != "train" or not scan.labelled:
+            continue
+        image = _describe_image(dataset, scan.scan_id)
+        found = []
+        for path in sorted(home.glob(f"*/{scan.scan_id}{SUFFIX}")):
+            about = read_about(path)
+            if about.get("fold") == fold_of.get(scan.scan_id) and about.get("image") == image:
+                found.append(path)
+        if found:
+            paths[scan.scan_id] = tuple(found)
+    if not paths:
+        raise InputError(
+            f"{home}: found no out-of-fold prediction of {dataset.name} to compare the truth with. "
+            "Make them with: gi2nnunet out-of-fold"
+        )
+    return StoredPredictions(dataset=dataset, paths=paths)

@@ -21,25 +21,15 @@ from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.process import Event, LogFile
 from gi2nnunet.source.scan import Scan
 
-# glibc gives a layer's memory back to the system and takes it again, page by page, for the next
-# layer: on a CPU up to half the time of a small network. What is as large as a whole scan, and so
-# outlives the layers, is still given back at once.
+# glibc returns a layer's memory to the system and takes it again, page by page, for the next layer:
+# on a CPU up to half the time of a small network. What is as large as a whole scan, and so outlives
+# the layers, is still returned at once.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedScan:
-    """One predicted scan.
-
-    Attributes
-    ----------
-    scan_id
-        The scan.
-    rows
-        ``(slice_id, organ, RLE text)`` of every slice and organ.
-    seconds
-        Wall-clock time it took.
-    """
+    """A predicted scan: ``(slice_id, organ, RLE text)`` of every slice and organ, and its time."""
 
     scan_id: str
     rows: tuple[Row, ...]
@@ -48,15 +38,13 @@ class PredictedScan:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedScans:
-    """What was predicted.
+    """Predicted scans, in the order in which they were given.
 
     Attributes
     ----------
-    scans
-        In the order in which they were given.
     peaks
-        What the largest engine process took at its height: ``peak_memory_bytes`` and, on CUDA,
-        ``peak_gpu_bytes``; empty if all was kept from an earlier run.
+        Of the largest engine process: ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``; empty
+        if all scans were kept from an earlier run.
     """
 
     scans: tuple[PredictedScan, ...]
@@ -77,30 +65,24 @@ def predict_scans(
     kept: Path | None = None,
     on_scan: Callable[[PredictedScan], None] | None = None,
 ) -> PredictedScans:
-    """Predict scans; with several GPUs they are dealt out among these.
+    """Predict scans; several GPUs share them.
 
     Parameters
     ----------
-    ensemble
-        The models.
-    scans
-        What to predict.
-    engine, settings
-        Where, on what and how.
     folds
         Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
     nifti_folder
-        Where to write label volumes as well.
+        Also write label volumes there.
     probability_folders
-        Where to write each model's probabilities in eight bits, by the model folder's name.
+        Also write each model's probabilities in eight bits, by the model folder's name.
     about
-        By scan id, kept with its probabilities.
+        By scan id, stored with its probabilities.
     decision
-        How masks are made of the probabilities; by default their mean above one half, or the
-        likeliest label where labels exclude one another.
+        Makes masks of the probabilities; by default their mean above one half, or the likeliest
+        label if labels are exclusive.
     kept
         Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
-        run goes on: what was predicted by the same models in the same way from the same files is
+        run goes on: rows that the same models predicted in the same way from the same files are
         taken from there. The caller deletes it.
     on_scan
         Called with each scan as soon as it is predicted.
@@ -108,29 +90,27 @@ def predict_scans(
     Raises
     ------
     InputError
-        Where a model cannot be read; where scans cannot, after all others were predicted.
+        If a model cannot be read; if scans cannot, after all others were predicted.
     EngineError
-        Where nnU-Net fails: on a scan, after all others were predicted; on two in a row, at once.
+        If nnU-Net fails: on a scan, after all others were predicted; on two in a row, at once.
         With several GPUs the others first take over what one leaves undone.
     """
-    chosen = folds or {}
+    chosen, notes = folds or {}, about or {}
     used = tuple(dict.fromkeys(f for s in scans for f in chosen.get(s.scan_id, ensemble.folds)))
     for model in ensemble.models:
         check_model(model, used)
     check_same_labels(ensemble.models)
+    places = probability_folders
     shared = {
         "models": [str(model.folder) for model in ensemble.models],
         **settings.describe(engine),
         "nifti_folder": str(nifti_folder) if nifti_folder else None,
-        "probability_folders": [
-            str(probability_folders[model.folder.name]) for model in ensemble.models
-        ]
-        if probability_folders
+        "probability_folders": [str(places[model.folder.name]) for model in ensemble.models]
+        if places
         else None,
         "decision": decision.to_json() if decision else None,
         "trust": engine.trust,
     }
-    notes = about or {}
     tasks = [
         Task(
             scan=scan,
@@ -146,6 +126,16 @@ def predict_scans(
         on_scan=on_scan,
     )
     progress.take_kept(tasks)
+    _predict_undone(tasks, progress, engine=engine, shared=shared)
+    progress.raise_unreadable()
+    done = tuple(progress.done[scan.scan_id] for scan in scans)
+    return PredictedScans(scans=done, peaks=progress.peaks)
+
+
+def _predict_undone(
+    tasks: Sequence[Task], progress: _Progress, *, engine: Engine, shared: Mapping[str, Any]
+) -> None:
+    """Predict what is not kept; GPUs that go on take over what one that fails leaves undone."""
 
     def run(part: Sequence[Task], gpu: int | None, log: LogFile) -> None:
         threads = engine.choose_threads(training=False)
@@ -165,30 +155,16 @@ def predict_scans(
     while todo := progress.list_undone(tasks):
         slots = slots[: len(todo)]
         parts = [todo[index :: len(slots)] for index in range(len(slots))]
-        logs = [engine.new_log("predict") for _ in slots]
-        failures = _run_each(run, parts, slots, logs)
+        failures = _run_each(run, parts, slots, [engine.new_log("predict") for _ in slots])
         slots = tuple(slot for slot in slots if slot not in failures)
         if failures and (not slots or any(isinstance(e, InputError) for e in failures.values())):
             raise progress.explain(next(iter(failures.values())))
         if not failures:
             break
-    if progress.unreadable:
-        raise InputError(
-            "\n".join(
-                [
-                    *list(progress.unreadable.values())[:20],
-                    f"{len(progress.unreadable)} of {len(scans)} scans cannot be predicted. "
-                    "Correct them and run the same again"
-                    + (": the others are kept." if kept else "."),
-                ]
-            )
-        )
-    done = tuple(progress.done[scan.scan_id] for scan in scans)
-    return PredictedScans(scans=done, peaks=progress.peaks)
 
 
 class _Progress:
-    """What is predicted so far; told by several threads."""
+    """The scans that are predicted so far, as several threads report them."""
 
     def __init__(
         self,
@@ -207,7 +183,7 @@ class _Progress:
         self._lock = threading.Lock()
 
     def take_kept(self, tasks: Sequence[Task]) -> None:
-        """Take over what an interrupted run left."""
+        """Take over the rows that an interrupted run kept."""
         self._tasks = {task.scan.scan_id: task for task in tasks}
         for task in tasks:
             entry = self._kept.find(task) if self._kept else None
@@ -228,7 +204,7 @@ class _Progress:
                 self._add(event["scan_id"], event["rows"], event["seconds"])
 
     def take_peaks(self, result: Event) -> None:
-        """Take what an engine process told at its end."""
+        """Take the largest memory that an engine process reports at its end."""
         with self._lock:
             for key, value in result.items():
                 if key.startswith("peak_"):
@@ -244,8 +220,22 @@ class _Progress:
         if self._on_scan:
             self._on_scan(scan)
 
+    def raise_unreadable(self) -> None:
+        """Raise the problems of scans that cannot be read."""
+        if self.unreadable:
+            raise InputError(
+                "\n".join(
+                    [
+                        *list(self.unreadable.values())[:20],
+                        f"{len(self.unreadable)} of {self._total} scans cannot be predicted. "
+                        "Correct them and run the same again"
+                        + (": the others are kept." if self._kept else "."),
+                    ]
+                )
+            )
+
     def explain(self, error: GiError) -> GiError:
-        """Return the engine's failure with what it left behind."""
+        """Return the engine's failure, with what is predicted already."""
         if not isinstance(error, EngineError):
             return error
         lines = [str(error), *list(self.unreadable.values())[:20]]
@@ -257,7 +247,7 @@ class _Progress:
         return EngineError("\n".join(lines))
 
     def list_undone(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return what neither was predicted nor cannot be."""
+        """Return the scans that are neither predicted nor unreadable."""
         return [
             task
             for task in tasks
@@ -273,7 +263,7 @@ def _run_each(
 ) -> dict[int | None, GiError]:
     """Run the parts at the same time; return what failed, by slot.
 
-    What is none of our errors, as that of a caller's function, is raised.
+    Any other error than a :class:`GiError`, such as a caller's, is raised.
     """
     failures: dict[int | None, GiError] = {}
     others: list[BaseException] = []
@@ -304,17 +294,7 @@ def _run_each(
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the engine is told of one scan.
-
-    Attributes
-    ----------
-    scan
-        The scan, without its truth.
-    folds
-        Whose logits are averaged.
-    about
-        Kept with its probabilities.
-    """
+    """A scan without truth, the folds that predict it, and what is stored with probabilities."""
 
     scan: Scan
     folds: tuple[Fold, ...]
@@ -322,25 +302,11 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """Return the task for the engine's process."""
-        return {
-            "scan": self.scan.to_json(),
-            "folds": list(self.folds),
-            "about": dict(self.about),
-        }
+        return {"scan": self.scan.to_json(), "folds": list(self.folds), "about": dict(self.about)}
 
 
 class Kept:
-    """A folder of rows by scan, each with a digest of all that they depend on.
-
-    Parameters
-    ----------
-    folder
-        Where; made with the first scan.
-    settings
-        What the engine is told of how to predict.
-    models, folds
-        The models, and those of their folds that are used.
-    """
+    """A folder of rows by scan, each with a digest of everything that they depend on."""
 
     def __init__(
         self,
@@ -359,20 +325,14 @@ class Kept:
         }
 
     def find(self, task: Task) -> dict[str, Any] | None:
-        """Return what is kept of a scan; ``None`` where nothing is, or it was made otherwise."""
+        """Return what is kept of a scan; ``None`` if nothing is, or it was made otherwise."""
         entry = read_json(self._path(task))
         rows = entry.get("rows")
         fits = entry.get("digest") == self._digest(task) and isinstance(rows, list)
         return entry if fits and all(Path(name).is_file() for name in self._beside(task)) else None
 
     def keep(self, task: Task, entry: Mapping[str, Any]) -> None:
-        """Keep a scan's rows.
-
-        Raises
-        ------
-        OutputError
-            Where they cannot be written.
-        """
+        """Keep a scan's rows; raises :class:`OutputError` if they cannot be written."""
         content = {**entry, "digest": self._digest(task)}
         replace_file(self._path(task), json.dumps(content) + "\n")
 
@@ -380,7 +340,7 @@ class Kept:
         return self._folder / f"{task.scan.scan_id}.json"
 
     def _digest(self, task: Task) -> str:
-        # Of its own folds alone: what is kept of a scan does not hang on what else is predicted.
+        # Only of its own folds: the rows of a scan do not depend on what else is predicted.
         models = [self._plans, *(self._checkpoints[fold] for fold in task.folds)]
         content = [self._settings, models, task.to_json(), _describe(task.scan.files)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -399,7 +359,7 @@ def _describe(paths: Iterable[Path]) -> dict[str, list[int]]:
 
 
 def describe_file(path: Path) -> list[int]:
-    """Return a file's size in bytes and time of change in ns; empty where it is missing."""
+    """Return a file's size in bytes and time of change in ns; empty if it is missing."""
     try:
         found = path.stat()
     except OSError:

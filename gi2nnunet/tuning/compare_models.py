@@ -1,11 +1,12 @@
-"""Which models to use: every configuration and ensemble at hand, scored out of fold, with cost.
+"""Comparison of models: every configuration and ensemble, scored out of fold, with its cost.
 
-The best is picked on the scans it is scored on, so its score flatters it a little.
+The best is chosen on the scans it is scored on, so its score is a little too optimistic.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -24,6 +25,7 @@ from gi2nnunet.prediction.out_of_fold import (
     check_training_scans,
     predict_out_of_fold,
 )
+from gi2nnunet.scoring.bootstrap import Gain
 from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.tuning.search import list_tuning_scans, measure_plain
 
@@ -34,21 +36,18 @@ class ModelEntry:
 
     Attributes
     ----------
-    name
-        For the screen.
     folders
         Its model folders' names.
     score
         Out of fold, at the plain threshold.
     score_low, score_high
-        Its 95 % interval over patients; NaN of fewer than two.
+        Its 95 % interval over patients; NaN for fewer than two.
     difference, low, high
-        Score less the best's, with its 95 % interval over patients.
+        Score minus the best's, with its 95 % interval over patients.
     seconds_per_scan
-        What the out-of-fold predictions took, summed over the configurations; ``None`` where that
-        is not known.
+        Of the out-of-fold predictions, summed over the configurations; ``None`` if unknown.
     peak_memory_bytes, peak_gpu_bytes
-        Likewise summed, as one prediction holds all of them: an ensemble takes at most that.
+        Also summed: an ensemble needs at most that.
     """
 
     name: str
@@ -66,20 +65,16 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison:
-    """All of them, best first, and what to use.
+    """All models, best first, and which to use.
 
     Attributes
     ----------
-    metric
-        The convention.
-    entries
-        Best score first.
     recommended
-        The one of the highest score.
+        The one with the highest score.
     command
-        The command that uses it, as the engine is set up by default.
+        The command that predicts with it.
     advice
-        Why, and a cheaper one whose difference may be chance.
+        The reason, and a cheaper one if its difference may be chance.
     warnings
         What was left out and why, one sentence each.
     """
@@ -93,7 +88,7 @@ class ModelComparison:
 
     @property
     def best(self) -> ModelEntry:
-        """Return the one of the highest score."""
+        """Return the one with the highest score."""
         return self.entries[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -123,22 +118,15 @@ def compare_all_models(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:
-    """Score every configuration with all folds, and the ensembles of those of one trainer and plan.
+    """Score every configuration with all folds, and the ensembles of one trainer and plan.
 
-    A configuration that lacks a fold, or of which it is not known what it was trained on, is left
-    out, with a warning.
+    A configuration is left out with a warning if a fold is missing, or if the scans that it was
+    trained on are unknown.
 
     Parameters
     ----------
-    dataset
-        What they were trained on.
-    engine, settings
-        Where, on what and how
-        :func:`~gi2nnunet.prediction.out_of_fold.predict_out_of_fold` predicts what is missing.
     preset, trainer
         Only models of these.
-    metric
-        The convention.
     seed
         Of the bootstrap's draws.
     jobs
@@ -149,27 +137,24 @@ def compare_all_models(
     Raises
     ------
     InputError
-        Where no configuration is left, or one has other labels than the dataset.
+        If no configuration is left, or one has other labels than the dataset.
     """
     check_training_scans(dataset, truth=True)
     results = engine.workspace.results / dataset.name
     models, warnings = _list_complete(dataset, results, preset=preset, trainer=trainer)
     check_labels_of(models, dataset)
-    predicted: dict[str, OutOfFold] = {}
-    for model in models:
-        predicted[model.folder.name] = predict_out_of_fold(
-            dataset,
-            _every_fold(model, dataset),
-            engine=engine,
-            settings=settings,
-            truth=True,
+    predicted = [
+        predict_out_of_fold(
+            dataset, _every_fold(model, dataset), engine=engine, settings=settings, truth=True,
             progress=progress,
         )
+        for model in models
+    ]  # fmt: skip
     everything = OutOfFold(
         models=tuple(models),
-        fold_of=next(iter(predicted.values())).fold_of,
-        folders={name: found.folders[name] for name, found in predicted.items()},
-        costs={name: found.costs[name] for name, found in predicted.items()},
+        fold_of=predicted[0].fold_of,
+        folders=ChainMap(*(dict(found.folders) for found in predicted)),
+        costs=ChainMap(*(dict(found.costs) for found in predicted)),
     )
     groups = _group(models)
     blends = {
@@ -178,32 +163,36 @@ def compare_all_models(
     }
     scans = list_tuning_scans(dataset, everything, by_folder=True)
     gains = measure_plain(scans, blends, metric=metric, seed=seed, jobs=jobs, progress=progress)
-    entries = []
-    for name, gain in gains.items():
-        cost = [everything.costs[m.folder.name] for m in groups[name]]
-        entries.append(
-            ModelEntry(
-                name=name,
-                folders=tuple(model.folder.name for model in groups[name]),
-                score=gain.tuned,
-                score_low=gain.tuned_low,
-                score_high=gain.tuned_high,
-                difference=gain.gain,
-                low=gain.low,
-                high=gain.high,
-                seconds_per_scan=_add_up(cost, "seconds_per_scan"),
-                peak_memory_bytes=_add_up(cost, "peak_memory_bytes"),
-                peak_gpu_bytes=_add_up(cost, "peak_gpu_bytes"),
-            )
-        )
-    best = entries[0]
+    entries = [
+        _make_entry(name, gain, [model.folder.name for model in groups[name]], everything.costs)
+        for name, gain in gains.items()
+    ]
     return ModelComparison(
         metric=metric,
         entries=tuple(entries),
-        recommended=best,
-        command=_spell(groups[best.name], dataset=dataset, metric=metric),
+        recommended=entries[0],
+        command=_spell(groups[entries[0].name], dataset=dataset, metric=metric),
         advice=_advise(entries),
         warnings=tuple(warnings),
+    )
+
+
+def _make_entry(
+    name: str, gain: Gain, folders: Sequence[str], costs: Mapping[str, Mapping[str, Any]]
+) -> ModelEntry:
+    some = [costs[folder] for folder in folders]
+    return ModelEntry(
+        name=name,
+        folders=tuple(folders),
+        score=gain.tuned,
+        score_low=gain.tuned_low,
+        score_high=gain.tuned_high,
+        difference=gain.gain,
+        low=gain.low,
+        high=gain.high,
+        seconds_per_scan=_add_up(some, "seconds_per_scan"),
+        peak_memory_bytes=_add_up(some, "peak_memory_bytes"),
+        peak_gpu_bytes=_add_up(some, "peak_gpu_bytes"),
     )
 
 
@@ -246,7 +235,7 @@ def _list_complete(
 
 
 def _group(models: Sequence[TrainedModel]) -> dict[str, tuple[TrainedModel, ...]]:
-    """Return each model alone, then every two or more of one trainer and plan, by name."""
+    """Return by name each single model, then every two or more of one trainer and plan."""
     keys = dict.fromkeys((model.trainer, model.plans_name) for model in models)
     together = [
         group
@@ -281,8 +270,8 @@ def _advise(entries: Sequence[ModelEntry]) -> str:
     if cheaper:
         other = min(cheaper, key=lambda entry: entry.seconds_per_scan or 0.0)
         advice += (
-            f" Where time matters: {other.name} takes {other.seconds_per_scan:.1f} s a scan in "
-            f"place of {best.seconds_per_scan:.1f}, and the difference ({other.difference:+.4f}, "
+            f" If time matters: {other.name} takes {other.seconds_per_scan:.1f} s a scan instead "
+            f"of {best.seconds_per_scan:.1f}, and the difference ({other.difference:+.4f}, "
             f"interval {other.low:+.4f} to {other.high:+.4f}) may be chance."
         )
     return advice
@@ -291,7 +280,7 @@ def _advise(entries: Sequence[ModelEntry]) -> str:
 def _spell(models: Sequence[TrainedModel], *, dataset: Dataset, metric: TunedMetric) -> str:
     """Return the command that uses these models and no others."""
     words = ["gi2nnunet", "predict-and-score", *spell_models(models, folds=["cv"])]
-    # Always told: a second dataset may come later.
+    # Always given, as a second dataset may come later.
     words += ["--id", str(dataset.dataset_id)]
     words += [] if metric == "per-class" else ["--metric", metric]
     return shlex.join(words)

@@ -1,11 +1,11 @@
 """Search of the post-processing on out-of-fold predictions, for the metric itself.
 
 Each organ is searched on its own, one property after another, on the grids below, for the score of
-all organs with the others plain. What is measured is cross-fitted: each fold's scans are decided by
-what was chosen without them. A property is kept only where the cross-fitted score is higher with it
-than without; an organ's choice is made only where the interval of its gain over patients lies above
-zero. For the whole gain that is reported, both are asked of the other folds alone, fold by fold, so
-that no scan has a say in whether it is decided by its choice.
+all organs with the others plain. Scores are cross-fitted: each fold's scans use the settings that
+were chosen without them. A property is kept only if the cross-fitted score is higher with it than
+without; an organ's settings are used only if the interval of their gain over patients lies above
+zero. For the total gain that is reported, both are decided on the other folds only, fold by fold, so
+that a scan never influences whether its own setting is used.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
-from gi2nnunet.formats.probabilities import EightBits, TuningScan, read_probabilities
+from gi2nnunet.formats.probabilities import EightBits, TuningScan
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.postprocess import PLAIN, Decision, OrganDecision, Tuning, decide_organ
-from gi2nnunet.prediction.out_of_fold import OutOfFold
+from gi2nnunet.prediction.out_of_fold import OutOfFold, read_stored
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE_OF_EACH,
     Gain,
@@ -46,6 +45,7 @@ THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3,
 GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
 SMALLEST_ML = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 FILL_SLICES = (0, 1, 2, 4)
+_EVERY_ORGAN = range(len(ORGANS))
 _PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
 
 
@@ -58,7 +58,7 @@ def tune_decision(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
-    """Choose how to decide, for the competition's metric and organ by organ.
+    """Choose the settings that make masks of probabilities, organ by organ, for a metric.
 
     Parameters
     ----------
@@ -66,8 +66,6 @@ def tune_decision(
         Of at least two folds, each patient in one.
     configurations
         Their names, in the order of the ensemble.
-    metric
-        The convention.
     seed
         Of the bootstrap's draws.
     jobs
@@ -80,85 +78,35 @@ def tune_decision(
     ValueError
         For fewer than two folds, or a patient in two of them.
     """
-    folds = sorted({scan.fold for scan in scans})
-    fold_of: dict[str, int] = {}
-    for scan in scans:
-        if fold_of.setdefault(patient_of(scan.scan_id), scan.fold) != scan.fold:
-            raise ValueError(f"{patient_of(scan.scan_id)} is in two folds")
-    if len(folds) < 2:
-        raise ValueError("cross-fitting needs two folds")
+    folds = _list_folds(scans)
     table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     # Without a fold's scans, and (None) on all of them.
-    subsets: dict[int | None, list[int]] = {
+    subsets = {
         left_out: [n for n, scan in enumerate(scans) if scan.fold != left_out]
         for left_out in (None, *folds)
     }
-    stages: list[tuple[str, list[dict[str, Any]]]] = [
-        (
-            "blend and threshold",
-            [
-                {"weights": weights, "threshold": threshold}
-                for weights in list_blends(configurations)
-                for threshold in THRESHOLDS
-            ],
-        ),
-        ("empty-slice gate", [{"gate": value} for value in GATES]),
-        ("smallest component", [{"smallest_ml": value} for value in SMALLEST_ML]),
-        ("gaps between slices", [{"fill_slices": value} for value in FILL_SLICES]),
+    best = _search(table, subsets, configurations, n_scans=len(scans))
+    wanted = [
+        {o: [_keep(best[o, scan.fold], names) for names in _list_kept()] for o in _EVERY_ORGAN}
+        for scan in scans
     ]
-    best = {(organ, subset): PLAIN for organ in range(len(ORGANS)) for subset in subsets}
-    for name, options in stages:
-        candidates = {
-            key: [replace(choice, **option) for option in options] for key, choice in best.items()
-        }
-        wanted: dict[int, list[OrganDecision]] = {organ: [] for organ in range(len(ORGANS))}
-        for (organ, _), some in candidates.items():
-            wanted[organ] += some
-        table.fill([wanted] * len(scans), what=f"choosing: {name}")
-        for (organ, subset), some in candidates.items():
-            others = np.sum(
-                [
-                    table.add_up(other, PLAIN, subsets[subset])
-                    for other in range(len(ORGANS))
-                    if other != organ
-                ],
-                axis=0,
-            )
-            totals = [others + table.add_up(organ, choice, subsets[subset]) for choice in some]
-            scores = [rank_score(score) for score in score_of_sums(np.stack(totals))]
-            # The first of equals: the grids begin with the plain way.
-            best[organ, subset] = some[scores.index(max(scores))]
-    table.fill(
-        [
-            {
-                organ: [_keep(best[organ, scan.fold], names) for names in _list_kept()]
-                for organ in range(len(ORGANS))
-            }
-            for scan in scans
-        ],
-        what="weighing what gains",
-    )
+    table.fill(wanted, what="weighing what gains")
     fit = _CrossFit(scans, table, best, seed=seed)
-    made = fit.settle(range(len(scans)))
-    mixed = fit.plain.copy()
-    for left_out in folds:
-        here = [n for n, scan in enumerate(scans) if scan.fold == left_out]
-        for organ, names in fit.settle(subsets[left_out]).items():
-            mixed[organ, here] = fit.list_sums(organ, names)[here]
     everyone = range(len(scans))
+    gains = {
+        name: fit.measure(organ, fit.list_gaining(organ, everyone), everyone)
+        for organ, name in enumerate(ORGANS)
+    }
+    total = measure_gain(fit.plain, fit.list_mixed(folds, subsets), fit.patients, seed=seed)
     return Tuning(
         metric=metric,
         decision=Decision(
-            organs={ORGANS[organ]: _keep(best[organ, None], names) for organ, names in made.items()}
+            organs={
+                ORGANS[o]: _keep(best[o, None], kept) for o, kept in fit.settle(everyone).items()
+            }
         ),
         found=Decision(organs={name: best[organ, None] for organ, name in enumerate(ORGANS)}),
-        gains={
-            **{
-                name: fit.measure(organ, fit.list_gaining(organ, everyone), everyone)
-                for organ, name in enumerate(ORGANS)
-            },
-            "all": measure_gain(fit.plain, mixed, fit.patients, seed=seed),
-        },
+        gains={**gains, "all": total},
         n_scans=len(scans),
         n_patients=len(set(fit.patients)),
         n_folds=len(folds),
@@ -166,8 +114,62 @@ def tune_decision(
     )
 
 
+def _list_folds(scans: Sequence[TuningScan]) -> list[int]:
+    """Return the folds; each patient must be in one of two or more."""
+    fold_of: dict[str, int] = {}
+    for scan in scans:
+        if fold_of.setdefault(patient_of(scan.scan_id), scan.fold) != scan.fold:
+            raise ValueError(f"{patient_of(scan.scan_id)} is in two folds")
+    folds = sorted(set(fold_of.values()))
+    if len(folds) < 2:
+        raise ValueError("cross-fitting needs two folds")
+    return folds
+
+
+def _list_stages(configurations: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the options that are tried one stage after another, the plain way first."""
+    return {
+        "blend and threshold": [
+            {"weights": weights, "threshold": threshold}
+            for weights in list_blends(configurations)
+            for threshold in THRESHOLDS
+        ],
+        "empty-slice gate": [{"gate": value} for value in GATES],
+        "smallest component": [{"smallest_ml": value} for value in SMALLEST_ML],
+        "gaps between slices": [{"fill_slices": value} for value in FILL_SLICES],
+    }
+
+
+def _search(
+    table: ChoiceTable,
+    subsets: Mapping[int | None, Sequence[int]],
+    configurations: Sequence[str],
+    *,
+    n_scans: int,
+) -> dict[tuple[int, int | None], OrganDecision]:
+    """Return the best choice by organ and subset of the scans, the other organs plain."""
+    best = {(organ, subset): PLAIN for organ in _EVERY_ORGAN for subset in subsets}
+    for name, options in _list_stages(configurations).items():
+        candidates = {
+            key: [replace(choice, **option) for option in options] for key, choice in best.items()
+        }
+        wanted: dict[int, list[OrganDecision]] = {organ: [] for organ in _EVERY_ORGAN}
+        for (organ, _), some in candidates.items():
+            wanted[organ] += some
+        table.fill([wanted] * n_scans, what=f"choosing: {name}")
+        for (organ, subset), some in candidates.items():
+            numbers = subsets[subset]
+            others = np.sum(
+                [table.add_up(o, PLAIN, numbers) for o in _EVERY_ORGAN if o != organ], axis=0
+            )
+            totals = [others + table.add_up(organ, choice, numbers) for choice in some]
+            scores = [rank_score(score) for score in score_of_sums(np.stack(totals))]
+            best[organ, subset] = some[scores.index(max(scores))]  # the first of equals
+    return best
+
+
 def list_blends(configurations: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
-    """Return the blends that are tried: the mean, each alone, and quarters between two of them."""
+    """Return the blends that are tried: the mean, each by itself, and quarters between two."""
     blends: list[tuple[tuple[str, float], ...]] = [()]
     if len(configurations) < 2:
         return blends
@@ -190,12 +192,10 @@ def measure_plain(
     """Return the plain score of several blends by name, best first, each against the best."""
     table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     choices = {name: replace(PLAIN, weights=weights) for name, weights in blends.items()}
-    wanted = {organ: list(choices.values()) for organ in range(len(ORGANS))}
+    wanted = {organ: list(choices.values()) for organ in _EVERY_ORGAN}
     table.fill([wanted] * len(scans), what="scoring models")
     sums = {
-        name: np.stack(
-            [table.list_sums(organ, [choice] * len(scans)) for organ in range(len(ORGANS))]
-        )
+        name: np.stack([table.list_sums(organ, [choice] * len(scans)) for organ in _EVERY_ORGAN])
         for name, choice in choices.items()
     }
     scores = {name: score_of_sums(values.sum(axis=(0, 1))) for name, values in sums.items()}
@@ -205,7 +205,7 @@ def measure_plain(
 
 
 class _CrossFit:
-    """Each scan decided by what was chosen without its fold; what of that gains, and on whom."""
+    """Each scan with the settings that were chosen without its fold, and what they gain."""
 
     def __init__(
         self,
@@ -220,18 +220,18 @@ class _CrossFit:
         self._table = table
         self._best = best
         self._seed = seed
-        plain = [table.list_sums(organ, [PLAIN] * len(scans)) for organ in range(len(ORGANS))]
+        plain = [table.list_sums(organ, [PLAIN] * len(scans)) for organ in _EVERY_ORGAN]
         self.plain: NDArray[np.float64] = np.stack(plain)
 
     def list_sums(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
-        """Return the sums of every scan, of its choices these properties alone."""
+        """Return the sums of every scan, with only these properties of its choices."""
         choices = [_keep(self._best[organ, scan.fold], kept) for scan in self._scans]
         return self._table.list_sums(organ, choices)
 
     def list_gaining(self, organ: int, numbers: Sequence[int]) -> tuple[str, ...]:
-        """Return the properties with which these scans score higher than without, last one first.
+        """Return the properties with which these scans score higher than without.
 
-        What is asked first is what was searched for last, given all before it.
+        The property that was searched last is tried first, as it builds on all before it.
         """
         kept: tuple[str, ...] = _PROPERTIES
         score = self._score(self._decide(organ, kept), numbers)
@@ -243,7 +243,7 @@ class _CrossFit:
         return kept
 
     def measure(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> Gain:
-        """Return what an organ's choices gain on these scans, the other organs plain."""
+        """Return the gain of an organ's choices on these scans, the other organs plain."""
         some = list(numbers)
         tuned = self._decide(organ, kept)
         return measure_gain(
@@ -255,18 +255,29 @@ class _CrossFit:
         )
 
     def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
-        """Return the organs whose choices gain on these scans, with the properties that do."""
+        """Return the organs with choices that gain on these scans, and the properties that gain."""
         if len(set(self.patients)) < Tuning.fewest_patients:
             return {}
         made = {}
         together = self.plain.copy()
-        for organ in range(len(ORGANS)):
+        for organ in _EVERY_ORGAN:
             kept = self.list_gaining(organ, numbers)
             gain = self.measure(organ, kept, numbers)
             if gain.gain > 0 and gain.low > 0:
                 made[organ] = kept
                 together[organ] = self.list_sums(organ, kept)
         return made if self._score(together, numbers) > self._score(self.plain, numbers) else {}
+
+    def list_mixed(
+        self, folds: Sequence[int], subsets: Mapping[int | None, Sequence[int]]
+    ) -> NDArray[np.float64]:
+        """Return the sums of all organs, each fold's by what gains on the other folds."""
+        mixed = self.plain.copy()
+        for left_out in folds:
+            here = [n for n, scan in enumerate(self._scans) if scan.fold == left_out]
+            for organ, names in self.settle(subsets[left_out]).items():
+                mixed[organ, here] = self.list_sums(organ, names)[here]
+        return mixed
 
     def _decide(self, organ: int, kept: Sequence[str]) -> NDArray[np.float64]:
         """Return the sums of all organs, one decided by its choices, the others plain."""
@@ -285,12 +296,12 @@ def _list_kept() -> list[tuple[str, ...]]:
 
 
 def _keep(choice: OrganDecision, names: Sequence[str]) -> OrganDecision:
-    """Return a choice with these properties alone, the others plain."""
+    """Return a choice with only these properties, the others plain."""
     return replace(PLAIN, **{name: getattr(choice, name) for name in names})
 
 
 class ChoiceTable:
-    """Sums by scan, organ and choice; filled scan by scan, as no more than a few fit in memory."""
+    """Metric sums by scan, organ and choice; filled scan by scan, as only a few fit in memory."""
 
     def __init__(
         self,
@@ -307,7 +318,7 @@ class ChoiceTable:
         self._sums: dict[tuple[int, int, OrganDecision], Sums] = {}
 
     def fill(self, wanted: Sequence[Mapping[int, Sequence[OrganDecision]]], *, what: str) -> None:
-        """Measure what is wanted of each scan, by organ, and not there yet."""
+        """Measure the choices that are wanted of each scan, by organ, and not measured yet."""
         missing = [
             {
                 organ: list(dict.fromkeys(c for c in choices if (n, organ, c) not in self._sums))
@@ -347,7 +358,7 @@ def _measure_scan(
             continue
         truth = (truth_map & ORGAN_BITS[organ]) != 0
         volumes = {name: array[organ] for name, array in probabilities.items()}
-        # No blend exceeds the lowest threshold where none of its parts does.
+        # A blend only exceeds the lowest threshold if one of its parts does.
         lowest = min(choice.threshold for choice in choices) * 255
         box = find_box(truth, *(volume > lowest for volume in volumes.values()))
         inside = {name: volume[box] for name, volume in volumes.items()}
@@ -390,9 +401,9 @@ def _add_scan(
 def list_tuning_scans(
     dataset: Dataset, predicted: OutOfFold, *, by_folder: bool = False
 ) -> list[TuningScan]:
-    """Return the scans with their truth and predictions, read when they are needed.
+    """Return the scans with their truth and predictions, which are read when they are needed.
 
-    ``by_folder`` names the probabilities by model folder in place of configuration.
+    ``by_folder`` names the probabilities by model folder instead of configuration.
     """
     names = {
         model.folder.name if by_folder else model.configuration: model for model in predicted.models
@@ -416,11 +427,5 @@ def _load(
     dataset: Dataset, scan_id: str, paths: Mapping[str, Path]
 ) -> tuple[dict[str, EightBits], LabelMap, tuple[float, float, float]]:
     truth = read_volume(dataset.label_path(scan_id))
-    found = {name: read_probabilities(path).array for name, path in paths.items()}
-    for name, array in found.items():
-        if array.shape[1:] != truth.array.shape:
-            raise InputError(
-                f"{paths[name]}: found {array.shape[1:]} voxels; expected {truth.array.shape}, as "
-                "the scan has. Delete it and run gi2nnunet out-of-fold again."
-            )
+    found = {name: read_stored(path, truth.array.shape) for name, path in paths.items()}
     return found, truth.array.astype(np.uint8), truth.spacing_mm

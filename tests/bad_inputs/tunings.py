@@ -181,10 +181,10 @@ TUNINGS = (
         TRAIN_THEM,
     ),
     *entries(
-        "labels that exclude one another",
+        "labels that are exclusive",
         THREE,
         then(WHOLE, edit_json(MANIFEST, lambda m: m["recipe"].update(labels="exclusive"))),
-        f"{RAW}: its labels exclude one another",
+        f"{RAW}: its labels are exclusive",
         "Convert it with --labels regions",
     ),
     *entries(

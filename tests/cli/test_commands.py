@@ -16,7 +16,7 @@ from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet import presets
 from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
-from gi2nnunet.prediction import parts
+from gi2nnunet.prediction import evaluate
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.training import plan, train
@@ -530,7 +530,7 @@ def oracle(monkeypatch):
         return PredictedScans(scans=tuple(done))
 
     oracle_asked = []
-    monkeypatch.setattr(parts, "predict_scans", predict)
+    monkeypatch.setattr(evaluate, "predict_scans", predict)
     return oracle_asked
 
 

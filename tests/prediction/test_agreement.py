@@ -11,7 +11,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.probabilities import SUFFIX, write_probabilities
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.prediction.agreement import find_stored_predictions
+from gi2nnunet.prediction.out_of_fold import find_stored_predictions
 from tests.source_factory import make_source, write_source
 
 IDS = tuple(f"case{number}_day0" for number in range(20, 34))

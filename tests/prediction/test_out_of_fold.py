@@ -15,7 +15,7 @@ from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
 from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble
 from gi2nnunet.nnunet.postprocess import Decision, adopt_tuning, find_tuning, tuning_path
-from gi2nnunet.prediction import out_of_fold, parts
+from gi2nnunet.prediction import evaluate, out_of_fold
 from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
@@ -89,7 +89,7 @@ def test_a_missing_fold_is_named(tmp_path, monkeypatch):
 
 def test_labels_that_exclude_one_another_are_refused(tmp_path):
     bench = Bench(tmp_path, labels="exclusive")
-    with pytest.raises(InputError, match=r"exclude one another.*--labels regions"):
+    with pytest.raises(InputError, match=r"labels are exclusive.*--labels regions"):
         bench.predict()
 
 
@@ -314,14 +314,14 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
             )
         )
 
-    monkeypatch.setattr(parts, "predict_scans", predict)
+    monkeypatch.setattr(evaluate, "predict_scans", predict)
     where = ("--workspace", bench.workspace.raw.parent, "--device", "cpu", "--fold", "cv")
     code, _, err = run("predict-and-score", *where, "--out", "a")
     assert code == 0, err
     assert isinstance(decided[0], Decision)
     assert set(decided[0].organs) == set(ORGANS)
     assert "Tuning: large bowel, small bowel, stomach; cross-fitted gain +" in err
-    assert "chosen on these very scans" in err
+    assert "used to choose the settings" in err
     assert read_json(bench.workspace.raw.parent.parent / "a" / "score.json")["tuning"]["decision"]
     assert "was chosen with" not in err
     code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning", "--no-mirroring")

@@ -10,7 +10,7 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.models import IMPORT_RECORD
-from gi2nnunet.prediction import out_of_fold, parts
+from gi2nnunet.prediction import evaluate, out_of_fold
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
 from tests.fold_bench import Bench
@@ -105,7 +105,7 @@ def used(monkeypatch):
         )
         return PredictedScans(scans=tuple(predicted))
 
-    monkeypatch.setattr(parts, "predict_scans", predict)
+    monkeypatch.setattr(evaluate, "predict_scans", predict)
     return seen
 
 
