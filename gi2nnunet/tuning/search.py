@@ -4,8 +4,8 @@ Each organ is searched on its own, one property after another, on the grids belo
 all organs with the others plain. Scores are cross-fitted: each fold's scans use the settings that
 were chosen without them. A property is kept only if the cross-fitted score is higher with it than
 without; an organ's settings are used only if the interval of their gain over patients lies above
-zero. For the total gain that is reported, both are decided on the other folds only, fold by fold, so
-that a scan never influences whether its own setting is used.
+zero. For the total gain that is reported, both are decided on the other folds only, fold by fold:
+a scan never influences whether its own setting is used.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, check_split, list_dataset_checks
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.formats.tables import name_some
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, list_folds
 from gi2nnunet.nnunet.process import new_log
@@ -38,26 +39,15 @@ _FRAME_MAGIC, _FRAME_LENGTH = slice(2, 10), slice(16, 24)  # of a Blosc2 frame, 
 
 
 def list_preprocessed_checks(dataset: Dataset, folder: Path, *, quick: bool) -> list[Check]:
-    """Return the checks of nnU-Net's preprocessed folder of a dataset.
+    """Return the checks of nnU-Net's preprocessed folder of a dataset; none if it is missing.
 
-    Parameters
-    ----------
-    dataset
-        As it is now.
-    folder
-        The preprocessed folder; where there is none, there is nothing to check.
-    quick
-        Look at names and sizes alone.
+    ``quick`` only looks at names and sizes.
     """
     if not folder.is_dir():
         return []
+    remedy = "Restore it with: gi2nnunet convert SOURCE"
     checks: list[Check] = [
-        partial(
-            check_split,
-            folder / SPLITS,
-            dataset,
-            remedy="Restore it with: gi2nnunet convert SOURCE",
-        ),
+        partial(check_split, folder / SPLITS, dataset, remedy=remedy),
         partial(_check_copied_description, dataset, folder),
         partial(_check_fingerprint, dataset, folder),
     ]
@@ -76,15 +66,8 @@ def list_model_checks(
 ) -> list[Check]:
     """Return the checks of the models in nnU-Net's results folder of a dataset.
 
-    Parameters
-    ----------
-    dataset
-        As it is now; ``None`` where it is not at hand: then only the files themselves are looked
-        at.
-    results, preprocessed
-        nnU-Net's folders of the dataset.
-    quick
-        Look at the end of a checkpoint alone; else read it all.
+    Without the dataset, only the files themselves are checked. ``quick`` only looks at the end of a
+    checkpoint.
     """
     return [
         partial(_check_fold, dataset, found.folder, preprocessed, quick=quick)
@@ -93,13 +76,7 @@ def list_model_checks(
 
 
 def inspect_checkpoints(results: Path, engine: Engine) -> list[Finding]:
-    """Load every checkpoint as a prediction does, in a process of nnU-Net's; nothing is written.
-
-    Raises
-    ------
-    EngineError
-        Where that process fails.
-    """
+    """Load every checkpoint as a prediction does, in a process of nnU-Net; nothing is written."""
     paths = [path for fold in list_folds(results) for path in fold.folder.glob("checkpoint*.pth")]
     if not paths:
         return []
@@ -161,7 +138,7 @@ def _check_plans(
 
 
 def _list_truth_checks(dataset: Dataset, folder: Path, *, quick: bool) -> list[Check]:
-    """Hold nnU-Net's copies of the training labels to the manifest."""
+    """Compare nnU-Net's copies of the training labels with the manifest."""
     return [
         partial(
             check_file, folder / name.removeprefix("labelsTr/"), described,
@@ -179,15 +156,15 @@ def _check_data(dataset: Dataset, folder: Path, marks: dict[str, dict[str, Any]]
         return []  # nothing of nnU-Net's
     train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
     findings = []
-    lacking = sorted(scan_id for scan_id in train if not _is_whole(scan_id, sizes))
-    if lacking:
-        found = f"{len(train) - len(lacking)} of {len(train)} scans (not {_name_some(lacking)})"
+    missing = sorted(scan_id for scan_id in train if not _is_whole(scan_id, sizes))
+    if missing:
+        found = f"{len(train) - len(missing)} of {len(train)} scans (not {name_some(missing)})"
         findings.append(_finding(folder, found, "every training scan", PLAN_AGAIN))
     strangers = sorted({name[:-4] for name in sizes if name.endswith(".pkl")} - train)
     if strangers:
-        found = f"{_name_some(strangers)}, which is no training scan"
+        found = f"{name_some(strangers)}, not among the training scans"
         remedy = "Delete the folder, then run: gi2nnunet plan"
-        findings.append(_finding(folder, found, "training scans alone", remedy))
+        findings.append(_finding(folder, found, "only training scans", remedy))
     findings += [
         _finding(folder / name, f"{size} bytes, a part of the file", f"{length} bytes", PLAN_AGAIN)
         for name, size in sorted(sizes.items())
@@ -205,14 +182,14 @@ def _check_data(dataset: Dataset, folder: Path, marks: dict[str, dict[str, Any]]
 def _check_completion(
     dataset: Dataset, folder: Path, plans: dict[str, str], *, whole: bool
 ) -> list[Finding]:
-    """Hold a data folder's mark to the dataset and to the plans that use the folder."""
+    """Compare a data folder's mark with the dataset and with the plans that use the folder."""
     path = completion_mark(folder)
     mark = read_json(path)
     if not path.is_file():
         if plans and whole:
             found = "no mark that it is whole: preprocessing was interrupted"
             return [_finding(folder, found, path.name, PLAN_AGAIN)]
-        return []  # plain nnU-Net's, or told already
+        return []  # plain nnU-Net's, or reported already
     if mark.get("dataset") != dataset.digest:
         return [_stale(folder, "scans of another dataset", PLAN_AGAIN)]
     for name, configuration in plans.items():
@@ -221,7 +198,7 @@ def _check_completion(
             plans_file, configuration
         ):
             found = "scans preprocessed by another plan"
-            return [_finding(folder, found, f"as {plans_file.name} has it", PLAN_AGAIN)]
+            return [_finding(folder, found, f"as {plans_file.name} says", PLAN_AGAIN)]
     return []
 
 
@@ -233,7 +210,7 @@ def _is_whole(scan_id: str, sizes: dict[str, int]) -> bool:
 
 
 def _frame_length(path: Path) -> int:
-    """Return how long a Blosc2 file says it is; 0 where it is no such file.
+    """Return how long a Blosc2 file says it is; 0 if it is another kind of file.
 
     References
     ----------
@@ -306,11 +283,6 @@ def _find_damage(path: Path, *, quick: bool) -> str | None:
     return f"{damaged} inside it damaged" if damaged else None
 
 
-def _name_some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
-
-
 def _stale(file: Path, found: str, remedy: str) -> Finding:
     return _finding(file, found, "the dataset as it is now", remedy)
 
@@ -321,18 +293,18 @@ def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What a check of a workspace came to.
+    """Result of checking a workspace.
 
     Attributes
     ----------
     datasets
-        Names of the datasets that were looked at.
+        Names of the datasets that were checked.
     checks
         How many checks were made.
     quick
-        Whether names and sizes alone were looked at.
+        Whether only names and sizes were checked.
     findings
-        What is wrong; empty where all is well.
+        What is wrong; empty if all is well.
     notes
         What could not be checked, one sentence each.
     """
@@ -373,27 +345,25 @@ def verify_workspace(
 
     Parameters
     ----------
-    workspace
-        The workspace.
     dataset_id
-        Which dataset; ``None`` for all of them.
+        ``None`` for all datasets.
     quick
-        Look at names, sizes, splits and marks alone; else also read every file of the datasets
+        Only check names, sizes, splits and marks; else also read every file of the datasets
         (digests, label values, geometry) and every checkpoint (checksums).
     jobs
         Checks at once; ``None`` for one a core. The result does not depend on it.
     progress
-        Told ``(done, total, what)``.
+        Called with ``(done, total, what)``.
     engine
-        What loads the checkpoints, to see whether they are of their folds and their weights finite;
-        by default, and with ``quick``, nothing does.
+        Loads the checkpoints, to see whether they belong to their folds and their weights are
+        finite; not used with ``quick``.
 
     Raises
     ------
     InputError
-        Where there is nothing to check.
+        If there is nothing to check.
     EngineError
-        Where the process that loads them fails.
+        If the process that loads checkpoints fails.
     """
     roots = (workspace.raw, workspace.preprocessed, workspace.results)
     pattern = "Dataset[0-9][0-9][0-9]_*" if dataset_id is None else f"Dataset{dataset_id:03d}_*"
@@ -416,8 +386,8 @@ def verify_workspace(
             checks += list_preprocessed_checks(dataset, preprocessed, quick=quick)
         else:
             notes.append(
-                f"{name}: no dataset to hold plans and models to, so only the checkpoints' own "
-                "files were checked"
+                f"{name}: its dataset is missing, so plans and models cannot be compared with it; "
+                "only the files of the checkpoints were checked"
             )
         checks += list_model_checks(dataset, results, preprocessed, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
@@ -441,17 +411,7 @@ def verify_workspace(
 def run_checks(
     checks: Sequence[Check], *, jobs: int, progress: Progress | None = None
 ) -> list[Finding]:
-    """Run checks in threads; the findings come in the order of ``checks``, whatever ``jobs``.
-
-    Parameters
-    ----------
-    checks
-        Each looks at its own files alone.
-    jobs
-        How many run at once.
-    progress
-        Told ``(done, total, what)``.
-    """
+    """Run checks, ``jobs`` at once; the findings come in the order of ``checks``."""
     if jobs < 1:
         raise ValueError(f"jobs {jobs}")
     report = progress or ignore
@@ -464,7 +424,7 @@ def run_checks(
 
 
 def _open(folder: Path) -> tuple[Dataset | None, list[Finding]]:
-    """Open a dataset; one that is not there at all is no finding."""
+    """Open a dataset; none at all is not a finding."""
     if not folder.is_dir():
         return None, []
     path = folder / MANIFEST
@@ -476,25 +436,17 @@ def _open(folder: Path) -> tuple[Dataset | None, list[Finding]]:
         except InputError as error:
             found = f"a manifest that cannot be used ({str(error).removeprefix(f'{path}: ')})"
             expected = "one of this version"
-    return None, [Finding(file=path, found=found, expected=expected, remedy=CONVERT_AGAIN)]
+    return None, [_finding(path, found, expected, CONVERT_AGAIN)]
 
 
 def _leftover_dataset(path: Path) -> Finding:
-    return Finding(
-        file=path,
-        found="a conversion that was interrupted",
-        expected="a whole dataset",
-        remedy="Run the same gi2nnunet convert again to complete it, or delete it.",
-    )
+    remedy = "Run the same gi2nnunet convert again to complete it, or delete it."
+    return _finding(path, "a conversion that was interrupted", "a whole dataset", remedy)
 
 
 def _leftover_file(path: Path) -> Finding:
-    return Finding(
-        file=path,
-        found="a temporary file of a run that was killed",
-        expected="none, unless a command is at work here now",
-        remedy="Delete it.",
-    )
+    found = "a temporary file of a run that was killed"
+    return _finding(path, found, "none, unless a command is running here now", "Delete it.")
 
 
 def _find_part_files(folder: Path) -> Iterator[Path]:

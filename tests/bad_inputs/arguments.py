@@ -57,7 +57,7 @@ ARGUMENTS = (
     usage(f"predict --part 1/{DIGITS}", "--part", name="a part of 5000 digits"),
     usage("predict --on slurm --part 1/2", "--part and --json do not go together"),
     usage("predict --on slurm --shards 1001", "--shards", "1000"),
-    usage("train --on slurm --gpus 2", "--gpus", "each job computes on one card"),
+    usage("train --on slurm --gpus 2", "--gpus", "each job uses one GPU"),
     refused("predict --on slurm", "holds no finished model"),
     refused(
         "train --on slurm",
@@ -90,7 +90,7 @@ ARGUMENTS = (
         command="predict --on slurm --dry-run --slurm queue=gpu",
         message=("--slurm: found the key 'queue'", "expected account, cpus", "Correct the"),
     ),
-    usage("train --on slurm --restart", "--restart", "throw a job's own work away"),
+    usage("train --on slurm --restart", "--restart", "delete a job's own work"),
     refused(
         "train --on slurm --dry-run --slurm queue=gpu",
         "--slurm: found the key 'queue'; expected account, cpus",
@@ -104,7 +104,7 @@ ARGUMENTS = (
     refused("train --on slurm --dry-run --slurm gpu", "--slurm gpu: expected KEY=VALUE"),
     refused(
         "train --on slurm --dry-run --profile truth.csv",
-        "truth.csv: is no TOML",
+        "truth.csv: is not TOML",
         'Expected lines such as partition = "gpu"',
     ),
     usage("estimate --gpus 0", "--gpus", "1"),

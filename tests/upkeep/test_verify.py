@@ -275,7 +275,7 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     ),
     "a held-out scan preprocessed": (
         lambda s: (s.data / f"{s.held[0]}.pkl").touch(),
-        lambda s: s.data, "which is no training scan", True,
+        lambda s: s.data, "not among the training scans", True,
     ),
     "no mark of completion": (
         lambda s: (s.made / f"gi2nnunet_{PLANS}_2d.complete.json").unlink(),
@@ -435,7 +435,7 @@ def test_models_alone_are_checked_as_far_as_they_go(space: Space) -> None:
     shutil.rmtree(space.workspace.preprocessed)
     result = space.verify()
     assert result.sound
-    assert "no dataset to hold" in result.notes[0]
+    assert "its dataset is missing" in result.notes[0]
     flip(space.model / "fold_all" / "checkpoint_final.pth")
     assert [f.file.name for f in space.verify().findings] == ["checkpoint_final.pth"]
 

@@ -1,4 +1,4 @@
-"""Commands and options of a cluster: train and predict --on slurm, jobs."""
+"""Slurm commands and options: train and predict --on slurm, jobs."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 _CLUSTER = "On a cluster"
 _PROFILE_NAME = "slurm.toml"
-# Options of train that the jobs beside the trainings share.
+# Options of train that the plan and the score share.
 _OF_PLAN = ("preset", "batch_size", "patch_size", "dataset_id", "jobs", "checks")
 _OF_SCORE = ("preset", "trainer", "trust", "dataset_id")
 _OWN = (
     "on", "profile", "slurm", "dry_run", "workspace", "gpus", "device", "fold", "config", "as_json",
 )  # fmt: skip
-# Options of predict that are given to its jobs as they are, and those that only the last needs.
+# Options of predict that its jobs get unchanged, and those that only the last one needs.
 _OF_PARTS = (
     "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
     "dataset_id",
 )  # fmt: skip
 _OF_JOIN = ("metric", "source_labels")
 _PARTS = 8
-_MOST_PARTS = 1000  # Slurm's own bound of an array
+_MOST_PARTS = 1000  # Slurm's own limit for an array
 
 OnOption = Annotated[
     Literal["here", "slurm"],
@@ -57,7 +57,7 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option(
         "--profile",
-        help="TOML file of what jobs ask for: partition, account, time, memory, gpus, cpus, "
+        help="TOML file with what jobs ask for: partition, account, time, memory, gpus, cpus, "
         "flags; by default slurm.toml in the workspace, else in ~/.config/gi2nnunet.",
         show_default=False,
         dir_okay=False,
@@ -69,21 +69,23 @@ SlurmOption = Annotated[
     typer.Option(
         "--slurm",
         metavar="KEY=VALUE",
-        help="In place of the profile's; may be repeated.",
+        help="Override a value of the profile; may be repeated.",
         show_default=False,
         rich_help_panel=_CLUSTER,
     ),
 ]
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the jobs, submit none.", rich_help_panel=_CLUSTER),
+    typer.Option(
+        "--dry-run", help="Print the jobs instead of submitting them.", rich_help_panel=_CLUSTER
+    ),
 ]
 
 ShardsOption = Annotated[
     int | None,
     typer.Option(
         "--shards",
-        help=f"Into how many jobs the scans are dealt; by default {_PARTS}, or one a scan.",
+        help=f"Number of jobs that share the scans; by default {_PARTS}, or one per scan.",
         min=1,
         max=_MOST_PARTS,
         show_default=False,
@@ -96,8 +98,8 @@ PartOption = Annotated[
     typer.Option(
         "--part",
         metavar="K/N",
-        help="Predict every N-th scan from the K-th on and keep it for the same command without "
-        "--part, which joins; what a job of --on slurm does.",
+        help="Predict part K of N. Afterwards run the command without --part to combine the "
+        "parts. (Slurm jobs use this.)",
         show_default=False,
         rich_help_panel=_CLUSTER,
     ),
@@ -111,13 +113,13 @@ def parse_part(text: str | None) -> tuple[int, int] | None:
     found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise typer.BadParameter(
-            f"found {text!r}; expected one of so many, from 1/8 to 8/8", param_hint="--part"
+            f"found {text!r}; expected K/N, such as 1/8 to 8/8", param_hint="--part"
         )
     return int(found[1]), int(found[2])
 
 
 def require_slurm(context: typer.Context) -> None:
-    """Refuse options that say how to submit where nothing is submitted."""
+    """Refuse options of a submission without --on slurm."""
     names = ("profile", "slurm", "dry_run", "shards")
     given = [f"--{name.replace('_', '-')}" for name in names if context.params.get(name)]
     if context.params["on"] != "slurm" and given:
@@ -125,7 +127,7 @@ def require_slurm(context: typer.Context) -> None:
 
 
 def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Show the jobs on the cluster: what waits, runs, finished or failed, and what is left.
+    """Show the jobs on the cluster: which wait, run, finished or failed, and how many are left.
 
     Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
     """
@@ -153,15 +155,12 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
 
 def submit_training(context: typer.Context) -> None:
-    """Submit what train was asked for, or print it.
-
-    Each job runs a command line of its own with the options that were given.
-    """
+    """Submit the jobs of a training, or print them."""
     asked = context.params
     _refuse_gpus(context)
     if asked["restart"]:
         raise typer.BadParameter(
-            "--restart would throw a job's own work away each time it goes on after a time limit. "
+            "--restart would delete a job's own work each time it goes on after a time limit. "
             "Remove the fold's folder instead.",
             param_hint="--restart",
         )
@@ -187,10 +186,9 @@ def submit_training(context: typer.Context) -> None:
 def submit_prediction(
     context: typer.Context, work: Work, *, source: Path | None, space: Workspace
 ) -> None:
-    """Submit what predict or predict-and-score was asked for, or print it.
+    """Submit the jobs of a prediction, or print them.
 
-    What could differ from node to node (device, threads) or from day to day (which models are the
-    newest) is decided here, so that the parts fit together.
+    Device, threads and models are decided here, so that the parts are the same on all nodes.
     """
     _refuse_gpus(context)
     profile = _read_profile(context, space)
@@ -219,18 +217,16 @@ def submit_prediction(
 
 
 def _settle_device(context: typer.Context, profile: Profile) -> str:
-    """Return what jobs compute on: a node without the card it should have is to fail, not crawl."""
+    """Return the device of jobs; a node without a GPU should fail rather than run slowly."""
     asked: str = context.params["device"]
-    if asked != "auto":
-        return asked
-    return "cuda" if profile.gpus else "cpu"
+    return ("cuda" if profile.gpus else "cpu") if asked == "auto" else asked
 
 
 def _refuse_gpus(context: typer.Context) -> None:
-    """Refuse ``--gpus``, which says how many cards of this machine to use."""
+    """Refuse ``--gpus``, the number of GPUs of this machine to use."""
     if context.params["gpus"]:
         raise typer.BadParameter(
-            "each job computes on one card. Leave it out; --slurm gpus=0 asks for none.",
+            "each job uses one GPU. Leave it out; --slurm gpus=0 asks for none.",
             param_hint="--gpus",
         )
 
@@ -263,7 +259,7 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     for name, job_id in done.submitted.items():
         print_result(f"{name}: submitted as job {job_id}")
     for name, state in done.kept.items():
-        print_result(f"{name}: {state}, left alone")
+        print_result(f"{name}: {state}, not submitted again")
     print_notice("Next: " + same_workspace("gi2nnunet jobs", context.params["workspace"]))
 
 

@@ -1,7 +1,12 @@
-"""Jobs on Slurm: their profile and order, submitted, recorded, and their state."""
+"""Slurm jobs: their profile, their order, how they are submitted and recorded, and their state.
+
+States come from squeue and from a file that each job writes at its end. submitit would ask sacct,
+which needs a database that many clusters do not have, and does not say why a job waits.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,35 +20,37 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from gi2nnunet.core.errors import EngineError, InputError, Problem, raise_problems
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import parse_record, read_json, write_json
 from gi2nnunet.core.locks import hold
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 _ACTIVE = ("waiting", "running")
 _LAST_LINES = 8
-# Of the time between the warning and the end, for saving; the rest is for being queued again.
+# Of the time between the warning and the end, for saving; the rest is for queueing the job again.
 _PATIENT_PART = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """How one submitted job stands.
+    """State of one submitted job.
 
     Attributes
     ----------
-    name, job_id
-        Ours and Slurm's; that of a job in an array is the array's with its place, as ``12_3``.
+    job_id
+        Slurm's; of a job in an array, the array's with its place, such as ``12_3``.
     state
-        ``stopped``: Slurm no longer knows it, and it did not say how it ended.
+        ``stopped``: Slurm no longer knows it, and it did not record how it ended.
     reason
-        Slurm's word on why it waits; else empty.
+        Slurm's reason for waiting, or empty.
     log
         What it printed.
     last_lines
-        The log's end where the job failed or was stopped; else empty.
+        The log's end if the job failed or was stopped, or empty.
     """
 
     name: str
@@ -60,15 +67,7 @@ class JobStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What a call submitted, and what was there already.
-
-    Attributes
-    ----------
-    submitted
-        Names and Slurm's ids of new jobs.
-    kept
-        Names and states of those left alone.
-    """
+    """New jobs with Slurm's ids, and the states of jobs that were there already, by name."""
 
     submitted: dict[str, str]
     kept: dict[str, State]
@@ -77,16 +76,14 @@ class Submission:
 def submit(jobs: Sequence[Job], *, profile: Profile, folder: Path, mark: str) -> Submission:
     """Submit what is missing of a run.
 
-    Jobs that finished, run or wait are left alone; what failed, was stopped, or finished but left
-    nothing that is still there, is submitted again, and so is what finished after such a job. Jobs
-    of one array go to Slurm as one.
+    Jobs that finished, run or wait are kept. A job is submitted again if it failed, was
+    stopped, or its results are gone, and so is what finished after such a job. Jobs of one array
+    go to Slurm as one.
 
     Parameters
     ----------
     jobs
-        In an order in which each stands after those it waits for.
-    profile
-        What each asks for.
+        Each comes after those it waits for.
     folder
         The workspace's folder of jobs, on a file system that all nodes see.
     mark
@@ -95,11 +92,30 @@ def submit(jobs: Sequence[Job], *, profile: Profile, folder: Path, mark: str) ->
     Raises
     ------
     InputError
-        Where Slurm is not there or refuses a job; where a job of the same name with other words
-        waits or runs.
+        If Slurm is missing or refuses a job, or a job of the same name with other words waits or
+        runs.
     OutputError
-        Where another run is submitting.
+        If another run is submitting.
     """
+    _require_slurm()
+    submitted: dict[str, str] = {}
+    with hold(folder / "submitting", purpose="submitting jobs"):
+        states = {status.name: status for status in read_jobs(folder)}
+        _drop_former(jobs, states, folder=folder)
+        todo, kept = _list_missing(jobs, states, folder=folder, mark=mark)
+        active = {name: states[name].job_id for name, state in kept.items() if state in _ACTIVE}
+        for _, group in groupby(todo, key=lambda job: job.array or job.name):
+            together = list(group)
+            after = [active[name] for name in together[0].after if name in active]
+            job_ids = _submit_together(together, profile=profile, folder=folder, after=after)
+            for job, job_id in zip(together, job_ids, strict=True):
+                about = {"name": job.name, "job_id": job_id, "array": job.array}
+                write_json(_record(folder, job.name), {**about, **_identify(job, mark)})
+                submitted[job.name] = active[job.name] = job_id
+    return Submission(submitted=submitted, kept=kept)
+
+
+def _require_slurm() -> None:
     if find_spec("submitit") is None:
         raise InputError(
             "--on slurm: found no submitit. Install it: pip install 'gi2nnunet[slurm]'."
@@ -109,48 +125,29 @@ def submit(jobs: Sequence[Job], *, profile: Profile, folder: Path, mark: str) ->
             f"--on slurm: found no {' and no '.join(missing)} here. "
             "Run it on a machine of the cluster that submits jobs, or leave out --on slurm."
         )
-    submitted: dict[str, str] = {}
+
+
+def _list_missing(
+    jobs: Sequence[Job], states: Mapping[str, JobStatus], *, folder: Path, mark: str
+) -> tuple[list[Job], dict[str, State]]:
+    """Return the jobs to submit, and the states of those that are kept."""
+    todo: list[Job] = []
     kept: dict[str, State] = {}
-    active: dict[str, str] = {}
-    with hold(folder / "submitting", purpose="submitting jobs"):
-        states = {status.name: status for status in read_jobs(folder)}
-        _drop_former(jobs, states, folder=folder)
-        todo: list[Job] = []
-        for job in jobs:
-            status = states.get(job.name)
-            record = read_json(_record(folder, job.name)) if status else {}
-            same = _identify(job, mark).items() <= record.items()
-            if status and status.state in _ACTIVE:
-                if not same:
-                    raise _busy(status, record)
-                kept[job.name] = status.state
-                active[job.name] = status.job_id
-            elif (
-                status
-                and same
-                and status.state == "finished"
-                and _is_there(job)
-                and not {other.name for other in todo} & set(job.after)
-            ):
-                kept[job.name] = status.state
-            else:
-                todo.append(job)
-        for _, group in groupby(todo, key=lambda job: job.array or job.name):
-            together = list(group)
-            after = [active[name] for name in together[0].after if name in active]
-            job_ids = _submit_together(together, profile=profile, folder=folder, after=after)
-            for job, job_id in zip(together, job_ids, strict=True):
-                write_json(
-                    _record(folder, job.name),
-                    {
-                        "name": job.name,
-                        "job_id": job_id,
-                        "array": job.array,
-                        **_identify(job, mark),
-                    },
-                )
-                submitted[job.name] = active[job.name] = job_id
-    return Submission(submitted=submitted, kept=kept)
+    for job in jobs:
+        status = states.get(job.name)
+        record = read_json(_record(folder, job.name)) if status else {}
+        same = _identify(job, mark).items() <= record.items()
+        again = {other.name for other in todo} & set(job.after)
+        if status and status.state in _ACTIVE and not same:
+            raise _busy(status, record)
+        if status and (
+            status.state in _ACTIVE
+            or (same and status.state == "finished" and _is_there(job) and not again)
+        ):
+            kept[job.name] = status.state
+        else:
+            todo.append(job)
+    return todo, kept
 
 
 def _identify(job: Job, mark: str) -> dict[str, Any]:
@@ -160,7 +157,7 @@ def _identify(job: Job, mark: str) -> dict[str, Any]:
 def _busy(status: JobStatus, record: Mapping[str, Any]) -> InputError:
     return InputError(
         f"{status.name}: job {status.job_id} is {status.state} with other options: "
-        f"gi2nnunet {' '.join(record['words'])}. Wait for it, or stop it by "
+        f"gi2nnunet {' '.join(record['words'])}. Wait for it, or stop it with "
         f"scancel {status.job_id}."
     )
 
@@ -172,7 +169,7 @@ def _is_there(job: Job) -> bool:
 def _drop_former(
     jobs: Sequence[Job], states: Mapping[str, JobStatus], *, folder: Path
 ) -> None:  # fmt: skip
-    """Forget the jobs of an array that is submitted in fewer parts than before."""
+    """Forget the jobs of an array that is now submitted in fewer parts."""
     arrays = {job.array for job in jobs if job.array}
     for name in states.keys() - {job.name for job in jobs}:
         record = read_json(_record(folder, name))
@@ -183,33 +180,32 @@ def _drop_former(
 
 
 def read_jobs(folder: Path) -> tuple[JobStatus, ...]:
-    """Return how every job on record stands, in the order of submission.
+    """Return the state of every recorded job, in the order of submission.
 
     Raises
     ------
     InputError
-        Where a record is damaged.
+        If a record is damaged.
     EngineError
-        Where Slurm does not answer.
+        If Slurm does not answer.
     """
     records = [_read_record(path) for path in (folder / "records").glob("*.json")]
     queue = _read_queue() if records else {}
-    statuses = []
-    for record in sorted(records, key=lambda r: [int(n) for n in r["job_id"].split("_")]):
-        job_id = record["job_id"]
-        state, reason = _find_state(folder, job_id, queue)
-        log = folder / "logs" / f"{job_id}_0_log.out"
-        statuses.append(
-            JobStatus(
-                name=record["name"],
-                job_id=job_id,
-                state=state,
-                reason=reason,
-                log=log,
-                last_lines=_last_lines(log) if state in ("failed", "stopped") else "",
-            )
-        )
-    return tuple(statuses)
+    records.sort(key=lambda record: [int(number) for number in record["job_id"].split("_")])
+    return tuple(_describe_job(record, folder, queue) for record in records)
+
+
+def _describe_job(
+    record: Mapping[str, Any], folder: Path, queue: Mapping[str, tuple[str, str]]
+) -> JobStatus:
+    job_id = record["job_id"]
+    state, reason = _find_state(folder, job_id, queue)
+    log = folder / "logs" / f"{job_id}_0_log.out"
+    last_lines = _last_lines(log) if state in ("failed", "stopped") else ""
+    return JobStatus(
+        name=record["name"], job_id=job_id, state=state, reason=reason, log=log,
+        last_lines=last_lines,
+    )  # fmt: skip
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -223,7 +219,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _find_state(folder: Path, job_id: str, queue: dict[str, tuple[str, str]]) -> tuple[State, str]:
+def _find_state(
+    folder: Path, job_id: str, queue: Mapping[str, tuple[str, str]]
+) -> tuple[State, str]:
     outcome = read_json(folder / "outcomes" / f"{job_id}.json")
     state, reason = queue.get(job_id, ("", ""))
     if state.startswith(("PENDING", "REQUEUE")):
@@ -234,7 +232,7 @@ def _find_state(folder: Path, job_id: str, queue: dict[str, tuple[str, str]]) ->
 
 
 def _read_queue() -> dict[str, tuple[str, str]]:
-    # A line a job, also of an array that waits.
+    # One line for each job, also for those of a waiting array.
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -301,22 +299,20 @@ def _last_lines(log: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job.
+    """One job: a command line.
 
     Attributes
     ----------
     name
-        Its name, unique in the run.
+        Unique in the run.
     words
-        The words after ``gi2nnunet`` that it runs.
+        The words after ``gi2nnunet``.
     after
         Names of the jobs that must have succeeded before.
     array
-        Name of the array that it belongs to, whose jobs stand beside each other and wait for the
-        same; empty for a job of its own.
+        Name of its array, if any; the jobs of an array run side by side and wait for the same.
     leaves
-        Where none of these is there any more, a finished job is no longer done; without any, it is
-        done for good.
+        If there are any and all of them are gone, a finished job has to run again.
     """
 
     name: str
@@ -337,14 +333,8 @@ def make_training_graph(
 ) -> tuple[Job, ...]:
     """Return the jobs of a whole training: a plan, every training, then the score.
 
-    Parameters
-    ----------
-    configurations, folds
-        One training for each pair.
-    n_folds
-        Folds of the split; only where all are trained is there a job that scores.
-    plan_words, train_words, score_words
-        Command lines without ``--config`` and ``--fold``.
+    There is one training for each configuration and fold, and a score only if all ``n_folds`` folds
+    of the split are trained. The words are command lines without ``--config`` and ``--fold``.
     """
     chosen = [word for name in configurations for word in ("--config", name)]
     plan = Job(name="plan", words=(*plan_words, *chosen))
@@ -374,20 +364,10 @@ def make_prediction_graph(
     kept: Path,
     result: Path,
 ) -> tuple[Job, ...]:
-    """Return the jobs of a prediction: an array of parts, and one that joins what they keep.
+    """Return the jobs of a prediction: an array of parts, and one that joins them.
 
-    Parameters
-    ----------
-    name
-        What is predicted and where to; no other prediction's.
-    parts
-        How many, each of every so-manieth scan.
-    part_words, join_words
-        Command lines, the former without ``--part``.
-    kept
-        Folder of what the parts leave for the last job, which takes it away.
-    result
-        The file that the last job writes.
+    The parts leave their rows in the folder ``kept`` for the last job, which removes it and writes
+    the file ``result``. ``part_words`` is a command line without ``--part``.
     """
     shards = [
         Job(
@@ -408,20 +388,15 @@ def make_prediction_graph(
 
 
 _LOOK_SECONDS = 0.2
+_NUMBERS = ("gpus", "cpus", "warning_seconds", "most_timeouts")
 
 
 @dataclass(kw_only=True)
 class CommandRun:
     """A command line as submitit runs it.
 
-    Attributes
-    ----------
-    words
-        The words after ``gi2nnunet``.
-    outcomes
-        Folder of the files that say how a job ended.
-    patience
-        How many seconds a warned command may go on before the job queues itself again.
+    ``outcomes`` is the folder of the files that say how a job ended. A warned command may go on for
+    ``patience`` seconds before the job queues itself again.
     """
 
     words: tuple[str, ...]
@@ -430,13 +405,13 @@ class CommandRun:
     _command: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     def __call__(self) -> int:
-        """Run the command; how it ended is written for ``gi2nnunet jobs``.
+        """Run the command, and record how it ended for ``gi2nnunet jobs``.
 
         Raises
         ------
         SystemExit
-            Where it failed, so that jobs that wait for this one do not start, and nothing is
-            printed after what the command said itself.
+            If it failed: jobs that wait for this one do not start, and nothing is printed after
+            the command's own message.
         """
         from submitit import JobEnvironment
 
@@ -444,22 +419,21 @@ class CommandRun:
         outcome.unlink(missing_ok=True)
         self._command = subprocess.Popen(
             [sys.executable, "-m", "gi2nnunet", *self.words],
-            # Slurm may warn every process of a job; a command that knows nothing of it goes on.
-            preexec_fn=_pass_over_the_warning,
+            # Slurm may warn every process of a job; a command that ignores the warning goes on.
+            preexec_fn=_ignore_the_warning,
         )
         code = self._command.wait()
-        if code >= 0:  # else it was taken down from outside, and may well be queued again
+        if code >= 0:  # else it was killed from outside, and may be queued again
             write_json(outcome, {"exit_code": code})
         if code:
             raise SystemExit(code if code > 0 else 128 - code)
         return code
 
     def checkpoint(self) -> Any:
-        """Say what to run when the job starts again: the same, which resumes by itself.
+        """Return what to run when the job starts again: the same, which resumes by itself.
 
-        submitit calls this in its signal handler and queues the job again afterwards, which ends
-        it. Until then a training, which is told, has time to save and end, and any other command
-        to get on.
+        submitit calls this in its signal handler, then queues the job again, which ends it. Until
+        then a training, which is warned, has time to save, and any other command to go on.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -480,11 +454,24 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def _pass_over_the_warning() -> None:
+def _ignore_the_warning() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
-_NUMBERS = ("gpus", "cpus", "warning_seconds", "most_timeouts")
+def _check_text(text: str) -> str:
+    if not text or not text.isprintable():  # a new line would become one of the job's script
+        raise ValueError("a text without control characters")
+    return text
+
+
+def _check_time(text: str) -> str:
+    if re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", text, re.ASCII) is None:
+        raise ValueError("[days-]hours:minutes:seconds, such as 24:00:00")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_check_text)]
+_Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,12 +481,12 @@ class Profile:
     Attributes
     ----------
     partition, account
-        Slurm's; by default the cluster's own.
+        By default the cluster's own.
     time
         Limit of one job, ``[days-]hours:minutes:seconds``; one that reaches it is queued again
         and goes on from its checkpoint.
     memory
-        Of one job, as ``32G``.
+        Of one job, such as ``32G``.
     gpus, cpus
         Of one job.
     warning_seconds
@@ -511,31 +498,24 @@ class Profile:
         Further options of ``sbatch`` by name, without the dashes.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    time: str = "24:00:00"
-    memory: str | None = None
-    gpus: int = 1
-    cpus: int = 8
-    warning_seconds: int = 300
-    most_timeouts: int = 100
-    flags: Mapping[str, str] = field(default_factory=dict)
+    partition: _Text | None = None
+    account: _Text | None = None
+    time: Annotated[str, AfterValidator(_check_time)] = "24:00:00"
+    memory: _Text | None = None
+    gpus: Annotated[int, Field(ge=0)] = 1
+    cpus: _Positive = 8
+    warning_seconds: _Positive = 300
+    most_timeouts: _Positive = 100
+    flags: dict[_Text, _Text] = field(default_factory=dict)
 
 
 def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile.
-
-    Parameters
-    ----------
-    file
-        The TOML file; ``None`` for the defaults.
-    overrides
-        ``key=value`` texts that go before the file.
+    """Read a profile from a TOML file, if any; ``key=value`` texts override its values.
 
     Raises
     ------
     InputError
-        For a file that cannot be read or is no TOML, unknown keys, values of the wrong type.
+        If the file cannot be read or is not TOML; for unknown keys and wrong values.
     """
     found: dict[str, Any] = {}
     if file is not None:
@@ -547,46 +527,29 @@ def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(
-                f'{file}: is no TOML: {error}. Expected lines such as partition = "gpu".'
+                f'{file}: is not TOML: {error}. Expected lines such as partition = "gpu".'
             ) from error
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--slurm {text}: expected KEY=VALUE, such as --slurm partition=gpu.")
         found[key] = int(value) if key in _NUMBERS and value.isdecimal() else value
-    known = {entry.name for entry in fields(Profile)}
     where = str(file) if file else "--slurm"
-    problems = []
-    for key, value in found.items():
-        if key not in known:
-            problems.append(
-                Problem(where=where, found=f"the key {key!r}", expected=", ".join(sorted(known)))
-            )
-        elif (expected := _describe_wrong(key, value)) is not None:
-            problems.append(Problem(where=f"{where}: {key}", found=repr(value), expected=expected))
+    known = ", ".join(sorted(entry.name for entry in fields(Profile)))
+    problems = [
+        Problem(where=where, found=f"the key {key!r}", expected=known)
+        for key in found.keys() - {entry.name for entry in fields(Profile)}
+    ]
     raise_problems(problems, remedy="Correct the profile.")
-    made = Profile(**found)
+    content = json.dumps(found, default=str)
+    made = parse_record(content, Profile, where=where, remedy="Correct the profile.")
     if 2 * made.warning_seconds > 60 * count_minutes(made.time):
         raise InputError(
             f"{where}: found the limit {made.time} and warning_seconds = {made.warning_seconds}; "
-            "expected a warning in the second half of the time, or jobs only queue themselves "
-            "again. Give more time, or fewer warning_seconds."
+            "expected a warning in the second half of the time, as jobs would only queue "
+            "themselves again. Give more time, or fewer warning_seconds."
         )
     return made
-
-
-def _describe_wrong(key: str, value: object) -> str | None:
-    if key in _NUMBERS:
-        least = 0 if key == "gpus" else 1
-        good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return None if good else f"a whole number from {least} on"
-    if key == "flags":
-        good = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
-        return None if good else 'a table of texts, such as flags = {qos = "long"}'
-    if key == "time":
-        good = isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", value) is not None
-        return None if good else "[days-]hours:minutes:seconds, such as 24:00:00"
-    return None if isinstance(value, str) and value else "a text"
 
 
 def count_minutes(time: str) -> int:

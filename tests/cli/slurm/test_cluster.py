@@ -197,7 +197,7 @@ def trained(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     ]  # fmt: skip
     second = gi2nnunet(*words, cwd=folder).stdout
     assert "submitted" not in second
-    assert second.count("left alone") == 4
+    assert second.count("not submitted again") == 4
     try:
         warned = wait_for_epoch(jobs, "train_2d_fold_1", 3)
         subprocess.run(["scancel", "--signal=USR2", warned.job_id], check=True)
@@ -205,7 +205,7 @@ def trained(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         subprocess.run(["scontrol", "requeue", struck.job_id], check=True)
         found = wait_all(jobs)
         assert {job.state for job in found.values()} == {"finished"}, found
-        assert gi2nnunet(*words, cwd=folder).stdout.count("finished, left alone") == 4
+        assert gi2nnunet(*words, cwd=folder).stdout.count("finished, not submitted again") == 4
         yield folder
     finally:
         cancel(jobs)
