@@ -424,7 +424,7 @@ def train(
         workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
     )
     dataset, folds = choose_trainings(
-        fold=fold, trainer=trainer, pretrained_weights=pretrained_weights,
+        fold=fold, pretrained_weights=pretrained_weights,
         workspace=engine.workspace, dataset_id=dataset_id,
     )  # fmt: skip
     planned = _plan(
@@ -452,23 +452,20 @@ def train(
 def choose_trainings(
     *,
     fold: str | int | Sequence[str | int] | None,
-    trainer: str | None,
     pretrained_weights: FilePath | None,
     workspace: Workspace,
     dataset_id: int | None,
 ) -> tuple[Dataset, tuple[Fold, ...]]:
-    """Find the dataset and the folds to train, and refuse a trainer or weights of no use.
+    """Find the dataset and the folds to train, and refuse weights that cannot be used.
 
     That comes before planning, which takes minutes.
     """
     from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.checks import check_checkpoint_file, check_trainer
-    from gi2nnunet.nnunet.presets import STOCK_TRAINER
+    from gi2nnunet.nnunet.checks import check_checkpoint_file
     from gi2nnunet.training.train import expand_folds
 
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
-    check_trainer(trainer or STOCK_TRAINER)
     if pretrained_weights:
         check_checkpoint_file(Path(pretrained_weights))
     return dataset, folds
@@ -573,7 +570,7 @@ def estimate(
     They run on ``gpus`` cards of the kind ``card``, or on the engine's hardware.
     """
     from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.nnunet.checks import check_configurations, check_trainer
+    from gi2nnunet.nnunet.checks import check_configurations
     from gi2nnunet.nnunet.presets import choose_preset
     from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, choose_card, estimate_costs
     from gi2nnunet.training.train import expand_folds
@@ -582,7 +579,6 @@ def estimate(
     dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
     check_configurations(options.configurations)
-    check_trainer(settings.trainer)
     chosen = choose_card(card) if card is not None else None
     if chosen is None:
         tell(f"Computing on: {engine.hardware.name}")

@@ -51,7 +51,7 @@ def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
     checks.append(partial(_check_strangers, dataset))
     checks.append(partial(_check_description, dataset))
     checks.append(partial(_check_parts, dataset))
-    checks.append(partial(check_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN))
+    checks.append(partial(compare_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN))
     return checks
 
 
@@ -86,7 +86,7 @@ def _hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
+def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
     """Check a copy of the split: as the manifest has it, no patient on both sides, no scan apart.
 
     A dataset without a split has no such file.

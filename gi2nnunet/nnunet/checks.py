@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
 That takes another configuration's segmentation as input, which nothing here makes for it.
 """
 
-_CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _RESTORE_MODEL = "Restore it, or train again with --restart."
 
 
@@ -39,21 +37,6 @@ def check_configurations(names: Iterable[str]) -> None:
                 f"--config: found {name!r}; expected {', '.join(CONFIGURATION_NAMES)}. "
                 "Give one of these."
             )
-
-
-def check_trainer(name: str) -> None:
-    """Refuse a trainer's name that is no name of a class: it becomes part of a folder's.
-
-    Raises
-    ------
-    InputError
-        Where it is none.
-    """
-    if not _CLASS_NAME.fullmatch(name):
-        raise InputError(
-            f"--trainer: found {name!r}; expected the name of a trainer class, such as "
-            "nnUNetTrainer or nnUNetTrainerNoMirroring. Give one of nnU-Net's."
-        )
 
 
 def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> None:
@@ -82,7 +65,7 @@ def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> N
         )
 
 
-def check_split(dataset: Dataset, preprocessed: Path) -> None:
+def require_own_split(dataset: Dataset, preprocessed: Path) -> None:
     """Refuse a split other than the dataset's: nnU-Net would follow it, or draw one of its own.
 
     Parameters

@@ -30,7 +30,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import part_file
 from gi2nnunet.nnunet.models import Fold
-from gi2nnunet.nnunet.trust import check_dataset_json, check_plans, check_trainer
+from gi2nnunet.nnunet.trust import check_names
 
 FORMAT = 1
 MANIFEST, DATASET_JSON = "manifest.json", "dataset.json"
@@ -81,6 +81,15 @@ class Bundle:
     def dataset_id(self) -> int:
         """Return nnU-Net's number of the dataset."""
         return int(self.dataset[7:10])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what another process needs to read the file, the inverse of :meth:`from_json`."""
+        return {**vars(self), "path": str(self.path.absolute())}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Bundle:
+        """Return the opened file of plain values; nothing is checked again but each part's sum."""
+        return cls(**{**content, "path": Path(content["path"])})
 
     def folder_name(self, configuration: str) -> str:
         """Return nnU-Net's name of a model folder."""
@@ -215,7 +224,7 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
             f"{path}: its parts are not those that its {MANIFEST} lists "
             f"(the first: {strange[0]!r}). {_DAMAGED}"
         )
-    _check_names(bundle, trust=trust)
+    _check_parts(bundle, trust=trust)
     return bundle
 
 
@@ -251,23 +260,23 @@ def _describe(path: Path, manifest: Mapping[str, Any], digest: str) -> Bundle:
     )
 
 
-def _check_names(bundle: Bundle, *, trust: bool) -> None:
-    """Check what nnU-Net would import; read each small part once, and so check it."""
+def _check_parts(bundle: Bundle, *, trust: bool) -> None:
+    """Check the names that nnU-Net would import; read each small part once, and so check it."""
     dataset_json = bundle.read_json(DATASET_JSON)
     _expect_key(bundle, DATASET_JSON, dataset_json, "labels")
+    plans = {name: bundle.read_json(plans_part(name)) for name in bundle.folds}
+    for name, content in plans.items():
+        _expect_key(bundle, plans_part(name), content.get("configurations", {}), name)
     if not trust:
-        check_trainer(bundle.trainer, where=f"{bundle.path}, trainer")
-        check_dataset_json(dataset_json, where=f"{bundle.path}, {DATASET_JSON}")
+        check_names(
+            trainer={f"{bundle.path}, trainer": bundle.trainer},
+            plans={f"{bundle.path}, {plans_part(name)}": plans[name] for name in plans},
+            dataset_json={f"{bundle.path}, {DATASET_JSON}": dataset_json},
+        )
     for configuration, folds in bundle.folds.items():
-        part = plans_part(configuration)
-        plans = bundle.read_json(part)
-        _expect_key(bundle, part, plans.get("configurations", {}), configuration)
-        if not trust:
-            check_plans(plans, where=f"{bundle.path}, {part}")
         for fold in folds:
-            notes = bundle.read_json(notes_part(configuration, fold))
-            if not _are_notes(notes):
-                name = notes_part(configuration, fold)
+            name = notes_part(configuration, fold)
+            if not _are_notes(bundle.read_json(name)):
                 raise InputError(f"{bundle.path}: {name} is damaged. {_DAMAGED}")
 
 

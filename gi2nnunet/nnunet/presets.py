@@ -76,6 +76,7 @@ _PRESETS = (
     ),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
+_CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
 
 
@@ -132,6 +133,8 @@ class TrainingSettings:
 
     Raises
     ------
+    InputError
+        If the trainer is not the name of a class: it becomes part of a folder's name.
     ValueError
         For a number that is not above 0.
     """
@@ -144,6 +147,11 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         require_positive(epochs=self.epochs, iterations=self.iterations, lr=self.learning_rate)
+        if not _CLASS_NAME.fullmatch(self.trainer):
+            raise InputError(
+                f"--trainer: found {self.trainer!r}; expected the name of a trainer class, such as "
+                "nnUNetTrainer or nnUNetTrainerNoMirroring. Give one of nnU-Net's."
+            )
 
 
 def choose_configurations(asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""The names that nnU-Net 2.8.1 itself brings for what its plans and checkpoints import by name.
+"""Checks of model files from strangers: names that nnU-Net would import, paths, and pickles.
 
-nnU-Net imports whatever stands in a plan. These are the only names that it may: the classes and
-functions of nnU-Net itself, and the network parts that its planners write. A test compares the
-lists with the installed package.
+nnU-Net imports whatever class or function a plan names. Allowed are only those that the installed
+nnU-Net defines itself, and the network parts that its planners write.
 """
 
 from __future__ import annotations
@@ -10,73 +9,43 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import read_json
+from gi2nnunet.dataset.manifest import SPLITS
+from gi2nnunet.source.nifti import DATASET_JSON
 
-_TRAINERS = """
-    _Primus_B_96_BS1 _Primus_L_48_BS1 _Primus_M_96_BS1 _Primus_S_96_BS1 AbstractPrimus
-    nnUNet_Primus_B_Trainer nnUNet_Primus_L_Trainer nnUNet_Primus_M_Trainer
-    nnUNet_Primus_M_Trainer_BS8 nnUNet_Primus_M_Trainer_BS8_2e4 nnUNet_Primus_S_Trainer
-    nnUNet_PrimusV2B_Trainer nnUNet_PrimusV2L_Trainer nnUNet_PrimusV2M_Trainer
-    nnUNet_PrimusV2S_Trainer nnUNet_PrimusV3B_Trainer nnUNet_PrimusV3L_Trainer
-    nnUNet_PrimusV3M_Trainer nnUNet_PrimusV3S_Trainer nnUNet_Trainer_BS8 nnUNetTrainer
-    nnUNetTrainer_100epochs nnUNetTrainer_10epochs nnUNetTrainer_1epoch
-    nnUNetTrainer_2000epochs nnUNetTrainer_2000epochs_NoMirroring nnUNetTrainer_20epochs
-    nnUNetTrainer_250epochs nnUNetTrainer_250epochs_NoMirroring nnUNetTrainer_4000epochs
-    nnUNetTrainer_4000epochs_NoMirroring nnUNetTrainer_500epochs nnUNetTrainer_50epochs
-    nnUNetTrainer_5epochs nnUNetTrainer_750epochs nnUNetTrainer_8000epochs
-    nnUNetTrainer_8000epochs_NoMirroring nnUNetTrainer_DASegOrd0
-    nnUNetTrainer_DASegOrd0_NoMirroring nnUNetTrainer_noDummy2DDA nnUNetTrainer_onlyMirror01
-    nnUNetTrainer_onlyMirror01_1500ep nnUNetTrainer_onlyMirror01_DA5
-    nnUNetTrainer_onlyMirror01_DASegOrd0 nnUNetTrainer_probabilisticOversampling
-    nnUNetTrainer_probabilisticOversampling_010 nnUNetTrainer_probabilisticOversampling_033
-    nnUNetTrainer_warmup nnUNetTrainerAdam nnUNetTrainerAdam1en3 nnUNetTrainerAdam3en4
-    nnUNetTrainerAdan nnUNetTrainerAdan1en1 nnUNetTrainerAdan1en3 nnUNetTrainerAdan3en4
-    nnUNetTrainerAdanCosAnneal nnUNetTrainerBenchmark_5epochs
-    nnUNetTrainerBenchmark_5epochs_noDataLoading nnUNetTrainerBN nnUNetTrainerCELoss
-    nnUNetTrainerCELoss_5epochs nnUNetTrainerCosAnneal nnUNetTrainerDA5
-    nnUNetTrainerDA5_10epochs nnUNetTrainerDA5ord0 nnUNetTrainerDA5Segord0
-    nnUNetTrainerDiceCELoss_noSmooth nnUNetTrainerDiceLoss nnUNetTrainerDiceTopK10Loss
-    nnUNetTrainerNoDA nnUNetTrainerNoDeepSupervision nnUNetTrainerNoMirroring
-    nnUNetTrainerTopk10Loss nnUNetTrainerTopk10LossLS01 nnUNetTrainerVanillaAdam
-    nnUNetTrainerVanillaAdam1en3 nnUNetTrainerVanillaAdam3en4
-"""
-TRAINERS = frozenset(_TRAINERS.split())
 
-_PLANNERS = """
-    ExperimentPlanner nnUNetPlanner_torchres nnUNetPlannerResEncL
-    nnUNetPlannerResEncL_noResampling nnUNetPlannerResEncL_torchres
-    nnUNetPlannerResEncL_torchres_sepz nnUNetPlannerResEncM nnUNetPlannerResEncXL
-    ResEncUNetPlanner
-"""
-PLANNERS = frozenset(_PLANNERS.split())
+@cache
+def list_shipped(folder: str) -> frozenset[str]:
+    """Return the classes that nnU-Net's modules in a folder of its package define.
 
-_NORMALIZATIONS = """
-    ZScoreNormalization CTNormalization NoNormalization RescaleTo01Normalization
-    RGBTo01Normalization
-"""
-NORMALIZATIONS = frozenset(_NORMALIZATIONS.split())
+    The files are only read: importing nnU-Net takes seconds and runs code.
+    """
+    spec = find_spec("nnunetv2")
+    home = Path(spec.origin or "").parent if spec else Path()
+    return frozenset(
+        name
+        for path in (home / folder).rglob("*.py")
+        for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
-_RESAMPLINGS = """
-    resample_data_or_seg_to_shape resample_torch_fornnunet no_resampling_hack
-"""
-RESAMPLINGS = frozenset(_RESAMPLINGS.split())
 
-_READERS = """
-    NaturalImage2DIO NibabelIO NibabelIOWithReorient SimpleITKIO SimpleITKIOWithReorient Tiff3DIO
-"""
-READERS = frozenset(_READERS.split())
+TRAINERS = "training/nnUNetTrainer"
+_RESAMPLINGS = frozenset(
+    {"resample_data_or_seg_to_shape", "resample_torch_fornnunet", "no_resampling_hack"}
+)
 
-PREPROCESSORS = frozenset({"DefaultPreprocessor"})
-LABEL_MANAGERS = frozenset({"LabelManager"})
-
-# What the planners write, and dynamic_network_architectures' U-Nets beside it.
-NETWORKS = frozenset(
+# What the planners write, and the other U-Nets of dynamic_network_architectures.
+_NETWORKS = frozenset(
     f"dynamic_network_architectures.architectures.{name}"
     for name in (
         "unet.PlainConvUNet",
@@ -85,19 +54,19 @@ NETWORKS = frozenset(
         "residual_unet.ResidualEncoderUNet",  # where older plans have it
     )
 )
-OLD_NETWORKS = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
+_OLD_NETWORKS = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
 
 # PyTorch's layers go by a short and a long name.
-_LAYERS = {
+_LAYER_NAMES = {
     "conv": "Conv1d Conv2d Conv3d",
     "instancenorm": "InstanceNorm1d InstanceNorm2d InstanceNorm3d",
     "batchnorm": "BatchNorm1d BatchNorm2d BatchNorm3d",
     "dropout": "Dropout Dropout1d Dropout2d Dropout3d",
     "activation": "LeakyReLU ReLU ReLU6 PReLU ELU SELU GELU SiLU Mish",
 }
-LAYERS = frozenset(
+_LAYERS = frozenset(
     f"torch.nn.{prefix}{name}"
-    for module, names in _LAYERS.items()
+    for module, names in _LAYER_NAMES.items()
     for name in names.split()
     for prefix in ("", f"modules.{module}.")
 ) | frozenset(
@@ -109,18 +78,20 @@ _REMEDY = (
     "nnU-Net would import these. Get the file from where it was made; if you have read it and "
     "trust it, add --trust."
 )
-_OF_CONFIGURATION: Mapping[str, Collection[str]] = {
-    "preprocessor_name": PREPROCESSORS,
-    "resampling_fn_data": RESAMPLINGS,
-    "resampling_fn_seg": RESAMPLINGS,
-    "resampling_fn_probabilities": RESAMPLINGS,
-    "UNet_class_name": OLD_NETWORKS,
+# The allowed names by key, or the folder of nnU-Net that defines them.
+_OF_CONFIGURATION: Mapping[str, str | Collection[str]] = {
+    "preprocessor_name": "preprocessing/preprocessors",
+    "resampling_fn_data": _RESAMPLINGS,
+    "resampling_fn_seg": _RESAMPLINGS,
+    "resampling_fn_probabilities": _RESAMPLINGS,
+    "UNet_class_name": _OLD_NETWORKS,
 }
-_OF_PLANS: Mapping[str, Collection[str]] = {
-    "image_reader_writer": READERS,
-    "experiment_planner_used": PLANNERS,
-    "label_manager": LABEL_MANAGERS,
+_OF_PLANS: Mapping[str, str | Collection[str]] = {
+    "image_reader_writer": "imageio",
+    "experiment_planner_used": "experiment_planning",
+    "label_manager": "utilities/label_handling",
 }
+_NORMALIZATIONS = "preprocessing/normalization"
 
 # What NumPy's own pickles name, under NumPy 2 and under 1.
 _NUMPY = {
@@ -138,63 +109,118 @@ _POSTPROCESSING = {
         "remove_all_but_largest_component_from_segmentation",
     )
 }
-# What stands for a function that is not to be called while a file is only looked at.
+# Replaces a function, which must not be called while a file is only checked.
 _PLACEHOLDER = "a function"
 
 
-def check_trainer(name: object, *, where: str) -> None:
-    """Refuse a trainer's name that nnU-Net does not ship.
+class ModelFiles(NamedTuple):
+    """The checked content of the two files that nnU-Net builds a network from."""
 
-    Raises
-    ------
-    InputError
-        Where it is no such name.
-    """
-    raise_problems(_compare(where, name, TRAINERS, "a trainer class of nnU-Net"), remedy=_REMEDY)
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
 
 
-def check_plans(plans: Mapping[str, Any], *, where: str) -> None:
-    """Refuse a plan that makes nnU-Net import what it does not ship itself, or leave its folders.
+def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
+    """Read plans and dataset.json of a model folder, and check every name in them.
+
+    The trainer is the one that the folder is named after, as each of its checkpoints must be.
 
     Parameters
     ----------
-    plans
-        The content of a plans file.
-    where
-        Its path, for the message.
+    folder
+        ``<trainer>__<plans>__<configuration>``.
+    trust
+        Check nothing.
 
     Raises
     ------
     InputError
-        Naming every such entry.
+        With all names that nnU-Net does not ship; or naming a postprocessing.pkl that holds more
+        than nnU-Net's own step (only nnU-Net's own commands read that file).
     """
-    raise_problems(_find_in_plans(plans, where), remedy=_REMEDY)
+    plans, described = folder / "plans.json", folder / DATASET_JSON
+    files = ModelFiles(plans=read_json(plans), dataset_json=read_json(described))
+    if not trust:
+        check_names(
+            trainer={f"{folder}, trainer": folder.name.partition("__")[0]},
+            plans={str(plans): files.plans},
+            dataset_json={str(described): files.dataset_json},
+        )
+        _check_pickles(
+            sorted(folder.rglob("postprocessing.pkl")),
+            functions=_POSTPROCESSING,
+            remedy="Delete it: only nnUNetv2_apply_postprocessing reads it.",
+        )
+    return files
 
 
-def check_dataset_json(content: Mapping[str, Any], *, where: str) -> None:
-    """Refuse a dataset.json whose reader nnU-Net does not ship.
+def open_preprocessed(
+    folder: Path, plans_name: str, *, trainer: str | None = None, trust: bool = False
+) -> ModelFiles:
+    """Read plans and dataset.json of a preprocessed dataset, and check every name in them.
+
+    Parameters
+    ----------
+    folder
+        nnU-Net's preprocessed folder of the dataset; its split is checked too, if there is one.
+    plans_name
+        Name of the plans file, without its ending.
+    trainer
+        The trainer to use; ``None`` if nothing is to be trained.
+    trust
+        Check nothing.
 
     Raises
     ------
     InputError
-        Where it names another.
+        With all names that nnU-Net does not ship, or identifiers that lead out of the folder.
     """
-    name = content.get("overwrite_image_reader_writer", "None")
-    key = f"{where}, overwrite_image_reader_writer"
-    raise_problems(_compare(key, name, {"None", *READERS}), remedy=_REMEDY)
+    plans, described = folder / f"{plans_name}.json", folder / DATASET_JSON
+    files = ModelFiles(plans=read_json(plans), dataset_json=read_json(described))
+    if not trust:
+        check_names(
+            trainer={} if trainer is None else {"--trainer": trainer},
+            plans={str(plans): files.plans},
+            dataset_json={str(described): files.dataset_json},
+        )
+        _check_split(folder / SPLITS)
+    return files
 
 
-def check_split(path: Path) -> None:
-    """Refuse a split whose identifiers lead out of the folder of preprocessed scans.
+def check_names(
+    *,
+    trainer: Mapping[str, object] | None = None,
+    plans: Mapping[str, Mapping[str, Any]] | None = None,
+    dataset_json: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Refuse every name in a model's files that nnU-Net would import and does not ship itself.
 
-    A missing one is none.
+    Parameters
+    ----------
+    trainer, plans, dataset_json
+        Each by where it is from, for the message: a trainer's name, contents of plans files and of
+        dataset.json files. A name in plans that becomes part of a path must be a plain name.
 
     Raises
     ------
     InputError
-        Naming every such entry.
+        With all such names.
     """
-    remedy = "nnU-Net reads scans by it. Convert the dataset again, it makes another."
+    problems: list[Problem] = []
+    for where, name in (trainer or {}).items():
+        problems += _compare(where, name, TRAINERS, "a trainer class of nnU-Net")
+    for where, content in (plans or {}).items():
+        problems += _find_in_plans(content, where)
+    for where, content in (dataset_json or {}).items():
+        name = content.get("overwrite_image_reader_writer", "None")
+        if name != "None":
+            problems += _compare(f"{where}, overwrite_image_reader_writer", name, "imageio")
+    raise_problems(problems, remedy=_REMEDY)
+
+
+def _check_split(path: Path) -> None:
+    """Refuse a split with identifiers that lead out of the folder of preprocessed scans."""
+    remedy = "nnU-Net reads scans by it. Restore it by running the same gi2nnunet convert again."
     if not path.is_file():
         return
     try:
@@ -204,7 +230,7 @@ def check_split(path: Path) -> None:
             for part in ("train", "val")
             for identifier in fold[part]
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error!r}). {remedy}") from error
     raise_problems(
         (problem for where, name in named for problem in _find_paths(where, name)), remedy=remedy
@@ -212,9 +238,10 @@ def check_split(path: Path) -> None:
 
 
 def check_data_folder(folder: Path) -> None:
-    """Refuse a folder of preprocessed scans with a ``.pkl`` that holds more than data.
+    """Refuse a folder of preprocessed scans if a ``.pkl`` in it holds more than data.
 
-    Nothing in them is run: arrays are made, everything else that a pickle can ask for is refused.
+    Nothing in them is run: only arrays are made, and anything else that a pickle asks for is
+    refused.
 
     Raises
     ------
@@ -226,24 +253,7 @@ def check_data_folder(folder: Path) -> None:
         if folder.is_dir()
         else [],
         functions=set(),
-        remedy="Delete the folder; gi2nnunet plan makes it anew.",
-    )
-
-
-def check_postprocessing(model_folder: Path) -> None:
-    """Refuse a model folder with a postprocessing.pkl that holds more than nnU-Net's own step.
-
-    This package never reads that file; nnU-Net's own commands do.
-
-    Raises
-    ------
-    InputError
-        Naming every such file.
-    """
-    _check_pickles(
-        sorted(model_folder.rglob("postprocessing.pkl")),
-        functions=_POSTPROCESSING,
-        remedy="Delete it: only nnUNetv2_apply_postprocessing reads it.",
+        remedy="Delete the folder; gi2nnunet plan makes it again.",
     )
 
 
@@ -289,7 +299,7 @@ def _find_in_configuration(configuration: Mapping[str, Any], where: str) -> Iter
     for name in following if isinstance(following, list) else [following] if following else []:
         yield from _find_paths(f"{where}, next_stage", name)
     for name in _as_list(configuration.get("normalization_schemes", [])):
-        yield from _compare(f"{where}, normalization_schemes", name, NORMALIZATIONS)
+        yield from _compare(f"{where}, normalization_schemes", name, _NORMALIZATIONS)
     if "architecture" in configuration:
         yield from _find_in_network(configuration["architecture"], f"{where}, architecture")
 
@@ -298,24 +308,28 @@ def _find_in_network(network: Any, where: str) -> Iterator[Problem]:
     if not isinstance(network, Mapping) or not isinstance(network.get("arch_kwargs"), Mapping):
         yield Problem(where=where, found="no arch_kwargs", expected="a network of nnU-Net")
         return
-    yield from _compare(f"{where}, network_class_name", network.get("network_class_name"), NETWORKS)
+    yield from _compare(
+        f"{where}, network_class_name", network.get("network_class_name"), _NETWORKS
+    )
     for key in _as_list(network.get("_kw_requires_import", [])):
         value = network["arch_kwargs"].get(key) if isinstance(key, str) else key
         if value is not None:
-            yield from _compare(f"{where}, {key}", value, LAYERS, "a layer of PyTorch")
+            yield from _compare(f"{where}, {key}", value, _LAYERS, "a layer of PyTorch")
 
 
 def _as_list(value: object) -> list[Any]:
-    # What is neither is one entry of no allowed name.
+    # Anything else is one entry, which is not an allowed name.
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _compare(
-    where: str, name: object, allowed: Collection[str], expected: str | None = None
+    where: str, name: object, allowed: str | Collection[str], expected: str | None = None
 ) -> list[Problem]:
-    if isinstance(name, str) and name in allowed:
+    """Compare a name with those allowed; a text is the folder of nnU-Net that defines them."""
+    names = list_shipped(allowed) if isinstance(allowed, str) else allowed
+    if isinstance(name, str) and name in names:
         return []
-    expected = expected or ("one of " if len(allowed) > 1 else "") + ", ".join(sorted(allowed))
+    expected = expected or ("one of " if len(names) > 1 else "") + ", ".join(sorted(names))
     return [Problem(where=where, found=repr(name), expected=expected)]
 
 
@@ -345,7 +359,7 @@ def _find_in_pickle(path: Path, functions: Collection[tuple[str, str]]) -> Probl
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Stand for what pickles of the older protocols make bytes with, in its one harmless use."""
+    """Replace the codec by which pickles of the older protocols make bytes, in its one use."""
     if encoding != "latin1":
         raise _RefusedError(f"the encoding {encoding!r}")
     return text.encode("latin1")
@@ -356,7 +370,7 @@ class _RefusedError(Exception):
 
 
 class _Reader(pickle.Unpickler):
-    """Makes plain values and NumPy's arrays; knows nothing else."""
+    """Unpickler of plain values and NumPy's arrays; it refuses anything else."""
 
     def __init__(self, file: IO[bytes], functions: Collection[tuple[str, str]]) -> None:
         super().__init__(file)

@@ -113,7 +113,7 @@ def export_model(
         for model in ensemble.models
     ]
     options = {"out": str(out.absolute()), "models": models, "about": about, "half": half}
-    _run(engine, "export", options)
+    _run(engine, "export", {**options, "trust": engine.trust})
     return ExportedModel(
         path=out, size=out.stat().st_size, ensemble=ensemble, tuned=tuned, warnings=tuple(warnings)
     )
@@ -195,7 +195,7 @@ def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine) -> None:
     hidden = engine.workspace.results / f".import-{bundle.digest[:16]}.part"
     try:
         shutil.rmtree(hidden, ignore_errors=True)
-        options = {"file": str(bundle.path.absolute()), "into": str(hidden)}
+        options = {"bundle": bundle.to_json(), "into": str(hidden)}
         _run(engine, "import", {**options, "configurations": list(todo)})
         for name, folder in todo.items():
             _write_notes(bundle, name, hidden / folder.name)
@@ -271,4 +271,4 @@ def swap_folder(new: Path, place: Path, *, old: Path) -> None:
 
 def _run(engine: Engine, task: str, options: Mapping[str, Any]) -> None:
     log = engine.new_log(task)
-    engine.run(task, {**options, "trust": engine.trust}, log=log, threads=count_cores())
+    engine.run(task, options, log=log, threads=count_cores())

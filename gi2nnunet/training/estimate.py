@@ -22,7 +22,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json, take_mapping, take_number
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.checks import check_split
+from gi2nnunet.nnunet.checks import require_own_split
 from gi2nnunet.nnunet.engine import Engine, Hardware
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.presets import STOCK_ITERATIONS, Preset, TrainingSettings
@@ -370,7 +370,7 @@ class _Estimation:
     def _measure_paces(self, progress: Progress) -> dict[str, Pace]:
         """Return by configuration the pace of a short run."""
         if self.request.folds[0] != "all":
-            check_split(self.dataset, self.folder)  # nnU-Net would make a missing one
+            require_own_split(self.dataset, self.folder)  # nnU-Net would make a missing one
         for name, planned in self.planned.items():
             if not self._is_ready(name):
                 raise InputError(

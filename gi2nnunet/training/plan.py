@@ -1,8 +1,7 @@
-"""Plan and preprocess a dataset for a preset, doing only what is missing.
+"""Planning and preprocessing of a dataset for a preset; only missing steps are run.
 
-Beside nnU-Net's own files in the preprocessed folder lie small JSON marks of ours: one says of
-which dataset the fingerprint and the plans were made, and one says of each data folder that it is
-whole (nnU-Net trains on a half-filled one without a word).
+Small JSON marks beside nnU-Net's own files record from which dataset the fingerprint and the plans
+were made, and that a data folder is complete (nnU-Net trains on a half-filled one without warning).
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -22,7 +20,7 @@ from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
-from gi2nnunet.nnunet.checks import check_configurations, check_dataset, check_split
+from gi2nnunet.nnunet.checks import check_configurations, check_dataset, require_own_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.presets import PlanOptions, Preset, choose_preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
@@ -42,20 +40,9 @@ _PREPROCESSING_OF_CONFIGURATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedConfiguration:
-    """What nnU-Net planned for one configuration.
+    """What nnU-Net planned for one configuration, such as ``2d``.
 
-    Attributes
-    ----------
-    name
-        ``2d`` or ``3d_fullres``.
-    data_folder
-        The preprocessed scans.
-    batch_size
-        Patches in a batch.
-    patch_size
-        In voxels, slowest axis first.
-    spacing_mm
-        Target spacing in the same order.
+    Patch size (voxels) and target spacing have their slowest axis first.
     """
 
     name: str
@@ -71,16 +58,12 @@ class Plan:
 
     Attributes
     ----------
-    preset
-        The preset it was planned by.
     plans_name
         nnU-Net's plans identifier.
-    plans_file
-        The plans.
     configurations
-        By name, those that were asked for.
+        By name, the requested ones.
     log
-        nnU-Net's output, ``None`` where there was nothing to do.
+        nnU-Net's output; ``None`` if there was nothing to do.
     """
 
     preset: Preset
@@ -93,16 +76,14 @@ class Plan:
 def plan_dataset(
     dataset: Dataset, options: PlanOptions, *, engine: Engine, progress: Progress | None = None
 ) -> Plan:
-    """Fingerprint, plan and preprocess by nnU-Net, where that has not been done.
+    """Fingerprint, plan and preprocess a dataset by nnU-Net; each step only if it is missing.
 
     Parameters
     ----------
     dataset
         A converted dataset with training scans.
-    options
-        What to plan.
     engine
-        Where to work, and with how many workers: at most eight.
+        At most eight of its workers preprocess.
     progress
         Called with ``(done, total, what)``.
 
@@ -110,120 +91,166 @@ def plan_dataset(
     ------
     InputError
         For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use;
-        for a dataset of which a file is missing or cut off, or a split that is not its own.
+        for a dataset with a missing or truncated file, or with a split that is not its own.
     EngineError
-        Where nnU-Net fails.
+        If nnU-Net fails.
     """
     if not any(scan.part == "train" for scan in dataset.scans):
         raise InputError(
             f"{dataset.folder}: holds no training scan. Convert a source that has train.csv."
         )
     check_configurations(options.configurations)
-    sizes = _assign_sizes(options.patch_sizes, options.configurations)
-    preset = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
+    planning = _Planning(dataset, options, engine, progress or ignore)
     check_dataset(dataset)
-    folder = engine.workspace.preprocessed / dataset.name
-    if (folder / SPLITS).exists():
-        check_split(dataset, folder)
-    plans_name = preset.plans_name + name_sizes(options.batch_size, sizes)
-    steps = _Steps(engine, folder)
-    processes = steps.processes
-    report = progress or ignore
-
+    if (planning.folder / SPLITS).exists():
+        require_own_split(dataset, planning.folder)
     with (
         hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="planning"),
         # Two trainings that start together: the second waits for what the first preprocesses.
-        hold(folder / "plans", purpose="planning", on_wait=lambda holder: report(0, 1, holder)),
+        hold(
+            planning.folder / "plans",
+            purpose="planning",
+            on_wait=lambda holder: planning.report(0, 1, holder),
+        ),
     ):
-        source = {"dataset": dataset.digest}
-        fingerprint_mark = folder / FINGERPRINT_MARK
-        if (
-            read_json(fingerprint_mark) != source
-            or not (folder / "dataset_fingerprint.json").is_file()
-        ):
-            report(0, 1, "extracting the dataset's fingerprint")
-            steps.run("fingerprint", {"dataset_id": dataset.dataset_id, "processes": processes})
-            write_json(fingerprint_mark, source)
+        planning.fingerprint()
+        planning.plan()
+        chosen = planning.choose()
+        for configuration in chosen.values():
+            planning.preprocess(configuration)
+    return Plan(
+        preset=planning.preset,
+        plans_name=planning.plans_name,
+        plans_file=planning.plans_file,
+        configurations=chosen,
+        log=planning.log.path if planning.log else None,
+    )
 
-        plans_file = folder / f"{plans_name}.json"
-        plan_mark = folder / f"gi2nnunet_{plans_name}.json"
+
+class _Planning:
+    """One planning: its steps by the engine, all into one log, which the first step makes."""
+
+    def __init__(
+        self, dataset: Dataset, options: PlanOptions, engine: Engine, report: Progress
+    ) -> None:
+        self.dataset, self.options, self.engine, self.report = dataset, options, engine, report
+        self.sizes = _assign_sizes(options.patch_sizes, options.configurations)
+        self.preset = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
+        self.plans_name = self.preset.plans_name + name_sizes(options.batch_size, self.sizes)
+        self.folder = engine.workspace.preprocessed / dataset.name
+        self.plans_file = self.folder / f"{self.plans_name}.json"
+        self.processes = min(_MOST_PROCESSES, engine.workers)
+        self.source = {"dataset": dataset.digest}
+        self.log: LogFile | None = None
+
+    def fingerprint(self) -> None:
+        """Extract nnU-Net's fingerprint of the dataset."""
+        mark = self.folder / FINGERPRINT_MARK
+        is_there = (self.folder / "dataset_fingerprint.json").is_file()
+        if is_there and read_json(mark) == self.source:
+            return
+        self.report(0, 1, "extracting the dataset's fingerprint")
+        self._run("fingerprint", {"processes": self.processes})
+        write_json(mark, self.source)
+
+    def plan(self) -> None:
+        """Write nnU-Net's plans, unless they were made by the same recipe."""
+        path = _plan_mark(self.folder, self.plans_name)
         recipe = {
-            **source,
-            "preset": asdict(preset),
-            "batch_size": options.batch_size,
-            "patch_sizes": sizes,
+            **self.source,
+            "preset": asdict(self.preset),
+            "batch_size": self.options.batch_size,
+            "patch_sizes": self.sizes,
         }
-        mark = read_json(plan_mark)
-        if mark.get("recipe") != recipe or mark.get("plans") != digest_file(plans_file):
-            report(0, 1, f"planning ({preset.name})")
-            plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
-            planned = steps.run(
-                "plan",
-                {
-                    "dataset_id": dataset.dataset_id,
-                    "planner": preset.planner,
-                    "plans_name": plans_name,
-                    "data_name": preset.plans_name,
-                    "tiny": preset.name == "tiny",
-                    "batch_size": options.batch_size,
-                    "patch_sizes": sizes,
-                },
-            )
-            mark = {
-                "recipe": recipe,
-                "plans": digest_file(plans_file),
-                "configurations": planned["configurations"],
-            }
-            write_json(plan_mark, mark)
+        mark = read_json(path)
+        if mark.get("recipe") == recipe and mark.get("plans") == digest_file(self.plans_file):
+            return
+        self.report(0, 1, f"planning ({self.preset.name})")
+        self.plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
+        planned = self._run(
+            "plan",
+            {
+                "planner": self.preset.planner,
+                "plans_name": self.plans_name,
+                "data_name": self.preset.plans_name,
+                "tiny": self.preset.name == "tiny",
+                "batch_size": self.options.batch_size,
+                "patch_sizes": self.sizes,
+            },
+        )
+        digest = digest_file(self.plans_file)
+        write_json(
+            path,
+            {"recipe": recipe, "plans": digest, "configurations": planned["configurations"]},
+        )
 
-        planned_now = read_planned(folder, plans_name)
-        chosen: dict[str, PlannedConfiguration] = {}
-        for name in options.configurations:
-            if name not in planned_now:
+    def choose(self) -> dict[str, PlannedConfiguration]:
+        """Return the configurations to use; refuse one that is not planned."""
+        planned = read_planned(self.folder, self.plans_name)
+        for name in self.options.configurations:
+            if name not in planned:
                 raise InputError(
-                    f"--config {name}: nnU-Net planned {', '.join(mark['configurations'])} "
-                    "for this dataset. Choose one of these."
+                    f"--config {name}: nnU-Net planned {', '.join(planned)} for this dataset. "
+                    "Choose one of these."
                 )
-            chosen[name] = planned_now[name]
-        for name, configuration in chosen.items():
-            preprocessing = digest_preprocessing(plans_file, name)
-            if is_preprocessed(configuration, dataset, preprocessing=preprocessing):
-                continue
-            completion_mark(configuration.data_folder).unlink(missing_ok=True)
-            steps.run_watched(
+        return {name: planned[name] for name in self.options.configurations}
+
+    def preprocess(self, configuration: PlannedConfiguration) -> None:
+        """Preprocess every training scan, unless that is done; report progress meanwhile."""
+        folder, total = configuration.data_folder, dataset_size(self.dataset)
+        digest = digest_preprocessing(self.plans_file, configuration.name)
+        if is_preprocessed(configuration, self.dataset, preprocessing=digest):
+            return
+        completion_mark(folder).unlink(missing_ok=True)
+        what, done = f"preprocessing {configuration.name}", Event()
+
+        def watch() -> None:
+            while not done.wait(0.5):
+                self.report(min(_count_scans(folder), total), total, what)
+
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            self._run(
+                "preprocess",
                 {
-                    "dataset_id": dataset.dataset_id,
-                    "plans_name": plans_name,
-                    "configuration": name,
-                    "processes": processes,
+                    "plans_name": self.plans_name,
+                    "configuration": configuration.name,
+                    "processes": self.processes,
                 },
-                folder=configuration.data_folder,
-                total=dataset_size(dataset),
-                report=partial(_report_as, report, f"preprocessing {name}"),
             )
-            found = _count_scans(configuration.data_folder)
-            if found != dataset_size(dataset):
-                raise EngineError(
-                    f"{configuration.data_folder}: found {found} preprocessed scans; expected "
-                    f"{dataset_size(dataset)}. Run the same command again; if another run works on "
-                    "this workspace, let it end first."
-                )
-            write_json(
-                completion_mark(configuration.data_folder),
-                {**source, "preprocessing": preprocessing, "scans": found},
+        finally:
+            done.set()
+            watcher.join()
+        self.report(total, total, what)
+        found = _count_scans(folder)
+        if found != total:
+            raise EngineError(
+                f"{folder}: found {found} preprocessed scans; expected {total}. Run the same "
+                "command again; if another run works on this workspace, let it end first."
             )
-        return Plan(
-            preset=preset,
-            plans_name=plans_name,
-            plans_file=plans_file,
-            configurations=chosen,
-            log=steps.log.path if steps.log else None,
+        mark = {**self.source, "preprocessing": digest, "scans": found}
+        write_json(completion_mark(folder), mark)
+
+    def _run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        check_place(self.folder / "plans.json")
+        self.log = self.log or self.engine.new_log("plan")
+        return self.engine.run(
+            task,
+            {"dataset_id": self.dataset.dataset_id, **options},
+            log=self.log,
+            processes=self.processes,
+            helpers=self.processes,
         )
 
 
+def _plan_mark(folder: Path, plans_name: str) -> Path:
+    return folder / f"gi2nnunet_{plans_name}.json"
+
+
 def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguration]:
-    """Return what was planned under a name in a preprocessed folder; empty where nothing was."""
-    mark = read_json(folder / f"gi2nnunet_{plans_name}.json")
+    """Return what was planned under a name in a preprocessed folder; empty if nothing was."""
+    mark = read_json(_plan_mark(folder, plans_name))
     return {
         name: PlannedConfiguration(
             name=name,
@@ -239,9 +266,9 @@ def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguratio
 def is_preprocessed(
     configuration: PlannedConfiguration, dataset: Dataset, *, preprocessing: str
 ) -> bool:
-    """Return whether a data folder holds every training scan of this very dataset.
+    """Return whether a data folder holds every training scan of this dataset as it is now.
 
-    ``preprocessing`` is what :func:`digest_preprocessing` gives for the plan to train by.
+    ``preprocessing`` is :func:`digest_preprocessing` of the plan to train by.
     """
     mark = read_json(completion_mark(configuration.data_folder))
     return (
@@ -252,7 +279,7 @@ def is_preprocessed(
 
 
 def digest_preprocessing(plans_file: Path, configuration: str) -> str:
-    """Return a short digest of all in a plan that preprocessed scans depend on.
+    """Return a short digest of everything in a plan that preprocessed scans depend on.
 
     Network, batch and patch size are left out: plans that differ in these share a data folder.
     """
@@ -290,8 +317,8 @@ def _assign_sizes(
 
 
 def completion_mark(folder: Path) -> Path:
-    """Return the file that says that a data folder is whole."""
-    # Beside the data folder: nnU-Net takes every file inside for a scan.
+    """Return the file that records that a data folder is complete."""
+    # Beside the data folder: nnU-Net reads every file inside as a scan.
     return folder.with_name(f"gi2nnunet_{folder.name}.complete.json")
 
 
@@ -303,53 +330,8 @@ def _count_scans(folder: Path) -> int:
 
 
 def digest_file(path: Path) -> str | None:
-    """Return a short digest of a file; ``None`` where it cannot be read."""
+    """Return a short digest of a file; ``None`` if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return None
-
-
-def _report_as(report: Progress, what: str, done: int, total: int) -> None:
-    report(done, total, what)
-
-
-class _Steps:
-    """Runs the engine's steps of one planning, all into one log, made at the first of them."""
-
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine = engine
-        self.folder = folder
-        self.processes = min(_MOST_PROCESSES, engine.workers)
-        self.log: LogFile | None = None
-
-    def run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        check_place(self.folder / "plans.json")
-        self.log = self.log or self.engine.new_log("plan")
-        return self.engine.run(
-            task, options, log=self.log, processes=self.processes, helpers=self.processes
-        )
-
-    def run_watched(
-        self,
-        options: Mapping[str, Any],
-        *,
-        folder: Path,
-        total: int,
-        report: Callable[[int, int], None],
-    ) -> None:
-        """Preprocess, telling the progress by the files that appear."""
-        done = Event()
-
-        def watch() -> None:
-            while not done.wait(0.5):
-                report(min(_count_scans(folder), total), total)
-
-        watcher = Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            self.run("preprocess", options)
-        finally:
-            done.set()
-            watcher.join()
-        report(total, total)

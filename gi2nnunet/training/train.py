@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
@@ -14,7 +17,7 @@ from gi2nnunet.core.files import check_place, read_json, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.nnunet.checks import check_split, check_trainer
+from gi2nnunet.nnunet.checks import require_own_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
@@ -42,21 +45,17 @@ _CARD_FAILURES = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cudaError", "N
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """What one training tells after an epoch.
+    """Progress of one training after an epoch.
 
     Attributes
     ----------
-    configuration, fold
-        Which training.
     epoch, epochs
         Finished epochs and how many there will be.
-    train_loss, val_loss
-        nnU-Net's losses of the epoch.
     pseudo_dice
-        Dice per organ over random validation patches, nnU-Net's "pseudo Dice"; NaN where no
-        patch held the organ.
-    epoch_seconds, seconds_left
-        Wall-clock time of the epoch, and of what is left at that pace.
+        Dice per organ over random validation patches, nnU-Net's "pseudo Dice"; NaN if no patch
+        held the organ.
+    seconds_left
+        Wall-clock time of the remaining epochs at the pace of this one.
     """
 
     configuration: str
@@ -71,14 +70,7 @@ class TrainingProgress:
 
 
 def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
-    """Turn what ``--fold`` said into folds.
-
-    Parameters
-    ----------
-    folds
-        Numbers, ``all`` (one model on every training scan) or ``cv`` (every fold of the split).
-    n_folds
-        Folds of the dataset's split.
+    """Turn values of ``--fold`` into folds: numbers, ``all`` or ``cv`` (every fold of the split).
 
     Raises
     ------
@@ -107,7 +99,7 @@ def expand_folds(folds: Sequence[str], *, n_folds: int) -> tuple[Fold, ...]:
 
 
 def describe_folds(folds: Sequence[Fold], dataset: Dataset) -> list[str]:
-    """Say in words what is going to be trained."""
+    """Return sentences on what is going to be trained."""
     scans = sum(scan.part == "train" for scan in dataset.scans)
     lines = []
     if "all" in folds:
@@ -141,29 +133,23 @@ def train_folds(
 ) -> tuple[TrainingResult, ...]:
     """Train every planned configuration on every given fold.
 
-    A finished training is left alone, an interrupted one goes on from its last checkpoint. With
-    several GPUs each takes one training at a time; one that fails does not stop the others, and one
-    whose card failed goes on from its last checkpoint on another card, once.
+    A finished training is not touched; an interrupted one continues from its last checkpoint. With
+    several GPUs each takes one training at a time. If one training fails, the others are still
+    trained; if its card failed, it continues on another card, once.
 
     Parameters
     ----------
-    dataset, plan
-        What to train on; the plan's configurations are trained.
-    engine
-        Where, on what and with how many workers and threads.
     folds
         From :func:`expand_folds`.
-    settings
-        How to train.
     restart
-        Throw away what was trained of these before.
+        Delete earlier training of these folds first.
     nnunet_validation
         Run nnU-Net's own final validation too.
     command
         The command line to record.
     stop
-        Where it is set, each running training ends after its epoch with a checkpoint, and no
-        further one begins.
+        If it is set, each running training ends after its epoch with a checkpoint, and no other
+        one begins.
     on_start
         Called with configuration, fold and log path when a training starts.
     on_epoch
@@ -172,78 +158,104 @@ def train_folds(
     Raises
     ------
     InputError
-        Where a training was begun with other settings and ``restart`` is off; where nnU-Net would
+        If a training was begun with other settings and ``restart`` is off, or if nnU-Net would
         read another split than the dataset's.
     EngineError
-        Where trainings failed, after all others were done.
+        If trainings failed, after all others were done.
     OutputError
-        Where another run works on one of them.
+        If another run works on one of them.
     StoppedError
-        Where ``stop`` was set before all were finished.
+        If ``stop`` was set before all were finished.
     """
-    check_trainer(settings.trainer)
-    settings = fill_in(settings, plan.preset)
-    device, n_threads = engine.hardware.device, engine.choose_threads(training=True)
-    workspace = engine.workspace
+    run = _Run(
+        dataset=dataset, plan=plan, engine=engine, settings=fill_in(settings, plan.preset),
+        restart=restart, nnunet_validation=nnunet_validation, command=command, stop=stop,
+        on_start=on_start, on_epoch=on_epoch,
+    )  # fmt: skip
     if any(fold != "all" for fold in folds):
-        check_split(dataset, workspace.preprocessed / dataset.name)
-    todo: list[Training] = []
-    results: list[TrainingResult] = []
-    for configuration in plan.configurations:
-        for fold in folds:
-            training = Training(
-                configuration=configuration,
-                fold=fold,
-                folder=fold_folder(
-                    workspace.results
-                    / dataset.name
-                    / f"{settings.trainer}__{plan.plans_name}__{configuration}",
-                    fold,
-                ),
-                record=make_record(dataset, plan, settings, configuration),
-            )
-            state = find_state(training, restart=restart)
-            if state == "finished" and not nnunet_validation:
-                results.append(training.result("kept", None))
-            else:
-                todo.append(training)
+        require_own_split(dataset, run.folder)
+    trainings = [run.describe(name, fold) for name in plan.configurations for fold in folds]
+    todo = [training for training in trainings if not run.is_done(training)]
+    with hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="training"):
+        trained = _run_all(todo, engine.hardware.slots, run.train)
+    results = {(result.configuration, result.fold): result for result in trained}
+    return tuple(
+        results.get((training.configuration, training.fold)) or training.result("kept", None)
+        for training in trainings
+    )
 
-    def run_alone(training: Training, gpu: int | None) -> TrainingResult:
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One call of :func:`train_folds`: what is the same for all of its trainings."""
+
+    dataset: Dataset
+    plan: Plan
+    engine: Engine
+    settings: TrainingSettings
+    restart: bool
+    nnunet_validation: bool
+    command: str
+    stop: threading.Event | None
+    on_start: Callable[[str, Fold, Path], None] | None
+    on_epoch: Callable[[TrainingProgress], None] | None
+
+    @property
+    def folder(self) -> Path:
+        return self.engine.workspace.preprocessed / self.dataset.name
+
+    def describe(self, configuration: str, fold: Fold) -> Training:
+        """Return where a training is, and what is recorded of it."""
+        model = f"{self.settings.trainer}__{self.plan.plans_name}__{configuration}"
+        return Training(
+            configuration=configuration,
+            fold=fold,
+            folder=fold_folder(self.engine.workspace.results / self.dataset.name / model, fold),
+            record=make_record(self.dataset, self.plan, self.settings, configuration),
+        )
+
+    def is_done(self, training: Training) -> bool:
+        """Return whether there is nothing left to train; raises for other settings."""
+        state = find_state(training, restart=self.restart)
+        return state == "finished" and not self.nnunet_validation
+
+    def train(self, training: Training, gpu: int | None) -> TrainingResult:
+        """Run one training, which no other process may work on meanwhile."""
         name = f"training {training.configuration}, fold {training.fold}"
         with hold(training.folder, purpose=name):
-            # Another run may have finished it since.
-            state = find_state(training, restart=restart)
-            if state == "finished" and not nnunet_validation:
+            if self.is_done(training):  # by another run since
                 return training.result("kept", None)
             check_place(training.folder / FINAL_CHECKPOINT)
-            if stop is not None and stop.is_set():
+            if self.stop is not None and self.stop.is_set():
                 raise _stopped(training, "before it began")
-            return run(training, gpu)
+            return self._train(training, gpu)
 
-    def run(training: Training, gpu: int | None) -> TrainingResult:
+    def _train(self, training: Training, gpu: int | None) -> TrainingResult:
+        engine = self.engine
+        device, n_threads = engine.hardware.device, engine.choose_threads(training=True)
         log = engine.new_log(f"train_{training.configuration}_fold_{training.fold}")
-        if on_start:
-            on_start(training.configuration, training.fold, log.path)
-        if restart and training.folder.exists():
+        if self.on_start:
+            self.on_start(training.configuration, training.fold, log.path)
+        if self.restart and training.folder.exists():
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
         runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
         this_run: dict[str, Any] = {"device": device, "threads": n_threads}
-        this_run |= {"command": command} if command else {}
+        this_run |= {"command": self.command} if self.command else {}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
         helpers = 0 if device == "cpu" else max(1, engine.workers - 1)
         done = engine.run(
             "train",
             {
-                "dataset_folder": str(workspace.preprocessed / dataset.name),
-                "plans_name": plan.plans_name,
+                "dataset_folder": str(self.folder),
+                "plans_name": self.plan.plans_name,
                 "configuration": training.configuration,
                 "fold": training.fold,
                 "device": device,
-                **asdict(settings),
+                **asdict(self.settings),
                 "resume_from": str(resume_from) if resume_from else None,
-                "nnunet_validation": nnunet_validation,
+                "nnunet_validation": self.nnunet_validation,
                 "trust": engine.trust,
                 "threads": n_threads,
             },
@@ -252,17 +264,12 @@ def train_folds(
             helpers=min(helpers, _MOST_AUGMENTATION_PROCESSES),
             threads=n_threads,
             gpu=gpu,
-            on_event=lambda event: _take(event, training, this_run, on_epoch),
-            stop=stop,
+            on_event=lambda event: _take(event, training, this_run, self.on_epoch),
+            stop=self.stop,
         )
         if (epoch := done.get("stopped_after")) is not None:
             raise _stopped(training, f"after epoch {epoch}, which is saved")
         return training.result("resumed" if resume_from else "trained", log.path)
-
-    with hold_dataset(workspace.raw, dataset.dataset_id, purpose="training"):
-        results += _run_all(todo, engine.hardware.slots, run_alone)
-    order = [(name, fold) for name in plan.configurations for fold in folds]
-    return tuple(sorted(results, key=lambda r: order.index((r.configuration, r.fold))))
 
 
 def _stopped(training: Training, when: str) -> StoppedError:
@@ -313,19 +320,31 @@ def _run_all(
     """Run the trainings, as many at a time as there are slots."""
     if len(slots) == 1:
         return [run(training, slots[0]) for training in todo]
-    spread = _Spread(todo, slots)
+    ended: Queue[tuple[Training, int | None, TrainingResult | Exception]] = Queue()
 
-    def work(gpu: int | None) -> None:
-        while (training := spread.take(gpu)) is not None:
-            try:
-                spread.end(training, gpu, run(training, gpu))
-            except Exception as error:  # told below, after the others are done
-                spread.end(training, gpu, error)
+    def work(training: Training, gpu: int | None) -> None:
+        try:
+            ended.put((training, gpu, run(training, gpu)))
+        except Exception as error:  # raised below, after the others are done
+            ended.put((training, gpu, error))
 
-    # Daemons: on Ctrl-C this process ends at once, and its children with it.
-    for gpu in slots:
-        threading.Thread(target=work, args=(gpu,), daemon=True).start()
-    outcomes = spread.wait()
+    waiting, free, running = deque(todo), list(slots), 0
+    outcomes: list[tuple[Training, TrainingResult | Exception]] = []
+    failed_once: set[Path] = set()
+    while running or waiting:
+        while waiting and free:
+            # Daemons: on Ctrl-C this process ends at once, and its children with it.
+            Thread(target=work, args=(waiting.popleft(), free.pop(0)), daemon=True).start()
+            running += 1
+        training, gpu, outcome = ended.get()
+        running -= 1
+        failed = isinstance(outcome, EngineError) and is_card_failure(str(outcome))
+        if failed and (free or running) and training.folder not in failed_once:
+            failed_once.add(training.folder)
+            waiting.append(training)  # for another card: this one gets no more
+        else:
+            outcomes.append((training, outcome))
+            free.append(gpu)
     failures = [
         f"{training.configuration} fold {training.fold}: {outcome}"
         for training, outcome in outcomes
@@ -343,71 +362,6 @@ def _run_all(
     return [outcome for _, outcome in outcomes if isinstance(outcome, TrainingResult)]
 
 
-class _Spread:
-    """Hands trainings to cards; one whose card failed goes to another card, once.
-
-    A card that failed two trainings in a row gets no more, unless it is the last one: a dead card
-    fails fast and would else take every training first.
-    """
-
-    def __init__(self, todo: Sequence[Training], slots: Sequence[int | None]) -> None:
-        self._total = len(todo)
-        self._waiting: list[tuple[Training, int | None]] = [(training, None) for training in todo]
-        self._cards = set(slots)
-        self._failed_in_a_row = dict.fromkeys(slots, 0)
-        self._again: set[tuple[str, Fold]] = set()
-        self._ended: list[tuple[Training, TrainingResult | Exception]] = []
-        self._changed = threading.Condition()
-
-    def take(self, gpu: int | None) -> Training | None:
-        """Wait for a training that this card may take; ``None`` where there will be none."""
-        with self._changed:
-            while len(self._ended) < self._total and gpu in self._cards:
-                for index, (training, failed_on) in enumerate(self._waiting):
-                    if failed_on is None or failed_on != gpu:
-                        del self._waiting[index]
-                        return training
-                self._changed.wait()
-            return None
-
-    def end(self, training: Training, gpu: int | None, outcome: TrainingResult | Exception) -> None:
-        with self._changed:
-            key = (training.configuration, training.fold)
-            if not (isinstance(outcome, EngineError) and is_card_failure(str(outcome))):
-                self._failed_in_a_row[gpu] = 0
-                self._ended.append((training, outcome))
-            else:
-                self._failed_in_a_row[gpu] += 1
-                if self._failed_in_a_row[gpu] > 1 and len(self._cards) > 1:
-                    self._cards.discard(gpu)
-                others = self._cards - {gpu}
-                if key in self._again or not others:
-                    self._ended.append((training, outcome))
-                else:
-                    self._again.add(key)
-                    self._waiting.append((training, gpu))
-                self._give_up_the_stranded(outcome)
-            self._changed.notify_all()
-
-    def _give_up_the_stranded(self, outcome: Exception) -> None:
-        """End what waits for another card than the only one left."""
-        stranded = [
-            entry
-            for entry in self._waiting
-            if entry[1] is not None and not self._cards - {entry[1]}
-        ]
-        for entry in stranded:
-            self._waiting.remove(entry)
-            self._ended.append((entry[0], outcome))
-
-    def wait(self) -> list[tuple[Training, TrainingResult | Exception]]:
-        """Wait until every training has ended."""
-        with self._changed:
-            while len(self._ended) < self._total:
-                self._changed.wait()
-            return list(self._ended)
-
-
 def is_card_failure(message: str) -> bool:
-    """Whether an engine's failure is a card's; memory that does not suffice is none."""
+    """Return whether an engine's failure is one of its card; too little memory is not."""
     return any(sign in message for sign in _CARD_FAILURES)

@@ -15,7 +15,7 @@ from typing import Any
 from gi2nnunet.core.errors import Check, Finding, InputError
 from gi2nnunet.core.files import PART_SUFFIX, read_json
 from gi2nnunet.core.workers import Progress, count_cores, ignore
-from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, check_split, list_dataset_checks
+from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, compare_split, list_dataset_checks
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.tables import name_some
@@ -47,12 +47,12 @@ def list_preprocessed_checks(dataset: Dataset, folder: Path, *, quick: bool) -> 
         return []
     remedy = "Restore it with: gi2nnunet convert SOURCE"
     checks: list[Check] = [
-        partial(check_split, folder / SPLITS, dataset, remedy=remedy),
+        partial(compare_split, folder / SPLITS, dataset, remedy=remedy),
         partial(_check_copied_description, dataset, folder),
         partial(_check_fingerprint, dataset, folder),
     ]
     marks = _list_plan_marks(folder)
-    checks += [partial(_check_plans, dataset, folder, name, marks[name]) for name in marks]
+    checks += [partial(_check_plan_file, dataset, folder, name, marks[name]) for name in marks]
     for data in sorted(path for path in folder.iterdir() if path.is_dir()):
         if data.name == _TRUTH_FOLDER:
             checks += _list_truth_checks(dataset, data, quick=quick)
@@ -122,7 +122,7 @@ def _check_fingerprint(dataset: Dataset, folder: Path) -> list[Finding]:
     return []
 
 
-def _check_plans(
+def _check_plan_file(
     dataset: Dataset, folder: Path, name: str, mark: dict[str, Any]
 ) -> list[Finding]:  # fmt: skip
     path = folder / f"{name}.json"

@@ -15,10 +15,10 @@ from gi2nnunet.nnunet.checks import (
     check_dataset,
     check_labels_of,
     check_same_labels,
-    check_split,
-    check_trainer,
+    require_own_split,
 )
 from gi2nnunet.nnunet.models import TrainedModel
+from gi2nnunet.nnunet.presets import TrainingSettings
 from tests.converting import convert
 from tests.source_factory import write_source
 
@@ -35,7 +35,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def test_what_convert_wrote_passes(dataset: Dataset, tmp_path: Path) -> None:
     check_dataset(dataset)
-    check_split(dataset, tmp_path / "preprocessed" / dataset.name)
+    require_own_split(dataset, tmp_path / "preprocessed" / dataset.name)
 
 
 def test_a_split_that_is_missing_is_refused(dataset: Dataset, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_split_that_is_missing_is_refused(dataset: Dataset, tmp_path: Path) ->
     folder = tmp_path / "preprocessed" / dataset.name
     (folder / "splits_final.json").unlink()
     with pytest.raises(InputError, match=r"splits_final.json: missing or damaged"):
-        check_split(dataset, folder)
+        require_own_split(dataset, folder)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_other_folds_are_refused(
     path = folder / "splits_final.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(InputError, match=r"splits_final.json: (found another|missing or)"):
-        check_split(dataset, folder)
+        require_own_split(dataset, folder)
 
 
 def test_the_cascade_is_no_configuration_to_train() -> None:
@@ -127,13 +127,13 @@ def test_a_model_of_other_labels_than_the_datasets_is_refused(
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_250epochs", "_Mine"])
 def test_a_class_name_is_a_trainer(name: str) -> None:
-    check_trainer(name)
+    TrainingSettings(trainer=name)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "1a", "a\n", "é", "a" * 101])
 def test_what_is_no_class_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="expected the name of a trainer class"):
-        check_trainer(name)
+        TrainingSettings(trainer=name)
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import ast
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from gi2nnunet.nnunet import trust
-
-pytestmark = pytest.mark.skipif(
-    version("nnunetv2") != "2.8.1", reason="the lists are those of nnunetv2 2.8.1"
-)
 
 
 def folder_of(package: str) -> Path:
@@ -33,31 +28,36 @@ def defined_in(folder: Path, kind: type[ast.stmt] = ast.ClassDef) -> dict[str, s
     }
 
 
-def test_the_names_are_those_that_nnunet_defines() -> None:
-    nnunet = folder_of("nnunetv2")
-    assert set(defined_in(nnunet / "training" / "nnUNetTrainer")) == trust.TRAINERS
-    planning = set(defined_in(nnunet / "experiment_planning"))
-    assert planning - {"DatasetFingerprintExtractor"} == trust.PLANNERS
-    normalization = set(defined_in(nnunet / "preprocessing" / "normalization"))
-    assert normalization - {"ImageNormalization"} == trust.NORMALIZATIONS
-    readers = set(defined_in(nnunet / "imageio"))
-    assert readers - {"BaseReaderWriter"} == trust.READERS
-    assert set(defined_in(nnunet / "preprocessing" / "preprocessors")) == trust.PREPROCESSORS
-    assert set(defined_in(nnunet / "utilities" / "label_handling")) == trust.LABEL_MANAGERS
-    functions = defined_in(nnunet / "preprocessing" / "resampling", ast.FunctionDef)
-    assert set(functions) >= trust.RESAMPLINGS
+FOLDERS = (
+    trust.TRAINERS,
+    trust._NORMALIZATIONS,
+    *{allowed for allowed in trust._OF_PLANS.values() if isinstance(allowed, str)},
+    *{allowed for allowed in trust._OF_CONFIGURATION.values() if isinstance(allowed, str)},
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_names_are_those_that_nnunet_defines(folder: str) -> None:
+    defined = set(defined_in(folder_of("nnunetv2") / folder))
+    assert defined
+    assert trust.list_shipped(folder) == defined
+
+
+def test_the_resamplings_are_there() -> None:
+    folder = folder_of("nnunetv2") / "preprocessing" / "resampling"
+    assert set(defined_in(folder, ast.FunctionDef)) >= trust._RESAMPLINGS
 
 
 def test_the_networks_are_there() -> None:
     architectures = folder_of("dynamic_network_architectures") / "architectures"
     unets = {f"unet.{name}" for name in defined_in(architectures) if "UNet" in name}
     prefix = "dynamic_network_architectures.architectures."
-    assert {name.removeprefix(prefix) for name in trust.NETWORKS} - {
+    assert {name.removeprefix(prefix) for name in trust._NETWORKS} - {
         "residual_unet.ResidualEncoderUNet"
     } == unets
 
 
-@pytest.mark.parametrize("name", sorted(trust.LAYERS))
+@pytest.mark.parametrize("name", sorted(trust._LAYERS))
 def test_every_layer_is_a_module_of_pytorch(name: str) -> None:
     import pydoc
 

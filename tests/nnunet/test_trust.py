@@ -14,11 +14,9 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.nnunet.trust import (
     check_data_folder,
-    check_dataset_json,
-    check_plans,
-    check_postprocessing,
-    check_split,
-    check_trainer,
+    check_names,
+    open_model_folder,
+    open_preprocessed,
 )
 from tests.model_factory import DATASET_JSON, make_plans
 
@@ -108,7 +106,7 @@ PATHS: dict[str, Change] = {
 
 
 def test_plans_as_nnunet_writes_them_pass() -> None:
-    check_plans(make_plans(), where="plans.json")
+    check_names(plans={"plans.json": make_plans()})
 
 
 @pytest.mark.parametrize("key", IMPORTED)
@@ -116,7 +114,7 @@ def test_no_entry_of_a_plan_makes_nnunet_import_anything_else(planted: Path, key
     plans = make_plans()
     IMPORTED[key](plans, "planted.Evil")
     with pytest.raises(InputError, match=rf"{key}: found 'planted\.Evil'") as caught:
-        check_plans(plans, where="my plans.json")
+        check_names(plans={"my plans.json": plans})
     assert "my plans.json" in str(caught.value)
     assert "--trust" in str(caught.value)
     assert not planted.exists()
@@ -137,7 +135,7 @@ def test_names_of_no_kind_pass(key: str, name: Any) -> None:
     if key in ("UNet_class_name", "preprocessor_name") or key.startswith("resampling"):
         plans["configurations"]["2d"][key] = name
     with pytest.raises(InputError, match=r"plans\.json"):
-        check_plans(plans, where="plans.json")
+        check_names(plans={"plans.json": plans})
 
 
 @pytest.mark.parametrize("key", PATHS)
@@ -146,7 +144,7 @@ def test_no_entry_of_a_plan_leads_out_of_its_folder(key: str, name: str) -> None
     plans = make_plans()
     PATHS[key](plans, name)
     with pytest.raises(InputError, match=rf"{key}: found .*a name, no path"):
-        check_plans(plans, where="plans.json")
+        check_names(plans={"plans.json": plans})
 
 
 def test_all_of_it_is_told_at_once() -> None:
@@ -154,7 +152,7 @@ def test_all_of_it_is_told_at_once() -> None:
     for change in IMPORTED.values():
         change(plans, "planted.Evil")
     with pytest.raises(InputError) as caught:
-        check_plans(plans, where="plans.json")
+        check_names(plans={"plans.json": plans})
     assert str(caught.value).count("planted.Evil") == len(IMPORTED)
 
 
@@ -171,37 +169,52 @@ def test_all_of_it_is_told_at_once() -> None:
 )
 def test_what_is_no_plan_is_refused(plans: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"plans\.json"):
-        check_plans(plans, where="plans.json")
+        check_names(plans={"plans.json": plans})
 
 
 def test_trainers_of_nnunet_alone_pass() -> None:
-    check_trainer("nnUNetTrainer_250epochs", where="x.pth")
+    check_names(trainer={"x.pth": "nnUNetTrainer_250epochs"})
     for name in ("planted", "torch", "", None):
         with pytest.raises(InputError, match=r"x\.pth"):
-            check_trainer(name, where="x.pth")
+            check_names(trainer={"x.pth": name})
+
+
+def test_the_trainer_that_a_folder_is_named_after_is_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "planted__gi2nnunetTinyPlans__2d"
+    folder.mkdir()
+    (folder / "plans.json").write_text(json.dumps(make_plans()))
+    with pytest.raises(InputError, match=r"planted__.*2d, trainer: found 'planted'"):
+        open_model_folder(folder, trust=False)
+    assert open_model_folder(folder, trust=True).plans == make_plans()
+
+
+def test_all_names_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({**make_plans(), "label_manager": "EvilManager"}))
+    (tmp_path / "dataset.json").write_text('{"overwrite_image_reader_writer": "EvilIO"}')
+    with pytest.raises(InputError, match=r"(?s)EvilTrainer.*EvilManager.*EvilIO"):
+        open_preprocessed(tmp_path, "p", trainer="EvilTrainer")
 
 
 def test_a_reader_in_dataset_json_is_checked() -> None:
-    check_dataset_json(DATASET_JSON, where="dataset.json")
-    check_dataset_json(
-        {**DATASET_JSON, "overwrite_image_reader_writer": "NibabelIO"}, where="dataset.json"
-    )
+    check_names(dataset_json={"dataset.json": DATASET_JSON})
+    check_names(dataset_json={"x": {**DATASET_JSON, "overwrite_image_reader_writer": "NibabelIO"}})
     with pytest.raises(InputError, match="overwrite_image_reader_writer: found 'Evil'"):
-        check_dataset_json({"overwrite_image_reader_writer": "Evil"}, where="dataset.json")
+        check_names(dataset_json={"dataset.json": {"overwrite_image_reader_writer": "Evil"}})
 
 
 def test_a_split_leads_nowhere_else(tmp_path: Path) -> None:
     path = tmp_path / "splits_final.json"
-    check_split(path)  # none
+    (tmp_path / "p.json").write_text(json.dumps(make_plans()))
+    open_preprocessed(tmp_path, "p")  # no split
     path.write_text(json.dumps([{"train": ["case1_day1"], "val": ["case2_day1"]}]))
-    check_split(path)
+    open_preprocessed(tmp_path, "p")
     path.write_text(json.dumps([{"train": ["case1_day1"], "val": ["../../evil"]}]))
     with pytest.raises(InputError, match=r"fold 0, val: found '\.\./\.\./evil'"):
-        check_split(path)
+        open_preprocessed(tmp_path, "p")
     for damaged in ("", "{}x", "[[]]", '[{"train": 3}]'):
         path.write_text(damaged)
         with pytest.raises(InputError, match=r"splits_final\.json: is damaged"):
-            check_split(path)
+            open_preprocessed(tmp_path, "p")
 
 
 # -- pickles
@@ -277,21 +290,23 @@ def test_damaged_pickles_are_named_together(tmp_path: Path, content: bytes) -> N
 
 
 def test_postprocessing_may_name_nnunets_own_step_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "crossval_results_folds_0_1"
-    folder.mkdir()
+    model = tmp_path / "nnUNetTrainer__gi2nnunetTinyPlans__2d"
+    folder = model / "crossval_results_folds_0_1"
+    folder.mkdir(parents=True)
+    (model / "plans.json").write_text(json.dumps(make_plans()))
     path = folder / "postprocessing.pkl"
     module = "nnunetv2.postprocessing.remove_connected_components"
     own = "remove_all_but_largest_component_from_segmentation"
     path.write_bytes(
         b"((lc" + f"{module}\n{own}\n".encode() + b"a(l(dS'labels_or_regions'\nI1\nsat."
     )
-    check_postprocessing(tmp_path)
+    open_model_folder(model, trust=False)
     flag = tmp_path / "ran"
     path.write_bytes(pickle.dumps(([Planted(flag)], [{}])))
     with pytest.raises(InputError, match=r"postprocessing\.pkl"):
-        check_postprocessing(tmp_path)
+        open_model_folder(model, trust=False)
     assert not flag.exists()
     # Nothing of nnU-Net's is called while the file is looked at.
     path.write_bytes(f"c{module}\n{own}\n(I1\ntR.".encode())
     with pytest.raises(InputError, match=r"postprocessing\.pkl"):
-        check_postprocessing(tmp_path)
+        open_model_folder(model, trust=False)

@@ -24,16 +24,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json
 from gi2nnunet.nnunet.child.trainer import find_trainer
 from gi2nnunet.nnunet.child.weights import check_weights, load_fold
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
-from gi2nnunet.nnunet.trust import (
-    check_dataset_json,
-    check_plans,
-    check_postprocessing,
-    check_trainer,
-)
+from gi2nnunet.nnunet.trust import open_model_folder
 
 _PREPROCESSING = (
     "preprocessor_name", "normalization_schemes", "use_mask_for_norm",
@@ -94,7 +88,7 @@ class Network:
         self._trust = trust
         path, checkpoint = self._read_checkpoint(fold)
         self._predictor = _build_predictor(
-            folder, checkpoint, where=str(path), device=torch.device(device),
+            folder, checkpoint, device=torch.device(device),
             mirroring=mirroring, step_size=step_size, trust=trust,
         )  # fmt: skip
         self._weights = {fold: self._take_weights(path, checkpoint)}
@@ -200,28 +194,22 @@ def _build_predictor(
     folder: Path,
     checkpoint: Mapping[str, Any],
     *,
-    where: str,
     device: torch.device,
     mirroring: bool,
     step_size: float,
     trust: bool,
 ) -> BatchingPredictor:
     """Build the predictor as nnU-Net's own does from a model folder, but from safe weights."""
-    plans, dataset_json = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = open_model_folder(folder, trust=trust)
     configuration = checkpoint["init_args"]["configuration"]
     if configuration not in plans.get("configurations", {}) or "labels" not in dataset_json:
         raise InputError(
             f"{folder}: its plans.json or dataset.json is missing, damaged, or of another "
             "model. Restore them, or train again with --restart."
         )
-    if not trust:
-        check_trainer(checkpoint["trainer_name"], where=where)
-        check_plans(plans, where=str(folder / "plans.json"))
-        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
-        check_postprocessing(folder)
     plans_manager = PlansManager(plans)
     configuration_manager = plans_manager.get_configuration(configuration)
-    trainer = find_trainer(checkpoint["trainer_name"], trust=trust)
+    trainer = find_trainer(checkpoint["trainer_name"])
     network = trainer.build_network_architecture(
         plans_manager,
         configuration_manager,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
-from gi2nnunet.nnunet.trust import check_dataset_json, check_plans
+from gi2nnunet.nnunet.trust import check_names, open_preprocessed
 from gi2nnunet.source.nifti import DATASET_JSON
 
 # The tiny network: patches that a small CPU passes through in well under a second.
@@ -105,8 +105,7 @@ def run_preprocess(
 ) -> dict[str, Any]:
     """Preprocess one configuration; nnU-Net deletes its data folder first."""
     name = convert_id_to_dataset_name(dataset_id)
-    plans_file = Path(nnUNet_preprocessed.get()) / name / f"{plans_name}.json"
-    check_plans(read_json(plans_file), where=str(plans_file))
+    open_preprocessed(Path(nnUNet_preprocessed.get()) / name, plans_name)
     preprocess_dataset(
         dataset_id, plans_name, (configuration,), [processes], show_progress_bar=False
     )
@@ -115,7 +114,7 @@ def run_preprocess(
 
 def _check_reader(dataset_id: int) -> None:
     path = Path(nnUNet_raw.get()) / convert_id_to_dataset_name(dataset_id) / DATASET_JSON
-    check_dataset_json(read_json(path), where=str(path))
+    check_names(dataset_json={str(path): read_json(path)})
 
 
 def _planning_folder() -> str:

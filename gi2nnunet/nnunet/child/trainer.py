@@ -23,17 +23,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
-from gi2nnunet.core.files import part_file, read_json
-from gi2nnunet.dataset.manifest import SPLITS
+from gi2nnunet.core.files import part_file
 from gi2nnunet.nnunet.child.weights import describe_not_finite, load_checkpoint, load_fold
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
-from gi2nnunet.nnunet.trust import (
-    check_data_folder,
-    check_dataset_json,
-    check_plans,
-    check_split,
-    check_trainer,
-)
+from gi2nnunet.nnunet.trust import check_data_folder, open_preprocessed
 
 SAVE_EVERY_EPOCHS = 10
 SAVE_EVERY_SECONDS = 600.0
@@ -89,7 +82,8 @@ def run_training(
         stop before the last one, else ``None``.
     """
     run = prepare_training(
-        _make_trainer(find_trainer(trainer, trust=trust), emit, stopping),
+        trainer,
+        lambda base: _make_trainer(base, emit, stopping),
         resuming=resume_from is not None,
         trust=trust,
         **preparation,
@@ -126,7 +120,8 @@ def _describe(run: nnUNetTrainer, *, stopped_after: int | None) -> dict[str, Any
 
 
 def prepare_training(
-    trainer_class: type[nnUNetTrainer],
+    trainer: str,
+    shape: Callable[[type[nnUNetTrainer]], type[nnUNetTrainer]] = lambda base: base,
     *,
     dataset_folder: str,
     plans_name: str,
@@ -143,8 +138,10 @@ def prepare_training(
 
     Parameters
     ----------
-    trainer_class
-        nnU-Net's, or a subclass.
+    trainer
+        nnU-Net's class.
+    shape
+        Makes the class to run from nnU-Net's.
     dataset_folder
         The preprocessed dataset.
     plans_name, configuration, fold
@@ -161,15 +158,10 @@ def prepare_training(
         Whether it goes on from a checkpoint.
     """
     folder = Path(dataset_folder)
-    plans = read_json(folder / f"{plans_name}.json")
-    dataset_json = read_json(folder / "dataset.json")
-    if not trust:
-        check_plans(plans, where=str(folder / f"{plans_name}.json"))
-        check_dataset_json(dataset_json, where=str(folder / "dataset.json"))
-        check_split(folder / SPLITS)
+    plans, dataset_json = open_preprocessed(folder, plans_name, trainer=trainer, trust=trust)
     plans["continue_training"] = resuming
     torch.set_num_threads(threads)
-    run = trainer_class(
+    run = shape(find_trainer(trainer))(
         plans=plans,
         configuration=configuration,
         fold=fold,
@@ -189,23 +181,8 @@ def prepare_training(
     return run
 
 
-def find_trainer(name: str, *, trust: bool = False) -> type[nnUNetTrainer]:
-    """Return one of nnU-Net's trainer classes by its name.
-
-    Parameters
-    ----------
-    name
-        The class.
-    trust
-        Take one that nnU-Net does not ship, too (from ``nnUNet_extTrainer``).
-
-    Raises
-    ------
-    InputError
-        Where nnU-Net has none of that name.
-    """
-    if not trust:
-        check_trainer(name, where="--trainer")
+def find_trainer(name: str) -> type[nnUNetTrainer]:
+    """Return a trainer class of nnU-Net, or of ``nnUNet_extTrainer``, by its checked name."""
     try:
         found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
     except (RuntimeError, AssertionError) as error:  # none of that name, or no trainer
@@ -342,7 +319,7 @@ def run_measurement(
         the warm-up took beyond its batches; ``batches``, the number of training batches timed.
     """
     device = str(options["device"])
-    run = prepare_training(find_trainer(trainer, trust=options["trust"]), **options)
+    run = prepare_training(trainer, **options)
     run.num_epochs = max(2, run.num_epochs)  # nnU-Net divides by them
     run.on_train_start()
     run.on_epoch_start()

@@ -20,18 +20,17 @@ import torch
 from safetensors import SafetensorError
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import part_file, read_json
+from gi2nnunet.core.files import part_file
 from gi2nnunet.nnunet.model_file import (
     DATASET_JSON,
     Bundle,
     notes_part,
-    open_bundle,
     plans_part,
     weights_part,
     write_bundle,
 )
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
-from gi2nnunet.nnunet.trust import check_dataset_json, check_plans, check_trainer
+from gi2nnunet.nnunet.trust import open_model_folder
 
 Weights = dict[str, torch.Tensor]
 
@@ -62,20 +61,13 @@ def run_export(
     with write_bundle(Path(out)) as bundle:
         for number, model in enumerate(models):
             folder, configuration = Path(model["folder"]), model["configuration"]
-            plans, dataset_json = (
-                read_json(folder / name) for name in ("plans.json", DATASET_JSON)
-            )
-            if not trust:
-                check_plans(plans, where=str(folder / "plans.json"))
-                check_dataset_json(dataset_json, where=str(folder / DATASET_JSON))
+            files = open_model_folder(folder, trust=trust)
             if number == 0:
-                bundle.add(DATASET_JSON, dataset_json)
-            bundle.add(plans_part(configuration), plans)
+                bundle.add(DATASET_JSON, files.dataset_json)
+            bundle.add(plans_part(configuration), files.plans)
             for noted in model["folds"]:
                 path = fold_folder(folder, noted["fold"]) / FINAL_CHECKPOINT
                 checkpoint = load_fold(path, trust=trust)
-                if not trust:
-                    check_trainer(checkpoint["trainer_name"], where=str(path))
                 weights, shared = split_shared(checkpoint["network_weights"])
                 axes = checkpoint.get("inference_allowed_mirroring_axes")
                 bundle.add(
@@ -105,14 +97,18 @@ def run_export(
 
 
 def run_import(
-    *, file: str, into: str, configurations: Sequence[str], trust: bool
+    *, bundle: Mapping[str, Any], into: str, configurations: Sequence[str]
 ) -> dict[str, Any]:
-    """Write the checkpoints of a model file's configurations into a folder of model folders."""
-    bundle = open_bundle(Path(file), trust=trust)
+    """Write the checkpoints of a model file's configurations into a folder of model folders.
+
+    The parent has opened and checked the file; the checksums that it read are checked again as
+    each part is read.
+    """
+    opened = Bundle.from_json(bundle)
     for configuration in configurations:
-        for fold in bundle.folds[configuration]:
-            checkpoint = _make_checkpoint(bundle, configuration, fold)
-            folder = Path(into) / bundle.folder_name(configuration)
+        for fold in opened.folds[configuration]:
+            checkpoint = _make_checkpoint(opened, configuration, fold)
+            folder = Path(into) / opened.folder_name(configuration)
             with (
                 part_file(fold_folder(folder, fold) / FINAL_CHECKPOINT) as part,
                 part.open("wb") as stream,  # given a path, PyTorch writes its name into the file
