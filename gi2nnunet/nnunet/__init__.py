@@ -1,5 +1,4 @@
-"""The only package that knows nnU-Net: where its files lie, how it is planned, trained and asked.
+"""Engine: all code that calls nnU-Net, and the models that it leaves behind.
 
-The modules that import nnU-Net itself (``planner``, ``trainer``, ``inference``) are loaded in child
-processes alone, whose environment is built from a :class:`~gi2nnunet.dataset.workspace.Workspace`.
+Only the modules in ``child`` import nnU-Net; they run in child processes.
 """

@@ -1,4 +1,4 @@
-"""What the engine reads, looked at before it is started: it fails late, and not in plain words."""
+"""Checks of nnU-Net's inputs before it starts: its own errors come late and are hard to read."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ _RESTORE_MODEL = "Restore it, or train again with --restart."
 
 
 def check_configurations(names: Iterable[str]) -> None:
-    """Refuse a configuration that no planner of nnU-Net makes, and the cascade.
-
-    Raises
-    ------
-    InputError
-        Naming those there are.
-    """
+    """Refuse (:class:`InputError`) a cascade, and what no planner of nnU-Net makes."""
     for name in names:
         if name not in CONFIGURATION_NAMES:
             raise InputError(
@@ -40,14 +34,9 @@ def check_configurations(names: Iterable[str]) -> None:
 
 
 def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> None:
-    """Refuse a raw dataset of which a file is missing or cut off.
+    """Refuse a raw dataset with missing or truncated files.
 
-    Parameters
-    ----------
-    dataset
-        The dataset.
-    names
-        Paths of the files to look at, inside its folder; by default all.
+    ``names`` limits the check to some files, by their paths inside the dataset's folder.
 
     Raises
     ------
@@ -61,24 +50,19 @@ def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> N
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise InputError(
             f"{dataset.folder}: found {', '.join(damaged[:5])}{more} missing or of another size; "
-            "expected the files that manifest.json tells. Mend it with: gi2nnunet convert SOURCE"
+            "expected the files listed in manifest.json. Repair it with: gi2nnunet convert SOURCE"
         )
 
 
 def require_own_split(dataset: Dataset, preprocessed: Path) -> None:
-    """Refuse a split other than the dataset's: nnU-Net would follow it, or draw one of its own.
+    """Refuse a split other than the dataset's: nnU-Net would use it, or draw one of its own.
 
-    Parameters
-    ----------
-    dataset
-        What is to be trained on.
-    preprocessed
-        nnU-Net's preprocessed folder of it, whose ``splits_final.json`` training reads.
+    ``preprocessed`` is nnU-Net's folder of the dataset, with the file that training reads.
 
     Raises
     ------
     InputError
-        Where the file is missing, damaged, or holds other folds than the manifest.
+        If the file is missing, damaged, or has other folds than the manifest.
     """
     path = preprocessed / SPLITS
     try:
@@ -104,9 +88,9 @@ def _scans_in(splits: object) -> set[str]:
 
 
 def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
-    """Refuse a model whose plans, dataset description or checkpoints are missing or cut off.
+    """Refuse a model with missing or truncated files, and a cascade.
 
-    So is a cascade, whose network takes another model's segmentation as well as the image.
+    A cascade's network takes another model's segmentation as well as the image.
 
     Raises
     ------
@@ -124,7 +108,7 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
     if before is not None:
         raise InputError(
             f"{model.folder}: found a cascade, which takes the segmentation of {shorten(before)} "
-            "as input; expected a model that takes the image alone. "
+            "as input; expected a model that takes only the image. "
             f"Choose others with --config: {', '.join(CONFIGURATION_NAMES)}."
         )
     described = read_json_object(model.folder / "dataset.json", remedy=_RESTORE_MODEL)
@@ -139,7 +123,7 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
 
 
 def _find_previous_stage(configurations: Mapping[str, Any], name: str) -> str | None:
-    """Return the configuration that one needs the segmentation of; be it by inheritance."""
+    """Return the configuration that one needs the segmentation of, possibly by inheritance."""
     seen = set()
     while name not in seen:
         seen.add(name)
@@ -154,13 +138,7 @@ def _find_previous_stage(configurations: Mapping[str, Any], name: str) -> str | 
 
 
 def check_same_labels(models: Sequence[TrainedModel]) -> None:
-    """Refuse models whose labels mean different things: their probabilities cannot be averaged.
-
-    Raises
-    ------
-    InputError
-        Naming two of them.
-    """
+    """Refuse (:class:`InputError`) models of different labels: probabilities cannot be averaged."""
     if len(models) < 2:
         return
     found = {
@@ -178,13 +156,7 @@ def check_same_labels(models: Sequence[TrainedModel]) -> None:
 
 
 def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
-    """Refuse models whose labels mean something else than the dataset's.
-
-    Raises
-    ------
-    InputError
-        Naming the first such model.
-    """
+    """Refuse (:class:`InputError`) models with other labels than the dataset's."""
     path = dataset.folder / DATASET_JSON
     expected = read_json_object(path, remedy="Restore it with: gi2nnunet convert SOURCE")
     for model in models:
@@ -198,15 +170,7 @@ def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
 
 
 def check_checkpoint_file(path: Path) -> None:
-    """Refuse a file that is no whole checkpoint, by its outside: PyTorch writes a zip.
-
-    Nothing in it is loaded.
-
-    Raises
-    ------
-    InputError
-        Where it is missing, empty, cut off, or something else.
-    """
+    """Refuse (:class:`InputError`) a file that is not a whole zip of PyTorch; nothing is loaded."""
     if find_kind(path) != "file":
         raise InputError(f"{path}: no such file; expected a checkpoint. {_RESTORE_MODEL}")
     try:
@@ -215,13 +179,13 @@ def check_checkpoint_file(path: Path) -> None:
         if not start:
             found = "an empty file"
         elif start != b"PK\x03\x04":
-            found = "no checkpoint of PyTorch"
+            found = "a file that PyTorch did not write"
         else:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
             if any(name.endswith("data.pkl") for name in names):
                 return
-            found = "a zip that is no checkpoint of PyTorch"
+            found = "a zip that is not a checkpoint of PyTorch"
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         found = f"a truncated or damaged file ({error})"
     raise InputError(f"{path}: found {found}; expected a whole checkpoint. {_RESTORE_MODEL}")

@@ -21,23 +21,21 @@ class Engine:
 
     Attributes
     ----------
-    workspace
-        Where its files are.
     environ
-        What the environment of its processes is made from (``PATH`` and the like).
+        Start of the environment of its processes (``PATH`` and the like).
     device
-        What to compute on: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
+        ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
     gpus
         How many cards to use; by default one.
     jobs
-        Worker processes; by default one a core.
+        Worker processes; by default one for each core.
     threads
-        Threads of the network's operations; they change the last bits of its output. By default as
-        :func:`choose_threads` chooses; recorded either way.
+        Threads of the network's operations; they change the last bits of its output. The default is
+        that of :func:`choose_threads`; the number is recorded in both cases.
     trust
         Load checkpoints, plans and trainers that could run any code.
     found
-        The hardware, if it is known already; else it is looked for when it is first needed.
+        The hardware, if it is known already; else it is detected when it is first needed.
 
     Raises
     ------
@@ -91,17 +89,15 @@ class Engine:
         on_event: Callable[[Event], None] | None = None,
         stop: threading.Event | None = None,
     ) -> dict[str, Any]:
-        """Run one task in a process of its own.
+        """Run one task of :mod:`gi2nnunet.nnunet.child.main` in a process of its own.
 
         Parameters
         ----------
-        task, options
-            What the child process does; see :mod:`gi2nnunet.nnunet.child.main`.
         log
-            Where its output goes.
+            File for its output.
         processes, helpers, threads, gpu
             nnU-Net's workers, those that augment while training, the threads of each process, and
-            the one card it sees; see :func:`~gi2nnunet.nnunet.process.engine_environment`.
+            the one card it sees.
         variables
             More variables of its environment.
         on_event, stop
@@ -150,7 +146,7 @@ class PredictionSettings:
             raise ValueError(f"step_size: found {self.step_size!r}; expected 0.1 to 1")
 
     def describe(self, engine: Engine) -> dict[str, Any]:
-        """Return what the predicted values depend on, as it is recorded beside them."""
+        """Return everything that predicted values depend on, as it is recorded beside them."""
         return {
             "device": engine.hardware.device,
             "threads": engine.choose_threads(training=False),
@@ -161,17 +157,16 @@ class PredictionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionOptions:
-    """What is made of the networks' probabilities.
+    """Results to make from the networks' probabilities.
 
     Attributes
     ----------
     nifti
-        Write label volumes too: the bit-coded map and a binary mask an organ.
+        Write label volumes too: the bit-coded map and a binary mask for each organ.
     save_probabilities
         Write each configuration's probabilities in eight bits, into ``probabilities/``.
     tuning
-        Decide as :func:`~gi2nnunet.tuning.search.tune_decision` chose for these models, where it
-        did.
+        Apply the settings that tuning saved for these models, if any.
     """
 
     nifti: bool = False
@@ -184,23 +179,9 @@ def choose_threads(
 ) -> int:
     """Return how many threads the network's operations get; they change its output's last bits.
 
-    Parameters
-    ----------
-    threads
-        What the user asked for.
-    device
-        ``cuda``, ``cpu`` or ``mps``.
-    training
-        Whether it is to train, or else to predict.
-    cores
-        Of the machine it is for; by default those of this process.
-
-    Returns
-    -------
-    int
-        ``threads``; where that is ``None``: on a CPU every core, else one for training (whose
-        augmentation runs beside it) and half of the cores for prediction (whose resampling is on
-        the CPU).
+    If ``threads`` is ``None``, it is on a CPU every core, else one for training (with augmentation
+    beside it) and half of the cores for prediction (which resamples on the CPU). ``cores`` are
+    those of the machine it is for; by default those of this process.
     """
     if threads is not None:
         return threads
@@ -215,7 +196,7 @@ DeviceName = Literal["cuda", "cpu", "mps"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a run computes on.
+    """Hardware to compute on.
 
     Attributes
     ----------
@@ -225,8 +206,6 @@ class Hardware:
         Indices of the CUDA cards in use; empty on other devices.
     memory_gib
         Memory of the smallest of these cards; ``None`` on other devices.
-    name
-        For the screen.
     """
 
     device: DeviceName
@@ -247,21 +226,12 @@ def find_hardware(
     workspace: Workspace,
     environ: Mapping[str, str],
 ) -> Hardware:
-    """Choose what to compute on.
-
-    Parameters
-    ----------
-    device
-        ``auto`` (a GPU where there is one), ``cuda``, ``cpu`` or ``mps``.
-    gpus
-        How many cards to use; by default one.
-    workspace, environ
-        For the child process that looks.
+    """Choose what to compute on: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
 
     Raises
     ------
     InputError
-        Where what was asked for is not there.
+        If the requested device or number of cards is not there.
     """
     if device not in ("auto", "cuda", "cpu", "mps"):
         raise InputError(f"--device: found {device!r}; expected auto, cuda, cpu or mps.")
@@ -276,12 +246,9 @@ def find_hardware(
 def probe_devices(
     task: Literal["devices", "installation"], *, workspace: Workspace, environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Ask a child process for its devices, or also what its packages say when imported.
+    """Detect devices in a child process; for ``installation`` also packages that do not load.
 
-    Raises
-    ------
-    EngineError
-        Where PyTorch cannot be imported, or takes the process down.
+    Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
     """
     environment = engine_environment(
         workspace, environ=environ, processes=1, augmentation_processes=0, threads=1

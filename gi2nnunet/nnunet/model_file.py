@@ -1,4 +1,4 @@
-"""The one file that a model is passed on in: a zip of weights, plans and a manifest; no pickle.
+"""Model file: a zip of weights, plans and a manifest, without pickles, to pass models on.
 
 ```
 manifest.json               format, names, folds, tuning, size and SHA-256 of every other part
@@ -44,26 +44,22 @@ _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # equal models are equal files
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A model file that was found whole in form; its weights are checked as they are read.
+    """A model file of valid form; its weights are checked as they are read.
 
     Attributes
     ----------
-    path
-        The file.
     digest
         SHA-256 of its manifest, and through it of every part.
-    dataset, trainer, plans_name
-        nnU-Net's names.
     folds
         Folds by configuration.
     half
         Whether the weights are in half precision.
     n_folds
-        Folds of the split that the numbered ones are of; 0 where there is none.
+        Folds of the split that the numbered ones are of; 0 without a split.
     parts
         Size in bytes and SHA-256 of every part.
     tuning
-        What was chosen for these models; ``None`` where nothing was.
+        Settings that tuning chose for these models, if any.
     """
 
     path: Path
@@ -88,7 +84,7 @@ class Bundle:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Bundle:
-        """Return the opened file of plain values; nothing is checked again but each part's sum."""
+        """Return an opened file from plain values; only checksums are checked again."""
         return cls(**{**content, "path": Path(content["path"])})
 
     def folder_name(self, configuration: str) -> str:
@@ -96,13 +92,7 @@ class Bundle:
         return f"{self.trainer}__{self.plans_name}__{configuration}"
 
     def read(self, name: str) -> bytes:
-        """Return one part.
-
-        Raises
-        ------
-        InputError
-            Where it is not what the manifest says.
-        """
+        """Return one part; :class:`InputError` if its checksum is not that of the manifest."""
         size, digest = self.parts[name]
         with _open_zip(self.path) as members:
             content = _read(members, self.path, name, size)
@@ -121,7 +111,7 @@ def weights_part(configuration: str, fold: Fold) -> str:
 
 
 def notes_part(configuration: str, fold: Fold) -> str:
-    """Return the name of the part that tells of a fold."""
+    """Return the name of the part with the notes of a fold."""
     return f"{configuration}/fold_{fold}.json"
 
 
@@ -131,7 +121,7 @@ def plans_part(configuration: str) -> str:
 
 
 class BundleWriter:
-    """Takes the parts of a model file one after another; see :func:`write_bundle`."""
+    """Writer of a model file, part by part; see :func:`write_bundle`."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive = archive
@@ -139,13 +129,13 @@ class BundleWriter:
         self._parts: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, content: bytes | Mapping[str, Any]) -> None:
-        """Add a part: bytes, or what is to be JSON."""
+        """Add a part: bytes, or content to write as JSON."""
         data = content if isinstance(content, bytes) else _dump(content)
         self._archive.writestr(zipfile.ZipInfo(name, _SAME_TIME), data)
         self._parts[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Add the manifest, which goes last; names that cannot be imported are an InputError."""
+        """Add the manifest, which comes last; names that cannot be imported are an InputError."""
         manifest = {"format": FORMAT, **about, "parts": self._parts}
         try:
             _describe(self._path, manifest, "")
@@ -159,31 +149,20 @@ class BundleWriter:
 
 @contextmanager
 def write_bundle(path: Path) -> Iterator[BundleWriter]:
-    """Write a model file, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        Where it cannot be written.
-    """
+    """Write a model file, whole or not at all; :class:`OutputError` if it cannot be written."""
     with part_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         yield BundleWriter(archive, path)
 
 
 def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
-    """Read a model file's manifest and check all of it but its weights.
+    """Read a model file's manifest and check everything in the file but its weights.
 
-    Parameters
-    ----------
-    path
-        The file.
-    trust
-        Let plans name what nnU-Net does not ship.
+    With ``trust`` plans may name code that nnU-Net does not ship.
 
     Raises
     ------
     InputError
-        Where it is no such file, is damaged, or its plans would make nnU-Net import anything else.
+        If it is not a model file, is damaged, or its plans would make nnU-Net import other code.
     """
     with _open_zip(path) as members:
         listed = {member.filename: member.file_size for member in members.infolist()}
@@ -242,7 +221,7 @@ def _describe(path: Path, manifest: Mapping[str, Any], digest: str) -> Bundle:
         raise ValueError("no models")
     tuning = manifest.get("tuning")
     if tuning is not None and not isinstance(tuning, dict):
-        raise ValueError("tuning that is no table")
+        raise ValueError("tuning that is not a table")
     return Bundle(
         path=path,
         digest=digest,
@@ -314,7 +293,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     # NotImplementedError, RuntimeError: packed or encrypted in ways that a whole file is not.
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{path}: is no model file, or a damaged one ({error}). {_DAMAGED}"
+            f"{path}: is not a model file, or a damaged one ({error}). {_DAMAGED}"
         ) from error
 
 

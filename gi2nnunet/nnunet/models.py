@@ -1,4 +1,4 @@
-"""Which trained models a workspace holds, and which of them to use."""
+"""Models that a workspace holds, and the choice of those to use."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ IMPORT_RECORD = "gi2nnunet_imported.json"
 class FoldFolder:
     """One fold of a model in nnU-Net's results folder, trained to the end or not.
 
-    Attributes
-    ----------
-    folder
-        Where its checkpoints are, ``<trainer>__<plans>__<configuration>/fold_<fold>``.
-    trainer, plans_name, configuration, fold
-        nnU-Net's names.
+    Its ``folder``, with the checkpoints, is ``<trainer>__<plans>__<configuration>/fold_<fold>``.
     """
 
     folder: Path
@@ -52,16 +47,8 @@ class FoldFolder:
 class TrainedModel:
     """One configuration with the folds of it that are trained to the end.
 
-    Attributes
-    ----------
-    folder
-        nnU-Net's model folder, ``<trainer>__<plans>__<configuration>``.
-    trainer, plans_name, configuration
-        nnU-Net's names.
-    folds
-        Finished folds, numbers first.
-    newest
-        When the newest of them was finished, seconds since the epoch.
+    Its ``folder`` is nnU-Net's, ``<trainer>__<plans>__<configuration>``; numbered folds come first.
+    ``newest`` is when the newest of them was finished, seconds since 1970.
     """
 
     folder: Path
@@ -74,16 +61,9 @@ class TrainedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Models whose probabilities are averaged; they share their folds.
+    """Models of different configurations; the probabilities of their common folds are averaged.
 
-    Attributes
-    ----------
-    models
-        One a configuration.
-    folds
-        The folds in use, of every model.
-    chosen_by
-        Why these, for the screen.
+    ``chosen_by`` says why these, for the screen.
     """
 
     models: tuple[TrainedModel, ...]
@@ -92,7 +72,7 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        """Return a name fit for a folder."""
+        """Return a name that a folder can have."""
         folds = "".join(map(str, self.folds))
         parts = [
             f"{trainer}__{plans_name}__{'+'.join(configurations)}"
@@ -101,7 +81,7 @@ class Ensemble:
         return f"{'+'.join(parts)}__fold_{folds}"
 
     def describe(self) -> str:
-        """Return what is used, for the screen."""
+        """Return the models in use, for the screen."""
         folds = ", ".join(map(str, self.folds))
         parts = [
             f"{' + '.join(configurations)}, fold {folds}, {trainer}, {plans_name}"
@@ -170,20 +150,16 @@ def list_models(results: Path) -> tuple[TrainedModel, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which models to use; what is left open is filled by the newest complete set.
+    """Which models to use; whatever is not given comes from the newest complete set.
 
     Attributes
     ----------
-    configurations
-        Configurations to use.
     folds
-        Folds to use: numbers, ``"cv"`` for every fold of the split, or ``"all"``.
+        Numbers, ``"cv"`` for every fold of the split, or ``"all"``.
     preset
         The preset they were trained with, or nnU-Net's name of the plans.
-    trainer
-        The trainer class they were trained with.
     dataset_id
-        The dataset they were trained on, where the workspace holds several.
+        The dataset they were trained on, if the workspace holds several.
     """
 
     configurations: tuple[str, ...] = ()
@@ -220,16 +196,16 @@ def choose_ensemble(
     results
         nnU-Net's results folder of the dataset.
     n_folds
-        Folds of the dataset's split; 0 where it has none.
+        Folds of the dataset's split; 0 if it has none.
     configurations, folds, preset, trainer
-        What the user asked for; ``folds`` may hold ``"cv"`` for every fold of the split. What is
-        left open is filled by the newest complete set: every configuration of one trainer and
-        plan that has ``fold_all``, or every fold of the split.
+        The user's choice; ``folds`` may hold ``"cv"`` for every fold of the split. Whatever is not
+        given comes from the newest complete set: every configuration of one trainer and plan that
+        has ``fold_all``, or every fold of the split.
 
     Raises
     ------
     InputError
-        Where nothing is trained, or not what was asked for.
+        If nothing is trained, or not what the user chose.
     """
     models = list_models(results)
     if not models:
@@ -286,8 +262,8 @@ def choose_ensemble(
 def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[TrainedModel]]:
     """Return the models of each trainer and plan, in order of configuration.
 
-    With ``across``, last the newest of each configuration, whatever its trainer and plan: that is
-    how 2d and 3d_fullres with batch sizes of their own come together.
+    With ``across``, last the newest of each configuration, of any trainer and plan: so 2d and
+    3d_fullres with different batch sizes come together.
     """
     keys = dict.fromkeys((model.trainer, model.plans_name) for model in models)
     groups = [[m for m in models if (m.trainer, m.plans_name) == key] for key in keys]
@@ -326,10 +302,10 @@ def _expand(folds: Sequence[Fold | str], split: tuple[int, ...]) -> tuple[Fold, 
 
 
 def is_asked_for(model: TrainedModel, *, preset: str | None, trainer: str | None) -> bool:
-    """Return whether a model is of what ``--preset`` and ``--trainer`` named; ``None`` names all.
+    """Return whether a model is of the given ``--preset`` and ``--trainer``; ``None`` fits all.
 
-    A preset's name stands for its plans with whatever batch and patch sizes; nnU-Net's name of the
-    plans for those alone.
+    A preset's name fits its plans with any batch and patch sizes; nnU-Net's name of plans only
+    those.
     """
     if trainer is not None and model.trainer != trainer:
         return False
@@ -361,15 +337,15 @@ def _finished(model: TrainedModel, fold: Fold) -> float:
 
 
 def read_training_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
-    """Return what was recorded beside a fold: settings, dataset digest, versions."""
+    """Return the record beside a fold: settings, dataset digest, versions."""
     return read_json(fold_folder(model.folder, fold) / TRAINING_RECORD)
 
 
 def read_import_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
-    """Return what an imported fold tells of itself; empty for one that was trained here.
+    """Return the record of an imported fold; empty for one that was trained here.
 
-    ``trained_on`` holds scan ids, or ``None`` where they are not known; ``n_folds`` is the number
-    of folds of their split.
+    ``trained_on`` holds scan ids, or ``None`` if they are not known; ``n_folds`` is the number of
+    folds of their split.
     """
     return read_json(fold_folder(model.folder, fold) / IMPORT_RECORD)
 
@@ -380,10 +356,7 @@ _SAMPLE_BYTES = 1 << 20
 def digest_checkpoint(model: TrainedModel, fold: Fold) -> str:
     """Return a digest of a fold's final checkpoint: of its size, its first and last MiB.
 
-    Raises
-    ------
-    InputError
-        Where it cannot be read.
+    Raises :class:`InputError` if it cannot be read.
     """
     path = fold_folder(model.folder, fold) / FINAL_CHECKPOINT
     try:

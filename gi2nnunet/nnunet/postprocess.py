@@ -26,20 +26,20 @@ _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)  # voxels that touch in a corner hold
 
 @dataclass(frozen=True, kw_only=True)
 class OrganDecision:
-    """How one organ's mask is made; the default is the plain way.
+    """How one organ's mask is made; the default is the mean above one half.
 
     Attributes
     ----------
     weights
-        Weight of each configuration's probability, by name, in sum 1; none for the mean.
+        Weight of each configuration's probability, by name, with sum 1; empty for the mean.
     threshold
         The mask is where the blended probability exceeds it.
     gate
-        A slice whose highest probability does not exceed it has no mask; 0 lets all pass.
+        A slice with no probability above it has no mask; 0 keeps all.
     smallest_ml
         Connected parts (26 neighbours) of less volume are dropped; 0 keeps all.
     fill_slices
-        So many empty slices between two others are filled with what those two share.
+        Up to so many empty slices between two others are filled with the overlap of those two.
     """
 
     weights: tuple[tuple[str, float], ...] = ()
@@ -55,7 +55,7 @@ PLAIN = OrganDecision()
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """How masks are made of probabilities, by organ; organs left out are made the plain way."""
+    """How masks are made of probabilities, by organ; the default is the mean above one half."""
 
     organs: Mapping[str, OrganDecision] = field(default_factory=dict)
 
@@ -68,13 +68,7 @@ class Decision:
 
 
 def read_decision(content: object) -> Decision:
-    """Return the decision of plain values.
-
-    Raises
-    ------
-    ValueError
-        Where they are something else.
-    """
+    """Return the decision of plain values; :class:`ValueError` if they are something else."""
     if not isinstance(content, dict) or not set(content) <= set(ORGANS):
         raise ValueError("found no table of the organs")
     organs = {}
@@ -112,8 +106,6 @@ def apply_decision(
     ----------
     probabilities
         By configuration, ``(organ, z, y, x)`` in [0, 1], slices in order.
-    decision
-        How to decide.
     spacing_mm
         Voxel spacing ``(z, y, x)``.
     """
@@ -142,12 +134,10 @@ def decide_organ(
     ----------
     probabilities
         By configuration, ``(z, y, x)``.
-    choice
-        How to decide.
     voxel_ml
         Volume of a voxel.
     scale
-        What stands for probability 1: 255 for eight bits.
+        The value of probability 1: 255 for eight bits.
     """
     blended = blend(probabilities, choice.weights)
     mask: NDArray[np.bool_] = blended > choice.threshold * scale
@@ -163,7 +153,7 @@ def decide_organ(
 def blend(
     probabilities: Mapping[str, NDArray[np.generic]], weights: Sequence[tuple[str, float]]
 ) -> NDArray[np.float32]:
-    """Return the weighted mean of the configurations; without weights the plain one."""
+    """Return the weighted mean of the configurations; without weights the plain mean."""
     used = dict(weights) or dict.fromkeys(probabilities, 1 / len(probabilities))
     total: NDArray[np.float32] | None = None
     for name, weight in used.items():
@@ -203,31 +193,21 @@ _AGAIN = "Make it again with gi2nnunet tune, or predict with --no-tuning."
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What was chosen for a set of models.
-
-    Attributes
-    ----------
-    path
-        The file.
-    decision
-        How to decide.
-    content
-        All that the file tells.
-    """
+    """Settings that tuning saved for a set of models; ``content`` is that of the whole file."""
 
     path: Path
     decision: Decision
     content: Mapping[str, Any]
 
     def pack(self) -> dict[str, Any]:
-        """Return what goes along with the models, for :func:`adopt_tuning`."""
+        """Return the content to pass on with the models, for :func:`adopt_tuning`."""
         return {k: v for k, v in self.content.items() if k not in ("models", "checkpoints")}
 
     def list_differences(self, computing: Mapping[str, Any]) -> list[str]:
-        """Return warnings where the networks run otherwise than when this was chosen.
+        """Return warnings if the networks run with other settings than when these were chosen.
 
-        Mirroring and step count: they change the probabilities that thresholds were chosen on.
-        Device and threads change their last bits alone. A file that does not tell is not judged.
+        Mirroring and step size change the probabilities that thresholds were chosen on; device and
+        threads only their last bits. A file that does not record them is not judged.
         """
         recorded = self.content.get("computing") or {}
         differing = [
@@ -243,7 +223,7 @@ class Tuned:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Return what a score tells of it."""
+        """Return what a score records of it."""
         keys = ("metric", "decision", "found", "gains", "n_scans", "n_patients", "n_folds")
         return {"file": str(self.path), **{key: self.content.get(key) for key in keys}}
 
@@ -269,27 +249,24 @@ def save_tuning(
     computing: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
-    """Write what was chosen, how its predictions were computed, and the command; return the file.
+    """Write the tuning, how its predictions were computed, and the command; return the file.
 
-    Raises
-    ------
-    OutputError
-        Where it cannot be written.
+    Raises :class:`OutputError` if it cannot be written.
     """
-    told = {"computing": dict(computing)} if computing else {}
-    content = {"format": _FORMAT, **tuning.to_json(), **told, "command": command}
+    made_by = {"computing": dict(computing)} if computing else {}
+    content = {"format": _FORMAT, **tuning.to_json(), **made_by, "command": command}
     return _write(content, models, folds)
 
 
 def adopt_tuning(content: Mapping[str, Any], models: Sequence[TrainedModel]) -> Path:
-    """Write what came along with imported models; return the file.
+    """Write the tuning of imported models; return the file.
 
     Raises
     ------
     InputError
-        Where it is damaged, or for other models.
+        If it is damaged, or for other models.
     OutputError
-        Where it cannot be written.
+        If it cannot be written.
     """
     path = _write(content, models, sorted(set(models[0].folds), key=str))
     ensemble = Ensemble(models=tuple(models), folds=models[0].folds, chosen_by="imported")
@@ -317,14 +294,14 @@ def _write(
 
 
 def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
-    """Return what was chosen for these models, and warnings; ``None`` where nothing was.
+    """Return the settings that tuning saved for these models, if any, and warnings.
 
-    What was chosen on other checkpoints than those at hand is passed over, with a warning.
+    Settings that were chosen on other checkpoints than these are not used, with a warning.
 
     Raises
     ------
     InputError
-        Where the file is damaged.
+        If the file is damaged.
     """
     path = tuning_path(ensemble.models)
     if not path.is_file():
@@ -352,7 +329,7 @@ def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
     for (model, fold), digest in checkpoints.items():
         if fold in model.folds and digest_checkpoint(model, fold) != digest:
             return None, [
-                f"{path}: was chosen before {model.configuration} fold {fold} was trained anew, "
+                f"{path}: was chosen before {model.configuration} fold {fold} was trained again, "
                 "so it is not used; run gi2nnunet tune again"
             ]
     return Tuned(path=path, decision=decision, content=content), []
@@ -360,27 +337,20 @@ def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What was chosen, and what it gains.
+    """Result of a tuning, and its gain.
 
     Attributes
     ----------
-    metric
-        The convention.
     decision
-        What to decide by: the organs whose choice gains, with those properties alone that do.
+        The settings to use: only for organs with a gain, and only those settings that help.
     found
-        What the search found for every organ, made or not.
+        What the search found for every organ, used or not.
     gains
-        Cross-fitted: by organ, with its choice alone and the others plain, its interval at
-        :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE_OF_EACH`; and for ``all``, each fold with
-        what the other folds would have made of it, at
-        :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE`.
-    n_scans, n_patients, n_folds
-        What it was chosen on.
-    seed
-        Of the intervals' draws.
+        Cross-fitted: by organ, tuned with the other organs plain, with an interval at
+        :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE_OF_EACH`; and for ``all``, each fold with the
+        settings that the other folds give, at :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE`.
     fewest_patients
-        By chance alone all of fewer would gain more often than the intervals allow for.
+        With fewer patients, all of them gain by chance more often than the intervals allow for.
     """
 
     fewest_patients: ClassVar[int] = 7

@@ -1,4 +1,4 @@
-"""Presets: which planner, under which plans name, how large a network; options of a plan."""
+"""Presets of networks (planner, plans name, size), and the options of planning and training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,8 @@ class Preset:
 
     Attributes
     ----------
-    name
-        As the user writes it.
-    planner
-        nnU-Net's planner class.
-    plans_name
-        nnU-Net's plans identifier.
+    planner, plans_name
+        nnU-Net's planner class and plans identifier.
     memory_gib
         GPU memory its batch and patch size are planned for.
     epochs, iterations
@@ -82,19 +78,15 @@ _SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What to plan.
+    """Options of planning.
 
     Attributes
     ----------
     preset
         A name of :data:`PRESET_NAMES`, or ``auto``; see :func:`choose_preset`.
-    configurations
-        nnU-Net's configurations.
-    batch_size
-        In place of the planner's.
-    patch_sizes
-        In place of the planner's, in voxels, slowest axis first; two numbers are for ``2d``,
-        three for the 3D configurations.
+    batch_size, patch_sizes
+        Replace the planner's; patch sizes in voxels, slowest axis first: two numbers are for
+        ``2d``, three for the 3D configurations.
 
     Raises
     ------
@@ -118,18 +110,14 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What a training is made with; recorded beside each fold, and the same when it resumes.
+    """Settings of a training; recorded beside each fold, and the same when it resumes.
 
     Attributes
     ----------
-    trainer
-        nnU-Net's trainer class.
-    epochs, iterations
-        Length of the training; ``None`` leaves the trainer's own.
-    learning_rate
-        Initial learning rate; ``None`` leaves the trainer's own.
+    epochs, iterations, learning_rate
+        Replace the trainer's own.
     pretrained_weights
-        Checkpoint whose weights to start from.
+        Checkpoint with the weights to start from.
 
     Raises
     ------
@@ -155,12 +143,12 @@ class TrainingSettings:
 
 
 def choose_configurations(asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Return each configuration that was asked for once; by default 2d and 3d_fullres."""
+    """Return each configuration given, once; by default 2d and 3d_fullres."""
     return tuple(dict.fromkeys(asked or CONFIGURATIONS))
 
 
 def name_sizes(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
-    """Return what is put behind a preset's plans name for a batch and patch sizes of one's own."""
+    """Return the ending of a plans name for batch and patch sizes other than the preset's."""
     parts = [f"_b{batch_size}"] if batch_size else []
     parts += [f"_p{'x'.join(map(str, size))}" for _, size in sorted(sizes.items())]
     return "".join(parts)
@@ -169,7 +157,7 @@ def name_sizes(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> st
 def read_plans_name(plans_name: str) -> tuple[Preset, int | None, tuple[str, ...]] | None:
     """Undo :func:`name_sizes`: return the preset, the batch size, and patch sizes as text.
 
-    ``None`` where the plans are of no preset.
+    ``None`` if the plans are not those of a preset.
     """
     for preset in PRESETS.values():
         rest = plans_name.removeprefix(preset.plans_name)
@@ -181,21 +169,15 @@ def read_plans_name(plans_name: str) -> tuple[Preset, int | None, tuple[str, ...
 
 
 def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
-    """Return a preset by its name; ``auto`` chooses by the card's memory.
+    """Return a preset by its name; ``auto`` chooses by the memory of the card, if there is one.
 
-    Parameters
-    ----------
-    name
-        A name of :data:`PRESET_NAMES`, or ``auto``: ResEnc L from 22 GiB on (nnU-Net's own
-        recommendation), ResEnc M from 9 GiB on, else nnU-Net's default planner. XL takes more
-        than twice the time of L and is chosen only by name.
-    memory_gib
-        Memory of the card to train on; ``None`` where there is none.
+    ``auto`` is ResEnc L from 22 GiB on (nnU-Net's own recommendation), ResEnc M from 9 GiB on, else
+    nnU-Net's default planner. XL takes more than twice the time of L and is chosen only by name.
 
     Raises
     ------
     InputError
-        For an unknown name; for ``auto`` without a card, where stock training takes weeks.
+        For an unknown name; for ``auto`` without a card, as stock training takes weeks then.
     """
     if name in PRESETS:
         return PRESETS[name]

@@ -1,9 +1,9 @@
-"""Run the engine in a child process: one task, events back, nnU-Net's chatter to a log file.
+"""Child process of the engine: one task, events back, nnU-Net's output to a log file.
 
-The child reads its task as one line of JSON on standard input, and sends events, a line of JSON
-each, on the pipe that was its standard output. Standard input stays open as long as the parent
+The child reads its task as one line of JSON on standard input, and sends events, each a line of
+JSON, on the pipe that was its standard output. Standard input stays open as long as the parent
 lives: a further byte asks the task to stop early; when it closes, the child ends its whole process
-group, so that no worker outlives us.
+group, so that no worker outlives the parent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REMEDIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LogFile:
-    """Where one engine run's output goes."""
+    """Log file of one run of the engine."""
 
     path: Path
 
@@ -61,7 +61,7 @@ class LogFile:
 
 
 def _without_tracebacks(lines: Iterable[str]) -> list[str]:
-    """Return the lines that are no part of a traceback but its last one; the log keeps them all."""
+    """Return the lines, but of tracebacks only the last one; the log keeps all."""
     kept, inside = [], False
     for line in lines:
         inside = line.startswith("Traceback (most") or (inside and line[:1] in ("", " "))
@@ -74,10 +74,7 @@ def _without_tracebacks(lines: Iterable[str]) -> list[str]:
 def new_log(folder: Path, name: str) -> LogFile:
     """Make a new, empty log file in ``folder``, named by the time and ``name``.
 
-    Raises
-    ------
-    OutputError
-        Where it cannot be made.
+    Raises :class:`OutputError` if it cannot be written.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for count in range(1000):
@@ -104,35 +101,28 @@ def run_engine(
     on_event: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Event:
-    """Run one engine task in a child process and wait for it.
+    """Run one engine task in a child process, wait for it, and return its result.
 
     Parameters
     ----------
-    task
-        A task of :mod:`gi2nnunet.nnunet.child.main`.
-    options
-        Its options; must go through JSON.
+    task, options
+        A task of :mod:`gi2nnunet.nnunet.child.main` and its options, which must go through JSON.
     environment
         The child's whole environment.
     log
-        Where everything that nnU-Net prints goes.
+        File for everything that nnU-Net prints.
     on_event
         Called with each event in turn.
     stop
-        Asks the task to stop early where it is set; not before the task's first event, and a task
-        that knows nothing of it goes on.
-
-    Returns
-    -------
-    dict
-        The task's result.
+        If it is set, the task is asked to stop early; not before its first event, and tasks that do
+        not support it continue.
 
     Raises
     ------
     InputError, OutputError
-        What the task raised as such.
+        Raised by the task.
     EngineError
-        Where the child failed in another way or died; holds the log's path and last lines.
+        If the child failed in another way or died; holds the log's path and last lines.
     """
     result: Event | None = None
     failure: Event | None = None
@@ -179,8 +169,8 @@ def run_engine(
 def _follow(child: subprocess.Popen[bytes]) -> None:
     """End the group as soon as the child itself is gone.
 
-    Its workers hold the event pipe open: where the system killed the child for memory, waiting for
-    the pipe's end would mean waiting for them, for ever.
+    Its workers hold the event pipe open: if the system killed the child for memory, waiting for the
+    pipe's end would mean waiting for them, for ever.
     """
     child.wait()
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -188,9 +178,9 @@ def _follow(child: subprocess.Popen[bytes]) -> None:
 
 
 def _pass_on(stop: threading.Event, begun: threading.Event, child: subprocess.Popen[bytes]) -> None:
-    """Ask the child to stop where we were asked.
+    """Ask the child to stop if ``stop`` is set, but not before it has read its task.
 
-    Not before it has read its task: what follows in the same pipe may be read along with that.
+    Bytes that follow in the same pipe could be read together with the task.
     """
     while child.returncode is None:
         if begun.wait(_LOOK_SECONDS) and stop.wait(_LOOK_SECONDS):
@@ -251,14 +241,10 @@ def engine_environment(
     threads: int,
     gpu: int | None = None,
 ) -> dict[str, str]:
-    """Build the whole environment of one engine process.
+    """Build the whole environment of one engine process, from ``environ`` (``PATH`` and the like).
 
     Parameters
     ----------
-    workspace
-        Where the engine reads and writes.
-    environ
-        What to start from (``PATH`` and the like).
     processes
         nnU-Net's worker processes for preprocessing and export.
     augmentation_processes
@@ -266,8 +252,8 @@ def engine_environment(
     threads
         Threads of the numerical libraries.
     gpu
-        The one card the process may see, counted among those that ``environ`` lets us see;
-        ``None`` leaves them all.
+        The one card the process may see, counted among those that ``environ`` allows; ``None``
+        shows them all.
     """
     built = dict(environ)
     built.update(

@@ -123,14 +123,8 @@ class ModelFiles(NamedTuple):
 def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
     """Read plans and dataset.json of a model folder, and check every name in them.
 
-    The trainer is the one that the folder is named after, as each of its checkpoints must be.
-
-    Parameters
-    ----------
-    folder
-        ``<trainer>__<plans>__<configuration>``.
-    trust
-        Check nothing.
+    The folder, ``<trainer>__<plans>__<configuration>``, also names the trainer, which must be that
+    of each of its checkpoints. With ``trust`` nothing is checked.
 
     Raises
     ------
@@ -157,18 +151,10 @@ def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
 def open_preprocessed(
     folder: Path, plans_name: str, *, trainer: str | None = None, trust: bool = False
 ) -> ModelFiles:
-    """Read plans and dataset.json of a preprocessed dataset, and check every name in them.
+    """Read plans and dataset.json of nnU-Net's preprocessed folder, and check every name in them.
 
-    Parameters
-    ----------
-    folder
-        nnU-Net's preprocessed folder of the dataset; its split is checked too, if there is one.
-    plans_name
-        Name of the plans file, without its ending.
-    trainer
-        The trainer to use; ``None`` if nothing is to be trained.
-    trust
-        Check nothing.
+    The split is checked too, if there is one, and the trainer, if there is something to train. With
+    ``trust`` nothing is checked.
 
     Raises
     ------
@@ -195,11 +181,8 @@ def check_names(
 ) -> None:
     """Refuse every name in a model's files that nnU-Net would import and does not ship itself.
 
-    Parameters
-    ----------
-    trainer, plans, dataset_json
-        Each by where it is from, for the message: a trainer's name, contents of plans files and of
-        dataset.json files. A name in plans that becomes part of a path must be a plain name.
+    Each argument is by place, for the message: a trainer's name, contents of plans files and of
+    dataset.json files. A name in plans that becomes part of a path must be a plain name.
 
     Raises
     ------
@@ -240,13 +223,7 @@ def _check_split(path: Path) -> None:
 def check_data_folder(folder: Path) -> None:
     """Refuse a folder of preprocessed scans if a ``.pkl`` in it holds more than data.
 
-    Nothing in them is run: only arrays are made, and anything else that a pickle asks for is
-    refused.
-
-    Raises
-    ------
-    InputError
-        Naming every such file.
+    Nothing in them is run: only arrays are made. :class:`InputError` names every such file.
     """
     _check_pickles(
         sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(".pkl"))

@@ -1,1 +1,1 @@
-"""Planning, training, and what to know before either starts."""
+"""Planning and training, with the checks and estimates before they start."""

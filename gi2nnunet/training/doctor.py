@@ -1,14 +1,13 @@
-"""What would stop a run, told with numbers before it starts.
+"""Checks of the machine before a run: installation, GPU memory, memory, disk.
 
-Each function here judges numbers that it is given, so that any machine can be judged anywhere.
-An *error* stops a run; a *warning* is told and the run goes on.
+Each function judges numbers that it is given, so that any machine can be judged anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
@@ -42,18 +41,9 @@ _MOST_PREPROCESSING, _MOST_AUGMENTATION = 8, 12
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one check came to.
+    """Result of one check: an error stops a run, a warning does not; found and expected in numbers.
 
-    Attributes
-    ----------
-    name
-        What was looked at.
-    level
-        ``ok``, ``warning`` or ``error``.
-    found, expected
-        In numbers.
-    remedy
-        What to do; empty where all is well.
+    The remedy is empty if all is well.
     """
 
     name: str
@@ -66,23 +56,28 @@ class Verdict:
         """Return the verdict as one line."""
         return f"{self.name}: found {self.found}; expected {self.expected}. {self.remedy}".rstrip()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain values."""
-        return asdict(self)
+
+def _judge(
+    name: str, found: str, expected: str, *, error: bool = False, warn: bool = False, remedy: str
+) -> Verdict:
+    level: Level = "error" if error else "warning" if warn else "ok"
+    return Verdict(
+        name=name, level=level, found=found, expected=expected,
+        remedy="" if level == "ok" else remedy,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is to be run, as far as it takes processes.
+class Work(NamedTuple):
+    """Processes of a run.
 
     Attributes
     ----------
     processes
         That preprocess at once.
     workers
-        That augment beside each training; 0 augments in the training itself.
+        That augment beside each training; if 0, the training augments itself.
     trainings
-        At once; 0 where nothing is to be trained.
+        At once; 0 if nothing is to be trained.
     """
 
     processes: int
@@ -106,25 +101,20 @@ def judge_installation(
 ) -> list[Verdict]:
     """Judge whether Python and the packages fit together.
 
-    Parameters
-    ----------
-    installation
-        What is installed.
-    failed_imports
-        Modules that could not be imported, and why; ``None`` where that was not tried.
+    ``failed_imports`` has modules that cannot be imported, and why; ``None`` if that was not tried.
     """
     python, versions = installation.python, installation.versions
-    text = ".".join(map(str, python))
     first, last = _TESTED_PYTHONS
-    expected = f"{_dotted(first)} to {_dotted(last)}"
-    if python[:2] < _OLDEST_PYTHON:
-        verdicts = [_error("Python", text, expected, "Use a newer Python.")]
-    elif not first <= python[:2] <= last:
-        verdicts = [_warn("Python", text, expected, "Other versions were not tried.")]
-    else:
-        verdicts = [_ok("Python", text, expected)]
+    too_old = python[:2] < _OLDEST_PYTHON
+    verdicts = [
+        _judge(
+            "Python", _dotted(python), f"{_dotted(first)} to {_dotted(last)}",
+            error=too_old, warn=not first <= python[:2] <= last,
+            remedy="Use a newer Python." if too_old else "Other versions were not tried.",
+        )
+    ]  # fmt: skip
     verdicts += [
-        _error(name, "nothing installed", "a version of it", _PIN)
+        _judge(name, "nothing installed", "a version of it", error=True, remedy=_PIN)
         for name in ("nnunetv2", "torch", "torchvision")
         if versions.get(name) is None
     ]
@@ -137,9 +127,11 @@ def judge_installation(
     if versions.get("torch") and versions.get("torchvision"):
         verdicts += _judge_builds(str(versions["torch"]), str(versions["torchvision"]))
     for module, why in (failed_imports or {}).items():
-        verdicts.append(_error(module, f"that it cannot be imported ({why})", "an import", _PIN))
+        found = f"that it cannot be imported ({why})"
+        verdicts.append(_judge(module, found, "an import", error=True, remedy=_PIN))
     if failed_imports is not None and not failed_imports:
-        verdicts.append(_ok("imports", "torch, torchvision, nnunetv2 load", "that they do"))
+        found = "torch, torchvision, nnunetv2 load"
+        verdicts.append(_judge("imports", found, "that they do", remedy=""))
     return verdicts
 
 
@@ -154,7 +146,7 @@ def _judge_version(
     except InvalidVersion:
         fits = False
     name = package if asked_by == "this package" else f"{package} for {asked_by}"
-    return _ok(name, found, expected) if fits else _error(name, found, expected, _PIN)
+    return _judge(name, found, expected, error=not fits, remedy=_PIN)
 
 
 def _find_requirement(requirements: Sequence[str], name: str) -> str:
@@ -168,74 +160,76 @@ def _find_requirement(requirements: Sequence[str], name: str) -> str:
 
 
 def _judge_builds(torch: str, torchvision: str) -> list[Verdict]:
-    """Tell a torch for CPUs beside a torchvision for CUDA, or the like."""
+    """Find a torch for CPUs beside a torchvision for CUDA, or the like."""
     try:
         first, second = Version(torch).local, Version(torchvision).local
     except InvalidVersion:
         return []
     if first == second:
         return []
-    found = f"builds {first or 'from PyPI'} and {second or 'from PyPI'}"
-    name, expected = "torch and torchvision", "two of the same build"
-    remedy = "Install both from the same index."
-    if "cpu" in (first, second):
-        return [_error(name, found, expected, remedy)]
-    return [_warn(name, found, expected, remedy)]
+    return [
+        _judge(
+            "torch and torchvision",
+            f"builds {first or 'from PyPI'} and {second or 'from PyPI'}", "two of the same build",
+            error="cpu" in (first, second), warn=True,
+            remedy="Install both from the same index.",
+        )
+    ]  # fmt: skip
 
 
 def judge_hardware(
     hardware: Hardware, preset: Preset, *, resized: bool = False, free_gib: float | None = None
 ) -> list[Verdict]:
-    """Judge whether a network fits what it is to be trained on.
+    """Judge whether a network fits the hardware to train it on.
 
     Parameters
     ----------
-    hardware
-        What to compute on.
-    preset
-        The network.
     resized
-        Whether batch or patch size are the user's own, so that the preset's memory says little.
+        Whether the user chose batch or patch size, so that the preset's memory says little.
     free_gib
-        Free memory of the card, where known.
+        Free memory of the card, if known.
     """
-    if hardware.memory_gib is None:
-        if hardware.device == "cpu" and preset.name != "tiny":
-            remedy = "Use --preset tiny, or a GPU."
-            return [_warn("device", hardware.name, f"a GPU to train {preset.name}", remedy)]
-        return [_ok("device", hardware.name, f"enough for {preset.name}")]
-    name, total = "GPU memory", hardware.memory_gib
-    found, expected = f"{total:.1f} GiB", f"{preset.memory_gib} GiB for {preset.name}"
-    remedy = "Use a smaller --preset, --batch-size or --patch-size."
-    if total < _CARD_TOO_SMALL * preset.memory_gib and not resized:
-        return [_error(name, found, expected, remedy)]
-    if total < _CARD_TIGHT * preset.memory_gib:
-        return [_warn(name, found, expected, remedy)]
-    if free_gib is not None and free_gib < _CARD_TIGHT * preset.memory_gib:
+    total = hardware.memory_gib
+    if total is None:
+        slow = hardware.device == "cpu" and preset.name != "tiny"
+        expected = f"a GPU to train {preset.name}" if slow else f"enough for {preset.name}"
+        remedy = "Use --preset tiny, or a GPU."
+        return [_judge("device", hardware.name, expected, warn=slow, remedy=remedy)]
+    name, found, expected = (
+        "GPU memory", f"{total:.1f} GiB", f"{preset.memory_gib} GiB for {preset.name}"
+    )  # fmt: skip
+    needed = _CARD_TIGHT * preset.memory_gib
+    if total >= needed and free_gib is not None and free_gib < needed:
+        found = f"{free_gib:.1f} of {total:.1f} GiB free"
         remedy = "Other programs hold the rest: end them, or use another card."
-        return [_warn(name, f"{free_gib:.1f} of {total:.1f} GiB free", expected, remedy)]
-    return [_ok(name, found, expected)]
+        return [_judge(name, found, expected, warn=True, remedy=remedy)]
+    return [
+        _judge(
+            name, found, expected,
+            error=total < _CARD_TOO_SMALL * preset.memory_gib and not resized, warn=total < needed,
+            remedy="Use a smaller --preset, --batch-size or --patch-size.",
+        )
+    ]  # fmt: skip
 
 
 def judge_machine(machine: Machine, need: Need, work: Work, *, jobs: int | None) -> list[Verdict]:
     """Judge cores, memory and shared memory against the processes of a run."""
     return [
-        *_judge_cores(machine, jobs),
+        _judge_cores(machine, jobs),
         *_judge_memory(machine, need, work),
         *_judge_shared_memory(machine, need, work),
     ]
 
 
-def _judge_cores(machine: Machine, jobs: int | None) -> list[Verdict]:
-    if machine.quota is not None and machine.quota < (jobs or machine.cores):
-        granted = max(1, int(machine.quota))
-        found = f"{machine.cores} cores, of which a container grants {machine.quota:g}"
-        remedy = f"Use --jobs {granted}."
-        return [_warn("cores", found, f"{jobs or machine.cores} for as many workers", remedy)]
-    if jobs and jobs > machine.cores:
-        remedy = f"Use --jobs {machine.cores}."
-        return [_warn("cores", f"{machine.cores}", f"{jobs} for --jobs {jobs}", remedy)]
-    return [_ok("cores", f"{machine.cores}", "at least 1")]
+def _judge_cores(machine: Machine, jobs: int | None) -> Verdict:
+    found, wanted = f"{machine.cores}", jobs or machine.cores
+    if machine.quota is not None and machine.quota < wanted:
+        found += f" cores, of which a container grants {machine.quota:g}"
+        remedy = f"Use --jobs {max(1, int(machine.quota))}."
+        return _judge("cores", found, f"{wanted} for as many workers", warn=True, remedy=remedy)
+    too_many = wanted > machine.cores
+    expected = f"{jobs} for --jobs {jobs}" if too_many else "at least 1"
+    return _judge("cores", found, expected, warn=too_many, remedy=f"Use --jobs {machine.cores}.")
 
 
 def _judge_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
@@ -247,50 +241,42 @@ def _judge_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
     verdicts = []
     for what, count, each, workers in uses:
         wanted = count * each
-        found = f"{_size(free)} free of {_size(total)}"
-        expected = f"about {_size(wanted)} to {what} with {workers} workers"
         fewer = max(1, int(workers * free / wanted))
-        remedy = f"Use --jobs {fewer}." if fewer < workers else "Use a smaller --preset."
-        name = f"memory to {what}"
-        if wanted > total:
-            verdicts.append(_error(name, found, expected, remedy))
-        elif wanted > free:
-            verdicts.append(_warn(name, found, expected, remedy))
-        else:
-            verdicts.append(_ok(name, found, expected))
+        verdicts.append(
+            _judge(
+                f"memory to {what}",
+                f"{_size(free)} free of {_size(total)}",
+                f"about {_size(wanted)} to {what} with {workers} workers",
+                error=wanted > total, warn=wanted > free,
+                remedy=f"Use --jobs {fewer}." if fewer < workers else "Use a smaller --preset.",
+            )
+        )  # fmt: skip
     return verdicts
 
 
 def _judge_shared_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
     least, most = need.shared_memory(workers=work.workers)
-    count = max(1, work.trainings)
-    if not most or machine.shared_memory_bytes is None:
+    count, found = max(1, work.trainings), machine.shared_memory_bytes
+    if not most or found is None:
         return []
-    found = f"{_size(machine.shared_memory_bytes)} free"
-    expected = f"up to {_size(count * most)} for {work.workers} augmentation workers"
     gib = -(-count * most // GIB)
-    remedy = f"Give the container more (docker run --shm-size={gib}g), or use fewer --jobs."
-    if machine.shared_memory_bytes < count * least:
-        return [_error("shared memory", found, expected, remedy)]
-    if machine.shared_memory_bytes < count * most:
-        return [_warn("shared memory", found, expected, remedy)]
-    return [_ok("shared memory", found, expected)]
+    return [
+        _judge(
+            "shared memory",
+            f"{_size(found)} free",
+            f"up to {_size(count * most)} for {work.workers} augmentation workers",
+            error=found < count * least, warn=found < count * most,
+            remedy=f"Give the container more (docker run --shm-size={gib}g), or use fewer --jobs.",
+        )
+    ]  # fmt: skip
 
 
 def judge_disks(disks: Mapping[str, Disk], need: Need) -> list[Verdict]:
-    """Judge rights and free space.
-
-    Parameters
-    ----------
-    disks
-        Where ``preprocessed``, ``results`` and what else is written lie.
-    need
-        What is going to be written to the first two.
-    """
+    """Judge rights and free space of the folders that a run writes to."""
     verdicts = [
-        _error(
-            "rights", f"no right to write to {disk.folder}", "it to be writable",
-            "Change its rights, or choose another --workspace.",
+        _judge(
+            "rights", f"no right to write to {disk.folder}", "it to be writable", error=True,
+            remedy="Change its rights, or choose another --workspace.",
         )
         for disk in disks.values()
         if not disk.writable
@@ -300,30 +286,23 @@ def judge_disks(disks: Mapping[str, Disk], need: Need) -> list[Verdict]:
         wanted[disks[name].device] = wanted.get(disks[name].device, 0) + amount
     for device, amount in wanted.items():
         disk = next(d for d in (disks["preprocessed"], disks["results"]) if d.device == device)
-        found = f"{_size(disk.free_bytes)} free at {disk.folder}"
-        name, expected = "disk", f"about {_size(amount)}"
-        remedy = "Free some space, or choose another --workspace."
-        if disk.free_bytes < amount:
-            verdicts.append(_error(name, found, expected, remedy))
-        elif disk.free_bytes < _DISK_TIGHT * amount:
-            verdicts.append(_warn(name, found, expected, remedy))
-        else:
-            verdicts.append(_ok(name, found, expected))
+        free = disk.free_bytes
+        verdicts.append(
+            _judge(
+                "disk", f"{_size(free)} free at {disk.folder}", f"about {_size(amount)}",
+                error=free < amount, warn=free < _DISK_TIGHT * amount,
+                remedy="Free some space, or choose another --workspace.",
+            )
+        )  # fmt: skip
     return verdicts
 
 
 def raise_errors(verdicts: Sequence[Verdict]) -> None:
-    """Stop where a verdict is an error.
-
-    Raises
-    ------
-    InputError
-        With all errors together.
-    """
+    """Raise an :class:`InputError` with all verdicts that are errors, if there are any."""
     errors = [str(verdict) for verdict in verdicts if verdict.level == "error"]
     if errors:
-        lines = [*errors, "gi2nnunet doctor tells all of it; --no-checks goes on all the same."]
-        raise InputError("\n".join(lines))
+        remedy = "Run gi2nnunet doctor for the full list, or use --no-checks to continue anyway."
+        raise InputError("\n".join([*errors, remedy]))
 
 
 def list_warnings(verdicts: Sequence[Verdict]) -> list[str]:
@@ -339,29 +318,9 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _ok(name: str, found: str, expected: str) -> Verdict:
-    return Verdict(name=name, level="ok", found=found, expected=expected)
-
-
-def _warn(name: str, found: str, expected: str, remedy: str) -> Verdict:
-    return Verdict(name=name, level="warning", found=found, expected=expected, remedy=remedy)
-
-
-def _error(name: str, found: str, expected: str, remedy: str) -> Verdict:
-    return Verdict(name=name, level="error", found=found, expected=expected, remedy=remedy)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What a whole examination came to.
-
-    Attributes
-    ----------
-    dataset
-        Name of the dataset that it was made for; ``None`` for the installation alone.
-    verdicts
-        One a check.
-    """
+    """Result of a whole examination; ``dataset`` is ``None`` for the installation only."""
 
     dataset: str | None
     verdicts: tuple[Verdict, ...]
@@ -376,7 +335,7 @@ class Diagnosis:
         return {
             "fit": self.fit,
             "dataset": self.dataset,
-            "checks": [verdict.to_json() for verdict in self.verdicts],
+            "checks": [asdict(verdict) for verdict in self.verdicts],
         }
 
 
@@ -395,18 +354,12 @@ def examine_start(
 
     Parameters
     ----------
-    dataset
-        What to plan or train on.
-    options
-        What is to be planned.
-    engine
-        Where, on what and with how many workers.
     folds, trainer
-        What is to be trained; finished folds count for nothing. None where nothing is.
+        To be trained; finished folds do not count.
     free_gib
-        Free memory of the card, where known.
+        Free memory of the card, if known.
     machine, disks
-        In place of what is measured here; ``disks`` has the keys ``preprocessed``, ``results``,
+        Used instead of what is measured here; ``disks`` has the keys ``preprocessed``, ``results``,
         ``logs`` and ``predictions``.
     """
     measured = machine or read_machine()
@@ -464,36 +417,28 @@ def diagnose(
     ----------
     dataset
         ``None`` examines only the installation.
-    options
-        What is to be planned.
-    engine
-        Where and on what; its devices are looked for here.
-    folds
-        What is to be trained.
     installation, found, machine, disks
-        In place of what is measured here; ``found`` as the child's task ``installation`` gives it.
+        Used instead of what is measured here; ``found`` is a result of the child's task
+        ``installation``.
     """
     installed = installation or read_installation()
-    verdicts: list[Verdict] = []
-    probed: Mapping[str, Any]
+    without: dict[str, Any] = {"cuda": [], "mps": False}
     try:
         probed = found or probe_devices(
             "installation", workspace=engine.workspace, environ=engine.environ
         )
-        verdicts += judge_installation(installed, failed_imports=probed["failed_imports"])
+        failed = probed["failed_imports"]
     except EngineError as error:
-        probed = {"cuda": [], "mps": False}
-        reason = str(error).splitlines()[0]
-        verdicts += judge_installation(installed, failed_imports={"torch": reason})
+        probed, failed = without, {"torch": str(error).splitlines()[0]}
+    verdicts = judge_installation(installed, failed_imports=failed)
+    name = dataset.name if dataset else None
     try:
-        # Without cards the device alone decides; choose_hardware refuses what is not there.
-        without = {"cuda": [], "mps": False}
         hardware = choose_hardware(
             without if engine.device == "cpu" else probed, device=engine.device, gpus=engine.gpus
         )
     except InputError as error:
         verdicts.append(_refusal("device", "error", str(error)))
-        return Diagnosis(dataset=dataset.name if dataset else None, verdicts=tuple(verdicts))
+        return Diagnosis(dataset=name, verdicts=tuple(verdicts))
     try:
         chosen = choose_preset(options.preset, memory_gib=hardware.memory_gib)
     except InputError as error:
@@ -504,20 +449,16 @@ def diagnose(
     if dataset is None:
         verdicts += judge_hardware(hardware, chosen, free_gib=free_gib)
     else:
+        options, engine = replace(options, preset=chosen.name), replace(engine, found=hardware)
         verdicts += examine_start(
-            dataset,
-            replace(options, preset=chosen.name),
-            engine=replace(engine, found=hardware),
-            folds=folds,
-            free_gib=free_gib,
-            machine=machine,
+            dataset, options, engine=engine, folds=folds, free_gib=free_gib, machine=machine,
             disks=disks,
-        )
-    return Diagnosis(dataset=dataset.name if dataset else None, verdicts=tuple(verdicts))
+        )  # fmt: skip
+    return Diagnosis(dataset=name, verdicts=tuple(verdicts))
 
 
 def _refusal(name: str, level: Any, text: str) -> Verdict:
-    """Turn a refusal of ours, ``option: found ...; expected ... remedy``, into a verdict."""
+    """Turn the message of a refusal, ``option: found ...; expected ... remedy``, into a verdict."""
     found, _, remedy = text.partition(". ")
     return Verdict(
         name=name,

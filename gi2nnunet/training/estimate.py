@@ -54,16 +54,10 @@ _WARM_UP_OF_WORKERS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast one configuration trains.
+    """How fast one configuration trains, and from what this is known.
 
-    Attributes
-    ----------
-    source, described
-        Where it is from, and that in words.
-    epoch_seconds
-        One epoch with its validation batches, and what comes before the next one.
-    startup_seconds
-        From the start of a process to its first batch.
+    ``epoch_seconds`` is one epoch with its validation batches and the pause before the next;
+    ``startup_seconds`` is from the start of a process to its first batch.
     """
 
     source: Source
@@ -74,18 +68,12 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to estimate.
+    """Trainings to estimate.
 
     Attributes
     ----------
-    preset, configurations, folds
-        As ``train`` takes them.
-    settings
-        Trainer and length; by default the preset's.
-    card
-        A card of the table, in place of the hardware of this machine.
-    cards
-        How many cards to estimate for.
+    card, cards
+        A card of the table instead of this machine's hardware, and how many.
     measure_seconds
         How long to time batches here; ``None`` measures nothing.
     """
@@ -101,19 +89,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """What one training takes.
-
-    Attributes
-    ----------
-    configuration, fold, state
-        Which training, and how far it is.
-    epochs_done, epochs
-        Finished epochs, and all of them.
-    epoch_seconds
-        One epoch.
-    seconds, seconds_left
-        All of it from its start, and what is left.
-    """
+    """Time of one training: all of it from its start, and what is left."""
 
     configuration: str
     fold: Fold
@@ -127,24 +103,18 @@ class TrainingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What all trainings together take.
+    """Time, disk and memory of all trainings together.
 
     Attributes
     ----------
-    dataset, preset
-        Names.
-    plan
-        Where patch and batch sizes are from.
-    device
-        The hardware, in words.
+    plan, device
+        Origin of patch and batch sizes, and the hardware, in words.
     on_cards, cards
         Whether it is CUDA cards, and how many trainings run at a time.
-    paces
-        By configuration.
     trainings
         By configuration, then by fold: the order of ``train``.
     preparing_seconds
-        Planning and preprocessing of what is not preprocessed.
+        Planning and preprocessing that is still to be done.
     predicting_seconds
         ``out_of_fold`` (the folds' validation scans) and ``held_out`` (all scans that are not
         trained on), from predictions in this workspace; ``None`` if there are none like it.
@@ -153,9 +123,7 @@ class Estimate:
     memory_bytes
         Of the machine: ``preprocess`` and ``train``, with all workers and cards.
     gpu_memory_gib
-        What the preset is planned for; ``None`` on a CPU, and for next to nothing.
-    notes
-        Warnings.
+        GPU memory that the preset is planned for; ``None`` on a CPU, and for next to nothing.
     """
 
     dataset: str
@@ -201,16 +169,8 @@ def estimate_costs(
 ) -> Estimate:
     """Estimate hours, disk and memory of trainings.
 
-    Parameters
-    ----------
-    dataset
-        A converted dataset; if it is not planned, its scans must be of the competition's sizes.
-    engine
-        Where and, unless the request names a card, on what.
-    request
-        What to estimate.
-    progress
-        Called with ``(done, total, what)`` while measuring.
+    The dataset must be planned, or its scans of the competition's sizes. ``progress`` is called
+    with ``(done, total, what)`` while measuring.
 
     Raises
     ------
@@ -535,15 +495,8 @@ def _ran_on(training: TrainedFold, hardware: Hardware) -> bool:
 class Card:
     """A GPU as its maker describes it.
 
-    Attributes
-    ----------
-    name
-        As it is called.
-    peak_tflops
-        Published peak of matrix products in float16 that are summed in float32, without sparsity;
-        10^12 operations a second. nnU-Net's mixed precision uses these.
-    memory_gib
-        Of the smallest that is sold.
+    ``peak_tflops`` is the published peak of matrix products in float16 that are summed in float32,
+    without sparsity, as nnU-Net's mixed precision uses them; in 10^12 operations a second.
     """
 
     name: str
@@ -582,13 +535,7 @@ def find_card(device: str) -> Card | None:
 
 
 def choose_card(name: str) -> Card:
-    """Return the card that ``--card`` names.
-
-    Raises
-    ------
-    InputError
-        For a card that is not in the table.
-    """
+    """Return the card that ``--card`` names; :class:`InputError` if it is not in the table."""
     card = find_card(name)
     if card is None:
         raise InputError(

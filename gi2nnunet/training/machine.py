@@ -1,4 +1,4 @@
-"""What a machine and its installation are, in numbers; nothing is judged and nothing written."""
+"""Measurements of the machine and its installation, in numbers; nothing is judged or written."""
 
 from __future__ import annotations
 
@@ -20,17 +20,7 @@ _NO_LIMIT_BYTES = 1 << 60  # what a control group without a limit says is near 2
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """The versions that have to fit together.
-
-    Attributes
-    ----------
-    python
-        Major, minor, micro.
-    versions
-        Of each package; ``None`` where it is not installed.
-    requirements
-        What a package's own metadata ask for, as requirement strings.
-    """
+    """Versions that have to fit together: of Python, and of packages with their requirements."""
 
     python: tuple[int, int, int]
     versions: Mapping[str, str | None]
@@ -41,18 +31,8 @@ class Installation:
 class Machine:
     """What a machine offers to this process.
 
-    Attributes
-    ----------
-    cores
-        That this process may use.
-    quota
-        Cores' worth of time that a container grants; ``None`` without such a limit.
-    memory_bytes
-        Of the machine, or of the container if that is less.
-    free_memory_bytes
-        Of these, what can be had now.
-    shared_memory_bytes
-        Free in ``/dev/shm``; ``None`` where there is none.
+    ``quota`` is the number of cores that a container grants, if it limits them. Memory is that of
+    the machine, or of the container if that is less; shared memory is what is free in ``/dev/shm``.
     """
 
     cores: int
@@ -64,18 +44,9 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Where a folder lies, or would lie.
+    """Disk of a folder that is there or will be made.
 
-    Attributes
-    ----------
-    folder
-        The folder.
-    device
-        Number of its file system: folders of the same one share its space.
-    free_bytes
-        Free there for this user.
-    writable
-        Whether this user may write there, or make the folder.
+    ``device`` is the number of its file system: folders of the same one share its space.
     """
 
     folder: Path
@@ -85,7 +56,7 @@ class Disk:
 
 
 def read_installation() -> Installation:
-    """Read the versions and what they ask for from the packages' metadata; imports none of them."""
+    """Read versions and requirements from the packages' metadata; imports none of them."""
     versions: dict[str, str | None] = {}
     requirements: dict[str, tuple[str, ...]] = {}
     for package in PACKAGES:
@@ -105,13 +76,7 @@ def read_machine(
     control_group: Path = Path("/sys/fs/cgroup"),
     shared_memory: Path = Path("/dev/shm"),  # noqa: S108
 ) -> Machine:
-    """Measure the machine; what an operating system does not tell stays unknown.
-
-    Parameters
-    ----------
-    control_group, shared_memory
-        Linux's folders for these; elsewhere they are missing.
-    """
+    """Measure the machine; numbers that the operating system does not report stay unknown."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
     limit, used = _read_memory_limit(control_group)
@@ -129,7 +94,7 @@ def read_machine(
 
 
 def measure_disk(folder: Path) -> Disk:
-    """Measure where a folder lies; where it is not there yet, where it would be made."""
+    """Measure the disk of a folder; if it does not exist yet, where it would be made."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent

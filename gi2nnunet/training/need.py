@@ -93,20 +93,11 @@ def estimate_need(
     planned: Mapping[str, PlannedConfiguration] | None = None,
     trainings: int = 0,
 ) -> Need:
-    """Estimate what planning, preprocessing and training take.
+    """Estimate disk and memory of planning, preprocessing and training.
 
-    Parameters
-    ----------
-    dataset
-        A converted dataset.
-    preprocessed
-        nnU-Net's preprocessed folder of it.
-    preset, configurations
-        What is planned.
-    planned
-        nnU-Net's plan; for a configuration that is not in it, the plan for the competition's scans.
-    trainings
-        How many folds of each configuration are to be trained.
+    ``preprocessed`` is nnU-Net's folder of the dataset; a configuration that is not ``planned``
+    there is taken from the plan for the competition's scans. ``trainings`` counts the folds to be
+    trained.
     """
     known = planned or {}
     scans = [scan for scan in dataset.scans if scan.part == "train"]
@@ -171,16 +162,10 @@ def _label_bytes(dataset: Dataset) -> int:
 
 
 class StockPlan(NamedTuple):
-    """What nnU-Net plans for the competition's scans.
+    """nnU-Net's plan for the competition's scans.
 
-    Attributes
-    ----------
-    batch_size, patch_size, spacing_mm
-        As in :class:`~gi2nnunet.training.plan.PlannedConfiguration`.
-    operations
-        Floating-point operations of one patch on its way forward.
-    parameters
-        Of the network.
+    ``operations`` are floating-point operations of one patch on its way forward; ``parameters`` are
+    those of the network.
     """
 
     batch_size: int

@@ -30,19 +30,7 @@ from gi2nnunet.training.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How one training ended.
-
-    Attributes
-    ----------
-    configuration, fold
-        Which training.
-    folder
-        Where its checkpoints lie.
-    outcome
-        ``trained``, ``resumed`` (and finished), or ``kept``: it was finished before.
-    log
-        nnU-Net's output; ``None`` where nothing ran.
-    """
+    """How one training ended: ``trained``, ``resumed`` (and finished) or ``kept`` from before."""
 
     configuration: str
     fold: Fold
@@ -53,17 +41,7 @@ class TrainingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One configuration and fold to train, and what is recorded of it.
-
-    Attributes
-    ----------
-    configuration, fold
-        Which.
-    folder
-        nnU-Net's fold folder.
-    record
-        What :func:`make_record` tells.
-    """
+    """One configuration and fold to train, with nnU-Net's fold folder and its record."""
 
     configuration: str
     fold: Fold
@@ -118,7 +96,7 @@ def read_length(settings: TrainingSettings) -> tuple[int, int]:
 def make_record(
     dataset: Dataset, plan: Plan, settings: TrainingSettings, configuration: str
 ) -> dict[str, Any]:
-    """Return what is recorded beside a fold: settings, sizes, digests of plan and dataset."""
+    """Return the record to keep beside a fold: settings, sizes, digests of plan and dataset."""
     planned = plan.configurations[configuration]
     return {
         "settings": asdict(settings),
@@ -134,7 +112,7 @@ def make_record(
 
 
 def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", "finished"]:
-    """Return how far a training is; refuse to go on with one of other settings."""
+    """Return how far a training is; refuse to continue one of other settings."""
     if restart or training.last_checkpoint() is None:
         return "new"
     finished = (training.folder / FINAL_CHECKPOINT).is_file()
@@ -144,7 +122,7 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
             return "finished"
         raise InputError(
             f"{training.folder}: holds a training that nnU-Net itself began. "
-            "Finish it with nnUNetv2_train --c, or start anew with --restart."
+            "Finish it with nnUNetv2_train --c, or start again with --restart."
         )
     changed = [
         f"{key}: found {found!r}, now {value!r}"
@@ -155,7 +133,7 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
         state = "finished" if finished else "begun"
         raise InputError(
             f"{training.folder}: this training was {state} with other settings "
-            f"({'; '.join(changed)}). Give the settings it has, or start anew with --restart."
+            f"({'; '.join(changed)}). Give the settings it has, or start again with --restart."
         )
     return "finished" if finished else "begun"
 
@@ -177,16 +155,10 @@ class TrainedFold:
 
     Attributes
     ----------
-    folder
-        nnU-Net's fold folder.
-    configuration, fold, trainer, plans_name
-        nnU-Net's names.
-    finished
-        Whether there is a final checkpoint.
     running
         Whether another process seems to be working on it.
     record
-        What was recorded beside it; empty for a training of plain nnU-Net.
+        Empty for a training of plain nnU-Net.
     imported
         The file it was imported from; empty for one that was trained here.
     epochs
@@ -216,12 +188,12 @@ class TrainedFold:
 
     @property
     def runs(self) -> tuple[Mapping[str, Any], ...]:
-        """Return what was recorded of each run of it, the first one first."""
+        """Return the record of each run of it, the first one first."""
         return tuple(run for run in take_list(self.record, "runs") if isinstance(run, dict))
 
     @property
     def state(self) -> str:
-        """Return how far it is, in words."""
+        """Return its progress, in words."""
         if self.imported:
             return f"imported from {self.imported}"
         if self.finished:
@@ -286,22 +258,16 @@ _NUMBER = re.compile(r"(?<![\w.])(?:nan|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.])"
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch of a training.
+    """One epoch of a training, numbered from 0; the learning rate is that at its start.
 
     Attributes
     ----------
-    number
-        From 0.
-    learning_rate
-        At its start.
-    train_loss, val_loss
-        nnU-Net's losses.
     pseudo_dice
-        Dice an organ over random validation patches, in [0, 1]; NaN where no patch held it.
+        Dice for each organ over random validation patches, in [0, 1]; NaN if no patch held it.
     seconds
         Wall-clock time of its batches, as nnU-Net logs it.
     begun
-        When it began, in seconds of the logging machine's local clock; NaN where no time is told.
+        Start in seconds of the logging machine's local clock; NaN if it is not logged.
     """
 
     number: int
@@ -316,8 +282,8 @@ class Epoch:
 def read_curves(fold_folder: Path) -> tuple[Epoch, ...]:
     """Read the finished epochs of one fold from its ``training_log_*.txt``; empty for none.
 
-    A resumed training has several logs. Where an epoch stands in more than one (it was done again
-    after an interruption), the later log counts.
+    A resumed training has several logs. If an epoch is in more than one (it was done again after an
+    interruption), the later log counts.
     """
     epochs: dict[int, Epoch] = {}
     # The names hold the time in a form that sorts except for months and days without a zero.

@@ -1,4 +1,4 @@
-"""Train configurations and folds, each in its own child process; resume what was interrupted."""
+"""Training of configurations and folds in child processes; interrupted ones continue."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _take(
 ) -> None:
     """Take an event; ``this_run`` is the last of the record's runs."""
     if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
-        # Not before the engine begins: a refused start is no training.
+        # Not before the engine begins: a refused start is not a training.
         write_json(training.folder / TRAINING_RECORD, training.record)
     if event["event"] != "epoch":
         return

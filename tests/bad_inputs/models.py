@@ -209,17 +209,21 @@ MODELS = (
         "dataset.json: found no labels",
     ),
     model("an empty checkpoint", lambda here: None, f"{CHECKPOINT}: found an empty file"),
-    model("a checkpoint of text", write(CHECKPOINT, "hello"), "found no checkpoint of PyTorch"),
+    model(
+        "a checkpoint of text",
+        write(CHECKPOINT, "hello"),
+        "found a file that PyTorch did not write",
+    ),
     model(
         "a checkpoint of NUL bytes",
         write(CHECKPOINT, bytes(5000)),
-        "found no checkpoint of PyTorch",
+        "found a file that PyTorch did not write",
         "expected a whole checkpoint",
     ),
     model(
         "a zip as checkpoint",
         write(CHECKPOINT, zip_of("x.txt")),
-        "found a zip that is no checkpoint of PyTorch",
+        "found a zip that is not a checkpoint of PyTorch",
     ),
     model(
         "a checkpoint cut off",
@@ -236,7 +240,7 @@ MODELS = (
     model(
         "a checkpoint that runs code",
         checkpoint({**ONE, "planted": Planted()}),
-        "checkpoint_final.pth: refused: it is no plain checkpoint of weights",
+        "checkpoint_final.pth: refused: it is not a plain checkpoint of weights",
         remedy="add --trust if you trust where it is from",
         engine=True,
     ),

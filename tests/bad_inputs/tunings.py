@@ -208,14 +208,14 @@ TUNINGS = (
         WITH_TRUTH,
         then(WHOLE, remove(f"{RAW}/labelsTr/{FIRST}.nii.gz")),
         f"{RAW}: found labelsTr/{FIRST}.nii.gz missing or of another size",
-        "Mend it with: gi2nnunet convert SOURCE",
+        "Repair it with: gi2nnunet convert SOURCE",
     ),
     *entries(
         "an image missing",
         THREE,
         then(WHOLE, remove(f"{RAW}/imagesTr/{FIRST}_0000.nii.gz")),
         f"{RAW}: found imagesTr/{FIRST}_0000.nii.gz missing or of another size",
-        "Mend it with: gi2nnunet convert SOURCE",
+        "Repair it with: gi2nnunet convert SOURCE",
     ),
     *entries(
         "a training scan that is marked as not labelled",

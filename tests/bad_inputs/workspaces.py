@@ -197,7 +197,7 @@ WORKSPACES = (
         "an image cut off",
         edit(f"{RAW}/imagesTr/case2_day1_0000.nii.gz", cut),
         "found imagesTr/case2_day1_0000.nii.gz missing or of another size",
-        "expected the files that manifest.json tells",
+        "expected the files listed in manifest.json",
     ),
     damaged(
         "a split cut off",

@@ -118,7 +118,7 @@ def test_existing_models_and_damage_are_told_with_exit_code_3(run: Run) -> None:
     Path("m").write_bytes(Path("m").read_bytes()[:-30])
     code, _, err = run("import-model", "m", "-w", "theirs")
     assert code == 3
-    assert "m: is no model file, or a damaged one" in err
+    assert "m: is not a model file, or a damaged one" in err
 
 
 def test_a_planted_plan_needs_trust(run: Run) -> None:

@@ -203,7 +203,7 @@ def test_a_choice_on_other_checkpoints_is_passed_over(bench):
     path.write_bytes(path.read_bytes() + b" ")
     tuned, (warning,) = find_tuning(bench.ensemble)
     assert tuned is None
-    assert "before 3d_fullres fold 2 was trained anew" in warning
+    assert "before 3d_fullres fold 2 was trained again" in warning
 
 
 def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):

@@ -306,7 +306,7 @@ def test_every_flipped_byte_of_the_content_is_found(file: Path, tmp_path: Path) 
 def test_a_truncated_file_is_named(file: Path, tmp_path: Path, part: float) -> None:
     whole = file.read_bytes()
     (tmp_path / "short").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(InputError, match=r"short: is no model file, or a damaged one"):
+    with pytest.raises(InputError, match=r"short: is not a model file, or a damaged one"):
         take_in(tmp_path / "short", tmp_path / "theirs")
     with pytest.raises(InputError, match=r"none: no such file.*export-model"):
         take_in(tmp_path / "none", tmp_path / "theirs")

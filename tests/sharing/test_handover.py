@@ -110,7 +110,7 @@ def test_a_choice_for_former_checkpoints_stays_behind_with_a_warning() -> None:
     made = give()
     assert made.tuned is None
     assert len(made.warnings) == 1
-    assert "trained anew" in made.warnings[0]
+    assert "trained again" in made.warnings[0]
     assert take().tuning is None
 
 

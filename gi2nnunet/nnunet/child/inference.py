@@ -1,9 +1,9 @@
 """Inference of an ensemble in one pass over the scans; runs in the engine's child process.
 
-Three stages overlap in time: while the networks work on one scan, the next is read and preprocessed
-and the last is resampled, decided and encoded. Logits are averaged over folds as nnU-Net does,
-probabilities over configurations. nnU-Net's own export paints the organs one over the other and so
-loses overlaps; here each organ keeps its own bit.
+Three stages overlap in time: while the networks predict one scan, the next is read and preprocessed
+and the last is resampled, turned into masks and encoded. Logits are averaged over folds as nnU-Net
+does, probabilities over configurations. nnU-Net's own export paints the organs one over the other
+and so loses overlaps; here each organ keeps its own bit.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def run_prediction(
     probability_folders: Sequence[str] | None = None,
     decision: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Predict scans in turn, telling each as soon as it is done.
+    """Predict scans in turn, and report each as soon as it is done.
 
-    A scan on which something fails is put off, and told once the others are done.
+    If a scan fails, the others are still predicted, and the failure is raised after them.
 
     Parameters
     ----------
@@ -62,29 +62,18 @@ def run_prediction(
         Called for each scan with ``event`` ``scan``, its id, its rows ``(slice_id, organ, RLE
         text)`` and the seconds since the one before; or ``unreadable``, its id and why.
     models
-        nnU-Net's model folders, one a configuration; their probabilities are averaged.
+        nnU-Net's model folders, one for each configuration; their probabilities are averaged.
     scans
-        Each with ``scan`` (see :func:`~gi2nnunet.source.open.scan_from_json`), ``folds`` (whose
-        logits are averaged) and ``about`` (kept with its probabilities).
-    device
-        ``cuda``, ``cpu`` or ``mps``.
-    mirroring
-        Average over mirrored images, as nnU-Net does.
+        Each with ``scan`` (plain values), ``folds`` to average the logits of, and ``about``, which
+        is kept with its probabilities.
     step_size
         Step of the sliding window, as a part of the patch.
-    threads
-        Threads of the network's operations.
     nifti_folder
-        Where to write label volumes as well (``labels/`` bit-coded, ``organs/`` one mask an
-        organ); ``None`` writes none.
-    trust
-        Load checkpoints and plans that could run code.
+        Folder for label volumes (``labels/`` bit-coded, ``organs/`` one mask for each organ).
     probability_folders
-        Where to write each model's probabilities in eight bits; ``None`` writes none.
+        Folders for each model's probabilities in eight bits.
     decision
-        How masks are made of the probabilities, as
-        :meth:`~gi2nnunet.nnunet.postprocess.Decision.to_json` gives it; ``None`` for their mean
-        above one half.
+        Post-processing as plain values; ``None`` for the mean above one half.
 
     Returns
     -------
@@ -94,12 +83,12 @@ def run_prediction(
     Raises
     ------
     InputError
-        Where a model is damaged, or could run code.
+        If a model is damaged, or could run code.
     OutputError, OSError
-        Where something cannot be written; at once.
+        If something cannot be written; at once.
     EngineError
-        Naming the scans that were put off: at the end, or at once where two in a row failed, for
-        then it is not the scans.
+        Naming the scans that failed: at the end, or at once if two in a row failed, because then
+        the scans are not the cause.
     """
     torch.set_num_threads(threads)
     if not models or not scans:
@@ -157,8 +146,8 @@ def run_prediction(
 def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap:
     """Return the bit-coded label map of the configurations' probabilities ``(heads, z, y, x)``.
 
-    With regions each organ is where the mean exceeds one half; else the likeliest label stands
-    alone.
+    With regions an organ's mask is where the mean exceeds one half; else the likeliest label
+    counts.
     """
     mean = probabilities[0]
     if len(probabilities) > 1:
@@ -170,14 +159,14 @@ def decide(probabilities: Sequence[Probabilities], *, regions: bool) -> LabelMap
 
 
 class _Failures:
-    """What became of the scans, in their order."""
+    """Failures of the scans, in their order."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._last_failed = False
 
     def take(self, failure: str | None) -> None:
-        """Take what a scan failed with, ``None`` where it did not; tell two in a row."""
+        """Take a scan's failure, or ``None``; raise if two in a row failed."""
         if failure is not None:
             self._lines.append(failure)
             if self._last_failed:
@@ -185,7 +174,7 @@ class _Failures:
         self._last_failed = failure is not None
 
     def tell(self) -> None:
-        """Raise an EngineError where a scan failed."""
+        """Raise an EngineError if a scan failed."""
         if self._lines:
             more = len(self._lines) - _MOST_TOLD
             raise EngineError(
@@ -196,7 +185,7 @@ class _Failures:
 
 
 def _wait(scan_id: str, leaving: Future[None]) -> str | None:
-    """Wait until a scan is written; return what that failed with."""
+    """Wait until a scan is written; return its failure, if any."""
     try:
         leaving.result()
     except Exception as error:
@@ -205,9 +194,9 @@ def _wait(scan_id: str, leaving: Future[None]) -> str | None:
 
 
 def _describe(scan_id: str, error: Exception) -> str:
-    """Return a line on what a scan failed with, without holding on to what its frames hold.
+    """Return a line on a scan's failure, without keeping alive what its frames hold.
 
-    What is no fault of one scan, as a full disk or a damaged model, is raised.
+    Failures with other causes than one scan, such as a full disk or a damaged model, are raised.
     """
     if isinstance(error, (GiError, OSError)):
         raise error
@@ -219,7 +208,7 @@ def _describe(scan_id: str, error: Exception) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
-    """A scan that was read: its spacing, and what each network takes."""
+    """A scan that was read: its spacing, and the input of each network."""
 
     scan: Scan
     spacing_mm: tuple[float, float, float]
@@ -241,7 +230,7 @@ def _read(task: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
 
 
 class _Output:
-    """Turns logits into what is kept of a scan."""
+    """Writer of masks, probabilities and rows of a scan from its logits."""
 
     def __init__(
         self,

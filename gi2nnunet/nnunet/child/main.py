@@ -56,13 +56,13 @@ def main() -> int:
 
 
 def _keep_traceback() -> None:
-    """Send the traceback to the log; a full disk must not hide what is told to the parent."""
+    """Send the traceback to the log; a full disk must not hide the message to the parent."""
     with contextlib.suppress(OSError):
         traceback.print_exc()
 
 
 def _take_over_output() -> Emit:
-    """Keep the event pipe for us; send all that is printed, workers' too, to the log."""
+    """Keep the event pipe for events; send everything that is printed to the log."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lock = threading.Lock()
@@ -76,13 +76,7 @@ def _take_over_output() -> Emit:
 
 
 def _end_with_parent() -> threading.Event:
-    """Kill this process group as soon as the parent is gone (its end of our input closes).
-
-    Returns
-    -------
-    threading.Event
-        Set where the parent asks the task to stop early, by a byte of input.
-    """
+    """Kill this process group when the parent is gone; a byte of input sets the event returned."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -95,12 +89,12 @@ def _end_with_parent() -> threading.Event:
 
 
 class _Workers(logging.Handler):
-    """The worker processes of this one, and whether one of them ended early, however it did.
+    """Worker processes of this one, and whether one of them ended early, for whatever reason.
 
-    A pool of Python's starts another one then and waits for ever for what the dead one had to do.
-    A worker ended early if its exit code is not 0, unless this process ended it itself, or if its
-    pool replaced it. Both are seen from outside: signals in Python's audit events, replacements in
-    the log of ``multiprocessing``.
+    Python's pool then starts another one and waits for ever for the work of the dead one. A worker
+    ended early if its exit code is not 0, unless this process ended it itself, or if its pool
+    replaced it. Both are seen from outside: signals in Python's audit events, replacements in the
+    log of ``multiprocessing``.
     """
 
     def __init__(self) -> None:
@@ -113,7 +107,7 @@ class _Workers(logging.Handler):
         multiprocessing.get_logger().setLevel(logging.DEBUG)
 
     def find_early_end(self) -> str | None:
-        """Return a message where a worker has ended early."""
+        """Return a message if a worker has ended early."""
         self._seen.update(multiprocessing.active_children())
         codes = {self._exit_code(worker) for worker in tuple(self._seen)} - {None, 0}
         if codes or self._is_replaced:

@@ -1,4 +1,4 @@
-"""One trained configuration at work, step by step; runs in the engine's child process.
+"""Network of one trained configuration, step by step; runs in the engine's child process.
 
 The steps are nnU-Net's own, taken apart so that scans can overlap in time: preprocess, run the
 network of every fold, resample its logits and turn them into probabilities.
@@ -38,15 +38,7 @@ _PREPROCESSING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A preprocessed scan.
-
-    Attributes
-    ----------
-    data
-        ``(channel, z, y, x)``, float32, as the network takes it.
-    properties
-        What nnU-Net needs to undo cropping and resampling.
-    """
+    """A preprocessed scan: float32 ``(channel, z, y, x)``, and how to undo its resampling."""
 
     data: torch.Tensor
     properties: Mapping[str, Any]
@@ -60,18 +52,14 @@ class Network:
     folder
         nnU-Net's model folder.
     fold
-        A fold whose checkpoint says how the network is built.
-    device
-        ``cuda``, ``cpu`` or ``mps``.
+        A fold with the checkpoint to build the network from.
     mirroring, step_size
         nnU-Net's test-time mirroring and sliding-window step.
-    trust
-        Load checkpoints and plans that could run code.
 
     Raises
     ------
     InputError
-        Where the model is damaged, or could run code.
+        If the model is damaged, or could run code.
     """
 
     def __init__(
@@ -100,11 +88,11 @@ class Network:
 
     @property
     def has_regions(self) -> bool:
-        """Whether each organ has a probability of its own, or they exclude one another."""
+        """Whether each organ has a probability of its own (else labels are exclusive)."""
         return bool(self._predictor.label_manager.has_regions)
 
     def describe_preprocessing(self, spacing_mm: Sequence[float]) -> str:
-        """Return what preprocessing of a scan depends on: alike for alike configurations."""
+        """Return everything that a scan's preprocessing depends on, as text to compare."""
         plans = self._predictor.plans_manager.plans
         configured = self._predictor.configuration_manager.configuration
         target = list(self._predictor.configuration_manager.spacing)
@@ -137,10 +125,7 @@ class Network:
     def infer(self, prepared: Prepared, folds: Sequence[Fold]) -> torch.Tensor:
         """Return the folds' mean logits ``(heads, z, y, x)``, half precision, on the CPU.
 
-        Raises
-        ------
-        RuntimeError
-            Where they are not finite: no voxel would be an organ then.
+        Raises :class:`RuntimeError` if they are not finite: no voxel would be an organ then.
         """
         self._weights = {fold: w for fold, w in self._weights.items() if fold in folds}
         for fold in folds:
@@ -155,8 +140,8 @@ class Network:
     def finish(self, logits: torch.Tensor, prepared: Prepared) -> NDArray[np.float32]:
         """Return probabilities ``(heads, z, y, x)`` in slice order on the scan's own grid.
 
-        As nnU-Net's ``convert_predicted_logits_to_segmentation_with_correct_shape``, without the
-        segmentation, which nobody needs here.
+        Follows nnU-Net's ``convert_predicted_logits_to_segmentation_with_correct_shape``, without
+        the segmentation, which is not needed here.
         """
         predictor, properties = self._predictor, prepared.properties
         forward = predictor.plans_manager.transpose_forward
@@ -237,21 +222,21 @@ SLICES_ON_CPU = 4
 MOST_SLICES = 128
 PATCHES_ON_CPU = 2
 """More gain nothing there either."""
-_MOST_VOXELS_ON_CPU = 1 << 19  # of a 3D patch that is paired; larger ones keep the cores busy alone
+_MOST_VOXELS_ON_CPU = 1 << 19  # of a 3D patch that is paired; a larger one keeps the cores busy
 _PART_OF_FREE_MEMORY = 0.7
 
 
 class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
-    """Predicts 2D slices in batches, and small 3D patches on a CPU.
+    """Predictor of 2D slices in batches, and on a CPU of small 3D patches in batches.
 
     Attributes
     ----------
     slices_at_once
-        Slices in a batch; ``None`` until the first scan on a GPU has shown what one takes. Halved
-        where more than one fail, whatever they fail with: want of memory has many wordings. Found
-        anew where the results come to lie elsewhere.
+        Slices in a batch; ``None`` until the first scan on a GPU has shown how much memory one
+        takes. Halved after any failure of more than one, as out-of-memory errors have many
+        wordings. Measured again if the results move to another device.
     patches_at_once
-        3D patches in a batch, on a CPU. Halved likewise.
+        3D patches in a batch, on a CPU. Halved in the same way.
     """
 
     slices_at_once: int | None = None
@@ -320,7 +305,7 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
         return _divide(logits, weights)
 
     def _weigh_patch(self, device: torch.device) -> torch.Tensor | int:
-        """Return what a patch's voxels count."""
+        """Return the weights of a patch's voxels."""
         if not self.use_gaussian:
             return 1
         weights: torch.Tensor = compute_gaussian(
@@ -371,7 +356,7 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
         return self.slices_at_once
 
     def _measure_batch(self, data: torch.Tensor, place: tuple[Any, ...]) -> int:
-        """Return how many slices fit, from what some more than one take at their height."""
+        """Return how many slices fit, from the peak memory of one and of some more."""
         one = self._measure_height(data, 1, place)
         count = min(3, data.shape[1])
         each = one
@@ -386,7 +371,7 @@ class BatchingPredictor(nnUNetPredictor):  # type: ignore[misc]
         return max(1, min(MOST_SLICES, int(_PART_OF_FREE_MEMORY * free) // max(1, each)))
 
     def _measure_height(self, data: torch.Tensor, count: int, place: tuple[Any, ...]) -> int:
-        """Return what so many slices take on the device at their height, in bytes."""
+        """Return the peak memory of so many slices on the device, in bytes."""
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)

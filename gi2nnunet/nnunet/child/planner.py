@@ -60,23 +60,9 @@ def run_plan(
 ) -> dict[str, Any]:
     """Plan the experiment and write nnU-Net's plans file.
 
-    Parameters
-    ----------
-    dataset_id
-        nnU-Net's dataset id.
-    planner
-        nnU-Net's planner class.
-    plans_name
-        Name of the plans file.
-    data_name
-        Prefix of the preprocessed data folders; plans that differ only in batch or patch size
-        share them, presets do not.
-    tiny
-        Plan the small network.
-    batch_size
-        In place of the planner's; applies to every configuration.
-    patch_sizes
-        In place of the planner's, by configuration, in voxels, slowest axis first.
+    ``data_name`` is the prefix of the data folders: plans that differ only in batch or patch size
+    share them, presets do not. Batch size (for all) and patch sizes (by configuration, in voxels,
+    slowest axis first) replace the planner's.
     """
     _check_reader(dataset_id)
     base = recursive_find_python_class(

@@ -1,6 +1,6 @@
-"""Train one configuration and fold with nnU-Net's own trainer; runs in the engine's child process.
+"""Training of one configuration and fold by nnU-Net's trainer, in the engine's child process.
 
-The trainer is subclassed for five things: checkpoints are written atomically and often, each epoch
+The trainer is subclassed for five reasons: checkpoints are written atomically and often, each epoch
 is reported to the parent, a training can be asked to stop, one that diverges ends, and its length
 can be set. The subclass keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class
 that a checkpoint names.
@@ -55,31 +55,24 @@ def run_training(
     Parameters
     ----------
     emit
-        Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``,
-        ``dice`` (pseudo Dice per organ), ``seconds``, and what
-        :func:`~gi2nnunet.nnunet.child.trainer.measure_peaks` gives.
+        Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``, ``dice``
+        (pseudo Dice per organ), ``seconds``, and the values of :func:`measure_peaks`.
     stopping
-        Asked after each epoch; where it says so, the training is saved and left there.
-    trainer
-        nnU-Net's class.
+        Called after each epoch; if it returns true, the training is saved and ends.
     learning_rate
-        In place of the trainer's own.
-    pretrained_weights
-        A checkpoint whose weights to start from.
-    resume_from
-        A checkpoint of this training to go on from.
+        Replaces the trainer's own.
+    pretrained_weights, resume_from
+        Checkpoint with the weights to start from, or one of this training to continue from.
     nnunet_validation
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
-    trust
-        Load checkpoints, plans and preprocessed scans that could run code.
     preparation
         The other options of :func:`prepare_training`.
 
     Returns
     -------
     dict
-        ``epochs``, ``folder`` and ``stopped_after``: the finished epochs where it was asked to
-        stop before the last one, else ``None``.
+        ``epochs``, ``folder`` and ``stopped_after``: the finished epochs if it was asked to stop
+        before the last one, else ``None``.
     """
     run = prepare_training(
         trainer,
@@ -134,28 +127,10 @@ def prepare_training(
     trust: bool,
     resuming: bool = False,
 ) -> nnUNetTrainer:
-    """Return a trainer, ready to run.
+    """Return a trainer, ready to run; plans, split and preprocessed scans are checked before.
 
-    Parameters
-    ----------
-    trainer
-        nnU-Net's class.
-    shape
-        Makes the class to run from nnU-Net's.
-    dataset_folder
-        The preprocessed dataset.
-    plans_name, configuration, fold
-        nnU-Net's names.
-    device
-        ``cuda``, ``cpu`` or ``mps``.
-    epochs, iterations
-        In place of the trainer's own.
-    threads
-        Threads of the network's operations.
-    trust
-        Load plans and preprocessed scans that could run code.
-    resuming
-        Whether it goes on from a checkpoint.
+    ``shape`` makes the class to run from nnU-Net's. Epochs and iterations replace the trainer's
+    own.
     """
     folder = Path(dataset_folder)
     plans, dataset_json = open_preprocessed(folder, plans_name, trainer=trainer, trust=trust)
@@ -251,9 +226,9 @@ def _make_trainer(
 
 
 def _check_losses(run: nnUNetTrainer, outputs: Sequence[dict[str, Any]], part: str) -> None:
-    """Stop where no batch of an epoch had a finite loss.
+    """Stop if no batch of an epoch had a finite loss.
 
-    A single one without is an overflow of half precision: nnU-Net skips its step.
+    A single infinite one is an overflow of half precision: nnU-Net skips its step.
     """
     if not any(np.isfinite(output["loss"]).all() for output in outputs):
         raise _diverged(run, f"no {part} batch had a finite loss")
@@ -294,8 +269,8 @@ def run_measurement(
 ) -> dict[str, Any]:
     """Time a few batches of a training that is then thrown away.
 
-    The trainer is the real one, with its augmentation; what it writes goes to the results folder
-    of the environment, which the caller removes.
+    The trainer is the real one, with its augmentation; its output goes to the results folder of the
+    environment, which the caller removes.
 
     Parameters
     ----------
@@ -304,19 +279,14 @@ def run_measurement(
     seconds
         How long to time batches.
     warm_up
-        Batches to leave out first: those that workers had ready, and what is compiled at first
-        use.
-    trainer
-        nnU-Net's trainer class.
-    options
-        As :func:`~gi2nnunet.nnunet.child.trainer.prepare_training` takes them.
+        Batches to leave out first: those that workers had ready, and those that compile.
 
     Returns
     -------
     dict
         ``epoch_seconds`` of an epoch of the given length, with its validation, checkpoint and
-        figure; ``startup_seconds`` from the start of the process to the first batch, with what
-        the warm-up took beyond its batches; ``batches``, the number of training batches timed.
+        figure; ``startup_seconds`` from the start of the process to the first batch, with what the
+        warm-up took beyond its batches; ``batches``, the number of training batches timed.
     """
     device = str(options["device"])
     run = prepare_training(trainer, **options)

@@ -45,18 +45,8 @@ def run_export(
 ) -> dict[str, Any]:
     """Write a model file.
 
-    Parameters
-    ----------
-    out
-        The file.
-    models
-        Each with ``folder``, ``configuration`` and ``folds``: of each ``fold`` what to note of it.
-    about
-        The manifest's names.
-    half
-        Write weights in half precision.
-    trust
-        Load checkpoints that could run code.
+    ``models`` have ``folder``, ``configuration`` and ``folds`` with the notes of each; ``about``
+    goes into the manifest.
     """
     with write_bundle(Path(out)) as bundle:
         for number, model in enumerate(models):
@@ -141,14 +131,10 @@ def _make_checkpoint(bundle: Bundle, configuration: str, fold: Fold) -> dict[str
 
 
 def split_shared(weights: Mapping[str, torch.Tensor]) -> tuple[Weights, dict[str, str]]:
-    """Keep one name of each tensor that stands under several, as safetensors holds each once.
+    """Keep one name of each tensor that has several, as safetensors holds each only once.
 
-    nnU-Net's networks name every layer up to four times.
-
-    Returns
-    -------
-    tuple
-        The tensors, contiguous, and for each further name the one that holds its tensor.
+    nnU-Net's networks name every layer up to four times. Returned are the tensors, contiguous, and
+    for each further name the one that holds its tensor.
     """
     kept: Weights = {}
     shared: dict[str, str] = {}
@@ -164,12 +150,9 @@ def split_shared(weights: Mapping[str, torch.Tensor]) -> tuple[Weights, dict[str
 
 
 def join_shared(weights: Mapping[str, torch.Tensor], *, shared: Mapping[str, str]) -> Weights:
-    """Undo :func:`split_shared`, and bring half precision back to single; names are sorted.
+    """Undo :func:`split_shared`, and turn half precision into single; names are sorted.
 
-    Raises
-    ------
-    KeyError
-        Where a name is shared with one that is not there.
+    Raises :class:`KeyError` if the tensor of a shared name is missing.
     """
     whole = {
         name: tensor.float() if tensor.dtype == torch.float16 else tensor
@@ -204,18 +187,13 @@ _KEYS = ("network_weights", "trainer_name", "init_args")
 def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """Load a checkpoint of nnU-Net onto the CPU.
 
-    Parameters
-    ----------
-    path
-        The checkpoint.
-    trust
-        Load it by the plain unpickler, which runs whatever the file says.
+    With ``trust`` the plain unpickler loads it, which runs whatever the file says.
 
     Raises
     ------
     InputError
-        Where the file is missing, no checkpoint of nnU-Net, damaged (by its own checksums), or
-        holds objects that could run code or weights that are not finite.
+        If the file is missing, not a checkpoint of nnU-Net, or damaged (by its own checksums), or
+        if it holds objects that could run code or weights that are not finite.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -228,7 +206,7 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint. Train it with gi2nnunet train.") from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused: it is no plain checkpoint of weights ({_first_line(error)}). "
+            f"{path}: refused: it is not a plain checkpoint of weights ({_first_line(error)}). "
             "Such a file can run code when it is loaded; add --trust if you trust where it is from."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -238,26 +216,20 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in _KEYS):
         raise InputError(
-            f"{path}: is no checkpoint of nnU-Net. Expected the entries {', '.join(_KEYS)}."
+            f"{path}: is not a checkpoint of nnU-Net. Expected the entries {', '.join(_KEYS)}."
         )
     check_finite(checkpoint["network_weights"], where=str(path), remedy=_DIVERGED)
     return checkpoint
 
 
 def check_finite(weights: object, *, where: str, remedy: str) -> None:
-    """Refuse weights that are not finite, as a training that diverged leaves them.
-
-    Raises
-    ------
-    InputError
-        Naming the first tensor with such a value.
-    """
+    """Refuse weights that are not finite, as a training that diverged leaves them."""
     if found := describe_not_finite(weights):
         raise InputError(f"{where}: found {found}; expected finite ones. {remedy}")
 
 
 def describe_not_finite(weights: object) -> str | None:
-    """Return how many tensors of a table of weights hold NaN or infinity; ``None`` for none."""
+    """Return how many tensors of a table of weights hold NaN or infinity; ``None`` if none does."""
     tensors = weights if isinstance(weights, Mapping) else {}
     # nnU-Net's networks hold the same weights under several names: each is looked at once.
     finite: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], bool] = {}
@@ -276,27 +248,14 @@ def describe_not_finite(weights: object) -> str | None:
 
 
 def load_fold(path: Path, *, trust: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of a model folder, and hold it to the folder that it is in.
-
-    Parameters
-    ----------
-    path
-        ``<trainer>__<plans>__<configuration>/fold_<fold>/checkpoint_*.pth``.
-    trust
-        As in :func:`load_checkpoint`.
-
-    Raises
-    ------
-    InputError
-        Where it cannot be loaded, or is of another trainer, configuration or fold.
-    """
+    """Load a checkpoint of a model folder; refuse one of another trainer, configuration or fold."""
     checkpoint = load_checkpoint(path, trust=trust)
     check_entries(checkpoint, path)
     return checkpoint
 
 
 def run_inspection(*, checkpoints: Sequence[str]) -> dict[str, Any]:
-    """Load checkpoints of model folders as a prediction does; return ``refused``: why, by path."""
+    """Load checkpoints of model folders as a prediction does; return refusals by path."""
     refused = {}
     for path in checkpoints:
         try:
@@ -307,23 +266,17 @@ def run_inspection(*, checkpoints: Sequence[str]) -> dict[str, Any]:
 
 
 def check_entries(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint of another trainer, configuration or fold than its folder's name says.
-
-    Raises
-    ------
-    InputError
-        Naming the file; also where its entries have other types.
-    """
+    """Refuse a checkpoint of another trainer, configuration or fold than its folder's name says."""
     arguments = checkpoint["init_args"]
     if not isinstance(arguments, Mapping) or not isinstance(checkpoint["trainer_name"], str):
         raise InputError(f"{path}: is damaged: its entries have other types. {_RESTORE}")
     folder = path.parent
-    told = (checkpoint["trainer_name"], arguments.get("configuration"), arguments.get("fold"))
+    found = (checkpoint["trainer_name"], arguments.get("configuration"), arguments.get("fold"))
     names = folder.parent.name.split("__")
     wanted = (names[0], names[-1], folder.name.removeprefix("fold_"))
-    if tuple(map(str, told)) != wanted:
+    if tuple(map(str, found)) != wanted:
         raise InputError(
-            f"{path}: found a checkpoint of {_name_fold(*told)}; expected one of "
+            f"{path}: found a checkpoint of {_name_fold(*found)}; expected one of "
             f"{_name_fold(*wanted)}, as its folder says. {_RESTORE}"
         )
 
@@ -335,13 +288,7 @@ def _name_fold(trainer: object, configuration: object, fold: object) -> str:
 def check_weights(
     weights: Mapping[str, torch.Tensor], network: torch.nn.Module, *, where: str
 ) -> None:
-    """Refuse weights that are not those of a network.
-
-    Raises
-    ------
-    InputError
-        Where tensors are missing, too many, or of other shapes.
-    """
+    """Refuse (:class:`InputError`) weights with other names or shapes than a network's."""
     if not isinstance(weights, Mapping) or any(
         not isinstance(tensor, torch.Tensor) for tensor in weights.values()
     ):
