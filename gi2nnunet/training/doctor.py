@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
@@ -67,7 +67,8 @@ def _judge(
     )  # fmt: skip
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Work:
     """Processes of a run.
 
     Attributes
