@@ -1,9 +1,9 @@
-"""The commands as calls, for notebooks and scripts: the same names, keywords and defaults.
+"""Calls that do what the commands do, for notebooks and scripts, with the same names and defaults.
 
-Every option of a command is a keyword of its call, under the name of the command's Python parameter
-(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). What a command prints, its call returns;
-progress goes to callbacks. They are all available from :mod:`gi2nnunet` itself. A call wires the
-library's deeper functions together; where more is to be decided, use these.
+Every option of a command is a keyword of its call, named like the command's Python parameter
+(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). A call returns what its command prints, and
+reports progress to callbacks. The main ones are available from :mod:`gi2nnunet` itself. For more
+control, use the functions of the packages that a call connects.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import require_positive
@@ -22,7 +22,6 @@ from gi2nnunet.core.workers import Notice, Progress, ignore
 if TYPE_CHECKING:
     from threading import Event
 
-    from gi2nnunet.dataset.encode import Encoded
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
@@ -31,21 +30,15 @@ if TYPE_CHECKING:
     from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
     from gi2nnunet.nnunet.postprocess import Tuning
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
-    from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.prediction.out_of_fold import OutOfFold
-    from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.report.page import WrittenReport
-    from gi2nnunet.scoring.bootstrap import Interval
-    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.conventions import Metric, TunedMetric
     from gi2nnunet.scoring.result import Score
-    from gi2nnunet.sharing.exchange import ExportedModel, ImportedModel
-    from gi2nnunet.sharing.hidden import HiddenPrediction
-    from gi2nnunet.sharing.kaggle_bundle import KaggleBundle
+    from gi2nnunet.sharing.exchange import ExportedModel
+    from gi2nnunet.sharing.kaggle_bundle import KaggleBundle, Notebook
     from gi2nnunet.sharing.wheels import Image
     from gi2nnunet.source.check.check import SourceReport
-    from gi2nnunet.source.phantom.writing import PhantomSummary
     from gi2nnunet.source.scan import Scan
     from gi2nnunet.training.doctor import Diagnosis
     from gi2nnunet.training.estimate import Estimate
@@ -53,18 +46,17 @@ if TYPE_CHECKING:
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
     from gi2nnunet.tuning.compare_models import ModelComparison
-    from gi2nnunet.upkeep.verify import Verification
-# Each call loads what it needs and no more, so that score does not wait for what train takes.
+# Each call imports only what it needs, so that score need not wait for what train imports.
 FilePath = Path | str
 
 
 def read_environment() -> Mapping[str, str]:
-    """Return this process's environment, to be read alone: an engine process gets its own."""
+    """Return this process's environment, only to read: an engine process gets its own."""
     return os.environ
 
 
 def find_workspace(folder: FilePath | None) -> Workspace:
-    """Return the workspace of a folder, else of nnU-Net's variables, else the default."""
+    """Return the given folder's workspace, else that of nnU-Net's variables, else the default."""
     from gi2nnunet.dataset.workspace import open_workspace
 
     return open_workspace(Path(folder) if folder else None, environ=read_environment())
@@ -79,7 +71,7 @@ def open_engine(
     threads: int | None = None,
     trust: bool = False,
 ) -> Engine:
-    """Return what runs nnU-Net in a workspace; nothing is looked for or started yet."""
+    """Return what runs nnU-Net in a workspace; this starts nothing yet."""
     from gi2nnunet.nnunet.engine import Engine
 
     return Engine(
@@ -116,24 +108,23 @@ def check(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> SourceReport:
-    """Look at a source before training: what it holds, and what in it is worth a look.
+    """Show what a source holds, and which scans look unusual.
 
     Parameters
     ----------
-    source, allow_missing, source_labels, jobs, progress
-        As in :func:`~gi2nnunet.source.check.check.check_source`.
+    source
+        The competition's folder or zip, or a folder of NIfTI volumes.
     model
-        Hold the truth against the out-of-fold predictions that are stored in the workspace, too.
-    workspace, dataset_id
-        As in :func:`open_dataset`; only for ``model``.
+        Also compare the truth with the out-of-fold predictions stored in the workspace.
+    source_labels
+        How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
 
     Raises
     ------
     InputError
-        As :func:`~gi2nnunet.source.check.check.check_source`; with ``model`` also if there is no
-        out-of-fold prediction of a scan of the source.
+        If the source cannot be read; with ``model`` also if none of its scans has an out-of-fold
+        prediction.
     """
-    from gi2nnunet.core.workers import ignore
     from gi2nnunet.source.check.check import check_source
 
     require_positive(jobs=jobs)
@@ -145,12 +136,9 @@ def check(
         dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
     found = check_source(
-        source,
-        allow_missing=allow_missing,
-        source_labels=source_labels,
-        jobs=jobs,
+        source, allow_missing=allow_missing, source_labels=source_labels, jobs=jobs,
         progress=progress,
-    )
+    )  # fmt: skip
     if stored is None:
         return found
     agreements = stored.measure(
@@ -158,42 +146,6 @@ def check(
         jobs=jobs, progress=progress or ignore,
     )  # fmt: skip
     return found.add_disagreements(agreements, predict=stored.predict)
-
-
-def check_onto_page(
-    source: FilePath, page: FilePath, *, show_all: bool = False, **options: Any
-) -> tuple[SourceReport, WrittenPage]:
-    """Look at a source as :func:`check` does, and write all of it to a page with pictures."""
-    from gi2nnunet.report.check_page import check_page_place, write_check_page
-
-    check_page_place(Path(page), source=Path(source))
-    found = check(source, **options)
-    how = {name: options.get(name) for name in ("jobs", "progress")}
-    return found, write_check_page(found, Path(page), show_all=show_all, **how)
-
-
-def make_phantom(
-    out: Path,
-    *,
-    labels: Path | None = None,
-    sizes: Path | None = None,
-    jobs: int | None = None,
-    **options: Any,
-) -> PhantomSummary:
-    """Write a synthetic source: of given masks, of given sizes, or of made-up anatomy.
-
-    ``options`` are those of the function that it calls, of
-    :mod:`gi2nnunet.source.phantom.writing`.
-    """
-    from gi2nnunet.core.workers import count_cores
-    from gi2nnunet.source.phantom.writing import paint_phantom, write_phantom, write_phantom_like
-
-    options |= {"as_zip": out.suffix == ".zip", "jobs": jobs or count_cores()}
-    if labels and sizes:
-        return paint_phantom(out, labels=labels, sizes=sizes, **options)
-    if sizes:
-        return write_phantom_like(out, sizes=sizes, **options)
-    return write_phantom(out, **options)
 
 
 def convert(
@@ -214,85 +166,70 @@ def convert(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Dataset:
-    """Make a source into an nnU-Net raw dataset; what is there already is not made again.
+    """Turn a source into an nnU-Net raw dataset; if it is there already, it is only read.
 
     Parameters
     ----------
     source
         The competition's folder or zip, or a folder of NIfTI volumes.
     workspace
-        Folder of all data and models; by default nnU-Net's three environment variables where all
-        are set, else ``./gi2nnunet-workspace``.
-    dataset_id, name, labels, allow_missing, source_labels
-        As in :func:`gi2nnunet.dataset.convert.convert`.
-    folds, holdout, keep_known_bad, leave_out_suspects, seed
-        As in :class:`gi2nnunet.dataset.splits.SplitOptions`.
+        Folder of all data and models; by default nnU-Net's three environment variables if all are
+        set, otherwise ``./gi2nnunet-workspace``.
+    labels
+        ``regions`` is bit-coded and keeps overlaps; ``exclusive`` gives each voxel one organ.
+    folds
+        Number of folds, grouped by patient; by default 5, or one per patient if there are fewer.
+    holdout
+        A fraction of the patients, or ``"mle-bench"``; by default 0.1 if there are five patients
+        or more.
+    leave_out_suspects
+        Check the source, and do not train on scans with a suspect at least this certain.
     jobs
-        Scans in work at once; by default one a core.
+        Number of scans processed at the same time; by default one per core.
     progress
         Called with ``(done, total, what)``.
     on_notice
-        Called with a sentence: which workspace it is.
+        Called with a sentence that names the workspace.
 
     Returns
     -------
     Dataset
-        Its ``warnings`` say what was passed over.
+        Its ``warnings`` say what was skipped.
 
     Raises
     ------
-    InputError, OutputError, EngineError
-        As :func:`gi2nnunet.dataset.convert.convert`.
+    InputError
+        If the source is damaged or incomplete, or the place holds another dataset.
+    OutputError
+        If the dataset cannot be written.
+    EngineError
+        If a worker process ends early.
     """
     from gi2nnunet.dataset.convert import convert as convert_source
     from gi2nnunet.dataset.splits import SplitOptions
 
     command = spell_call(convert, locals())
     require_positive(jobs=jobs)
-    return convert_source(
-        Path(source),
-        workspace=_open_workspace(workspace, on_notice),
-        dataset_id=dataset_id,
-        name=name,
-        labels=labels,
-        split=SplitOptions(
-            folds=folds,
-            holdout=holdout,
-            keep_known_bad=keep_known_bad,
-            leave_out_suspects=leave_out_suspects,
-            seed=seed,
-        ),
-        allow_missing=allow_missing,
-        source_labels=source_labels,
-        command=command,
-        jobs=jobs,
-        progress=progress,
-    )
-
-
-def _open_workspace(folder: FilePath | None, on_notice: Notice | None) -> Workspace:
-    """Find a workspace and say which it is."""
-    space = find_workspace(folder)
+    space = find_workspace(workspace)
     (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
-    return space
+    split = SplitOptions(
+        folds=folds, holdout=holdout, keep_known_bad=keep_known_bad,
+        leave_out_suspects=leave_out_suspects, seed=seed,
+    )  # fmt: skip
+    return convert_source(
+        Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
+        split=split, allow_missing=allow_missing, source_labels=source_labels, command=command,
+        jobs=jobs, progress=progress,
+    )  # fmt: skip
 
 
-def open_dataset(
-    *, workspace: FilePath | None = None, dataset_id: int | None = None
-) -> Dataset:  # fmt: skip
-    """Open what :func:`convert` made before.
-
-    Parameters
-    ----------
-    workspace
-        As in :func:`convert`.
-    dataset_id
-        Which one, where the workspace holds several.
+def open_dataset(*, workspace: FilePath | None = None, dataset_id: int | None = None) -> Dataset:
+    """Open a dataset that :func:`convert` made.
 
     Raises
     ------
     InputError
-        Where there is none, or more than one.
+        If the workspace holds no dataset, or several and ``dataset_id`` is not given.
     """
     from gi2nnunet.dataset.manifest import read_dataset
 
@@ -329,92 +266,85 @@ def train(
     on_start: Callable[[str, Fold, Path], None] | None = None,
     stop: Event | None = None,
 ) -> tuple[TrainingResult, ...]:
-    """Train nnU-Net; plan and preprocess first where that has not been done.
+    """Train nnU-Net; plan and preprocess first if that was not done.
 
-    nnU-Net runs in a process of its own. An interrupted training goes on where it stopped; a
-    finished one is left alone.
+    nnU-Net runs in its own process. An interrupted training continues; a finished one is kept.
 
     Parameters
     ----------
     fold
-        A fold's number, ``"cv"`` for every fold of the split, or ``"all"`` for one model on every
+        A fold's number, ``"cv"`` for every fold of the split, ``"all"`` for one model on every
         training scan, or several of these; by default ``"all"``.
     config
         nnU-Net configuration, or several; by default ``2d`` and ``3d_fullres``.
     preset
-        ``default``, ``resenc-m``, ``resenc-l``, ``resenc-xl``, ``tiny`` (for CPUs and smoke tests),
-        or ``auto``, which chooses by the GPU's memory.
+        ``default``, ``resenc-m``, ``resenc-l``, ``resenc-xl``, ``tiny`` (for CPUs and quick
+        tests), or ``auto``, which chooses by the GPU's memory.
     epochs, iterations, lr
-        Length, batches an epoch and initial learning rate; by default the preset's and the
-        trainer's.
+        Number of epochs, batches per epoch and initial learning rate; by default the preset's
+        and the trainer's.
     batch_size, patch_size
-        In place of the plan's. A patch is ``(y, x)`` voxels for 2d, ``(z, y, x)`` for 3d_fullres;
-        two patches may be given, one for each.
+        Used instead of the plan's. A patch is ``(y, x)`` voxels for 2d, ``(z, y, x)`` for
+        3d_fullres; two patches may be given, one for each.
     trainer
         One of nnU-Net's trainer classes.
     pretrained_weights
-        A checkpoint whose weights to start from.
+        Start from the weights of this checkpoint.
     restart
-        Throw away what was trained of these before.
+        Delete earlier training of these folds and start over.
     nnunet_validation
-        Run nnU-Net's own final validation too.
+        Also run nnU-Net's own final validation.
     trust
-        Load checkpoints and plans as they are: they can run any code.
+        Load checkpoints and plans unchecked: they can run any code.
     device, gpus
-        ``auto``, ``cuda``, ``cpu`` or ``mps``; how many GPUs, by default one.
-    workspace, dataset_id
-        As in :func:`open_dataset`.
+        ``auto``, ``cuda``, ``cpu`` or ``mps``; number of GPUs, by default one.
     jobs, threads
-        Worker processes, and threads of the network's operations.
+        Number of worker processes, and of threads of the network's operations.
     checks
-        Stop before the start where versions, memory or disk will not do.
+        Stop before the start if versions, memory or disk space are not sufficient.
     progress
-        Called with ``(done, total, what)`` while the data is prepared, also from another thread.
+        Called with ``(done, total, what)`` during preparation, also from another thread.
     on_epoch
         Called after every epoch of every training.
     on_notice
-        Called with sentences: what is computed on, what is trained.
+        Called with sentences: the hardware, what is trained.
     on_warning
-        Called with sentences: what of this machine is scarce; by default ``on_notice``.
+        Called with sentences about scarce memory or disk space; by default ``on_notice``.
     on_plan
-        Called when the data is prepared and training begins.
+        Called when the data are prepared and training begins.
     on_start
         Called with configuration, fold and log file when a training starts.
     stop
-        If it is set, each running training ends after its epoch with a checkpoint.
+        If it is set, each running training saves a checkpoint after its epoch and ends.
 
     Returns
     -------
     tuple
-        One result for each configuration and fold, whose ``folder`` holds its checkpoints.
+        One result for each configuration and fold; its ``folder`` holds the checkpoints.
 
     Raises
     ------
-    InputError, EngineError, OutputError
-        As :func:`~gi2nnunet.training.plan.plan_dataset` and
-        :func:`~gi2nnunet.training.train.train_folds`; where the machine will not do.
+    InputError
+        If there is no such dataset, fold, trainer or weights, or this machine cannot train it.
+    EngineError, OutputError
+        If nnU-Net fails, or its output cannot be written.
     StoppedError
         If ``stop`` was set before all were finished.
     ValueError
         For a number out of range.
     """
-    from gi2nnunet.nnunet.presets import (
-        STOCK_TRAINER,
-        PlanOptions,
-        TrainingSettings,
-        choose_configurations,
-    )
+    command = spell_call(train, locals())
+    from gi2nnunet.nnunet import presets
     from gi2nnunet.training.train import describe_folds, train_folds
 
-    command = spell_call(train, locals())
-    options = PlanOptions(
+    options = presets.PlanOptions(
         preset=preset,
-        configurations=choose_configurations(list_texts(config)),
+        configurations=presets.choose_configurations(list_texts(config)),
         batch_size=batch_size,
         patch_sizes=list_patches(patch_size),
     )
-    settings = TrainingSettings(
-        trainer=trainer or STOCK_TRAINER,
+    settings = presets.TrainingSettings(
+        trainer=trainer or presets.STOCK_TRAINER,
         epochs=epochs,
         iterations=iterations,
         learning_rate=lr,
@@ -435,18 +365,10 @@ def train(
         (on_notice or ignore)(line)
     (on_plan or ignore)(planned)
     return train_folds(
-        dataset,
-        planned,
-        engine=engine,
-        folds=folds,
-        settings=settings,
-        restart=restart,
-        nnunet_validation=nnunet_validation,
-        command=command,
-        stop=stop,
-        on_start=on_start,
+        dataset, planned, engine=engine, folds=folds, settings=settings, restart=restart,
+        nnunet_validation=nnunet_validation, command=command, stop=stop, on_start=on_start,
         on_epoch=on_epoch,
-    )
+    )  # fmt: skip
 
 
 def choose_trainings(
@@ -456,9 +378,9 @@ def choose_trainings(
     workspace: Workspace,
     dataset_id: int | None,
 ) -> tuple[Dataset, tuple[Fold, ...]]:
-    """Find the dataset and the folds to train, and refuse weights that cannot be used.
+    """Return the dataset and the folds to train.
 
-    That comes before planning, which takes minutes.
+    The weights are checked here, before planning, which takes minutes.
     """
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_checkpoint_file
@@ -481,7 +403,7 @@ def plan(
     on_notice: Notice | None = None,
     on_warning: Notice | None = None,
 ) -> Plan:
-    """Plan and preprocess a dataset: the first half of :func:`train`."""
+    """Plan and preprocess a dataset; :func:`train` does this too, if needed."""
     from gi2nnunet.dataset.manifest import read_dataset
 
     return _plan(
@@ -502,29 +424,26 @@ def _plan(
     on_notice: Notice | None,
     on_warning: Notice | None,
 ) -> Plan:
-    """Choose the hardware and the preset, look at the machine, then plan and preprocess."""
+    """Choose the hardware and the preset, check the machine, then plan and preprocess."""
     from gi2nnunet.nnunet.presets import choose_preset
-    from gi2nnunet.training.doctor import (
-        examine_start,
-        judge_installation,
-        list_warnings,
-        raise_errors,
-    )
+    from gi2nnunet.training import doctor
     from gi2nnunet.training.machine import read_installation
     from gi2nnunet.training.plan import plan_dataset
 
     tell = on_notice or ignore
     if checks:
-        raise_errors(judge_installation(read_installation()))
+        doctor.raise_errors(doctor.judge_installation(read_installation()))
     tell(f"Computing on: {engine.hardware.name}")
     chosen = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
     options = replace(options, preset=chosen.name)
     tell(f"Dataset: {dataset.folder}; preset: {chosen.name}")
     if checks:
-        verdicts = examine_start(dataset, options, engine=engine, folds=folds, trainer=trainer)
-        for warning in list_warnings(verdicts):
+        verdicts = doctor.examine_start(
+            dataset, options, engine=engine, folds=folds, trainer=trainer
+        )
+        for warning in doctor.list_warnings(verdicts):
             (on_warning or tell)(warning)
-        raise_errors(verdicts)
+        doctor.raise_errors(verdicts)
     return plan_dataset(dataset, options, engine=engine, progress=progress)
 
 
@@ -536,7 +455,7 @@ def diagnose(
     dataset_id: int | None = None,
     on_notice: Notice | None = None,
 ) -> Diagnosis:
-    """Check the installation and, if there is a dataset, whether this machine can train on it."""
+    """Check the installation and, if there is a dataset, whether this machine can train it."""
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.training.doctor import diagnose as examine
     from gi2nnunet.training.train import expand_folds
@@ -544,7 +463,7 @@ def diagnose(
     tell = on_notice or ignore
     raw = engine.workspace.raw
     if dataset_id is None and not any(raw.glob("Dataset[0-9][0-9][0-9]_*")):
-        tell(f"{raw} holds no dataset: checking the installation alone.")
+        tell(f"{raw} holds no dataset: only the installation is checked.")
         return examine(None, options, engine=engine)
     dataset = read_dataset(raw, dataset_id=dataset_id)
     tell(f"Dataset: {dataset.folder}")
@@ -565,9 +484,9 @@ def estimate(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Estimate:
-    """Estimate what trainings cost before they start: hours, GPU-hours, disk, memory.
+    """Estimate the hours, disk space and memory that trainings will need.
 
-    They run on ``gpus`` cards of the kind ``card``, or on the engine's hardware.
+    They run on ``gpus`` GPUs of the type ``card``, or on the engine's hardware.
     """
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_configurations
@@ -619,31 +538,33 @@ def predict(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Evaluation:
-    """Predict a source and write ``submission.csv``; no truth is looked for.
+    """Predict a source and write ``submission.csv``, without scoring it.
 
     Parameters
     ----------
     source
         A source (its ``test/`` if there is one, else its ``train/``), or NIfTI files; by default
-        the workspace's own scans, as :func:`predict_and_score` takes them.
+        the workspace's own scans, as in :func:`predict_and_score`.
     config, fold, preset, trainer
-        Which models; by default the newest complete set.
-    mirroring, step_size
-        As in :class:`~gi2nnunet.nnunet.engine.PredictionSettings`.
-    threads, trust
-        As in :class:`~gi2nnunet.nnunet.engine.Engine`.
-    nifti, save_probabilities, tuning
-        As in :class:`~gi2nnunet.nnunet.engine.PredictionOptions`.
+        Which models to use; by default the newest complete set.
+    mirroring
+        Average the predictions of mirrored images, as nnU-Net does.
+    step_size
+        Step of the sliding window, as a fraction of the patch.
+    nifti
+        Also write label volumes: one bit-coded, and one for each organ.
+    save_probabilities
+        Also write each configuration's probabilities, in eight bits.
+    tuning
+        Apply the settings that ``gi2nnunet tune`` saved for these models, if any.
     out
         Folder for the results; by default one in the workspace.
     allow_missing
-        Pass over rows without image and images without rows.
-    device, gpus, workspace, dataset_id
-        As in :func:`train`.
+        Skip rows without an image and images without rows.
     progress
         Called with ``(done, total, what)`` in scans.
     on_notice
-        Called with sentences: what is computed on, which models, what is predicted.
+        Called with sentences: the hardware, the models, what is predicted.
 
     Returns
     -------
@@ -652,25 +573,14 @@ def predict(
 
     Raises
     ------
-    InputError, EngineError, OutputError
-        As :func:`~gi2nnunet.prediction.evaluate.evaluate`; where there are no such models.
+    InputError
+        If the source is damaged, or there are no such models.
+    EngineError, OutputError
+        If nnU-Net fails, or the results cannot be written.
     ValueError
         For a number out of range.
     """
-    command = spell_call(predict, locals())
-    from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
-
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    options = PredictionOptions(nifti=nifti, save_probabilities=save_probabilities, tuning=tuning)
-    work = choose_work(
-        source, models=_choose_models(config, fold, preset, trainer, dataset_id), out=out,
-        allow_missing=allow_missing, truth=False, workspace=engine.workspace,
-    )  # fmt: skip
-    return run_prediction(
-        work, engine=engine, settings=settings, options=options, score=False, command=command,
-        progress=progress, on_notice=on_notice,
-    )  # fmt: skip
+    return _predict(predict, locals())
 
 
 def predict_and_score(
@@ -698,91 +608,71 @@ def predict_and_score(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Evaluation:
-    """Predict, write ``submission.csv``, and score it where the truth is known.
+    """Predict, write ``submission.csv``, and score it if the truth is known.
 
-    Without a source: the held-out test scans; where there are none, every training scan by the
-    model that did not see its patient; else the training scans, the score marked in-sample.
+    Without a source, the held-out scans are predicted. If there are none, every training scan is
+    predicted by the model that did not see its patient; without such models, the training scans
+    are predicted and the score is marked in-sample. :func:`predict` explains the other keywords.
 
     Parameters
     ----------
-    source, config, fold, preset, trainer, mirroring, step_size, threads, nifti, save_probabilities
-        As in :func:`predict`, as all that follows but the metric.
     metric
-        Convention of :mod:`gi2nnunet.scoring.metric`.
+        Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     source_labels
-        How given NIfTI labels are coded, where their values or a dataset.json do not tell.
-    tuning, out, allow_missing, trust, device, gpus, workspace, dataset_id, progress, on_notice
-        As in :func:`predict`.
+        How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
 
     Returns
     -------
     Evaluation
-        Its ``score`` is ``None`` where no truth is known; its ``standing`` says what it means.
+        Its ``score`` is ``None`` if the truth is not known; its ``standing`` says whether the
+        models have seen these patients.
 
     Raises
     ------
-    InputError, EngineError, OutputError, ValueError
-        As :func:`predict`.
+    InputError, EngineError, OutputError
+        Like :func:`predict`.
+    ValueError
+        For an unknown metric or a number out of range.
     """
-    command = spell_call(predict_and_score, locals())
+    return _predict(predict_and_score, locals())
+
+
+def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evaluation:
+    """Do what a call was asked for; its arguments by name."""
     from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
+    from gi2nnunet.nnunet.models import ModelChoice
+    from gi2nnunet.prediction.choose import choose_work
+    from gi2nnunet.prediction.evaluate import evaluate
     from gi2nnunet.scoring.conventions import CONVENTIONS
 
-    if metric not in CONVENTIONS:  # before hours of prediction
+    def pick(*names: str) -> dict[str, Any]:
+        return {name: given[name] for name in names}
+
+    metric = given.get("metric")
+    if metric is not None and metric not in CONVENTIONS:  # before hours of prediction
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    engine = open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust)
-    settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
-    options = PredictionOptions(nifti=nifti, save_probabilities=save_probabilities, tuning=tuning)
+    engine = open_engine(given["workspace"], **pick("device", "gpus", "threads", "trust"))
+    settings = PredictionSettings(**pick("mirroring", "step_size"))
+    options = PredictionOptions(**pick("nifti", "save_probabilities", "tuning"))
+    source, out = given["source"], given["out"]
     work = choose_work(
-        source, models=_choose_models(config, fold, preset, trainer, dataset_id), out=out,
-        allow_missing=allow_missing, source_labels=source_labels, workspace=engine.workspace,
-    )  # fmt: skip
-    return run_prediction(
-        work, engine=engine, settings=settings, options=options, metric=metric, command=command,
-        progress=progress, on_notice=on_notice,
-    )  # fmt: skip
-
-
-def _choose_models(
-    config: str | Sequence[str] | None,
-    fold: str | int | Sequence[str | int] | None,
-    preset: str | None,
-    trainer: str | None,
-    dataset_id: int | None,
-) -> ModelChoice:
-    from gi2nnunet.nnunet.models import ModelChoice
-
-    return ModelChoice(
-        configurations=tuple(list_texts(config)),
-        folds=tuple(list_texts(fold)),
-        preset=preset,
-        trainer=trainer,
-        dataset_id=dataset_id,
+        Path(source) if source else None,
+        models=ModelChoice(
+            configurations=tuple(list_texts(given["config"])),
+            folds=tuple(list_texts(given["fold"])),
+            **pick("preset", "trainer", "dataset_id"),
+        ),
+        out=Path(out) if out else None,
+        truth=metric is not None,
+        source_labels=given.get("source_labels"),
+        allow_missing=given["allow_missing"],
+        workspace=engine.workspace,
     )
-
-
-def choose_work(source: FilePath | None, *, out: FilePath | None, **choice: Any) -> Work:
-    """Choose what to predict, by which models: :func:`gi2nnunet.prediction.choose.choose_work`."""
-    from gi2nnunet.prediction.choose import choose_work as choose
-
-    return choose(Path(source) if source else None, out=Path(out) if out else None, **choice)
-
-
-def run_prediction(work: Work, **how: Any) -> Evaluation:
-    """Predict what was chosen, as :func:`~gi2nnunet.prediction.evaluate.evaluate` does."""
-    from gi2nnunet.prediction.evaluate import evaluate
-
-    return evaluate(work, **how)
-
-
-def predict_part(work: Work, part: tuple[int, int], **how: Any) -> int:
-    """Predict every n-th scan of what was chosen; return how many these are.
-
-    See :func:`gi2nnunet.prediction.evaluate.predict_part`.
-    """
-    from gi2nnunet.prediction.evaluate import predict_part as predict
-
-    return predict(work, part, **how)
+    return evaluate(
+        work, engine=engine, settings=settings, options=options, metric=metric or "per-class",
+        score=metric is not None, command=spell_call(call, given),
+        **pick("progress", "on_notice"),
+    )  # fmt: skip
 
 
 def predict_out_of_fold(
@@ -793,7 +683,7 @@ def predict_out_of_fold(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> OutOfFold:
-    """Predict every training scan by the models that did not see its patient."""
+    """Predict each training scan with the models that did not see its patient."""
     from gi2nnunet.prediction.out_of_fold import choose_every_fold
     from gi2nnunet.prediction.out_of_fold import predict_out_of_fold as predict
 
@@ -812,9 +702,9 @@ def tune(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> tuple[Tuning, Path, Ensemble]:
-    """Choose how masks are decided, organ by organ, for the metric; return also file and models.
+    """Choose the post-processing of each organ; return it, its file, and the models.
 
-    Out-of-fold predictions are made where they are missing.
+    Missing out-of-fold predictions are made first.
     """
     from gi2nnunet.core.files import check_place
     from gi2nnunet.nnunet.postprocess import save_tuning, tuning_path
@@ -850,7 +740,7 @@ def compare_models(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> ModelComparison:
-    """Score every configuration and ensemble out of fold, with cost, and recommend one."""
+    """Score each configuration and ensemble on out-of-fold predictions, and recommend one."""
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.tuning.compare_models import compare_all_models
 
@@ -877,7 +767,7 @@ def export_model(
     half: bool = False,
     on_notice: Notice | None = None,
 ) -> ExportedModel:
-    """Write trained models into one file without pickles, for others to import."""
+    """Write trained models into one file that runs no code when it is read."""
     from gi2nnunet.prediction.choose import select_models
     from gi2nnunet.sharing.exchange import export_model as export
 
@@ -886,45 +776,26 @@ def export_model(
     return export(ensemble, Path(out), dataset=dataset, engine=engine, half=half)
 
 
-def import_model(file: FilePath, *, engine: Engine, replace: bool = False) -> ImportedModel:
-    """Take the models of a file of :func:`export_model` into the workspace."""
-    from gi2nnunet.sharing.exchange import import_model as take
-
-    return take(Path(file), engine=engine, replace=replace)
-
-
-def predict_hidden(
-    source: FilePath, model: FilePath, out: FilePath, **how: Any
-) -> HiddenPrediction:
-    """Predict a hidden test set in a budget: :func:`gi2nnunet.sharing.hidden.predict_hidden`."""
-    from gi2nnunet.sharing.hidden import predict_hidden as predict
-
-    return predict(Path(source), Path(model), Path(out), **how)
-
-
 def make_kaggle_bundle(
     out: FilePath,
     *,
     models: ModelChoice,
     image: Image,
     engine: Engine,
+    notebook: Notebook,
     half: bool = False,
     replace: bool = False,
     progress: Progress | None = None,
     on_notice: Notice | None = None,
-    **notebook: Any,
 ) -> KaggleBundle:
-    """Write models, wheels and a notebook for the competition's offline machine.
-
-    ``notebook`` are the fields of :class:`~gi2nnunet.sharing.kaggle_bundle.Notebook`.
-    """
+    """Pack models, wheels and a notebook for a submission on Kaggle."""
     from gi2nnunet.prediction.choose import select_models
-    from gi2nnunet.sharing.kaggle_bundle import Notebook, make_bundle
+    from gi2nnunet.sharing.kaggle_bundle import make_bundle
 
     dataset, ensemble = select_models(engine.workspace, models)
     (on_notice or ignore)(f"Models: {ensemble.describe()}")
     return make_bundle(
-        ensemble, Path(out), notebook=Notebook(**notebook), image=image, dataset=dataset,
+        ensemble, Path(out), notebook=notebook, image=image, dataset=dataset,
         engine=engine, half=half, replace=replace, progress=progress,
     )  # fmt: skip
 
@@ -940,33 +811,36 @@ def score(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Score a submission against the truth by the competition's metric.
+    """Score a submission against the truth with the competition's metric.
 
     Parameters
     ----------
     submission, truth
-        CSV files of the competition's form.
+        CSV files in the competition's format.
     metric
-        Convention of :mod:`gi2nnunet.scoring.metric`.
+        Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     images
-        The source whose file names tell the image sizes, where the truth has no ``image_height``
-        and ``image_width`` columns.
+        The source to take image sizes from, if the truth has no ``image_height`` and
+        ``image_width`` columns.
     medical
         Add surface Dice, HD95 in mm and volume error in ml; needs ``images`` for the spacing, and
         MONAI.
     tolerance_mm
-        Of the surface Dice.
+        Tolerance of the surface Dice.
     jobs
-        Threads; by default one a core.
+        Number of threads; by default one per core.
     progress
         Called with ``(done, total, what)`` in scans.
 
     Raises
     ------
-    InputError, EngineError
-        As :func:`~gi2nnunet.scoring.score.score_submission`.
+    InputError
+        If a file is damaged, the two do not have the same rows, an image size or spacing is
+        unknown, or MONAI is needed and not installed.
+    EngineError
+        If a worker process ends early.
     ValueError
-        For an unknown convention, a number out of range, ``medical`` without ``images``.
+        For an unknown metric, a number out of range, or ``medical`` without ``images``.
     """
     from gi2nnunet.scoring.score import score_submission
 
@@ -974,58 +848,18 @@ def score(
     if not 0 <= tolerance_mm < math.inf:
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:
-        raise ValueError("medical needs images: the source whose file names tell the spacing")
-    scans = _open_scans(images)
+        raise ValueError("medical needs images: the source to take the spacing from")
+    scans = open_scans(images)
     return score_submission(
-        Path(submission),
-        Path(truth),
-        metric=metric,
+        Path(submission), Path(truth), metric=metric, medical=medical, tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in scans.items()} or None,
-        medical=medical,
         spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
-        tolerance_mm=tolerance_mm,
-        jobs=jobs,
-        progress=progress,
-    )
+        jobs=jobs, progress=progress,
+    )  # fmt: skip
 
 
-def estimate_intervals(score: Score) -> Mapping[str, Interval]:
-    """Return 95 % intervals of a score, from a seeded bootstrap over patients."""
-    from gi2nnunet.scoring.bootstrap import estimate_intervals as estimate
-
-    return estimate(score)
-
-
-def compare(
-    a: FilePath, b: FilePath, truth: FilePath, *, images: FilePath | None = None, **options: Any
-) -> Comparison:
-    """Compare two submissions: the difference, its interval over patients, what moved most.
-
-    ``options`` are those of :func:`~gi2nnunet.scoring.compare.compare_submissions`; ``images`` is
-    as in :func:`score`.
-    """
-    from gi2nnunet.scoring.compare import compare_submissions
-
-    sizes = {name: scan.size for name, scan in _open_scans(images).items()} or None
-    return compare_submissions(Path(a), Path(b), Path(truth), sizes=sizes, **options)
-
-
-def encode(
-    labels: FilePath,
-    out: FilePath,
-    *,
-    scheme: LabelScheme | Literal["auto"] = "auto",
-    sample: FilePath | None = None,
-) -> Encoded:
-    """Write label volumes into a submission CSV; see :mod:`gi2nnunet.dataset.encode`."""
-    from gi2nnunet.dataset.encode import encode_labels
-
-    return encode_labels(
-        Path(labels), Path(out), scheme=scheme, sample=Path(sample) if sample else None
-    )
-
-
-def _open_scans(images: FilePath | None) -> Mapping[str, Scan]:
+def open_scans(images: FilePath | None) -> Mapping[str, Scan]:
+    """Return the scans of a source by id; they have sizes and spacings. None without a source."""
     if images is None:
         return {}
     from gi2nnunet.source.open import open_source
@@ -1043,7 +877,7 @@ def write_report(
     dataset_id: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write one HTML page: data, folds, training curves, scores, and slices with contours.
+    """Write one HTML page: data, folds, curves, scores and slices.
 
     Parameters
     ----------
@@ -1055,8 +889,6 @@ def write_report(
         Scans to show slices of; by default some of the worst, middle and best.
     show_all
         Show slices of every predicted scan.
-    workspace, dataset_id
-        As in :func:`open_dataset`.
     progress
         Called with ``(done, total, what)``.
 
@@ -1067,9 +899,10 @@ def write_report(
 
     Raises
     ------
-    InputError, OutputError
-        As :func:`~gi2nnunet.report.gather.gather_report` and
-        :func:`~gi2nnunet.report.page.write_report`.
+    InputError
+        If the workspace holds no dataset, or there is no such prediction or scan.
+    OutputError
+        If the page cannot be written.
     """
     return make_report(
         out, prediction=prediction, scans=scans, show_all=show_all, workspace=workspace,
@@ -1078,14 +911,14 @@ def write_report(
 
 
 def make_report(
-    out: FilePath | None = None,
+    out: FilePath | None,
     *,
-    prediction: FilePath | None = None,
-    scans: str | Sequence[str] | None = None,
-    show_all: bool = False,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    progress: Progress | None = None,
+    prediction: FilePath | None,
+    scans: str | Sequence[str] | None,
+    show_all: bool,
+    workspace: FilePath | None,
+    dataset_id: int | None,
+    progress: Progress | None,
 ) -> WrittenReport:
     """Write the page as :func:`write_report` does, and return what is on it."""
     from gi2nnunet.report.gather import gather_report
@@ -1093,31 +926,7 @@ def make_report(
 
     space = find_workspace(workspace)
     report = gather_report(
-        space,
-        dataset_id=dataset_id,
-        prediction=Path(prediction) if prediction else None,
-        scans=list_texts(scans),
-        show_all=show_all,
-        progress=progress,
-    )
+        space, dataset_id=dataset_id, prediction=Path(prediction) if prediction else None,
+        scans=list_texts(scans), show_all=show_all, progress=progress,
+    )  # fmt: skip
     return write_page(report, Path(out) if out else space.predictions.parent / "report.html")
-
-
-def verify(
-    *,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    quick: bool = False,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> Verification:
-    """Check a workspace: what is missing, altered, stale, leaking, half-made or left behind."""
-    from gi2nnunet.upkeep.verify import verify_workspace
-
-    engine = open_engine(workspace)
-    space = engine.workspace
-    (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
-    return verify_workspace(
-        space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=progress, engine=engine
-    )

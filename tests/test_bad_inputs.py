@@ -124,4 +124,4 @@ def test_too_little_memory_is_no_bug(run, here, converted, monkeypatch):
     fail_with(monkeypatch, MemoryError())
     code, out, err = run("plan", "--device", "cpu", "--preset", "tiny")
     assert (code, out) == (4, "")
-    assert "Error: the memory does not suffice. Use fewer --jobs" in err
+    assert "Error: there is not enough memory. Use fewer --jobs" in err

@@ -111,7 +111,7 @@ def test_the_same_command_again_leaves_it_alone(trained: Trained) -> None:
     checkpoint = trained.results("2d") / "fold_all" / "checkpoint_final.pth"
     before = checkpoint.stat().st_mtime_ns
     done = run("train", "--fold", "all", *SHORT, cwd=trained.folder)
-    assert done.stdout.count("left alone") == 2
+    assert done.stdout.count("is kept") == 2
     assert "preprocessing" not in done.stderr
     assert checkpoint.stat().st_mtime_ns == before
 

@@ -75,7 +75,7 @@ def _describe_parameter(spelling: str, meaning: str) -> Iterator[str]:
     for kind, plain in _KINDS.items():
         spelling = spelling.replace(kind, plain)
     spelling = spelling.strip().replace(" / ", ", ")
-    meaning, bracket, extra = meaning.partition("  [")
+    meaning, bracket, extra = meaning.replace("\\[", "[").partition("  [")  # escaped for Rich
     extra = re.sub(r"(\S+)<=x<=(\S+)", r"\1 to \2", extra.rstrip("]"))
     extra = re.sub(r"\bx>=(\S+)", r"at least \1", extra)
     yield from (

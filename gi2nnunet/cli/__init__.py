@@ -1,7 +1,7 @@
-"""The command line: parse, call the library, print what it returned, map errors to exit codes.
+"""Command line: parses, calls the library, prints what it returned, maps errors to exit codes.
 
-Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
-early as asked, 130 interrupted, 141 nobody reads the output any more.
+Exit codes: 0 done, 1 a bug in this package, 2 wrong usage, 3 input, 4 engine, 5 output, 6 stopped
+early on request, 130 interrupted, 141 the output pipe was closed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ app = typer.Typer(
     "gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip\n"
     "gi2nnunet train --fold all\n"
     "gi2nnunet predict-and-score\n\n"
-    "Each command explains itself: gi2nnunet train --help",
-    epilog="Exit codes: 0 done, 1 a bug of this package, 2 wrong usage, 3 input (or verify and "
-    "doctor found something), 4 nnU-Net, 5 output, 6 stopped early as asked, 130 interrupted, "
-    "141 no reader left.",
+    "gi2nnunet COMMAND --help shows the options of a command and an example.",
+    epilog="Exit codes: 0 done, 1 a bug in this package, 2 wrong usage, 3 wrong input (or verify "
+    "or doctor found a problem), 4 nnU-Net failed, 5 the output could not be written, 6 stopped "
+    "early on request, 130 interrupted, 141 the output pipe was closed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -53,7 +53,7 @@ def _common(
     ),
     quiet: QuietOption = False,
 ) -> None:
-    """Parse what stands before the command."""
+    """Parse the options before the command."""
     set_quiet(quiet)
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     except OSError as error:
         if code == 0:
             unread = isinstance(error, BrokenPipeError)
-            code = _UNREAD if unread else _tell_unwritten(error)
+            code = _UNREAD if unread else _report_unwritten(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more at its end
     sys.exit(code)
 
@@ -76,47 +76,49 @@ def _run() -> int:
     try:
         app()
     except GiError as error:
-        return _tell(str(error), error.exit_code)
+        return _report(str(error), error.exit_code)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # that is what Typer and Rich make of it
+        if isinstance(end.__context__, BrokenPipeError):  # Typer and Rich turn it into this
             return _UNREAD
         if end.code == _INTERRUPTED:
-            _tell("interrupted. Run the same again: what was done is kept where it can be.", 0)
+            _report(
+                "interrupted. Run the same command again; finished steps are kept if possible.", 0
+            )
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BrokenPipeError:
         return _UNREAD
     except MemoryError:
-        return _tell(
-            "the memory does not suffice. Use fewer --jobs, or give smaller files.",
+        return _report(
+            "there is not enough memory. Use fewer --jobs, or smaller files.",
             EngineError.exit_code,
         )
     except Exception as error:  # no traceback reaches the user's screen
-        if isinstance(error, FileNotFoundError) and not _stands_somewhere():
-            return _tell(
-                "the folder that this command runs in is gone. Go to one that exists, or mount it "
-                "again, then run the same again.",
+        if isinstance(error, FileNotFoundError) and not _has_folder():
+            return _report(
+                "the current folder does not exist any more. Go to one that exists, or mount it "
+                "again, and run the same command again.",
                 OutputError.exit_code,
             )
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _tell_unwritten(error)
+            return _report_unwritten(error)
         from gi2nnunet.cli.bug_report import describe_bug
 
-        return _tell(describe_bug(error, sys.argv), _BUG)
+        return _report(describe_bug(error, sys.argv), _BUG)
     return 0
 
 
-def _tell_unwritten(error: OSError) -> int:
+def _report_unwritten(error: OSError) -> int:
     where = error.filename or "the output"
-    return _tell(f"{where} could not be written ({error.strerror}).", OutputError.exit_code)
+    return _report(f"{where} could not be written ({error.strerror}).", OutputError.exit_code)
 
 
-def _tell(problem: str, code: int) -> int:
-    """Print what went wrong; give the code back."""
+def _report(problem: str, code: int) -> int:
+    """Print an error; return the exit code."""
     print_error(problem)
     return code
 
 
-def _stands_somewhere() -> bool:
+def _has_folder() -> bool:
     """Return whether the current folder exists."""
     try:
         Path.cwd()

@@ -1,4 +1,4 @@
-"""The application: commands that are imported when they run, --quiet, and groups of options."""
+"""Application of the command line: commands imported when they run, --quiet, option groups."""
 
 from __future__ import annotations
 
@@ -9,37 +9,23 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from gi2nnunet.cli.output import set_quiet
 
-_DATA = "Workspace and data"
-_COMPUTING = "What to compute with"
-_OUTPUT = "Output"
-# The group of each option that does not name its own: the same in every command.
+# The group of each option that does not name its own; it is the same in every command.
 _GROUPS = {
-    "workspace": _DATA,
-    "dataset_id": _DATA,
-    "source_labels": _DATA,
-    "allow_missing": _DATA,
-    "images": _DATA,
-    "device": _COMPUTING,
-    "gpus": _COMPUTING,
-    "jobs": _COMPUTING,
-    "threads": _COMPUTING,
-    "seed": _COMPUTING,
-    "checks": _COMPUTING,
-    "hours": _COMPUTING,
-    "trust": _DATA,
-    "out": _OUTPUT,
-    "nifti": _OUTPUT,
-    "save_probabilities": _OUTPUT,
-    "show_all": _OUTPUT,
-    "as_json": _OUTPUT,
-    "quiet": _OUTPUT,
-    "help": _OUTPUT,
-}
-# By module, whose functions have the names of the commands.
+    "Workspace and data": (
+        "workspace", "dataset_id", "source_labels", "allow_missing", "images", "trust",
+    ),
+    "What to compute with": ("device", "gpus", "jobs", "threads", "seed", "checks", "hours"),
+    "Output": (
+        "out", "nifti", "save_probabilities", "show_all", "as_json", "quiet", "help",
+    ),
+}  # fmt: skip
+_GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in names}
+# The commands of each module; its functions have their names.
 _MODULES = {
     "data": ("phantom", "check", "convert"),
     "workspace": ("doctor", "report", "verify"),
@@ -50,62 +36,37 @@ _MODULES = {
     "scores": ("encode", "score", "compare"),
     "tuning": ("out-of-fold", "tune", "compare-models"),
 }
-# By group, in the order of the work; the text is the first line of the command's docstring.
+# The commands of each group, in the order of the work, with the first line of their docstrings.
 _COMMANDS = {
     "Data": {
-        "phantom": "Write a synthetic source in the competition's own layout.",
-        "check": "Look at a source before training: what it holds, and what in it is worth a look.",
-        "convert": "Turn the competition's files into an nnU-Net raw dataset.",
+        "phantom": "Write a synthetic source in the competition's layout.",
+        "check": "Show what a source holds, and which scans look unusual.",
+        "convert": "Turn a source into an nnU-Net raw dataset.",
     },
     "Models": {
-        "doctor": (
-            "Check the installation and, where there is a dataset, whether this machine can "
-            "train on it."
-        ),
-        "estimate": (
-            "Estimate what trainings take before they start: hours, GPU-hours, disk, memory."
-        ),
-        "plan": "Plan and preprocess the dataset: the first half of train.",
-        "train": "Train nnU-Net; plan and preprocess first where that has not been done.",
-        "jobs": (
-            "Show the jobs on the cluster: what waits, runs, finished or failed, and what is left."
-        ),
-        "export-model": "Write trained models into one file without pickles, for others to import.",
-        "import-model": (
-            "Take models of export-model into the workspace; predict and nnU-Net find them there."
-        ),
+        "doctor": "Check whether this machine can do a training.",
+        "estimate": "Estimate the hours, disk space and memory that trainings will need.",
+        "plan": "Plan and preprocess the dataset; train does this too, if needed.",
+        "train": "Train nnU-Net; plan and preprocess first if that was not done.",
+        "jobs": "Show the Slurm jobs of this workspace, and how many are not finished.",
+        "export-model": "Write trained models into one file that runs no code when it is read.",
+        "import-model": "Add the models of an exported file to the workspace.",
     },
     "Predictions": {
-        "predict": "Predict a source and write submission.csv; no truth is looked for.",
-        "predict-and-score": (
-            "Predict, write submission.csv, and score it where the truth is known."
-        ),
-        "predict-hidden": (
-            "Predict a hidden test set within a time budget; the CSV is valid at every moment."
-        ),
-        "kaggle-bundle": (
-            "Write models, wheels and a notebook for the competition's offline machine."
-        ),
+        "predict": "Predict a source and write submission.csv, without scoring it.",
+        "predict-and-score": "Predict, write submission.csv, and score it if the truth is known.",
+        "predict-hidden": "Predict a hidden test set within a time budget.",
+        "kaggle-bundle": "Pack models, wheels and a notebook for a submission on Kaggle.",
         "encode": "Turn label volumes into a submission CSV.",
     },
-    "Judging and choosing": {
-        "score": "Score a submission against the truth by the competition's metric.",
-        "compare": (
-            "Compare two submissions: the difference, its interval over patients, what moved most."
-        ),
-        "out-of-fold": "Predict every training scan by the models that did not see its patient.",
-        "tune": (
-            "Choose thresholds, blend, gate, components and gaps for the metric, organ by organ."
-        ),
-        "compare-models": (
-            "Score every configuration and ensemble out of fold, with cost, and recommend one."
-        ),
-        "report": (
-            "Write one HTML page: data, folds, training curves, scores, and slices with contours."
-        ),
-        "verify": (
-            "Check a workspace: what is missing, altered, stale, leaking, half-made or left behind."
-        ),
+    "Scores and choices": {
+        "score": "Score a submission against the truth with the competition's metric.",
+        "compare": "Compare the scores of two submissions, with intervals over patients.",
+        "out-of-fold": "Predict each training scan with the models that did not see its patient.",
+        "tune": "Choose thresholds and other post-processing for each organ.",
+        "compare-models": "Score each configuration and ensemble, and recommend one.",
+        "report": "Write one HTML page: data, folds, curves, scores and slices.",
+        "verify": "Check the workspace's files against what was recorded about them.",
     },
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -123,7 +84,7 @@ QuietOption = Annotated[
     typer.Option(
         "--quiet",
         "-q",
-        help="Results, warnings and errors only: no notices, no progress.",
+        help="Print only results, warnings and errors.",
         callback=_be_quiet,
     ),
 ]
@@ -158,14 +119,14 @@ class Commands(TyperGroup):
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return what the list of commands shows of one."""
+        """Return a command as the list of commands shows it."""
         if cmd_name not in self.commands:
             return None
         group = _GROUP_OF[cmd_name]
         return TyperCommand(cmd_name, help=_COMMANDS[group][cmd_name], rich_help_panel=group)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the command that is to run."""
+        """Return the command to run."""
         if args[0] in self.commands:
             return args[0], self.commands[args[0]], args[1:]
         return super().resolve_command(ctx, args)
@@ -180,7 +141,7 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command that also takes ``--quiet``, and shows its options in the groups of all."""
+    """A command that also takes ``--quiet``, and shows its options in groups."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -199,10 +160,11 @@ class Command(TyperCommand):
 
 
 def _arrange(param: Any) -> None:
-    """Put an option into its group, and keep what it shows of its type short."""
+    """Put an option into its group, and shorten the display of its type."""
+    param.help = escape(param.help or "")  # Rich would take [medical] for a style
     if param.param_type_name != "option":
         return
-    param.rich_help_panel = param.rich_help_panel or _GROUPS.get(param.name)
+    param.rich_help_panel = param.rich_help_panel or _GROUP_OF_OPTION.get(param.name)
     if param.is_flag:
         param.metavar = ""
     elif param.multiple:
@@ -212,7 +174,7 @@ def _arrange(param: Any) -> None:
 
 
 def _make_command(function: Callable[..., None], **attributes: Any) -> Any:
-    """Make a command of a function as Typer does, which only makes whole applications."""
+    """Make a command of a function; Typer itself only makes whole applications."""
     little = typer.Typer(add_completion=False)
     little.command(**attributes)(function)
     return typer.main.get_command(little)

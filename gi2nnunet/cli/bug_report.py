@@ -1,4 +1,4 @@
-"""What is said of an exception that nobody foresaw: one sentence, and a file with the rest."""
+"""Bug reports: a sentence for an unexpected exception, and a file with the details."""
 
 from __future__ import annotations
 
@@ -16,32 +16,19 @@ _MOST_CHARACTERS = 300
 
 
 def describe_bug(error: Exception, arguments: Sequence[str]) -> str:
-    """Write the traceback to a file in the system's temporary folder and say where it lies.
-
-    Parameters
-    ----------
-    error
-        What was raised.
-    arguments
-        The command line.
-    """
+    """Write the traceback and the command line to a temporary file; return what to print."""
     what = " ".join(f"{type(error).__name__}: {error}".split())
     if len(what) > _MOST_CHARACTERS:
         what = f"{what[:_MOST_CHARACTERS]} ..."
     lines = [f"this is a bug in gi2nnunet ({what})."]
     path = _write_report(
-        "\n".join(
-            [
-                f"command: {shlex.join(arguments)}",
-                f"python: {platform.python_version()} on {platform.platform()}",
-                f"packages: {', '.join(f'{name} {_version(name)}' for name in _PACKAGES)}",
-                "",
-                "".join(traceback.format_exception(error)),
-            ]
-        )
+        f"command: {shlex.join(arguments)}\n"
+        f"python: {platform.python_version()} on {platform.platform()}\n"
+        f"packages: {', '.join(f'{name} {_version(name)}' for name in _PACKAGES)}\n\n"
+        f"{''.join(traceback.format_exception(error))}"
     )
     if path is None:
-        lines.append("Its details could not be written to a file: the temporary folder is full.")
+        lines.append("Its details could not be written, because the temporary folder is full.")
     else:
         lines.append(f"Its details are in {path}. Please report it with that file.")
     return "\n".join(lines)

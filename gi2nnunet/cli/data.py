@@ -1,9 +1,10 @@
-"""Commands around data: phantom, check, convert."""
+"""Commands for sources: phantom, check, convert."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,13 +14,15 @@ import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
-    IdOption,
     JobsOption,
     JsonOption,
     SeedOption,
     SourceLabelsOption,
     WorkspaceOption,
+    WorkspaceOptions,
+    call_api,
     same_workspace,
+    takes_groups,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -37,32 +40,41 @@ if TYPE_CHECKING:
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.check.suspects import Suspect
     from gi2nnunet.source.phantom.frame import Geometry
+    from gi2nnunet.source.phantom.writing import PhantomSummary
+
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="The competition's folder or zip, or a folder of NIfTI volumes."
+    ),
+]
 
 _SHAPE = "Made-up anatomy"
-_PAINT = "Images onto given masks"
+_PAINT = "Images for given masks"
 
 
 def phantom(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Argument(
-            metavar="OUT", help="Folder (or, ending in .zip, zip) to write; must not exist yet."
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Folder to write, or zip if it ends in .zip. It must not exist yet."
         ),
     ],
     patients: Annotated[
-        int, typer.Option(help="Training patients.", min=1, rich_help_panel=_SHAPE)
+        int, typer.Option(help="Number of training patients.", min=1, rich_help_panel=_SHAPE)
     ] = 6,
     days: Annotated[
-        int, typer.Option(help="Scans of a patient, at most.", min=1, rich_help_panel=_SHAPE)
+        int, typer.Option(help="Most scans of a patient.", min=1, rich_help_panel=_SHAPE)
     ] = 2,
     test_patients: Annotated[
-        int, typer.Option(help="More patients, under test/.", min=0, rich_help_panel=_SHAPE)
+        int, typer.Option(help="Number of patients in test/.", min=0, rich_help_panel=_SHAPE)
     ] = 0,
     size: Annotated[
         list[str] | None,
         typer.Option(
             help="WIDTHxHEIGHTxSLICES, with @MM for the pixel spacing (64x64x24@6); may be "
-            "repeated. By default the four real geometries, mixed as in the real data.",
+            "repeated. By default the four sizes of the real data are mixed.",
             rich_help_panel=_SHAPE,
         ),
     ] = None,
@@ -73,21 +85,23 @@ def phantom(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of the competition's form: paint images onto these masks.",
+            help="CSV in the competition's format: images are made for these masks.",
             exists=True, dir_okay=False, rich_help_panel=_PAINT,
         ),
     ] = None,
     sizes: Annotated[
         Path | None,
         typer.Option(
-            help="The masks' image sizes: a CSV with id, width, height, px_w, px_h, or a source. "
-            "Without --labels: made-up anatomy at these scans' sizes.",
+            help="Sizes of the masks' images: a CSV with id, width, height, px_w, px_h, or a "
+            "source. Without --labels, anatomy of these sizes is made up.",
             exists=True, rich_help_panel=_PAINT,
         ),
     ] = None,
     sample: Annotated[
         Literal["header", "filled"],
-        typer.Option(help="sample_submission.csv: the header alone, as published, or every row."),
+        typer.Option(
+            help="What sample_submission.csv holds: only the header, as published, or every row."
+        ),
     ] = "header",
     truth: Annotated[
         Path | None,
@@ -97,63 +111,70 @@ def phantom(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Write a synthetic source in the competition's own layout.
+    """Write a synthetic source in the competition's layout.
 
     Example: gi2nnunet phantom my-source --patients 8 --days 2
     """
-    if labels and not sizes:
-        raise typer.BadParameter("needs --sizes", param_hint="--labels")
-    if sizes:
-        _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
-    geometries = [_parse_size(text) for text in size] if size else None
-    anatomy = {
-        "patients": patients,
-        "days": days,
-        "test_patients": test_patients,
-        "geometries": geometries,
-        "detail": "easy" if easy else "full",
-        "truth": truth,
+    made = _make_phantom(context, out)
+    counts = {
+        part: (len(scans), len(set(map(patient_of, scans))))
+        for part, scans in (("train", made.train), ("test", made.test))
     }
-    with show_progress() as report:
-        made = api.make_phantom(
-            out,
-            labels=labels,
-            sizes=sizes,
-            sample=sample,
-            seed=seed,
-            jobs=jobs,
-            progress=report,
-            **({} if sizes else anatomy),
-        )
     if as_json:
         print_json(
             {
                 "source": made.path,
                 "truth": made.truth,
-                "scans": {"train": len(made.train), "test": len(made.test)},
-                "patients": {
-                    "train": len(set(map(patient_of, made.train))),
-                    "test": len(set(map(patient_of, made.test))),
-                },
+                "scans": {part: scans for part, (scans, _) in counts.items()},
+                "patients": {part: patients for part, (_, patients) in counts.items()},
                 "slices": made.slices,
                 "masks": made.masks,
             }
         )
         return
-    parts = [
-        f"{count(len(scans), f'{part} scan')} of "
-        f"{count(len(set(map(patient_of, scans))), 'patient')}"
-        for part, scans in (("training", made.train), ("test", made.test))
-        if scans
-    ]
     print_result(
-        f"{made.path}: {', '.join(parts)}; {count(made.slices, 'slice')}, "
-        f"{count(made.masks, 'mask')}"
+        f"{made.path}: {_describe_parts(counts, train='training', test='test')}; "
+        f"{count(made.slices, 'slice')}, {count(made.masks, 'mask')}"
     )
     if made.truth:
         print_result(f"{made.truth}: the truth of the test scans")
     if made.train:
         print_notice(f"Next: gi2nnunet convert {shlex.quote(str(out))}")
+
+
+def _make_phantom(context: typer.Context, out: Path) -> PhantomSummary:
+    """Write the source that was asked for: of given masks, of given sizes, or made up."""
+    from gi2nnunet.core.workers import count_cores
+    from gi2nnunet.source.phantom import writing
+
+    asked = context.params
+    labels, sizes = asked["labels"], asked["sizes"]
+    if labels and not sizes:
+        raise typer.BadParameter("needs --sizes", param_hint="--labels")
+    if sizes:
+        _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
+    how: dict[str, Any] = {name: asked[name] for name in ("sample", "seed")}
+    how |= {"as_zip": out.suffix == ".zip", "jobs": asked["jobs"] or count_cores()}
+    how |= {} if sizes else {n: asked[n] for n in ("patients", "days", "test_patients", "truth")}
+    geometries = [_parse_size(text) for text in asked["size"] or ()] or None
+    with show_progress() as report:
+        if labels:
+            return writing.paint_phantom(out, labels=labels, sizes=sizes, progress=report, **how)
+        if sizes:
+            return writing.write_phantom_like(out, sizes=sizes, progress=report, **how)
+        detail: Literal["easy", "full"] = "easy" if asked["easy"] else "full"
+        return writing.write_phantom(
+            out, geometries=geometries, detail=detail, progress=report, **how
+        )
+
+
+def _describe_parts(counts: Mapping[str, tuple[int, int]], **names: str) -> str:
+    """Return the numbers of scans and patients of the parts that have some."""
+    return ", ".join(
+        f"{count(scans, f'{names[part]} scan')} of {count(patients, 'patient')}"
+        for part, (scans, patients) in counts.items()
+        if scans
+    )
 
 
 def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
@@ -164,7 +185,7 @@ def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
     ]
     if given:
         raise typer.BadParameter(
-            f"do not apply together with {beside}, which says what scans there are; leave them out",
+            f"cannot be combined with {beside}, which already sets the scans; leave them out",
             param_hint=", ".join(given),
         )
 
@@ -185,15 +206,10 @@ def _parse_size(text: str) -> Geometry:
     )
 
 
+@takes_groups
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="The competition's folder or zip, or a folder of NIfTI volumes.",
-            show_default=False,
-        ),
-    ],
+    context: typer.Context,
+    source: SourceArgument,
     workspace: WorkspaceOption = None,
     dataset_id: Annotated[
         int, typer.Option("--id", help="nnU-Net's dataset id.", min=1, max=999)
@@ -202,37 +218,34 @@ def convert(
     labels: Annotated[
         LabelScheme,
         typer.Option(
-            help="regions: bit-coded, overlaps survive. exclusive: stomach before large before "
-            "small bowel."
+            help="regions keeps overlaps (bit-coded labels). exclusive gives each voxel one "
+            "organ: stomach before large bowel before small bowel."
         ),
     ] = "regions",
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Folds of the split, grouped by patient; by default 5, or one a patient where "
-            "there are fewer.",
+            help="Number of folds, grouped by patient; by default 5, or one per patient if there "
+            "are fewer.",
             min=2,
-            show_default=False,
         ),
     ] = None,
     holdout: Annotated[
         str | None,
         typer.Option(
-            help="Test set: a fraction of the patients (0 for none) or mle-bench; by default a "
-            "tenth, at least one, of five patients or more, and none where a NIfTI source has "
-            "labelled test scans, which are held out anyway.",
-            show_default=False,
+            help="Test set: a fraction of the patients (0 for none) or mle-bench. By default one "
+            "tenth of the patients, at least one, if there are five or more. Labelled test scans "
+            "of a NIfTI source are always held out; with them the default is 0."
         ),
     ] = None,
     keep_known_bad: Annotated[
-        bool, typer.Option("--keep-known-bad", help="Train on scans known to be bad, too.")
+        bool, typer.Option("--keep-known-bad", help="Also train on scans known to be bad.")
     ] = False,
     leave_out_suspects: Annotated[
         Certainty | None,
         typer.Option(
-            help="Check the source first (see gi2nnunet check), and leave out of training every "
-            "scan with a suspect that is at least so sure. Takes as long as a check.",
-            show_default=False,
+            help="Check the source first (see gi2nnunet check), and leave scans with a suspect of "
+            "this certainty or more out of training. This takes as long as a check."
         ),
     ] = None,
     allow_missing: AllowMissingOption = False,
@@ -241,55 +254,33 @@ def convert(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn the competition's files into an nnU-Net raw dataset.
+    """Turn a source into an nnU-Net raw dataset.
 
     Example: gi2nnunet convert uw-madison-gi-tract-image-segmentation.zip
     """
     rule = _parse_holdout(holdout)
     with show_progress() as report:
-        dataset = api.convert(
-            source,
-            workspace=workspace,
-            dataset_id=dataset_id,
-            name=name,
-            labels=labels,
-            folds=folds,
-            holdout=rule,
-            keep_known_bad=keep_known_bad,
-            leave_out_suspects=leave_out_suspects,
-            allow_missing=allow_missing,
-            source_labels=source_labels,
-            seed=seed,
-            jobs=jobs,
-            progress=report,
-            on_notice=print_notice,
-        )
+        dataset = call_api(context, api.convert, holdout=rule, progress=report)
     print_warnings(dataset.warnings)
-    parts = {part: [s for s in dataset.scans if s.part == part] for part in
-             ("train", "holdout", "test")}  # fmt: skip
+    counts = {}
+    for part in ("train", "holdout", "test"):
+        scans = [scan for scan in dataset.scans if scan.part == part]
+        counts[part] = (len(scans), len({scan.patient_id for scan in scans}))
     if as_json:
         print_json(
             {
                 "dataset": dataset.folder,
                 "id": dataset.dataset_id,
                 "folds": len(dataset.splits),
-                "scans": {part: len(scans) for part, scans in parts.items()},
-                "patients": {
-                    part: len({scan.patient_id for scan in scans}) for part, scans in parts.items()
-                },
+                "scans": {part: scans for part, (scans, _) in counts.items()},
+                "patients": {part: patients for part, (_, patients) in counts.items()},
                 "warnings": dataset.warnings,
             }
         )
         return
-    said = {"train": "training", "holdout": "held-out", "test": "unlabelled test"}
-    counts = ", ".join(
-        f"{count(len(scans), f'{said[part]} scan')} of "
-        f"{count(len({s.patient_id for s in scans}), 'patient')}"
-        for part, scans in parts.items()
-        if scans
-    )
-    print_result(f"{dataset.folder}: {counts}; {count(len(dataset.splits), 'fold')}")
-    if parts["train"]:
+    parts = _describe_parts(counts, train="training", holdout="held-out", test="unlabelled test")
+    print_result(f"{dataset.folder}: {parts}; {count(len(dataset.splits), 'fold')}")
+    if counts["train"][0]:
         print_notice("Next: " + same_workspace("gi2nnunet train --fold all", workspace))
 
 
@@ -313,76 +304,75 @@ def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:
 _MOST_SHOWN = 30
 
 
+@takes_groups
 def check(
-    source: Annotated[
-        Path, typer.Argument(
-            metavar="SOURCE", help="The competition's folder or zip, or a folder of NIfTI volumes."
-        ),
-    ],
+    context: typer.Context,
+    source: SourceArgument,
+    where: WorkspaceOptions,
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", "--out", "-o", help="Write all of it to this page too, with plots and with "
-            "pictures of the suspects.", metavar="PAGE", dir_okay=False, show_default=False,
+            "--html", "--out", "-o", metavar="PAGE", dir_okay=False,
+            help="Also write this page, with plots and with pictures of the suspects.",
         ),
     ] = None,
     model: Annotated[
         bool,
         typer.Option(
-            "--model", help="Hold the truth against the out-of-fold predictions that are stored in "
-            "the workspace (gi2nnunet out-of-fold makes them), too."
+            "--model", help="Also compare the truth with the out-of-fold predictions stored in "
+            "the workspace (see gi2nnunet out-of-fold).",
         ),
     ] = False,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     show_all: Annotated[
         bool,
         typer.Option(
-            "--all", help=f"Show every suspect, not the first {_MOST_SHOWN}; picture all of them."
+            "--all", help=f"Show all suspects, not only the first {_MOST_SHOWN}, with pictures."
         ),
     ] = False,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Look at a source before training: what it holds, and what in it is worth a look.
+    """Show what a source holds, and which scans look unusual.
 
-    Writes nothing but the page that --html asks for. Suspects are measured, not proven: exit
-    code 0.
+    The only file that is written is the page of --html. Suspects are measured, not proven, so the
+    exit code is 0 even if there are some.
 
     Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
-    if not model and (workspace is not None or dataset_id is not None):
+    if not model and (where.workspace is not None or where.dataset_id is not None):
         raise typer.BadParameter("needs --model", param_hint="--workspace, --id")
-    page: WrittenPage | None = None
-    with show_progress() as progress:
-        how: dict[str, Any] = {
-            "model": model,
-            "workspace": workspace,
-            "dataset_id": dataset_id,
-            "allow_missing": allow_missing,
-            "source_labels": source_labels,
-            "jobs": jobs,
-            "progress": progress,
-        }
-        if html is None:
-            found = api.check(source, **how)
-        else:
-            found, page = api.check_onto_page(source, html, show_all=show_all, **how)
+    found, page = _check(context, source, html)
     print_warnings(found.warnings)
     if as_json:
-        content = found.to_json()
-        if page is not None:
-            content["page"] = {"path": str(page.path), "bytes": page.size}
-        print_json(content)
+        written = {"page": {"path": str(page.path), "bytes": page.size}} if page else {}
+        print_json(found.to_json() | written)
         return
     _print_contents(found)
     if found.masks:
         _print_masks(found)
     _print_suspects(found, most=None if show_all else _MOST_SHOWN)
     if page is not None:
-        _print_page(page)
+        left_out = ""
+        if page.without_pictures:
+            left_out = f"; {count(page.without_pictures, 'suspect')} without pictures (--all)"
+        print_result(f"{page.path} ({page.size / 1e6:.1f} MB{left_out})")
+
+
+def _check(
+    context: typer.Context, source: Path, html: Path | None
+) -> tuple[SourceReport, WrittenPage | None]:
+    """Check a source, and write the page if one was asked for."""
+    with show_progress() as progress:
+        if html is None:
+            return call_api(context, api.check, progress=progress), None
+        from gi2nnunet.report.check_page import check_page_place, write_check_page
+
+        check_page_place(html, source=source)
+        found = call_api(context, api.check, progress=progress)
+        asked = {name: context.params[name] for name in ("show_all", "jobs")}
+        return found, write_check_page(found, html, progress=progress, **asked)
 
 
 def _print_contents(found: SourceReport) -> None:
@@ -421,7 +411,6 @@ def _print_contents(found: SourceReport) -> None:
 
 
 def _print_masks(found: SourceReport) -> None:
-
     prevalence = found.measure_prevalence()
     print_table(
         "Slices that show the organ, % by tenth of the height, cranial first",
@@ -469,7 +458,7 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
         return
     ordered = sorted(found.suspects, key=lambda s: s.rank)
     print_table(
-        f"{count(len(found.suspects), 'suspect')}, worth a look; the surest first",
+        f"{count(len(found.suspects), 'suspect')}, the most certain first",
         ("scan", "slice", "organ", "what", "how sure", "measured", "usual"),
         (
             (
@@ -481,17 +470,9 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
         text_columns=7,
     )  # fmt: skip
     if most is not None and len(found.suspects) > most:
-        print_result(f"{len(found.suspects) - most} more with --all, or --json.")
+        print_result(f"{len(found.suspects) - most} more with --all or --json.")
     for remedy in dict.fromkeys(f"{s.kind}: {s.remedy}" for s in found.suspects):
         print_result(remedy)
-
-
-def _print_page(page: WrittenPage) -> None:
-
-    left_out = ""
-    if page.without_pictures:
-        left_out = f"; {count(page.without_pictures, 'suspect')} without pictures (--all)"
-    print_result(f"{page.path} ({page.size / 1e6:.1f} MB{left_out})")
 
 
 def _slices(suspect: Suspect) -> str:

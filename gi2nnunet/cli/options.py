@@ -1,27 +1,34 @@
-"""Options that several commands share."""
+"""Options that several commands share, in groups that a command takes as one parameter."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from gi2nnunet import api
+from gi2nnunet.cli.output import print_notice
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.nnunet.presets import DeviceChoice
 from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
-    pass
+    from gi2nnunet.nnunet.engine import Engine
 
 MOST_JOBS = 1024
 
+_Result = TypeVar("_Result")
+
 
 def require_number(value: float | None) -> float | None:
-    """Refuse what passes every bound without being a number; a callback of options."""
+    """Refuse infinity and NaN, which pass the bounds of an option; a callback of options."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"found {value}; expected a finite number")
     return value
@@ -32,26 +39,21 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        help="Folder of all data and models; by default nnU-Net's three environment variables "
-        "where all are set, else ./gi2nnunet-workspace.",
-        show_default=False,
+        help="Folder of all data and models. By default nnU-Net's three environment variables "
+        "if all are set, otherwise ./gi2nnunet-workspace.",
         file_okay=False,
     ),
 ]
 IdOption = Annotated[
     int | None,
-    typer.Option(
-        "--id", help="Dataset id, where the workspace holds several.", min=1, max=999,
-        show_default=False,
-    ),
-]  # fmt: skip
+    typer.Option("--id", help="Dataset id, if the workspace holds several.", min=1, max=999),
+]
 JobsOption = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", help="Workers; by default one a core.", min=1, max=MOST_JOBS,
-        show_default=False,
+        "--jobs", "-j", help="Number of workers; by default one per core.", min=1, max=MOST_JOBS
     ),
-]  # fmt: skip
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Seed of everything random.", min=0, max=2**32 - 1)
 ]
@@ -60,47 +62,111 @@ JsonOption = Annotated[
 ]
 MetricOption = Annotated[
     Metric,
-    typer.Option(
-        "--metric", help="Convention: how what the competition leaves open is taken."
-    ),
-]  # fmt: skip
+    typer.Option(help="Which reading of the unpublished metric to use (see docs/metric.md)."),
+]
 AllowMissingOption = Annotated[
     bool,
-    typer.Option("--allow-missing", help="Pass over rows without image and images without rows."),
+    typer.Option("--allow-missing", help="Skip rows without an image and images without rows."),
 ]
 SourceLabelsOption = Annotated[
     LabelScheme | None,
     typer.Option(
-        "--source-labels",
-        help="How given NIfTI labels are coded, where their values or a dataset.json do not tell.",
-        show_default=False,
+        help="How NIfTI labels are encoded, if dataset.json and the values do not show it.",
     ),
 ]
 DeviceOption = Annotated[
-    DeviceChoice,
-    typer.Option("--device", help="What to compute on; auto: a GPU where there is one."),
+    DeviceChoice, typer.Option(help="What to compute on; auto uses a GPU if there is one.")
 ]
 TrustOption = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Load checkpoints and plans as they are: they can run any code."
-    ),
-]  # fmt: skip
-GpusOption = Annotated[
-    int | None,
-    typer.Option("--gpus", help="How many GPUs to use; by default one.", min=1),
+    typer.Option("--trust", help="Load checkpoints and plans unchecked. They can run any code."),
 ]
-
+GpusOption = Annotated[
+    int | None, typer.Option(help="How many GPUs to use; by default one.", min=1)
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads",
-        help="Threads of the network's operations: recorded, as they change the last bits of its "
-        "output. By default one a core on a CPU; on a GPU, half as many to predict, one to train.",
+        help="Threads of the network's operations. They are recorded, because they change the "
+        "last bits of the output. By default one per core on a CPU; on a GPU half as many to "
+        "predict, and one to train.",
         min=1,
-        show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceOptions:
+    """Where the data and models are."""
+
+    workspace: WorkspaceOption = None
+    dataset_id: IdOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(WorkspaceOptions):
+    """Where the data and models are, and what to compute with."""
+
+    trust: TrustOption = False
+    device: DeviceOption = "auto"
+    gpus: GpusOption = None
+    threads: ThreadsOption = None
+
+    def open_engine(self, *, jobs: int | None = None) -> Engine:
+        """Return what runs nnU-Net."""
+        return api.open_engine(
+            self.workspace, device=self.device, gpus=self.gpus, jobs=jobs, threads=self.threads,
+            trust=self.trust,
+        )  # fmt: skip
+
+
+def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: each field of a dataclass becomes an option."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        n: p.annotation for n, p in signature.parameters.items() if is_dataclass(p.annotation)
+    }
+    flat: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name not in groups:
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(parameter.annotation, include_extras=True)
+        flat += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(parameter.annotation)
+        ]  # fmt: skip
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__signature__ = signature.replace(parameters=flat)  # type: ignore[attr-defined]
+    return run
+
+
+def call_api(context: typer.Context, call: Callable[..., _Result], **own: Any) -> _Result:
+    """Make a call with the options of the running command that it takes, and print its notices.
+
+    Parameters
+    ----------
+    context
+        Of the command.
+    call
+        One of :mod:`gi2nnunet.api`, whose keywords are named like the options.
+    **own
+        Further arguments, and those that replace an option's value.
+    """
+    names = inspect.signature(call).parameters
+    given = {name: value for name, value in context.params.items() if name in names}
+    if "on_notice" in names:
+        given["on_notice"] = print_notice
+    return call(**given | own)
 
 
 def same_workspace(command: str, folder: Path | None) -> str:

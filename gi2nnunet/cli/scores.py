@@ -1,4 +1,4 @@
-"""Commands around CSVs and scores: encode, score, compare."""
+"""Commands for submissions and their scores: encode, score, compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gi2nnunet import api
-from gi2nnunet.cli.options import JobsOption, JsonOption, MetricOption, SeedOption, require_number
+from gi2nnunet.cli.options import (
+    JobsOption,
+    JsonOption,
+    MetricOption,
+    SeedOption,
+    call_api,
+    require_number,
+)
 from gi2nnunet.cli.output import (
     count,
     print_json,
@@ -29,18 +36,17 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        help="The source whose file names tell the image sizes, where the truth has no "
-        "image_height and image_width columns.",
-        show_default=False,
+        help="The source to take image sizes from, if the truth has no image_height and "
+        "image_width columns.",
     ),
 ]
 
 _STANDINGS = {
-    "held-out": "held-out: no scan of these patients was trained on",
+    "held-out": "held-out: no scan of these patients was used for training",
     "out-of-fold": "out-of-fold: each scan by a model that did not see its patient",
-    "seen-patient": "SEEN PATIENTS: other days of some of these patients were trained on",
-    "in-sample": "IN-SAMPLE: these scans were trained on; no measure of new patients",
-    "unknown": "it is not known here what the models were trained on",
+    "seen-patient": "SEEN PATIENTS: other scans of some of these patients were used for training",
+    "in-sample": "IN-SAMPLE: these scans were used for training, so the score is too optimistic",
+    "unknown": "it is not known which patients the models were trained on",
 }
 
 
@@ -54,14 +60,15 @@ def encode(
         Literal["auto", LabelScheme],
         typer.Option(
             "--labels",
-            help="How the volumes are coded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. "
-            "auto: as a manifest beside them says, else regions.",
+            help="How the volumes are encoded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. "
+            "auto: as manifest.json or dataset.json beside them says, otherwise as the values "
+            "show; values that fit both are taken as regions, with a warning.",
         ),
     ] = "auto",
     sample: Annotated[
         Path | None,
         typer.Option(
-            help="sample_submission.csv whose rows and order to follow.",
+            help="A sample_submission.csv. The rows are written in its order.",
             exists=True,
             dir_okay=False,
         ),
@@ -72,7 +79,9 @@ def encode(
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    encoded = api.encode(labels, out, scheme=scheme, sample=sample)
+    from gi2nnunet.dataset.encode import encode_labels
+
+    encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
     print_warnings(encoded.warnings)
     if as_json:
         print_json({"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans})
@@ -83,51 +92,47 @@ def encode(
 
 
 def score(
+    context: typer.Context,
     submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The submission CSV.")],
     truth: Annotated[
-        Path, typer.Argument(metavar="TRUTH", help="The truth: train.csv or a grader's answers.")
+        Path, typer.Argument(metavar="TRUTH", help="The truth: train.csv or another solution CSV.")
     ],
     metric: MetricOption = "per-class",
     images: ImagesOption = None,
     intervals: Annotated[
         bool,
-        typer.Option("--intervals", help="Add 95 % intervals: a seeded bootstrap over patients."),
+        typer.Option(
+            "--intervals", help="Add 95 % intervals from a seeded bootstrap over patients."
+        ),
     ] = False,
     medical: Annotated[
         bool,
         typer.Option(
             "--medical",
-            help="Add surface Dice, HD95 in mm and volume error in ml (needs --images for the "
-            "spacing, and MONAI: pip install 'gi2nnunet[medical]').",
+            help="Add surface Dice, HD95 in mm and volume error in ml. This needs --images for "
+            "the spacing, and MONAI: pip install 'gi2nnunet[medical]'.",
         ),
     ] = False,
     tolerance_mm: Annotated[
         float,
-        typer.Option("--tolerance-mm", help="Of the surface Dice.", min=0, callback=require_number),
+        typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number),
     ] = 3.0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a submission against the truth by the competition's metric.
+    """Score a submission against the truth with the competition's metric.
 
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
     if medical and images is None:
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
-        result = api.score(
-            submission,
-            truth,
-            metric=metric,
-            images=images,
-            medical=medical,
-            tolerance_mm=tolerance_mm,
-            jobs=jobs,
-            progress=report,
-        )
+        result = call_api(context, api.score, progress=report)
     content = result.to_json()
     if intervals:
-        found = api.estimate_intervals(result)
+        from gi2nnunet.scoring.bootstrap import estimate_intervals
+
+        found = estimate_intervals(result)
         content["intervals"] = {name: (i.value, i.low, i.high) for name, i in found.items()}
     if as_json:
         print_json(content)
@@ -139,12 +144,11 @@ def score(
         _print_intervals(found)
 
 
-def _cell(value: float, *, digits: int = 4) -> str:
-    return "-" if value != value else f"{value:.{digits}f}"
+def _cell(value: float, *, digits: int = 4, sign: bool = False) -> str:
+    return "-" if value != value else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _print_medical(result: Score) -> None:
-
     print_table(
         f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
         ("organ", "surface Dice", "HD95 (mm)", "volume error (ml)", "its size (ml)", "scans"),
@@ -163,7 +167,6 @@ def _print_medical(result: Score) -> None:
 
 
 def _print_intervals(found: Mapping[str, Interval]) -> None:
-
     print_table(
         "95 % intervals over patients",
         ("", "value", "from", "to"),
@@ -219,9 +222,9 @@ _MOST_SCANS = 10
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A submission CSV.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another submission CSV.")],
     truth: Annotated[
-        Path, typer.Option("--truth", "-t", help="The truth: train.csv or a grader's answers.")
+        Path, typer.Option("--truth", "-t", help="The truth: train.csv or another solution CSV.")
     ],
     metric: MetricOption = "per-class",
     images: ImagesOption = None,
@@ -229,13 +232,16 @@ def compare(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two submissions: the difference, its interval over patients, what moved most.
+    """Compare the scores of two submissions, with intervals over patients.
 
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
+    from gi2nnunet.scoring.compare import compare_submissions
+
+    sizes = {name: scan.size for name, scan in api.open_scans(images).items()} or None
     with show_progress() as report:
-        result = api.compare(
-            a, b, truth, metric=metric, images=images, seed=seed, jobs=jobs, progress=report
+        result = compare_submissions(
+            a, b, truth, metric=metric, sizes=sizes, seed=seed, jobs=jobs, progress=report
         )
     if as_json:
         print_json(result.to_json())
@@ -244,33 +250,32 @@ def compare(
 
 
 def _print_comparison(result: Comparison) -> None:
-
-    def cell(value: float, *, sign: bool = False) -> str:
-        return "-" if value != value else f"{value:{'+' if sign else ''}.4f}"
-
     print_table(
         f"B against A ({result.metric})",
         ("", "A", "B", "B - A", f"{result.confidence:.0%} interval"),
         [
             (
                 name.replace("_", " ").replace(".", ", "),
-                cell(d.a),
-                cell(d.b),
-                cell(d.difference, sign=True),
-                f"{cell(d.low, sign=True)} to {cell(d.high, sign=True)}" if d.low == d.low else "-",
+                _cell(d.a),
+                _cell(d.b),
+                _cell(d.difference, sign=True),
+                f"{_cell(d.low, sign=True)} to {_cell(d.high, sign=True)}"
+                if d.low == d.low
+                else "-",
             )
             for name, d in result.differences.items()
         ],
     )
     print_table(
-        "Scans that moved most",
+        "Scans with the largest changes",
         ("scan", "A", "B", "B - A"),
         [
-            (scan.scan_id, cell(scan.a), cell(scan.b), cell(scan.change, sign=True))
+            (scan.scan_id, _cell(scan.a), _cell(scan.b), _cell(scan.change, sign=True))
             for scan in result.scans[:_MOST_SCANS]
         ],
     )
     print_result(
         f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
-        f"seed {result.seed}" + ("; one patient has none" if result.n_patients == 1 else "")
+        f"seed {result.seed}"
+        + ("; a single patient has no interval" if result.n_patients == 1 else "")
     )

@@ -1,9 +1,9 @@
-"""Commands for other machines: model files, Kaggle's bundle and its hidden test set."""
+"""Commands to pass models on: model files, Kaggle's bundle and its hidden test set."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,13 @@ from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
-    IdOption,
     JsonOption,
     TrustOption,
     WorkspaceOption,
+    WorkspaceOptions,
     require_number,
     same_workspace,
+    takes_groups,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -26,26 +27,17 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.cli.prediction import (
-    ConfigOption,
-    FoldOption,
-    MirroringOption,
-    PresetOption,
-    TrainerOption,
-    TuningOption,
-    choose_models,
-)
-from gi2nnunet.sharing.wheels import describe_image
+from gi2nnunet.cli.prediction import MirroringOption, ModelOptions, TuningOption
 
-HoursOption = Annotated[
-    float,
-    typer.Option(
-        "--hours",
-        help="Time budget; mirroring is given up first, then folds, then scans.",
-        min=0.0001,
-        max=1000,
-        callback=require_number,
-    ),
+if TYPE_CHECKING:
+    from gi2nnunet.sharing.exchange import ExportedModel
+
+_NOTEBOOK = "The notebook"
+_IMAGE = "The competition's machine"
+_LEAST_HOURS, _MOST_HOURS = 0.0001, 1000
+
+HalfOption = Annotated[
+    bool, typer.Option("--half", help="Store weights in half precision, at half the size.")
 ]
 
 
@@ -53,13 +45,20 @@ def predict_hidden(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="The competition's folder; its test/ is used.")
     ],
-    model: Annotated[
-        Path, typer.Option("--model", help="A file that export-model wrote.", show_default=False)
-    ],
+    model: Annotated[Path, typer.Option(help="A file that export-model wrote.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The submission to write.", dir_okay=False)
     ] = Path("submission.csv"),
-    hours: HoursOption = 8.5,
+    hours: Annotated[
+        float,
+        typer.Option(
+            help="Time budget. If it gets short, mirroring is dropped first, then folds, then "
+            "scans.",
+            min=_LEAST_HOURS,
+            max=_MOST_HOURS,
+            callback=require_number,
+        ),
+    ] = 8.5,
     mirroring: MirroringOption = True,
     tuning: TuningOption = True,
     trust: TrustOption = False,
@@ -68,25 +67,22 @@ def predict_hidden(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict a hidden test set within a time budget; the CSV is valid at every moment.
+    """Predict a hidden test set within a time budget.
 
-    It is written with empty rows at once and replaced with every scan. Scans that cannot be read,
-    and those that no time is left for, stay empty, with a warning.
+    The submission is written with empty rows first and is replaced after every scan, so it is
+    valid all the time. Scans that cannot be read, or for which there is no time left, keep empty
+    rows, with a warning.
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """
+    from gi2nnunet.sharing.hidden import predict_hidden as predict
+
     with show_progress() as report:
-        done = api.predict_hidden(
-            source,
-            model,
-            out,
-            hours=hours,
-            mirroring=mirroring,
-            tuning=tuning,
+        done = predict(
+            source, model, out, hours=hours, mirroring=mirroring, tuning=tuning,
             engine=api.open_engine(workspace, device=device, gpus=gpus, trust=trust),
-            progress=report,
-            on_notice=print_notice,
-        )
+            progress=report, on_notice=print_notice,
+        )  # fmt: skip
     print_warnings(done.warnings)
     if as_json:
         print_json(
@@ -100,109 +96,78 @@ def predict_hidden(
         )
         return
     if done.outcome is None:
-        print_notice("test/ holds no scan to predict: the submission has no masks.")
+        print_notice("test/ holds no scan, so the submission has no masks.")
     else:
         predicted = len(done.outcome.used)
         print_notice(f"Predicted {predicted} of {count(done.scans, 'scan')}.")
         if done.tuned:
-            print_notice(f"Masks decided as tuning chose: {done.tuned.path}")
+            print_notice(f"The tuned settings were applied: {done.tuned.path}")
     print_result(str(done.submission))
 
 
-_NOTEBOOK = "The notebook"
-_IMAGE = "The competition's machine"
-
-
+@takes_groups
 def kaggle_bundle(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    models: ModelOptions,
+    where: WorkspaceOptions,
     user: Annotated[
-        str,
-        typer.Option(
-            "--user",
-            envvar="KAGGLE_USERNAME",
-            help="Name of your Kaggle account.",
-            show_default=False,
-        ),
+        str, typer.Option(envvar="KAGGLE_USERNAME", help="Name of your Kaggle account.")
     ],
     name: Annotated[
         str,
         typer.Option(
-            "--name", help="Name of the Kaggle dataset; the notebook's has -notebook after it."
+            help="Name of the Kaggle dataset; the notebook is called the same, with -notebook "
+            "added."
         ),
     ] = "gi2nnunet-bundle",
     image_python: Annotated[
         str,
-        typer.Option(
-            "--image-python",
-            help="Its Python, as python --version tells it there.",
-            rich_help_panel=_IMAGE,
-        ),
+        typer.Option(help="Its Python version, as python --version shows.", rich_help_panel=_IMAGE),
     ] = "3.12",
     image_freeze: Annotated[
         Path | None,
         typer.Option(
-            "--image-freeze",
-            help="What pip freeze writes there; wheels that it suits stay out of the bundle. "
-            "Without it, everything but torch goes in.",
-            show_default=False,
+            help="Output of pip freeze on the Kaggle image. Packages that it already has are left "
+            "out. Without this file, all packages but torch are included.",
             rich_help_panel=_IMAGE,
         ),
     ] = None,
     hours: Annotated[
         float,
         typer.Option(
-            "--hours",
-            help="Its time budget; the competition gives nine.",
-            min=0.0001,
-            max=1000,
+            help="Its time budget; the competition allows nine hours.",
+            min=_LEAST_HOURS,
+            max=_MOST_HOURS,
             callback=require_number,
             rich_help_panel=_NOTEBOOK,
         ),
     ] = 8.5,
     mirroring: MirroringOption = True,
     tuning: TuningOption = True,
-    config: ConfigOption = None,
-    fold: FoldOption = None,
-    preset: PresetOption = None,
-    trainer: TrainerOption = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Weights in half precision: half the size.")
-    ] = False,
+    half: HalfOption = False,
     trust: TrustOption = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a former bundle.")] = False,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write models, wheels and a notebook for the competition's offline machine.
+    """Pack models, wheels and a notebook for a submission on Kaggle.
 
-    One flat folder, with the metadata that Kaggle's own client expects, and the commands that
-    upload it, run it and submit.
+    They are written to one folder, with the metadata that Kaggle's own client expects. The
+    commands that upload it, run it and submit are printed.
 
     Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
     """
+    from gi2nnunet.sharing.kaggle_bundle import Notebook
+    from gi2nnunet.sharing.wheels import describe_image
+
+    notebook = Notebook(user=user, name=name, hours=hours, mirroring=mirroring, tuning=tuning)
     image = describe_image(image_python, image_freeze)
     with show_progress() as report:
         made = api.make_kaggle_bundle(
-            out,
-            models=choose_models(
-                config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
-            ),
-            image=image,
-            engine=api.open_engine(workspace, trust=trust),
-            half=half,
-            replace=replace,
-            progress=report,
-            on_notice=print_notice,
-            user=user,
-            name=name,
-            hours=hours,
-            mirroring=mirroring,
-            tuning=tuning,
-        )
-    print_warnings(made.model.warnings)
-    if made.model.tuned:
-        print_notice(f"With what tuning chose: {made.model.tuned.path}")
+            out, models=models.choose(where.dataset_id), notebook=notebook, image=image,
+            engine=api.open_engine(where.workspace, trust=trust), half=half, replace=replace,
+            progress=report, on_notice=print_notice,
+        )  # fmt: skip
+    _print_exported(made.model)
     if as_json:
         print_json(
             {
@@ -223,40 +188,34 @@ def kaggle_bundle(
     for command in made.commands:
         print_result(f"  {command}")
     print_notice(
-        "A bundle made anew goes up with kaggle datasets version -m WHY in place of create."
+        "To upload a new version, use kaggle datasets version -m MESSAGE instead of create."
     )
 
 
+def _print_exported(done: ExportedModel) -> None:
+    print_warnings(done.warnings)
+    if done.tuned:
+        print_notice(f"The tuned settings are included: {done.tuned.path}")
+
+
+@takes_groups
 def export_model(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
-    config: ConfigOption = None,
-    fold: FoldOption = None,
-    preset: PresetOption = None,
-    trainer: TrainerOption = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Weights in half precision: half the size.")
-    ] = False,
+    models: ModelOptions,
+    where: WorkspaceOptions,
+    half: HalfOption = False,
     trust: TrustOption = False,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write trained models into one file without pickles, for others to import.
+    """Write trained models into one file that runs no code when it is read.
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
     made = api.export_model(
-        out,
-        models=choose_models(
-            config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
-        ),
-        engine=api.open_engine(workspace, trust=trust),
-        half=half,
-        on_notice=print_notice,
-    )
-    print_warnings(made.warnings)
-    if made.tuned:
-        print_notice(f"With what tuning chose: {made.tuned.path}")
+        out, models=models.choose(where.dataset_id),
+        engine=api.open_engine(where.workspace, trust=trust), half=half, on_notice=print_notice,
+    )  # fmt: skip
+    _print_exported(made)
     if as_json:
         print_json(
             {
@@ -273,19 +232,22 @@ def export_model(
 def import_model(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export-model wrote.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace models of the same names.")
+        bool, typer.Option("--replace", help="Replace models that have the same names.")
     ] = False,
     trust: TrustOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take models of export-model into the workspace; predict and nnU-Net find them there.
+    """Add the models of an exported file to the workspace.
 
-    Nothing of the file is run. Its checksums tell damage; they do not tell who made it.
+    No code from the file is run. Checksums detect damaged files; they do not prove who made the
+    file.
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    done = api.import_model(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
+    from gi2nnunet.sharing.exchange import import_model as take
+
+    done = take(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
     if as_json:
         print_json(
             {
@@ -297,11 +259,11 @@ def import_model(
         )
         return
     for folder in done.kept:
-        print_result(f"{folder} (was there, left alone)")
+        print_result(f"{folder} (existed before, not changed)")
     for folder in done.written:
         print_result(str(folder))
     if done.tuning:
-        print_result(f"{done.tuning} (what tuning chose)")
+        print_result(f"{done.tuning} (tuned settings)")
     print_notice(
         "Predict with: "
         + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)

@@ -1,10 +1,10 @@
-"""Commands that make models: plan, train, and estimate, which says what they take."""
+"""Commands for training: plan, train, and estimate, which says how long it will take."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,16 +14,15 @@ from gi2nnunet import api
 from gi2nnunet.cli.live import TrainingView, stop_when_warned
 from gi2nnunet.cli.options import (
     DeviceOption,
-    GpusOption,
-    IdOption,
+    EngineOptions,
     JobsOption,
     JsonOption,
-    ThreadsOption,
-    TrustOption,
-    WorkspaceOption,
+    WorkspaceOptions,
+    call_api,
     require_number,
     same_workspace,
     spell_options,
+    takes_groups,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -59,157 +58,159 @@ if TYPE_CHECKING:
 _TRAINING = "What to train"
 _SETTINGS = "Settings of a training"
 
-FoldOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fold",
-        "-f",
-        help="A fold's number, cv for every fold of the split, or all for one model on every "
-        "training scan; may be repeated. By default all.",
-        show_default=False,
-        rich_help_panel=_TRAINING,
-    ),
-]
-ConfigOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="nnU-Net configuration; may be repeated. By default 2d and 3d_fullres.",
-        show_default=False,
-        rich_help_panel=_TRAINING,
-    ),
-]
-PresetOption = Annotated[
-    PresetChoice,
-    typer.Option(
-        "--preset",
-        help="Which network: nnU-Net's default planner, its residual encoders, or a small one for "
-        "CPUs and smoke tests; auto chooses by GPU memory.",
-        rich_help_panel=_TRAINING,
-    ),
-]
-EpochsOption = Annotated[
-    int | None,
-    typer.Option(
-        help="By default the preset's: 1000; tiny: 40.",
-        min=1,
-        show_default=False,
-        rich_help_panel=_SETTINGS,
-    ),
-]
-IterationsOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Batches an epoch; by default the preset's: 250; tiny: 50.",
-        min=1,
-        show_default=False,
-        rich_help_panel=_SETTINGS,
-    ),
-]
-TrainerOption = Annotated[
-    str | None,
-    typer.Option(
-        help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
-        show_default=False,
-        rich_help_panel=_SETTINGS,
-    ),
-]
-BatchSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        help="In place of the plan's.",
-        min=1,
-        show_default=False,
-        rich_help_panel=_SETTINGS,
-    ),
-]
-PatchSizeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--patch-size",
-        help="In place of the plan's, in voxels: 192x192 for 2d, 48x128x128 (slices first) for "
-        "3d_fullres; may be repeated.",
-        show_default=False,
-        rich_help_panel=_SETTINGS,
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which networks."""
+
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="nnU-Net configuration; may be repeated. By default 2d and 3d_fullres.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
+    preset: Annotated[
+        PresetChoice,
+        typer.Option(
+            help="Which network: nnU-Net's default, its residual encoders, or a small one for CPUs "
+            "and quick tests. auto chooses by the GPU's memory.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "auto"
+
+    def make_plan_options(self, **sizes: Any) -> PlanOptions:
+        """Return what to plan, with the given sizes instead of nnU-Net's."""
+        return PlanOptions(
+            preset=self.preset, configurations=choose_configurations(self.config), **sizes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(NetworkOptions):
+    """Which networks on which folds."""
+
+    fold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fold",
+            "-f",
+            help="A fold's number, cv for every fold of the split, or all for one model on every "
+            "training scan; may be repeated. By default all.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """Sizes that replace nnU-Net's choice."""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Batch size instead of the plan's.", min=1, rich_help_panel=_SETTINGS),
+    ] = None
+    patch_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Patch size instead of the plan's, in voxels: 192x192 for 2d, 48x128x128 (slices "
+            "first) for 3d_fullres; may be repeated.",
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """Length and trainer of a training."""
+
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of epochs. By default 1000; 40 for the preset tiny.",
+            min=1,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches per epoch. By default 250; 50 for the preset tiny.",
+            min=1,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None
+
 
 ChecksOption = Annotated[
     bool,
     typer.Option(
         "--checks/--no-checks",
-        help="Stop before the start where versions, memory or disk will not do (gi2nnunet doctor).",
+        help="Stop before the start if versions, memory or disk space are not sufficient (see "
+        "gi2nnunet doctor).",
     ),
 ]
 
 
+@takes_groups
 def plan(
-    config: ConfigOption = None,
-    preset: PresetOption = "auto",
-    batch_size: BatchSizeOption = None,
-    patch_size: PatchSizeOption = None,
+    network: NetworkOptions,
+    sizes: SizeOptions,
+    where: WorkspaceOptions,
     device: DeviceOption = "auto",
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     jobs: JobsOption = None,
     checks: ChecksOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Plan and preprocess the dataset: the first half of train.
+    """Plan and preprocess the dataset; train does this too, if needed.
 
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
-    options = PlanOptions(
-        preset=preset,
-        configurations=choose_configurations(config),
-        batch_size=batch_size,
-        patch_sizes=_parse_patch_sizes(patch_size or []),
-    )
+    patch_sizes = _parse_patch_sizes(sizes.patch_size or [])
+    options = network.make_plan_options(batch_size=sizes.batch_size, patch_sizes=patch_sizes)
     with show_progress() as report:
         made = api.plan(
-            options,
-            engine=api.open_engine(workspace, device=device, jobs=jobs),
-            dataset_id=dataset_id,
-            checks=checks,
-            progress=report,
-            on_notice=print_notice,
+            options, engine=api.open_engine(where.workspace, device=device, jobs=jobs),
+            dataset_id=where.dataset_id, checks=checks, progress=report, on_notice=print_notice,
             on_warning=print_warning,
-        )
+        )  # fmt: skip
     if as_json:
         print_json(_describe_plan(made))
     else:
         _print_plan(made)
 
 
+@takes_groups
 def train(
     context: typer.Context,
-    fold: FoldOption = None,
-    config: ConfigOption = None,
-    preset: PresetOption = "auto",
-    epochs: EpochsOption = None,
-    iterations: IterationsOption = None,
+    training: TrainingOptions,
+    schedule: ScheduleOptions,
+    sizes: SizeOptions,
+    how: EngineOptions,
     lr: Annotated[
         float | None,
         typer.Option(
             help="Initial learning rate; by default the trainer's.",
             min=1e-9,
             callback=require_number,
-            show_default=False,
             rich_help_panel=_SETTINGS,
         ),
     ] = None,
-    batch_size: BatchSizeOption = None,
-    patch_size: PatchSizeOption = None,
-    trainer: TrainerOption = None,
     pretrained_weights: Annotated[
         Path | None,
         typer.Option(
-            help="A checkpoint whose weights to start from.",
+            help="Start from the weights of this checkpoint.",
             exists=True,
             dir_okay=False,
-            show_default=False,
             rich_help_panel=_SETTINGS,
         ),
     ] = None,
@@ -217,7 +218,7 @@ def train(
         bool,
         typer.Option(
             "--restart",
-            help="Throw away what was trained of these before.",
+            help="Delete earlier training of these folds and start over.",
             rich_help_panel=_TRAINING,
         ),
     ] = False,
@@ -225,17 +226,11 @@ def train(
         bool,
         typer.Option(
             "--nnunet-validation",
-            help="Run nnU-Net's own final validation too (its find_best_configuration needs it).",
+            help="Also run nnU-Net's own final validation (its find_best_configuration needs it).",
             rich_help_panel=_TRAINING,
         ),
     ] = False,
-    trust: TrustOption = False,
-    device: DeviceOption = "auto",
-    gpus: GpusOption = None,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     jobs: JobsOption = None,
-    threads: ThreadsOption = None,
     checks: ChecksOption = True,
     on: OnOption = "here",
     profile: ProfileOption = None,
@@ -243,37 +238,33 @@ def train(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train nnU-Net; plan and preprocess first where that has not been done.
+    """Train nnU-Net; plan and preprocess first if that was not done.
 
-    An interrupted training goes on where it stopped; a finished one is left alone. On SIGUSR2 it
-    saves at the end of its epoch and stops.
+    An interrupted training continues where it stopped; a finished one is kept. On the signal
+    SIGUSR2, it saves a checkpoint at the end of the epoch and stops.
 
     Example: gi2nnunet train --fold all --preset tiny
     """
     require_slurm(context)
-    patch_sizes = _parse_patch_sizes(patch_size or [])
+    patch_sizes = _parse_patch_sizes(sizes.patch_size or [])
     if on == "slurm":
         submit_training(context)
         return
     with stop_when_warned() as stop, TrainingView() as view:
-        results = api.train(
-            fold=fold, config=config, preset=preset, epochs=epochs, iterations=iterations, lr=lr,
-            batch_size=batch_size, patch_size=patch_sizes, trainer=trainer,
-            pretrained_weights=pretrained_weights, restart=restart,
-            nnunet_validation=nnunet_validation, trust=trust, device=device, gpus=gpus,
-            workspace=workspace, dataset_id=dataset_id, jobs=jobs, threads=threads, checks=checks,
-            progress=view.report, on_epoch=view.update, on_notice=print_notice,
-            on_warning=print_warning, on_plan=view.begin, on_start=view.start, stop=stop,
+        results = call_api(
+            context, api.train, patch_size=patch_sizes, progress=view.report,
+            on_epoch=view.update, on_warning=print_warning, on_plan=view.begin,
+            on_start=view.start, stop=stop,
         )  # fmt: skip
     if as_json:
         trainings = [asdict(result) | view.describe_last(result) for result in results]
         print_json({"plan": _describe_plan(view.plan), "trainings": trainings})
         return
-    said = {"kept": "was finished before, left alone", "resumed": "resumed and finished"}
+    said = {"kept": "was finished before and is kept", "resumed": "resumed and finished"}
     for result in results:
         outcome = said.get(result.outcome, "trained")
         print_result(f"{result.configuration}, fold {result.fold}: {outcome}: {result.folder}")
-    print_notice("Next: " + same_workspace("gi2nnunet predict-and-score", workspace))
+    print_notice("Next: " + same_workspace("gi2nnunet predict-and-score", how.workspace))
 
 
 def _parse_patch_sizes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -327,37 +318,34 @@ def _print_plan(made: Plan) -> None:
         ],
     )
     print_result(str(made.plans_file))
-    print_notice(f"Log: {made.log}" if made.log else "Everything was there already.")
+    print_notice(f"Log: {made.log}" if made.log else "This was planned and preprocessed before.")
 
 
 _MOST_GPUS = 1024
-# Of the command that trains what was estimated.
+# Options of the command that trains what was estimated.
 _SHARED_OPTIONS = (
     "fold", "config", "preset", "epochs", "iterations", "trainer", "gpus", "device", "dataset_id",
     "jobs",
 )  # fmt: skip
 
 
+@takes_groups
 def estimate(
     context: typer.Context,
-    fold: FoldOption = None,
-    config: ConfigOption = None,
-    preset: PresetOption = "auto",
-    epochs: EpochsOption = None,
-    iterations: IterationsOption = None,
-    trainer: TrainerOption = None,
+    training: TrainingOptions,
+    schedule: ScheduleOptions,
+    where: WorkspaceOptions,
     gpus: Annotated[
         int | None,
         typer.Option(
             help="Number of GPUs, of this machine or another; by default one.",
-            min=1, max=_MOST_GPUS, show_default=False,
+            min=1, max=_MOST_GPUS,
         ),
     ] = None,
     card: Annotated[
         str | None,
         typer.Option(
-            help="A GPU of another machine, from a table, such as A100, \"RTX 4090\", T4.",
-            show_default=False,
+            help='A GPU of another machine, from a table, such as A100, "RTX 4090" or T4.'
         ),
     ] = None,
     measure: Annotated[
@@ -368,57 +356,48 @@ def estimate(
         ),
     ] = False,
     device: DeviceOption = "auto",
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Estimate what trainings take before they start: hours, GPU-hours, disk, memory.
+    """Estimate the hours, disk space and memory that trainings will need.
 
-    The time of an epoch is measured with --measure; else it is taken from trainings in this
-    workspace, else from a table of GPUs. The output says which.
+    With --measure, the time of an epoch is measured. Otherwise it is taken from trainings in this
+    workspace, or from a table of GPUs. The output says which one was used.
 
     Example: gi2nnunet estimate --fold cv --preset resenc-m --gpus 4 --card A100
     """
     if card is not None and (measure or device != "auto"):
         raise typer.BadParameter(
-            "--card asks for another machine's card: leave the other out",
-            param_hint="--measure, --device" if measure else "--device",
+            "cannot be combined with --card, which names a GPU of another machine",
+            param_hint="--measure" if measure else "--device",
         )
-    engine = api.open_engine(workspace, device=device, jobs=jobs)
+    engine = api.open_engine(where.workspace, device=device, jobs=jobs)
     if card is None and gpus and engine.hardware.device != "cuda":
         raise typer.BadParameter(
-            f"found {engine.hardware.name} here; name the GPU with --card", param_hint="--gpus"
+            f"this machine computes on {engine.hardware.name}; name a GPU with --card",
+            param_hint="--gpus",
         )
+    settings = TrainingSettings(
+        trainer=schedule.trainer or STOCK_TRAINER, epochs=schedule.epochs,
+        iterations=schedule.iterations,
+    )  # fmt: skip
     with show_progress() as report:
-        result = api.estimate(
-            PlanOptions(preset=preset, configurations=choose_configurations(config)),
-            TrainingSettings(
-                trainer=trainer or STOCK_TRAINER, epochs=epochs, iterations=iterations
-            ),
-            fold=fold,
-            gpus=gpus,
-            card=card,
-            measure=measure,
-            engine=engine,
-            dataset_id=dataset_id,
-            progress=report,
-            on_notice=print_notice,
-        )
+        result = call_api(
+            context, api.estimate, options=training.make_plan_options(), settings=settings,
+            engine=engine, progress=report,
+        )  # fmt: skip
     if as_json:
         print_json(result.to_json())
-    else:
-        words = spell_options(context, _SHARED_OPTIONS)
-        _print_estimate(
-            result, same_workspace(shlex.join(("gi2nnunet", "train", *words)), workspace)
-        )
+        return
+    words = shlex.join(("gi2nnunet", "train", *spell_options(context, _SHARED_OPTIONS)))
+    _print_estimate(result, same_workspace(words, where.workspace))
 
 
 def _print_estimate(result: Estimate, next_command: str) -> None:
     at_once = f", {result.cards} at a time" if result.cards > 1 else ""
     print_table(
         f"{result.preset} on {result.device}{at_once}",
-        ("configuration", "fold", "state", "epochs", "an epoch", "all of it", "left"),
+        ("configuration", "fold", "state", "epochs", "per epoch", "all epochs", "left"),
         [
             (
                 entry.configuration, entry.fold, entry.state,
@@ -443,10 +422,10 @@ def _list_totals(result: Estimate) -> list[tuple[str, str]]:
     hours = result.seconds_left / 3600
     rows = [
         ("planning and preprocessing", _duration(result.preparing_seconds)),
-        (f"trainings, on the clock of {count(result.cards, 'device')}",
+        (f"trainings, with {count(result.cards, 'device')}",
          _duration(result.wall_seconds_left)),
         (f"trainings, {unit}", f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"),
-        *((f"prediction {name.replace('_', ' ')}, as before here", _duration(seconds))
+        *((f"prediction {name.replace('_', ' ')}, from earlier runs", _duration(seconds))
           for name, seconds in result.predicting_seconds.items() if seconds is not None),
         *((f"disk: {name}", _size(size)) for name, size in result.disk_bytes.items()),
         *((f"memory to {name}", _size(size)) for name, size in result.memory_bytes.items()),

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
-    DeviceOption,
-    GpusOption,
-    IdOption,
+    EngineOptions,
     JobsOption,
     JsonOption,
     SeedOption,
-    ThreadsOption,
-    TrustOption,
-    WorkspaceOption,
+    call_api,
     same_workspace,
     spell_options,
+    takes_groups,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -32,18 +28,10 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.cli.prediction import (
-    ConfigOption,
-    MirroringOption,
-    PresetOption,
-    StepSizeOption,
-    TrainerOption,
-    choose_models,
-)
+from gi2nnunet.cli.prediction import ConfiguredOptions, TrainedOptions, WindowOptions
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.nnunet.engine import PredictionSettings
-from gi2nnunet.nnunet.models import ModelChoice, spell_models
+from gi2nnunet.nnunet.models import spell_models
 from gi2nnunet.scoring.conventions import TunedMetric
 
 if TYPE_CHECKING:
@@ -51,45 +39,36 @@ if TYPE_CHECKING:
     from gi2nnunet.scoring.bootstrap import Gain
     from gi2nnunet.tuning.compare_models import ModelComparison, ModelEntry
 
-_Result = TypeVar("_Result")
-
 TunedMetricOption = Annotated[
     TunedMetric,
-    typer.Option("--metric", help="Convention: one whose means fall apart by organ."),
+    typer.Option("--metric", help="Metric; only those computed separately for each organ."),
 ]
 
-# What tune shares with out-of-fold, and what of it a prediction takes besides its models.
+# Options that tune shares with out-of-fold, and those that a prediction takes too.
 _OF_MODELS = ("config", "preset", "trainer")
 _OF_COMPUTING = ("mirroring", "step_size", "threads", "trust", "device", "gpus")
 
 
+@takes_groups
 def out_of_fold(
     context: typer.Context,
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    trainer: TrainerOption = None,
-    mirroring: MirroringOption = True,
-    step_size: StepSizeOption = 0.5,
-    threads: ThreadsOption = None,
-    trust: TrustOption = False,
-    device: DeviceOption = "auto",
-    gpus: GpusOption = None,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
+    models: ConfiguredOptions,
+    window: WindowOptions,
+    how: EngineOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict every training scan by the models that did not see its patient.
+    """Predict each training scan with the models that did not see its patient.
 
-    The probabilities are kept in eight bits; what is there already is not made again.
+    The probabilities are stored in eight bits. Scans that were predicted before are not predicted
+    again.
 
     Example: gi2nnunet out-of-fold --config 2d
     """
-    predicted = _with_progress(
-        api.predict_out_of_fold,
-        choose_models(config=config, preset=preset, trainer=trainer, dataset_id=dataset_id),
-        engine=api.open_engine(workspace, device=device, gpus=gpus, threads=threads, trust=trust),
-        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
-    )
+    with show_progress() as report:
+        predicted = call_api(
+            context, api.predict_out_of_fold, models=models.choose(how.dataset_id),
+            engine=how.open_engine(), settings=window.make_settings(), progress=report,
+        )  # fmt: skip
     if as_json:
         print_json(
             {
@@ -103,101 +82,77 @@ def out_of_fold(
         print_result(str(folder))
     words = ["gi2nnunet", "tune"]
     words += spell_options(context, (*_OF_MODELS, *_OF_COMPUTING, "dataset_id"))
-    print_notice("Next: " + same_workspace(shlex.join(words), workspace))
+    print_notice("Next: " + same_workspace(shlex.join(words), how.workspace))
 
 
+@takes_groups
 def tune(
     context: typer.Context,
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    trainer: TrainerOption = None,
+    models: ConfiguredOptions,
+    window: WindowOptions,
+    how: EngineOptions,
     metric: TunedMetricOption = "per-class",
-    mirroring: MirroringOption = True,
-    step_size: StepSizeOption = 0.5,
-    threads: ThreadsOption = None,
-    trust: TrustOption = False,
-    device: DeviceOption = "auto",
-    gpus: GpusOption = None,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose thresholds, blend, gate, components and gaps for the metric, organ by organ.
+    """Choose thresholds and other post-processing for each organ.
 
-    Chosen on out-of-fold predictions, which are made where they are missing. The gain is measured
-    on folds that the choice did not see; what does not gain is not used.
+    The settings are a threshold, weights of the models, a gate for empty slices, a smallest
+    component and a gap to fill. They are chosen on out-of-fold predictions; missing ones are made
+    first. A setting is kept only if it improves the score on folds that were not used to choose
+    it.
 
     Example: gi2nnunet tune
     """
-    found, path, ensemble = _with_progress(
-        api.tune,
-        choose_models(config=config, preset=preset, trainer=trainer, dataset_id=dataset_id),
-        engine=api.open_engine(
-            workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
-        ),
-        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
-        metric=metric,
-        seed=seed,
-        command=spell_call(tune, context.params),
-    )
+    with show_progress() as report:
+        found, path, ensemble = call_api(
+            context, api.tune, models=models.choose(how.dataset_id),
+            engine=how.open_engine(jobs=jobs), settings=window.make_settings(),
+            command=spell_call(tune, context.params), progress=report,
+        )  # fmt: skip
     if as_json:
         print_json({"file": str(path), **found.to_json()})
         return
     _print_tuning(found)
     print_result(str(path))
-    print_notice("predict and predict-and-score use it with these models; --no-tuning does not.")
+    print_notice("predict and predict-and-score apply these settings, unless --no-tuning is given.")
     words = ["gi2nnunet", "predict-and-score", *spell_models(ensemble.models, folds=["cv"])]
     words += spell_options(context, (*_OF_COMPUTING, "metric", "dataset_id"))
-    print_notice("Next: " + same_workspace(shlex.join(words), workspace))
+    print_notice("Next: " + same_workspace(shlex.join(words), how.workspace))
 
 
+@takes_groups
 def compare_models(
     context: typer.Context,
-    preset: PresetOption = None,
-    trainer: TrainerOption = None,
+    models: TrainedOptions,
+    window: WindowOptions,
+    how: EngineOptions,
     metric: TunedMetricOption = "per-class",
-    mirroring: MirroringOption = True,
-    step_size: StepSizeOption = 0.5,
-    threads: ThreadsOption = None,
-    trust: TrustOption = False,
-    device: DeviceOption = "auto",
-    gpus: GpusOption = None,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score every configuration and ensemble out of fold, with cost, and recommend one.
+    """Score each configuration and ensemble, and recommend one.
+
+    The scores are of out-of-fold predictions, which are made first if they are missing. Time and
+    memory per scan are shown too.
 
     Example: gi2nnunet compare-models
     """
-    compared = _with_progress(
-        api.compare_models,
-        choose_models(preset=preset, trainer=trainer, dataset_id=dataset_id),
-        engine=api.open_engine(
-            workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
-        ),
-        settings=PredictionSettings(mirroring=mirroring, step_size=step_size),
-        metric=metric,
-        seed=seed,
-    )
+    with show_progress() as report:
+        compared = call_api(
+            context, api.compare_models, models=models.choose(how.dataset_id),
+            engine=how.open_engine(jobs=jobs), settings=window.make_settings(), progress=report,
+        )  # fmt: skip
     words = [compared.command, *spell_options(context, _OF_COMPUTING)]
-    command = same_workspace(" ".join(words), workspace)
+    command = same_workspace(" ".join(words), how.workspace)
     print_warnings(compared.warnings)
     if as_json:
         print_json({**compared.to_json(), "command": command})
         return
     _print_models(compared)
     print_result(command)
-
-
-def _with_progress(call: Callable[..., _Result], models: ModelChoice, **how: Any) -> _Result:
-    """Call the API, its progress drawn and its notices printed."""
-    with show_progress() as report:
-        return call(models, progress=report, on_notice=print_notice, **how)
 
 
 def _print_tuning(found: Tuning) -> None:
@@ -216,17 +171,17 @@ def _print_tuning(found: Tuning) -> None:
         text_columns=3,
     )
     print_table(
-        "Score of all organs on the folds that the choice did not see",
-        ("choice of", "plain", "chosen", "gain", "95 % interval"),
+        "Mean score on the folds that were not used to choose",
+        ("settings of", "default", "chosen", "gain", "95 % interval"),
         [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
     )
     if found.n_patients < found.fewest_patients:
         print_result(
-            f"{count(found.n_patients, 'patient')}: fewer than {found.fewest_patients} are too few "
-            "to tell a gain from chance, so masks stay plain (mean above one half)."
+            f"{count(found.n_patients, 'patient')}: with fewer than {found.fewest_patients}, a "
+            "gain may be chance, so no setting is changed."
         )
     elif not found.decision.organs:
-        print_result("Nothing gains beyond chance: masks stay plain (mean above one half).")
+        print_result("No gain is larger than chance, so no setting is changed.")
 
 
 def _cells(choice: OrganDecision) -> tuple[str, ...]:
@@ -250,7 +205,6 @@ def _gain_cells(gain: Gain) -> tuple[str, ...]:
 
 
 def _print_models(compared: ModelComparison) -> None:
-
     def gigabytes(value: Any) -> str:
         return "-" if value is None else f"{value / 2**30:.2f}"
 
@@ -260,12 +214,12 @@ def _print_models(compared: ModelComparison) -> None:
         return f"{entry.score:.4f} ({entry.score_low:.2f} to {entry.score_high:.2f})"
 
     print_table(
-        f"Out of fold, plain threshold ({compared.metric}), 95 % intervals over patients",
+        f"Out-of-fold predictions without tuning ({compared.metric}), 95 % intervals over patients",
         (
             "models",
             "score",
             "difference\nto the best",
-            "s a\nscan",
+            "s per\nscan",
             "GiB\nat most",
             "GPU GiB\nat most",
         ),

@@ -1,4 +1,4 @@
-"""Commands that only look: verify, doctor, report."""
+"""Commands that check and show a workspace: verify, doctor, report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from gi2nnunet import api
 from gi2nnunet.cli.options import (
     DeviceOption,
     GpusOption,
-    IdOption,
     JobsOption,
     JsonOption,
-    WorkspaceOption,
+    WorkspaceOptions,
+    call_api,
+    takes_groups,
 )
 from gi2nnunet.cli.output import (
     count,
@@ -25,40 +26,42 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.cli.training import ConfigOption, FoldOption, PresetOption
-from gi2nnunet.nnunet.presets import PlanOptions, choose_configurations
+from gi2nnunet.cli.training import TrainingOptions
 
 if TYPE_CHECKING:
     from gi2nnunet.training.doctor import Diagnosis
     from gi2nnunet.upkeep.verify import Verification
 
-_NOT_WELL = 3  # as bad input
+_NOT_WELL = 3  # like an input error
 
 
+@takes_groups
 def verify(
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
+    where: WorkspaceOptions,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Names, sizes, splits and marks; read no voxels.")
+        bool,
+        typer.Option("--quick", help="Check names, sizes, splits and marks, but read no voxels."),
     ] = False,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a workspace: what is missing, altered, stale, leaking, half-made or left behind.
+    """Check the workspace's files against what was recorded about them.
 
-    Changes nothing. Exit code 0 where all is well, 3 where something is not.
+    It looks for missing, altered, outdated, unfinished and unneeded files, and for patients in
+    more than one part. It changes nothing. The exit code is 0 if all is well, otherwise 3.
 
     Example: gi2nnunet verify --quick
     """
+    from gi2nnunet.upkeep.verify import verify_workspace
+
+    engine = api.open_engine(where.workspace)
+    space = engine.workspace
+    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     with show_progress() as report:
-        result = api.verify(
-            workspace=workspace,
-            dataset_id=dataset_id,
-            quick=quick,
-            jobs=jobs,
-            progress=report,
-            on_notice=print_notice,
-        )
+        result = verify_workspace(
+            space, dataset_id=where.dataset_id, quick=quick, jobs=jobs, progress=report,
+            engine=engine,
+        )  # fmt: skip
     if as_json:
         print_json(result.to_json())
     else:
@@ -78,31 +81,28 @@ def _print_verification(result: Verification) -> None:
     )
 
 
+@takes_groups
 def doctor(
-    preset: PresetOption = "auto",
-    config: ConfigOption = None,
-    fold: FoldOption = None,
+    context: typer.Context,
+    training: TrainingOptions,
+    where: WorkspaceOptions,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the installation and, where there is a dataset, whether this machine can train on it.
+    """Check whether this machine can do a training.
 
-    Versions, GPU, cores, memory, shared memory, disk, rights: each with its number and what is
-    needed. Exit code 0 where nothing would stop a training, 3 where something would.
+    It checks versions, GPU, cores, memory, shared memory, disk space and permissions, and shows
+    what was found and what is needed. Without a dataset, it checks the installation only. The exit
+    code is 0 if a training can start, otherwise 3.
 
     Example: gi2nnunet doctor --preset resenc-l --fold cv
     """
-    result = api.diagnose(
-        PlanOptions(preset=preset, configurations=choose_configurations(config)),
-        fold=fold,
-        engine=api.open_engine(workspace, device=device, gpus=gpus, jobs=jobs),
-        dataset_id=dataset_id,
-        on_notice=print_notice,
-    )
+    result = call_api(
+        context, api.diagnose, options=training.make_plan_options(),
+        engine=api.open_engine(where.workspace, device=device, gpus=gpus, jobs=jobs),
+    )  # fmt: skip
     if as_json:
         print_json(result.to_json())
     else:
@@ -121,54 +121,49 @@ def _print_diagnosis(result: Diagnosis) -> None:
     for verdict in result.verdicts:
         if verdict.remedy:
             print_result(f"{verdict.level}: {verdict.name}: {verdict.remedy}")
-    print_result("Nothing here would stop a run." if result.fit else "This would stop a run.")
+    print_result(
+        "Ready to train." if result.fit else "Training cannot start; see the errors above."
+    )
 
 
+@takes_groups
 def report(
+    context: typer.Context,
+    where: WorkspaceOptions,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", help="The page; by default report.html in the workspace.",
-            dir_okay=False, show_default=False,
+            dir_okay=False,
         ),
     ] = None,
     prediction: Annotated[
         Path | None,
         typer.Option(
             "--prediction", "-p", help="Folder of predict or predict-and-score; by default the "
-            "workspace's newest.", file_okay=False, show_default=False,
+            "newest in the workspace.", file_okay=False,
         ),
     ] = None,
     scans: Annotated[
         list[str] | None,
         typer.Option(
-            "--scans", help="Scan to show slices of; may be repeated. By default some of the "
-            "worst, middle and best.", show_default=False,
+            help="Scan to show slices of; may be repeated. By default some of the worst, middle "
+            "and best scans.",
         ),
     ] = None,
     show_all: Annotated[
         bool, typer.Option("--all", help="Show slices of every predicted scan: a large page.")
     ] = False,
-    workspace: WorkspaceOption = None,
-    dataset_id: IdOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Write one HTML page: data, folds, training curves, scores, and slices with contours.
+    """Write one HTML page: data, folds, curves, scores and slices.
 
-    It needs no network. What is not trained or predicted yet is said on it.
+    It works without a network. The page also lists what is still missing.
 
     Example: gi2nnunet report --out report.html --scans case12_day22
     """
     with show_progress() as progress:
-        made = api.make_report(
-            out,
-            prediction=prediction,
-            scans=scans,
-            show_all=show_all,
-            workspace=workspace,
-            dataset_id=dataset_id,
-            progress=progress,
-        )
+        made = call_api(context, api.make_report, progress=progress)
     shown, missing = made.report.shown, made.report.missing
     for line in missing:
         print_notice(line)

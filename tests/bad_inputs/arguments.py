@@ -55,7 +55,7 @@ ARGUMENTS = (
     usage("predict --part 0/2", "--part", "found '0/2'", "from 1/8 to 8/8"),
     usage("predict --part half", "--part", "found 'half'"),
     usage(f"predict --part 1/{DIGITS}", "--part", name="a part of 5000 digits"),
-    usage("predict --on slurm --part 1/2", "--part and --json do not go together"),
+    usage("predict --on slurm --part 1/2", "--part and --json cannot be combined with --on slurm"),
     usage("predict --on slurm --shards 1001", "--shards", "1000"),
     usage("train --on slurm --gpus 2", "--gpus", "each job uses one GPU"),
     refused("predict --on slurm", "holds no finished model"),
@@ -109,9 +109,9 @@ ARGUMENTS = (
     ),
     usage("estimate --gpus 0", "--gpus", "1"),
     usage("estimate --epochs 0", "--epochs", "1"),
-    usage("estimate --card T4 --measure", "--card asks for another machine's card", "--measure"),
-    usage("estimate --card T4 --device cpu", "--card asks for another machine's card"),
-    usage("estimate --preset tiny --device cpu --gpus 2", "--gpus", "name the GPU with --card"),
+    usage("estimate --card T4 --measure", "cannot be combined with --card", "--measure"),
+    usage("estimate --card T4 --device cpu", "cannot be combined with --card", "--device"),
+    usage("estimate --preset tiny --device cpu --gpus 2", "--gpus", "name a GPU with --card"),
     refused("estimate --card Voodoo", "--card: found 'Voodoo'; expected one of P100, T4, V100"),
     refused(
         "estimate --card A100",
@@ -144,13 +144,13 @@ ARGUMENTS = (
     usage(
         "phantom p --sizes truth.csv --patients 6 --easy",
         "--patients, --easy",
-        "do not apply together with --sizes",
+        "cannot be combined with --sizes",
     ),
     usage(
         "phantom p --labels truth.csv --sizes truth.csv --days 2 --test-patients 0 "
         "--size 32x32x4 --truth t.csv",
         "--days, --test-patients, --size, --truth",
-        "do not apply together with --labels",
+        "cannot be combined with --labels",
     ),
     usage("phantom p --patients 0", "--patients", "1"),
     usage("train --preset huge", "--preset", "'huge'", "resenc-xl"),

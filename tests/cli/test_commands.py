@@ -484,7 +484,7 @@ def test_train_says_what_it_is_doing(run, converted, engine, arguments, folds, s
     assert said in err
     assert "Computing on: CPU" in err
     assert "preset: tiny" in err
-    assert f"3d_fullres, fold {folds[0]}: was finished before, left alone" in out
+    assert f"3d_fullres, fold {folds[0]}: was finished before and is kept" in out
 
 
 def test_plan_and_train_as_json(run, converted, engine):
@@ -604,7 +604,7 @@ def test_predict_and_score_in_sample_is_marked(run, here, oracle):
     finish_model(here)
     code, out, _ = run("predict-and-score", "--device", "cpu")
     assert code == 0
-    assert "Standing: IN-SAMPLE: these scans were trained on" in out
+    assert "Standing: IN-SAMPLE: these scans were used for training" in out
 
 
 def test_predict_and_score_as_json_into_a_folder(run, converted, oracle):
@@ -656,7 +656,7 @@ def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracl
     assert "3 predicted rows are not in" in err
     code, out, err = run("predict-and-score", "hidden", "--device", "cpu", "--out", "mine")
     assert code == 0
-    assert "The truth of these scans is not known, so there is no score." in err
+    assert "The truth of these scans is not known, so they are not scored." in err
 
 
 def test_labels_of_volumes_matter_only_where_they_are_scored(run, converted, oracle):

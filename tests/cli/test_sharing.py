@@ -68,7 +68,7 @@ def test_a_model_goes_from_one_workspace_into_another(run: Run) -> None:
     assert "gi2nnunet predict SOURCE --id 501 --workspace theirs" in err
     code, out, _ = run("import-model", "m.gi2nnunet", "-w", "theirs")
     assert code == 0
-    assert out.count("left alone") == 2
+    assert out.count("existed before") == 2
     # What was imported can be passed on.
     assert run("export-model", "again.gi2nnunet", "-w", "theirs")[0] == 0
     assert read_manifest("again.gi2nnunet")["parts"].keys() == (

@@ -97,10 +97,10 @@ def test_verify_of_nothing_is_an_input_error(run: Run, here: Path) -> None:
 def test_doctor_without_a_workspace_looks_at_the_installation(run: Run, here: Path) -> None:
     code, out, err = run("doctor")
     assert code == 0
-    assert "installation alone" in err
+    assert "only the installation is checked" in err
     assert "torchvision" in out
     assert "memory to train" not in out
-    assert out.splitlines()[-1] == "Nothing here would stop a run."
+    assert out.splitlines()[-1] == "Ready to train."
     assert list(here.iterdir()) == []
 
 
@@ -116,7 +116,7 @@ def test_doctor_holds_the_machine_to_the_dataset(
     assert code == 3
     assert "error: memory to train: " in out
     assert "256 MiB" in out
-    assert out.splitlines()[-1] == "This would stop a run."
+    assert out.splitlines()[-1] == "Training cannot start; see the errors above."
 
 
 class Engine:

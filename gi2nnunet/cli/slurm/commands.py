@@ -127,7 +127,7 @@ def require_slurm(context: typer.Context) -> None:
 
 
 def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Show the jobs on the cluster: which wait, run, finished or failed, and how many are left.
+    """Show the Slurm jobs of this workspace, and how many are not finished.
 
     Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
     """
