@@ -1,1 +1,1 @@
-"""Ground that every other package stands on: errors, files, locks, workers."""
+"""Errors, files, locks and workers: what every other package uses."""

@@ -1,4 +1,4 @@
-"""Errors, one family: every failure a user can cause or meet has a class and an exit code.
+"""Errors: every failure that a user can cause or meet has a class and an exit code.
 
 Exit codes: 0 done, 2 wrong usage (Click's own), 3 :class:`InputError`, 4 :class:`EngineError`,
 5 :class:`OutputError`, 6 :class:`StoppedError`. A mistake of the *calling program* is a plain
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _MOST_PROBLEMS_SHOWN = 20
@@ -17,13 +17,13 @@ _MOST_CHARACTERS = 400
 
 
 class GiError(Exception):
-    """Root of the family; never raised itself."""
+    """Base of the errors below; never raised itself."""
 
     exit_code = 1
 
 
 class InputError(GiError):
-    """What was given cannot be used: a source, a CSV, an RLE, a volume, a workspace, an option."""
+    """An input cannot be used: a source, a CSV, an RLE, a volume, a workspace, an option."""
 
     exit_code = 3
 
@@ -41,7 +41,7 @@ class OutputError(GiError):
 
 
 class StoppedError(GiError):
-    """A run was asked to stop early and did, at a point from which the same command goes on."""
+    """A run stopped early, as it was asked to; the same command continues from there."""
 
     exit_code = 6
 
@@ -55,33 +55,25 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        """Return the problem as one line, without the middle of what is very long."""
+        """Return the problem as one line; very long texts are shortened."""
         where, found, expected = map(shorten, (self.where, self.found, self.expected))
         return f"{where}: found {found}; expected {expected}"
 
 
 def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return a text without its middle where that would fill the screen."""
+    """Return a text without its middle if that would fill the screen."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
 
 
 def raise_problems(problems: Iterable[object], *, remedy: str) -> None:
-    """Tell all problems of one input together.
-
-    Parameters
-    ----------
-    problems
-        What was collected, a :class:`Problem` or a message each; nothing is raised where it is
-        empty.
-    remedy
-        What the user can do, one sentence.
+    """Report all problems of one input together, with a ``remedy`` of one sentence.
 
     Raises
     ------
     InputError
-        Where there is at least one problem. The first twenty are listed, the rest counted.
+        If there is at least one problem. The first twenty are listed, the rest are counted.
     """
     listed = list(problems)
     if not listed:
@@ -93,7 +85,7 @@ def raise_problems(problems: Iterable[object], *, remedy: str) -> None:
 
 
 def require_positive(**numbers: float | None) -> None:
-    """Raise a :class:`ValueError` for a number that is not above 0; ``None`` is one's default."""
+    """Raise a :class:`ValueError` for a number that is not above 0; ``None`` is allowed."""
     for name, value in numbers.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}: found {value!r}; expected a number above 0")
@@ -101,17 +93,7 @@ def require_positive(**numbers: float | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be.
-
-    Attributes
-    ----------
-    file
-        The file or folder.
-    found, expected
-        What it is and what it should be.
-    remedy
-        What to do, one sentence.
-    """
+    """One file or folder that is not as it should be; ``remedy`` is one sentence."""
 
     file: Path
     found: str
@@ -124,12 +106,7 @@ class Finding:
 
     def to_json(self) -> dict[str, str]:
         """Return the finding as plain values."""
-        return {
-            "file": str(self.file),
-            "found": self.found,
-            "expected": self.expected,
-            "remedy": self.remedy,
-        }
+        return {name: str(value) for name, value in asdict(self).items()}
 
 
 Check = Callable[[], list[Finding]]
@@ -144,20 +121,20 @@ MOST_TABLE_BYTES = 2**30
 """Bytes of a CSV, unpacked; the competition's has 25 million."""
 
 MOST_TABLE_RATIO = 250
-"""To how many times its packed size a CSV may unpack; real ones reach 40."""
+"""Unpacked bytes of a CSV per packed byte; real ones reach 40."""
 
-_SMALL_TABLE_BYTES = 2**24  # the ratio says nothing of less
+_SMALL_TABLE_BYTES = 2**24  # smaller tables may have any ratio
 _PNG_EXTRA_BYTES = 2**16  # chunks, text, a colour profile
-_MOST_BYTES_A_PIXEL = 8  # RGBA of 16 bits, so that a coloured one is told as such
+_MOST_BYTES_A_PIXEL = 8  # RGBA of 16 bits: a coloured image gets a message of its own
 
 
 def most_png_bytes(*, width: int, height: int) -> int:
-    """Return how large a PNG of these pixels can be, of whatever kind and not compressed at all."""
+    """Return the most bytes that a PNG of this size can have, of any kind, uncompressed."""
     return height * (width * _MOST_BYTES_A_PIXEL + 1) + _PNG_EXTRA_BYTES
 
 
 def most_rle_characters(pixels: int) -> int:
-    """Return how long the RLE text of an image of so many pixels can be: each pixel its own run."""
+    """Return the most characters of an image's RLE text: each pixel is a run of its own."""
     return 2 * pixels * (len(str(pixels)) + 1)
 
 

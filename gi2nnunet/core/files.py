@@ -1,4 +1,4 @@
-"""Files, written whole or not at all, and values read from JSON that may be damaged."""
+"""Files that are written whole or not at all, and JSON files that may be damaged."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 
 @contextmanager
 def part_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; put it in place once it is whole.
+    """Give a temporary name beside ``path`` to write to; rename it to ``path`` when it is complete.
 
-    The folder is made where it is missing. Whoever reads ``path`` meets the former content or the
-    new one, never a part. What a killed run of this machine left beside it is taken away.
+    The folder is made if it is missing. Readers of ``path`` see the old content or the new one,
+    never a part. Temporary files that a killed run of this machine left beside it are deleted.
 
     Raises
     ------
     OutputError
-        Where it cannot be written: no space, no right, a folder in its place.
+        If it cannot be written: a full disk, missing rights, a folder of that name.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     part = path.parent / f".{path.name}.{owner}{PART_SUFFIX}"
@@ -48,13 +48,18 @@ def part_file(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}). "
-            "Check the free space and the rights of its folder, then run the same again."
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """Return the error to raise for a file or folder that cannot be written."""
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}). "
+        "Check the free space and the rights of its folder, then run the same again."
+    )
 
 
 def _remove_stale_parts(path: Path) -> None:
@@ -77,7 +82,7 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        pass
     return True
 
 
@@ -248,12 +253,12 @@ def _spell_key(parts: Sequence[Any], content: Any) -> str:
 
 
 def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:
-    """Return what stands at a path, links followed; ``None`` for nothing.
+    """Return what is at a path, links followed; ``None`` for nothing.
 
     Raises
     ------
     InputError
-        Where that cannot be told: no right, a loop of links, a name that is too long.
+        If that cannot be found out: missing rights, a loop of links, a name that is too long.
     """
     try:
         mode = path.stat().st_mode
@@ -264,28 +269,29 @@ def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:
         raise InputError(
             f"{shorten(str(path))}: cannot be read ({reason}). Check its name and its rights."
         ) from error
-    if stat.S_ISREG(mode):
-        return "file"
-    if stat.S_ISDIR(mode):
-        return "folder"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return "file" if stat.S_ISREG(mode) else "folder"
     return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "pipe"
 
 
 def check_place(path: Path) -> None:
-    """Refuse a file's place where it cannot be written, before any work is done for it.
+    """Check, before any work is done for a file, that it can be written.
 
     Raises
     ------
     OutputError
-        Where the nearest folder above that exists is none, or takes no files.
+        If nothing can be written to the nearest existing folder above it.
     """
     try:
         there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        is_folder = there.is_dir()
+        # A file of that name is replaced.
+        if not is_folder and there != path:
+            reason = f"{there} is a file"
+        elif os.access(there if is_folder else path.parent, os.W_OK | os.X_OK):
             return
-        reason = "no right to write" if there.is_dir() else f"{there} is a file"
-        if there == path and not there.is_dir() and os.access(path.parent, os.W_OK | os.X_OK):
-            return  # a file to be replaced
+        else:
+            reason = "no right to write" if is_folder else f"{there} is a file"
     except OSError as error:
         reason = error.strerror or str(error)
     raise OutputError(
@@ -295,18 +301,12 @@ def check_place(path: Path) -> None:
 
 
 def check_room(folder: Path, *, needed: int) -> None:
-    """Refuse a disk that has fewer than ``needed`` bytes free.
-
-    Raises
-    ------
-    OutputError
-        Naming both numbers.
-    """
+    """Raise an :class:`OutputError` if the disk has fewer than ``needed`` bytes free."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise OutputError(
-            f"{folder}: found {free} bytes free; expected {needed} or more, for so large are the "
+            f"{folder}: found {free} bytes free; expected at least {needed}, the size of the "
             "source's images. Free some space, or choose another --workspace."
         )
 

@@ -1,9 +1,9 @@
-"""Keep two runs off one place: advisory locks that end with their process.
+"""Locks of files and folders, so that two runs do not change the same place at once.
 
-A lock is a hidden file beside what it guards, locked by ``flock``: by the kernel, so that a killed
-run leaves no lock behind, whatever file it leaves. On Linux, NFS carries such locks between
-machines (as byte-range locks, from NFSv4 on without further services); on a file system that has
-none at all there is no protection, and no refusal either.
+A lock is a hidden file beside what it protects, locked by ``flock``. The kernel releases it when
+the process ends, however it ends. On Linux, NFS passes such locks on to other machines (as
+byte-range locks; from NFSv4 on without further services). A file system without locks gives no
+protection and refuses nobody.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gi2nnunet.core.errors import OutputError
-from gi2nnunet.core.files import is_running
-
-LOCK_SUFFIX = ".lock"
+from gi2nnunet.core.files import cannot_write, is_running
 
 _WAIT_SECONDS = 0.5
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
@@ -32,7 +30,7 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 def lock_path(place: Path) -> Path:
     """Return the lock file of a file or folder: hidden, beside it."""
-    return place.parent / f".{place.name}{LOCK_SUFFIX}"
+    return place.parent / f".{place.name}.lock"
 
 
 @contextmanager
@@ -43,24 +41,24 @@ def hold(
     shared: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """Hold a place as long as the block runs.
+    """Hold a file or folder, which need not exist, as long as the block runs.
 
     Parameters
     ----------
     place
-        The file or folder; it need not exist. The folder that holds it is made where missing.
+        The file or folder. The folder around it is made if it is missing.
     purpose
-        What for, as others are told: ``"training 2d, fold 0"``.
+        What other runs are shown: ``"training 2d, fold 0"``.
     shared
-        Others may hold it shared as well; else this run alone.
+        Other runs may hold it shared as well; by default only this run holds it.
     on_wait
         Wait until it is free, and call this once with who holds it; by default refuse.
 
     Raises
     ------
     OutputError
-        Where another run holds it, saying which; where the lock file cannot be made. A place that
-        is read-only is not locked: nobody writes there.
+        If another run holds it, naming that run; if the lock file cannot be made. A read-only
+        place is not locked, because nobody writes there.
     """
     path = lock_path(place)
     made = [folder for folder in path.parents if not folder.exists()]
@@ -72,7 +70,7 @@ def hold(
         yield
     finally:
         _release(handle, path)
-        with suppress(OSError):  # where nothing came of it, nothing stays
+        with suppress(OSError):  # a folder that is still empty
             for folder in made:
                 folder.rmdir()
 
@@ -80,9 +78,9 @@ def hold(
 def hold_dataset(
     raw: Path, dataset_id: int, *, purpose: str, shared: bool = True
 ) -> AbstractContextManager[None]:
-    """Hold a raw dataset: shared by all that read it, alone for what makes it anew.
+    """Hold a raw dataset: shared by all that read it, not shared by what converts it again.
 
-    It goes by its number, as nnU-Net finds datasets by that; see :func:`hold`.
+    The lock goes by its number, because nnU-Net finds datasets by number; see :func:`hold`.
     """
     return hold(raw / f"Dataset{dataset_id:03d}", purpose=purpose, shared=shared)
 
@@ -90,7 +88,7 @@ def hold_dataset(
 def find_holder(place: Path) -> str | None:
     """Return who seems to hold a place, for the screen; ``None`` for nobody.
 
-    It goes by what they signed, and takes no lock, so that nobody is refused because of a look.
+    This reads what the holders wrote and takes no lock, so that looking refuses nobody.
     """
     try:
         handle = os.open(lock_path(place), os.O_RDONLY | os.O_CLOEXEC)
@@ -110,7 +108,7 @@ def _acquire(
     shared: bool,
     on_wait: Callable[[str], None] | None,
 ) -> int | None:
-    told = False
+    waits = False
     while True:
         handle = _open(path, place)
         if handle is None:
@@ -118,56 +116,48 @@ def _acquire(
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            holders = _read_holders(handle) or "one that did not say which"
+            holders = _read_holders(handle) or "an unknown process"
             os.close(handle)
             if error.errno in _NO_LOCKS_HERE:
                 return None
             if error.errno not in _BUSY:
-                raise _cannot_lock(place, error) from error
+                raise cannot_write(place, error) from error
             if on_wait is None:
                 raise OutputError(
                     f"{place}: is in use by another run: {holders}. "
                     "Wait for it to end or stop it, then run the same again."
                 ) from error
-            if not told:
+            if not waits:
                 on_wait(f"Waiting for {place}, in use by another run: {holders}")
-                told = True
+            waits = True
             time.sleep(_WAIT_SECONDS)
             continue
         if _is_at(handle, path):
             _sign(handle, purpose=purpose, shared=shared)
             return handle
-        os.close(handle)  # its last holder has removed it since: take the new one
+        os.close(handle)  # its last holder removed it meanwhile: take the new one
 
 
 def _open(path: Path, place: Path) -> int | None:
+    """Open the lock file; ``None`` if the place is read-only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in _NOT_TO_BE_WRITTEN:
             return None
-        raise _cannot_lock(place, error) from error
-
-
-def _cannot_lock(place: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{place}: cannot be written ({error.strerror or error}). "
-        "Check the free space and the rights of its folder, then run the same again."
-    )
+        raise cannot_write(place, error) from error
 
 
 def _is_at(handle: int, path: Path) -> bool:
     """Return whether the open lock file is the one that others find."""
-    try:
-        found, ours = path.stat(), os.fstat(handle)
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+    with suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    return False
 
 
 def _sign(handle: int, *, purpose: str, shared: bool) -> None:
-    """Write who we are for whoever is refused; a full disk does not stop us."""
+    """Write who we are, for runs that are refused; a full disk does not stop us."""
     entry = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -186,26 +176,20 @@ def _read_holders(handle: int) -> str | None:
         os.lseek(handle, 0, os.SEEK_SET)
         lines = os.read(handle, 1 << 16).decode().splitlines()
         entries = [entry for line in lines if _may_live(entry := json.loads(line))]
-        if entries:
-            return "; ".join(
-                f"process {entry['pid']} on {entry['host']}, {entry['purpose']}, "
-                f"since {entry['since']}"
-                for entry in entries
-            )
+        form = "process {pid} on {host}, {purpose}, since {since}"
+        return "; ".join(form.format_map(entry) for entry in entries) or None
     return None
 
 
 def _may_live(entry: dict[str, object]) -> bool:
-    """Return whether a process may still run; those of other machines cannot be asked."""
-    if entry["host"] != socket.gethostname():
-        return True
-    return is_running(int(str(entry["pid"])))
+    """Return whether a process may still run; on other machines that is unknown."""
+    return entry["host"] != socket.gethostname() or is_running(int(str(entry["pid"])))
 
 
 def _release(handle: int, path: Path) -> None:
-    """Give the lock back; the last holder takes the file away."""
+    """Give the lock back; the last holder deletes the file."""
     with suppress(OSError):
-        # Still locked while it is removed: whoever opened it meanwhile sees that it is gone.
+        # Still locked while it is removed: a run that opened it meanwhile sees that it is gone.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(handle, path):
             path.unlink()

@@ -1,7 +1,7 @@
-"""Worker processes of the commands: how many there can be, a pool of them, how one ended.
+"""Worker processes: how many there can be, a pool of them, and how one ended.
 
-Python's own pool hands all results through one pipe, and waits for ever for the rest of one that a
-worker had begun to write when it was killed. Here each worker has a pipe of its own, which ends
+Python's own pool passes all results through one pipe. If a worker is killed while it writes a
+result, that pool waits forever for the rest. Here each worker has a pipe of its own, which ends
 with it.
 """
 
@@ -27,17 +27,12 @@ Worker = tuple[BaseProcess, Connection]
 
 
 class QuietPool(ThreadPoolExecutor):
-    """A pool of freshly started processes that Ctrl-C does not reach; each is led by a thread.
+    """A pool of at most ``jobs`` new processes that ignore Ctrl-C; a thread leads each.
 
     A terminal sends Ctrl-C to every process of a command; each worker would print a traceback of
-    its own. Workers end with the pool, or at once with the process that holds it. Where one ends
-    early, however it does, so do all, and every call that is not done fails with an
+    its own. Workers end with the pool, or at once with the process that holds it. If one ends
+    early, all end, and every unfinished call fails with an
     :class:`~gi2nnunet.core.errors.EngineError`.
-
-    Parameters
-    ----------
-    jobs
-        Most processes at once.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -48,11 +43,11 @@ class QuietPool(ThreadPoolExecutor):
         self._failure: str | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a call, to be made in a worker."""
+        """Submit a call to be made in a worker."""
         return super().submit(self._call, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads and then, if they are waited for, the workers."""
+        """End the threads and then, with ``wait``, the workers."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             for process, connection in self._workers:
@@ -73,8 +68,8 @@ class QuietPool(ThreadPoolExecutor):
         return value
 
     def _start_worker(self) -> Worker:
-        """Start the worker of this thread; it inherits that the signal is held back."""
-        resource_tracker.ensure_running()  # which lets the signal through when it starts
+        """Start the worker of this thread, which inherits the blocked signal."""
+        resource_tracker.ensure_running()  # which unblocks the signal when it starts
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
@@ -86,7 +81,7 @@ class QuietPool(ThreadPoolExecutor):
         return process, here
 
     def _end_all(self, ended: BaseProcess) -> str:
-        """End all workers as one has ended early; return how the first that did has ended."""
+        """End all workers after one ended early; return how the first one ended."""
         ended.join()
         with self._lock:
             if self._failure is None:
@@ -110,9 +105,7 @@ def _serve(connection: Connection) -> None:
             try:
                 connection.send(answer)
             except Exception as error:  # a result, or an error, that cannot be pickled
-                connection.send(
-                    (False, ValueError(f"{answer[1]!r} cannot be handed over: {error}"))
-                )
+                connection.send((False, ValueError(f"{answer[1]!r} cannot be sent: {error}")))
 
 
 def _make_call(
@@ -126,7 +119,7 @@ def _make_call(
 
 
 def describe_early_end(code: int | None) -> str:
-    """Return a message on a worker that ended early, from its exit code; ``None`` if unknown."""
+    """Return a message about a worker that ended early; the exit code is ``None`` if unknown."""
     how = "" if code is None else f": it {describe_end(code)}"
     return (
         f"A worker process ended before its work was done{how}. "
@@ -167,7 +160,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-# (done, total, what): so many of a total of steps, and what they are. A total of one has no steps.
+# (done, total, what): steps done, steps in all, and what they are. A total of 1 has no steps.
 Progress = Callable[[int, int, str], None]
 # One sentence.
 Notice = Callable[[str], None]
@@ -176,20 +169,13 @@ Notice = Callable[[str], None]
 def count_steps(
     progress: Progress | None, total: int, what: str, *, first: int = 0
 ) -> Callable[[object], None]:
-    """Return a function to call after each step, which reports how many there were.
+    """Return a function to call after each of ``total`` steps, which reports how many were done.
 
-    Parameters
-    ----------
-    progress
-        What to report to.
-    total, what
-        How many steps there will be, and of what.
-    first
-        Steps that were taken before.
+    ``first`` is the number of steps done before.
     """
     counter = itertools.count(first + 1)
     return lambda _: (progress or ignore)(next(counter), total, what)
 
 
 def ignore(*_: object) -> None:
-    """Do nothing; the callback of a call that was given none."""
+    """Do nothing: the default callback."""

@@ -1,4 +1,4 @@
-"""Run-length encoding as the competition's rows hold it: text <-> runs <-> masks.
+"""Run-length encoding in the competition's form: text <-> runs <-> masks.
 
 Vocabulary
 ----------
@@ -14,7 +14,7 @@ connected components, column-major to 74.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,9 +27,10 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _MOST_DIGITS = 18  # every number of 18 digits fits in int64
-_LONG_TEXT = 10_000  # no shorter one is looked at for its length
-_CHUNK_CHARACTERS = 2_000_000  # bounds the working memory of a parse to some 100 MB
-_SPACE, _NEWLINE, _ZERO, _NINE = 32, 10, 48, 57
+_LONG_TEXT = 10_000  # the length of shorter texts is not checked
+# Maps digits to 0, spaces to themselves and all else to x, so that a text's form can be searched.
+_FORM = bytes(48 if 48 <= code <= 57 else 32 if code == 32 else 120 for code in range(256))
+_LONG_NUMBER = b"0" * (_MOST_DIGITS + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ def decode_rows(
     Parameters
     ----------
     texts
-        One RLE text a row; an empty one is an empty mask.
+        One RLE text per row; an empty one is an empty mask.
     pixels
-        Pixels in the image, for all rows or one number a row; ``None`` leaves the end unchecked.
+        Pixels in the image, for all rows or one number per row; ``None`` leaves the end unchecked.
 
     Returns
     -------
@@ -87,148 +88,74 @@ def decode_rows(
         The runs, with no runs for a refused row, and the refused rows in order. A row is refused
         for characters other than ASCII digits and spaces, a number of more than 18 digits, an odd
         count of numbers, a zero, runs out of order or overlapping, a run past ``pixels``, or more
-        characters than so many pixels can need.
+        characters than that many pixels can need.
 
     References
     ----------
     https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/overview/evaluation
     """
-    limits = None if pixels is None else np.broadcast_to(np.asarray(pixels, np.int64), len(texts))
-    too_long = [] if limits is None else _find_too_long(texts, limits)
-    if too_long:
-        texts = list(texts)
-        for problem in too_long:
-            texts[problem.row] = ""
-    counts: list[IntArray] = []
-    starts: list[IntArray] = []
-    lengths: list[IntArray] = []
-    problems: list[RleProblem] = []
-    for first, last in _chunks(texts):
-        limit = None if limits is None else limits[first:last]
-        part, found = _decode_chunk(texts[first:last], limit)
-        counts.append(np.diff(part.offsets))
-        starts.append(part.starts)
-        lengths.append(part.lengths)
-        problems.extend(
-            RleProblem(row=first + p.row, found=p.found, expected=p.expected) for p in found
-        )
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    if counts:
-        np.cumsum(np.concatenate(counts), out=offsets[1:])
-    empty = np.empty(0, np.int64)
-    runs = RowRuns(
-        offsets=offsets,
-        starts=np.concatenate([empty, *starts]),
-        lengths=np.concatenate([empty, *lengths]),
-    )
-    return runs, sorted([*problems, *too_long], key=lambda problem: problem.row)
-
-
-def _find_too_long(texts: Sequence[str], limits: IntArray) -> list[RleProblem]:
-    """Return the texts that are longer than any mask's, which are not worth their memory."""
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    return [
-        RleProblem(
-            row=row,
-            found=f"{_excerpt(texts[row])} of {len(texts[row])} characters",
-            expected=f"at most {most_rle_characters(pixels)} for {pixels} pixels",
-        )
-        for row in np.flatnonzero(lengths > _LONG_TEXT).tolist()
-        if len(texts[row]) > most_rle_characters(pixels := int(limits[row]))
-    ]
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    first = size = 0
-    for index, text in enumerate(texts):
-        size += len(text) + 1
-        if size >= _CHUNK_CHARACTERS:
-            yield first, index + 1
-            first, size = index + 1, 0
-    if first < len(texts):
-        yield first, len(texts)
-
-
-def _decode_chunk(
-    texts: Sequence[str], limits: IntArray | None
-) -> tuple[RowRuns, list[RleProblem]]:
-    """Decode one chunk by whole-array operations on its bytes."""
     n_rows = len(texts)
-    reasons: dict[int, str] = {}
-    joined = "\n".join(texts)
-    if not joined.isascii() or joined.count("\n") != n_rows - 1:
-        # Rare: a row holds a line break or a character outside ASCII, which would shift the bytes.
-        texts = list(texts)
-        for row, text in enumerate(texts):
-            if not text.isascii() or "\n" in text:
-                reasons[row] = "decimal digits and spaces only"
-                texts[row] = ""
-        joined = "\n".join(texts)
-    data = np.frombuffer(joined.encode("ascii"), np.uint8)
-    digit = (data >= _ZERO) & (data <= _NINE)
-    newline = data == _NEWLINE
-    line_starts = np.concatenate([[0], np.flatnonzero(newline) + 1])
+    limits = None if pixels is None else np.broadcast_to(np.asarray(pixels, np.int64), n_rows)
+    refused: dict[int, RleProblem] = {}
+    tidy: list[str] = []
+    for row, text in enumerate(texts):
+        if problem := _find_fault(row, text, None if limits is None else int(limits[row])):
+            refused[row] = problem
+        tidy.append("" if problem else _tidy(text))
 
-    other = np.flatnonzero(~(digit | newline | (data == _SPACE)))
-    for row in np.unique(np.searchsorted(line_starts, other, side="right") - 1).tolist():
-        reasons.setdefault(row, "decimal digits and spaces only")
-
-    padded = np.concatenate([[False], digit, [False]])
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-    token_start, token_end = edges[0::2], edges[1::2]
-    token_row = np.searchsorted(line_starts, token_start, side="right") - 1
-    width = token_end - token_start
-    for row in np.unique(token_row[width > _MOST_DIGITS]).tolist():
-        reasons.setdefault(row, f"numbers of at most {_MOST_DIGITS} digits")
-    per_row = np.bincount(token_row, minlength=n_rows)
-    for row in np.flatnonzero(per_row % 2).tolist():
-        reasons.setdefault(row, f"pairs of start and length (counted {per_row[row]} numbers)")
-
-    refused = np.zeros(n_rows, np.bool_)
-    refused[list(reasons)] = True
-    keep = ~refused[token_row]
-    values = _token_values(data, token_start[keep], width[keep])
-    starts, lengths = values[0::2] - 1, values[1::2].copy()
-    run_row = token_row[keep][0::2]
-
+    runs_of_row = np.fromiter(((text.count(" ") + 1) // 2 for text in tidy), np.int64, n_rows)
+    row_of_run = np.repeat(np.arange(n_rows), runs_of_row)
+    numbers = np.fromstring(" ".join(filter(None, tidy)), np.int64, sep=" ")
+    starts, lengths = numbers[0::2] - 1, numbers[1::2].copy()
     ends = starts + lengths
+    follows = row_of_run[1:] == row_of_run[:-1]
     checks = [
-        (run_row[(starts < 0) | (lengths < 1)], "starts and lengths of at least 1"),
-        (
-            run_row[1:][(run_row[1:] == run_row[:-1]) & (starts[1:] < starts[:-1])],
-            "runs in ascending order",
-        ),
-        (
-            run_row[1:][(run_row[1:] == run_row[:-1]) & (starts[1:] < ends[:-1])],
-            "runs that do not overlap",
-        ),
+        (row_of_run[(starts < 0) | (lengths < 1)], "starts and lengths of at least 1"),
+        (row_of_run[1:][follows & (starts[1:] < starts[:-1])], "runs in ascending order"),
+        (row_of_run[1:][follows & (starts[1:] < ends[:-1])], "runs that do not overlap"),
     ]
+    if limits is not None:
+        past_end = row_of_run[ends > limits[row_of_run]]
+        checks.append((past_end, "runs that end by pixel {}, the image's last"))
     for rows, expected in checks:
         for row in np.unique(rows).tolist():
-            reasons.setdefault(row, expected)
-    if limits is not None:
-        for row in np.unique(run_row[ends > limits[run_row]]).tolist():
-            reasons.setdefault(row, f"runs that end by pixel {limits[row]}, the image's last")
+            wanted = expected.format("" if limits is None else limits[row])
+            refused.setdefault(
+                row, RleProblem(row=row, found=_excerpt(texts[row]), expected=wanted)
+            )
 
-    refused[list(reasons)] = True
-    keep = ~refused[run_row]
-    starts, lengths, run_row = starts[keep], lengths[keep], run_row[keep]
+    fine = np.ones(n_rows, np.bool_)
+    fine[list(refused)] = False
+    keep = fine[row_of_run]
     offsets = np.zeros(n_rows + 1, np.int64)
-    np.cumsum(np.bincount(run_row, minlength=n_rows), out=offsets[1:])
-    problems = [
-        RleProblem(row=row, found=_excerpt(texts[row]), expected=reasons[row])
-        for row in sorted(reasons)
-    ]
-    return RowRuns(offsets=offsets, starts=starts, lengths=lengths), problems
+    np.cumsum(runs_of_row * fine, out=offsets[1:])
+    runs = RowRuns(offsets=offsets, starts=starts[keep], lengths=lengths[keep])
+    return runs, [refused[row] for row in sorted(refused)]
 
 
-def _token_values(data: NDArray[np.uint8], start: IntArray, width: IntArray) -> IntArray:
-    """Return the value of each run of digits, taking one decimal place of all tokens at a time."""
-    values = np.zeros(len(start), np.int64)
-    for place in range(int(width.max(initial=0))):
-        has = np.flatnonzero(width > place) if place else slice(None)
-        values[has] = values[has] * 10 + (data[start[has] + place] - _ZERO)
-    return values
+def _find_fault(row: int, text: str, pixels: int | None) -> RleProblem | None:
+    """Return what is wrong with the characters of one text."""
+    form = text.encode("ascii", "replace").translate(_FORM)
+    size = expected = ""
+    if pixels is not None and len(text) > max(_LONG_TEXT, most_rle_characters(pixels)):
+        size = f" of {len(text)} characters"
+        expected = f"at most {most_rle_characters(pixels)} for {pixels} pixels"
+    elif b"x" in form:
+        expected = "decimal digits and spaces only"
+    elif _LONG_NUMBER in form:
+        expected = f"numbers of at most {_MOST_DIGITS} digits"
+    elif (tidy := _tidy(text)) and tidy.count(" ") % 2 == 0:
+        expected = f"pairs of start and length (counted {tidy.count(' ') + 1} numbers)"
+    if not expected:
+        return None
+    return RleProblem(row=row, found=_excerpt(text) + size, expected=expected)
+
+
+def _tidy(text: str) -> str:
+    """Return a text with one space between numbers and none around them."""
+    if "  " in text or text[:1] == " " or text[-1:] == " ":
+        return " ".join(text.split())
+    return text
 
 
 def _excerpt(text: str, most: int = 60) -> str:
@@ -243,17 +170,12 @@ def decode_mask(text: str, *, shape: tuple[int, int]) -> BoolArray:
     text
         RLE text; empty gives an empty mask.
     shape
-        ``(height, width)`` of the image in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(height, width)`` bool.
+        ``(height, width)`` of the image, and of the returned bool array, in pixels.
 
     Raises
     ------
     ValueError
-        Where the text breaks a rule of :func:`decode_rows`.
+        If the text breaks a rule of :func:`decode_rows`.
     """
     mask = np.zeros(shape, np.bool_)
     runs, problems = decode_rows([text], pixels=mask.size)

@@ -1,4 +1,4 @@
-"""Tables of masks: the competition's CSV files read, checked, grouped by scan, painted.
+"""Tables of masks: the competition's CSV files, read, checked, grouped by scan and painted.
 
 References
 ----------
@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import re
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,14 @@ from gi2nnunet.core.errors import (
 from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.ids import ORGANS, SLICE_ID, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.formats.rle import RowRuns, decode_rows, run_pixels
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from gi2nnunet.formats.rle import RleProblem, RowRuns, decode_rows, run_pixels
 
 Row = tuple[str, str, str]
 """``(slice_id, organ, RLE text)``."""
 Size = tuple[int, int]
 """Height and width of an image in pixels."""
 MaskColumn = Literal["segmentation", "predicted"]
-"""Where a CSV has its RLE texts: the truth in the first, a submission in the second."""
+"""The column of RLE texts: the truth has the first, a submission the second."""
 
 _NO_TABLES = {
     b"PK\x03\x04": "a zip (or an Excel workbook)",
@@ -58,24 +55,20 @@ _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 class MaskTable:
     """Rows of a competition CSV: ``train.csv``, a submission, a grader's answers.
 
-    All arrays have one entry a row, in the file's order.
+    All arrays have one entry per row, in the file's order.
 
     Attributes
     ----------
     name
-        What to call the table in a message (its path).
+        The table's name in messages (its path).
     scan_ids
         Distinct scan ids in order of first appearance.
-    scan
-        int64 index into ``scan_ids``.
-    number
-        int64 slice number.
-    organ
-        int64 index into :data:`ORGANS`.
+    scan, organ
+        Index into ``scan_ids`` and into :data:`~gi2nnunet.formats.ids.ORGANS`.
     texts
         RLE text; empty for an empty mask.
     height, width
-        int64 image size in pixels where the table has the columns, else ``None``.
+        Image size in pixels; ``None`` if the table has no such columns.
     """
 
     name: str
@@ -118,13 +111,13 @@ def read_mask_table(
     Parameters
     ----------
     path
-        The file, or what to call it where ``data`` is given.
+        The file, or its name for messages if ``data`` is given.
     data
         The file's content, for one inside a zip.
     mask_column
-        ``"segmentation"`` or ``"predicted"``; by default whichever the file has.
+        The column of RLE texts; by default the one of the two that the file has.
     any_scan
-        Take scan ids of any form, as a dataset made of volumes has them.
+        Accept scan ids of any form, as a dataset made of volumes has them.
 
     Returns
     -------
@@ -134,193 +127,190 @@ def read_mask_table(
     Raises
     ------
     InputError
-        Where the file cannot be read as UTF-8 CSV, lacks a column, or holds an id that does not
-        parse, an unknown organ, the same row twice, or an image size that is no whole number.
+        If the file cannot be read as UTF-8 CSV, a column is missing, or a row has an id of another
+        form, an unknown organ, the same slice and organ as another, or a wrong image size.
     """
     name = str(path)
-    frame = read_csv(path, data)
-    columns = list(frame.columns)
+    columns = read_csv(path, data)
     wanted = [mask_column] if mask_column else ["segmentation", "predicted"]
     mask_columns = [column for column in wanted if column in columns]
     if not {"id", "class"} <= set(columns) or len(mask_columns) != 1:
         raise InputError(
-            f"{name}: found the columns {shorten(str(columns))}; expected id, class and "
+            f"{name}: found the columns {shorten(str(list(columns)))}; expected id, class and "
             f"{' or '.join(wanted)}. Give a CSV of the competition's form."
         )
-    problems: list[Problem] = []
-    ids = frame["id"]
-    id_index, unique_ids = ids.factorize()
+    ids, classes = columns["id"], columns["class"]
     pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
-    parsed = [pattern.fullmatch(text) for text in unique_ids]
-    bad_ids = np.array([match is None for match in parsed], np.bool_)
-    scan_ids: dict[str, int] = {}
-    scan_of_id = np.array(
-        [scan_ids.setdefault(m[1] if m else "", len(scan_ids)) for m in parsed], np.int64
-    )
-    number_of_id = np.array([int(m[2]) if m else 0 for m in parsed], np.int64)
-    problems += [
-        Problem(
-            where=f"{name}, line {row + 2}",
-            found=f"id {ids.iloc[row]!r}",
-            expected="an id such as case123_day20_slice_0065",
-        )
-        for row in np.flatnonzero(bad_ids[id_index])
-    ]
-    organ_index = {name: index for index, name in enumerate(ORGANS)}
-    organ = np.array([organ_index.get(text, -1) for text in frame["class"]], np.int64)
-    problems += [
-        Problem(
-            where=f"{name}, line {row + 2} ({ids.iloc[row]})",
-            found=f"class {frame['class'].iloc[row]!r}",
-            expected=", ".join(ORGANS),
-        )
-        for row in np.flatnonzero(organ < 0)
-    ]
-    scan, number = scan_of_id[id_index], number_of_id[id_index]
-    # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
-    key = frame.assign(scan=scan, number=number, organ=organ)
-    repeated = key.duplicated(["scan", "number", "organ"]).to_numpy()
-    repeated = repeated & ~bad_ids[id_index] & (organ >= 0)
-    problems += [
-        Problem(
-            where=f"{name}, line {row + 2}",
-            found=f"a second row for {ids.iloc[row]}, {frame['class'].iloc[row]}",
-            expected="one row a slice and organ",
-        )
-        for row in np.flatnonzero(repeated)
-    ]
-    sizes: dict[str, NDArray[np.int64]] = {}
-    if {"image_height", "image_width"} <= set(columns):
-        for axis in ("height", "width"):
-            values = to_numbers(frame[f"image_{axis}"])
-            bad = ~((values >= 1) & (values <= MOST_SIDE) & (values == np.floor(values)))
-            problems += [
-                Problem(
-                    where=f"{name}, line {row + 2} ({ids.iloc[row]})",
-                    found=f"image_{axis} {frame[f'image_{axis}'].iloc[row]!r}",
-                    expected=f"a whole number of pixels from 1 to {MOST_SIDE}",
-                )
-                for row in np.flatnonzero(bad)
-            ]
-            sizes[axis] = np.where(bad, 1, values).astype(np.int64)
+    parsed = {text: pattern.fullmatch(text) for text in dict.fromkeys(ids)}
+    organs = {organ: index for index, organ in enumerate(ORGANS)}
+    scans: dict[str, int] = {}
+    rows: dict[tuple[int, int, int], None] = {}
+    problems: list[Problem] = []
+    for line, (text, organ) in enumerate(zip(ids, classes, strict=True), start=2):
+        where = f"{name}, line {line}"
+        if (match := parsed[text]) is None:
+            expected = "an id such as case123_day20_slice_0065"
+            problems.append(Problem(where=where, found=f"id {text!r}", expected=expected))
+        if organ not in organs:
+            found, expected = f"class {organ!r}", ", ".join(ORGANS)
+            problems.append(Problem(where=f"{where} ({text})", found=found, expected=expected))
+        if match is None or organ not in organs:
+            continue
+        # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
+        row = scans.setdefault(match[1], len(scans)), int(match[2]), organs[organ]
+        if row in rows:
+            found = f"a second row for {text}, {organ}"
+            problems.append(
+                Problem(where=where, found=found, expected="one row for each slice and organ")
+            )
+        rows[row] = None
+    sizes = {
+        axis: _read_sizes(name, columns, f"image_{axis}", problems)
+        for axis in ("height", "width")
+        if {"image_height", "image_width"} <= set(columns)
+    }
     raise_problems(problems, remedy=f"Correct these rows of {name}.")
+    scan, number, organ_of_row = np.array(list(rows), np.int64).reshape(-1, 3).T.copy()
     return MaskTable(
         name=name,
-        scan_ids=tuple(scan_ids),
+        scan_ids=tuple(scans),
         scan=scan,
         number=number,
-        organ=organ,
-        texts=tuple(frame[mask_columns[0]]),
-        height=sizes.get("height"),
-        width=sizes.get("width"),
+        organ=organ_of_row,
+        texts=tuple(columns[mask_columns[0]]),
+        **sizes,
     )
 
 
-def to_numbers(column: Series[str]) -> NDArray[np.float64]:
-    """Return a column of :func:`read_csv` as numbers; NaN for a text that is not one."""
-    from pandas import to_numeric
+def _read_sizes(
+    name: str, columns: Mapping[str, list[str]], column: str, problems: list[Problem]
+) -> NDArray[np.int64]:
+    """Return a column of image sizes; add those that are wrong to the problems."""
+    values = to_numbers(columns[column])
+    bad = ~((values >= 1) & (values <= MOST_SIDE) & (values == np.floor(values)))
+    problems += [
+        Problem(
+            where=f"{name}, line {row + 2} ({columns['id'][row]})",
+            found=f"{column} {columns[column][row]!r}",
+            expected=f"a whole number of pixels from 1 to {MOST_SIDE}",
+        )
+        for row in np.flatnonzero(bad)
+    ]
+    return np.where(bad, 1, values).astype(np.int64)
 
-    return to_numeric(column, errors="coerce").to_numpy(np.float64)
+
+def to_numbers(texts: Iterable[str]) -> NDArray[np.float64]:
+    """Return texts as numbers; NaN for a text that is not one."""
+
+    def convert(text: str) -> float:
+        try:
+            return float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            return math.nan
+
+    return np.array([convert(text) for text in texts], np.float64)
 
 
-def read_csv(path: Path | str, data: bytes | None = None) -> DataFrame:
-    """Read a CSV, gzipped or not, with every field as text.
+def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]]:
+    """Read a CSV, gzipped or not; return the texts of each column by its name.
 
     Parameters
     ----------
     path
-        The file, or what to call it where ``data`` is given.
+        The file, or its name for messages if ``data`` is given.
     data
         The file's content.
 
     Raises
     ------
     InputError
-        Where it cannot be read, is larger than any real one, is no UTF-8 CSV, names a column
-        twice, or has rows of another number of fields than its header.
+        If it cannot be read, is larger than any real one, is not a UTF-8 CSV, names a column
+        twice, or has rows with another number of fields than its header.
     """
-    import pandas as pd
-
+    text = _decode(path, _read_bytes(path, data))
+    csv.field_size_limit(MOST_TABLE_BYTES)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    problems: list[Problem] = []
     try:
-        content = _read_at_most(Path(path)) if data is None else data
-        if content.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
-                content = packed.read(MOST_TABLE_BYTES + 1)
+        for row in reader:
+            if len(row) < 2 and not "".join(row).strip():
+                continue  # a blank line
+            if rows and len(row) != len(rows[0]):
+                problems.append(
+                    Problem(
+                        where=f"{path}, line {reader.line_num}",
+                        found=f"{len(row)} fields",
+                        expected=str(len(rows[0])),
+                    )
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise _not_csv(path, f"{error} in line {reader.line_num}") from error
+    if not rows:
+        raise _not_csv(path, "nothing")
+    raise_problems(problems, remedy=f"Correct these rows of {path}, or download it again.")
+    header = rows.pop(0)
+    names = [name.strip() for name in header]
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise InputError(
+            f"{path}, line 1: found the column {shorten(twice)!r} twice; expected every column "
+            "once. Remove one of the two."
+        )
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+
+
+def _read_bytes(path: Path | str, data: bytes | None) -> bytes:
+    """Return a file's content, unpacked, up to one byte more than is allowed."""
+    try:
+        if data is None:
+            if find_kind(Path(path)) == "device":
+                raise OSError("a device, not a file")
+            with Path(path).open("rb") as file:
+                data = file.read(MOST_TABLE_BYTES + 1)
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(MOST_TABLE_BYTES + 1)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shorten(str(path))}: cannot be read ({reason}).") from error
+    return data
+
+
+def _decode(path: Path | str, content: bytes) -> str:
+    """Return a CSV's content as text."""
     if len(content) > MOST_TABLE_BYTES:
         raise InputError(
-            f"{path}: found more than {MOST_TABLE_BYTES} bytes; expected a table of fewer. "
+            f"{path}: found more than {MOST_TABLE_BYTES} bytes; expected a smaller table. "
             "Give a CSV of the competition's form."
         )
     kind = next((kind for start, kind in _NO_TABLES.items() if content.startswith(start)), None)
-    if b"\0" in content:
-        kind = kind or "NUL bytes"
-    if kind:
-        raise InputError(
-            f"{path}: is no UTF-8 CSV file: found {kind}; expected text. "
-            "Unpack it, or save it as CSV in UTF-8."
-        )
+    if kind or b"\0" in content:
+        raise _not_csv(path, kind or "NUL bytes")
     try:
-        with warnings.catch_warnings():
-            # Rows longer than the header would lose their end with no more than a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                io.BytesIO(content),
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                index_col=False,
-            )
-    except (
-        UnicodeDecodeError,
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-        pd.errors.EmptyDataError,
-    ) as error:
-        raise InputError(
-            f"{path}: is no UTF-8 CSV file ({shorten(str(error))}). Save it as CSV in UTF-8, one "
-            "row a line, or download it again."
-        ) from error
-    _check_header(path, content, frame)
-    commas = len(frame.columns) - 1
-    if b'"' not in content and content.count(b",") != commas * (len(frame) + 1):
-        # pandas takes a row that ends early, as in a file cut off, for one with empty fields.
-        raise_problems(
-            [
-                Problem(
-                    where=f"{path}, line {line}",
-                    found=f"{text.count(b',') + 1} fields",
-                    expected=f"{commas + 1}",
-                )
-                for line, text in enumerate(content.splitlines(), 1)
-                if text.strip() and text.count(b",") != commas
-            ],
-            remedy=f"Correct these rows of {path}, or download it again.",
-        )
-    return frame
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_csv(path, str(error)) from error
 
 
-def _read_at_most(path: Path) -> bytes:
-    if find_kind(path) == "device":
-        raise OSError("a device, not a file")
-    with path.open("rb") as file:
-        return file.read(MOST_TABLE_BYTES + 1)
+def _not_csv(path: Path | str, found: str) -> InputError:
+    return InputError(
+        f"{path}: is not a UTF-8 CSV file: found {shorten(found)}; expected text. "
+        "Unpack it, save it as CSV in UTF-8, or download it again."
+    )
 
 
-def _check_header(path: Path | str, content: bytes, frame: DataFrame) -> None:
-    """Refuse a header that names a column twice, of which pandas would take the first."""
-    lines = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[:1]
-    named = [field.strip() for field in b"".join(lines).decode("utf-8").split(",")]
-    twice = [field for field in dict.fromkeys(named) if named.count(field) > 1 and field]
-    if twice and '"' not in "".join(named):
-        raise InputError(
-            f"{path}, line 1: found the column {shorten(twice[0])!r} twice; expected every column "
-            "once. Remove one of the two."
-        )
+def raise_refused(table: MaskTable, refused: Iterable[RleProblem]) -> None:
+    """Raise an :class:`InputError` with the RLE texts of a table that were refused, if any."""
+    raise_problems(
+        (
+            Problem(where=table.row_label(p.row), found=f"RLE {p.found}", expected=p.expected)
+            for p in sorted(refused, key=lambda p: p.row)
+        ),
+        remedy=f"Correct these rows of {table.name}.",
+    )
 
 
 def format_rows(
@@ -328,15 +318,8 @@ def format_rows(
 ) -> str:
     """Return rows as the text of a CSV in the competition's form; :func:`read_mask_table` reads it.
 
-    Parameters
-    ----------
-    rows
-        ``(slice_id, organ, RLE text)``; without any, the text holds only the header.
-    column
-        The name of the column of RLE texts.
-    sizes
-        For each row the image size ``(height, width)`` in pixels, for the columns ``image_height``
-        and ``image_width``; without, the text has no such columns.
+    ``sizes`` is the image size ``(height, width)`` in pixels of each row, for the columns
+    ``image_height`` and ``image_width``; without it, the text has no such columns.
 
     Raises
     ------
@@ -355,7 +338,7 @@ def format_rows(
 
 
 def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
-    """Return a table's rows of some scans; ``None`` where it has none."""
+    """Return a table's rows of some scans; ``None`` if it has none."""
     wanted = set(scan_ids)
     chosen = np.array([scan_id in wanted for scan_id in table.scan_ids], np.bool_)
     keep = np.flatnonzero(chosen[table.scan]) if len(table) else np.zeros(0, np.int64)
@@ -377,9 +360,9 @@ def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
 def tabulate_rows(
     name: str, scan_rows: Mapping[str, Iterable[Row]], sizes: Mapping[str, Size] | None = None
 ) -> MaskTable | None:
-    """Make a table of rows ``(slice_id, organ, RLE text)`` by scan id; ``None`` of no rows.
+    """Make a table of rows ``(slice_id, organ, RLE text)`` by scan id; ``None`` if there are none.
 
-    Without ``sizes``, image sizes ``(height, width)``, the table has none that can be used.
+    ``sizes`` are image sizes ``(height, width)`` by scan id; without it all sizes are ``(1, 1)``.
     """
     known = sizes or {}
     listed = [
@@ -396,30 +379,21 @@ def tabulate_rows(
     if not listed:
         return None
     scan, number, organ, texts, height, width = zip(*listed, strict=True)
-    return MaskTable(
-        name=name,
-        scan_ids=tuple(scan_rows),
-        scan=np.array(scan, np.int64),
-        number=np.array(number, np.int64),
-        organ=np.array(organ, np.int64),
-        texts=tuple(texts),
-        height=np.array(height, np.int64),
-        width=np.array(width, np.int64),
-    )
+    named = {"scan": scan, "number": number, "organ": organ, "height": height, "width": width}
+    arrays = {column: np.array(values, np.int64) for column, values in named.items()}
+    return MaskTable(name=name, scan_ids=tuple(scan_rows), texts=texts, **arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanRows:
-    """Where the rows of one scan stand in a table.
+    """The rows of one scan in a table.
 
     Attributes
     ----------
-    scan_id
-        The scan.
     numbers
         Its slice numbers in the table, ascending; not necessarily consecutive.
     rows
-        ``(slices, organs)`` int64 row of the table; -1 where the table has none.
+        ``(slices, organs)`` int64 row of the table; -1 if the table has none.
     """
 
     scan_id: str
@@ -428,10 +402,7 @@ class ScanRows:
 
 
 def group_rows(table: MaskTable) -> tuple[ScanRows, ...]:
-    """Return where each scan's rows stand, scans in numeric order of patient and day.
-
-    An empty table gives an empty tuple.
-    """
+    """Return the rows of each scan, scans in numeric order of patient and day."""
     order = np.lexsort((table.number, table.scan))
     bounds = np.searchsorted(table.scan[order], np.arange(len(table.scan_ids) + 1))
     scans = []
@@ -440,11 +411,8 @@ def group_rows(table: MaskTable) -> tuple[ScanRows, ...]:
         numbers, position = np.unique(table.number[mine], return_inverse=True)
         rows = np.full((len(numbers), len(ORGANS)), -1, np.int64)
         rows[position, table.organ[mine]] = mine
-        scans.append(
-            ScanRows(
-                scan_id=table.scan_ids[index], numbers=tuple(numbers.tolist()), rows=rows
-            )
-        )  # fmt: skip
+        scan_id = table.scan_ids[index]
+        scans.append(ScanRows(scan_id=scan_id, numbers=tuple(numbers.tolist()), rows=rows))
     return tuple(scans)
 
 
@@ -453,19 +421,12 @@ def find_sizes(
 ) -> dict[str, Size]:
     """Return the image size ``(height, width)`` in pixels of each scan.
 
-    Parameters
-    ----------
-    table
-        Supplies the sizes from its ``image_height`` and ``image_width`` columns.
-    scans
-        The scans to look up.
-    sizes
-        Sizes known from elsewhere; they stand before the table's.
+    ``sizes`` by scan id come before the table's columns ``image_height`` and ``image_width``.
 
     Raises
     ------
     InputError
-        Where a scan's size is known from neither, or its rows disagree.
+        If a scan's size is known from neither, or its rows disagree.
     """
     found: dict[str, Size] = {}
     unknown: list[str] = []
@@ -486,7 +447,7 @@ def find_sizes(
                     Problem(
                         where=f"{table.name}, {scan.scan_id}",
                         found=f"the image sizes {listed} (width x height)",
-                        expected="one size a scan",
+                        expected="one size for each scan",
                     )
                 )
     if unknown:
@@ -499,24 +460,10 @@ def find_sizes(
     return found
 
 
-def paint_runs(
-    runs: RowRuns, rows: NDArray[np.int64], *, height: int, width: int
-) -> LabelMap:  # fmt: skip
-    """Paint the rows of one scan into a bit-coded label map.
+def paint_runs(runs: RowRuns, rows: NDArray[np.int64], *, height: int, width: int) -> LabelMap:
+    """Paint the rows of one scan into a bit-coded label map ``(slices, height, width)``.
 
-    Parameters
-    ----------
-    runs
-        Decoded rows.
-    rows
-        ``(slices, organs)`` int64 index into ``runs``; -1 leaves the slice empty.
-    height, width
-        Image size in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(slices, height, width)`` uint8.
+    ``rows`` is a ``(slices, organs)`` int64 index into ``runs``; -1 leaves the slice empty.
     """
     volume = np.zeros((len(rows), height, width), np.uint8)
     flat = volume.reshape(-1)
@@ -534,7 +481,7 @@ def paint_runs(
 def decode_table(
     table: MaskTable, *, sizes: Mapping[str, Size] | None = None
 ) -> Iterator[tuple[str, tuple[int, ...], LabelMap]]:
-    """Decode a table to one bit-coded label map a scan.
+    """Decode a table to one bit-coded label map per scan.
 
     Parameters
     ----------
@@ -543,44 +490,36 @@ def decode_table(
     sizes
         Image size ``(height, width)`` in pixels by scan id; by default the table's own columns.
 
-    Yields
-    ------
-    tuple
+    Returns
+    -------
+    iterator of tuple
         ``(scan_id, slice numbers, (z, y, x) uint8 map)``, scans in numeric order, slices by
         number. A slice without a row for an organ has none of it.
 
     Raises
     ------
     InputError
-        Before anything is yielded: where a size is unknown or an RLE text is refused; all
-        refused texts are told together.
+        If a size is unknown or an RLE text is refused; all refused texts are reported together.
     """
     scans = group_rows(table)
     found = find_sizes(table, scans, sizes=sizes)
     pixels = np.array([np.prod(found[scan_id]) for scan_id in table.scan_ids], np.int64)
     runs, refused = decode_rows(table.texts, pixels=pixels[table.scan])
-    raise_problems(
+    raise_refused(table, refused)
+    return (
         (
-            Problem(where=table.row_label(p.row), found=f"RLE {p.found}", expected=p.expected)
-            for p in refused
-        ),
-        remedy=f"Correct these rows of {table.name}.",
+            scan.scan_id,
+            scan.numbers,
+            paint_runs(
+                runs, scan.rows, height=found[scan.scan_id][0], width=found[scan.scan_id][1]
+            ),
+        )
+        for scan in scans
     )
-
-    def paint() -> Iterator[tuple[str, tuple[int, ...], LabelMap]]:
-        for scan in scans:
-            height, width = found[scan.scan_id]
-            yield (
-                scan.scan_id,
-                scan.numbers,
-                paint_runs(runs, scan.rows, height=height, width=width),
-            )
-
-    return paint()
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Return the first five of some names, and how many more there are, for a message."""
+    """Return the first five names and how many more there are, for a message."""
     shown = "; ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return shown + (f"; and {more} more" if more > 0 else "")

@@ -24,6 +24,7 @@ from gi2nnunet.formats.tables import (
     find_sizes,
     group_rows,
     paint_runs,
+    raise_refused,
     read_mask_table,
 )
 from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
@@ -115,14 +116,8 @@ def score_submission(
         refused["truth"] += result.refused_truth
         if progress is not None:
             progress(done, len(pairs), "scoring scans")
-    for table, problems in ((pred_table, refused["pred"]), (true_table, refused["truth"])):
-        raise_problems(
-            (
-                Problem(where=table.row_label(p.row), found=f"RLE {p.found}", expected=p.expected)
-                for p in sorted(problems, key=lambda p: p.row)
-            ),
-            remedy=f"Correct these rows of {table.name}.",
-        )
+    raise_refused(pred_table, refused["pred"])
+    raise_refused(true_table, refused["truth"])
     return combine_terms(
         {pair.scan_id: terms[pair.scan_id] for pair in pairs},
         metric=metric,

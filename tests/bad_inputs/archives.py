@@ -293,7 +293,7 @@ ARCHIVES = (
         make=then(folder(), zipped()),
         exit_code=3,
         command="score source/train.csv source.zip",
-        message=("source.zip: is no UTF-8 CSV file: found a zip", "expected text", "Unpack it"),
+        message=("source.zip: is not a UTF-8 CSV file: found a zip", "expected text", "Unpack it"),
     ),
 )
 

@@ -126,14 +126,14 @@ TABLES = (
         "a row twice",
         edit_rows(lambda rows: [*rows, rows[1]]),
         "source/train.csv, line 62: found a second row for case10_day0_slice_0002, large_bowel",
-        "expected one row a slice and organ",
+        "expected one row for each slice and organ",
         "Correct these rows",
     ),
     source(
         "an empty train.csv",
         with_table(lambda data: b""),
-        "source/train.csv: is no UTF-8 CSV",
-        "No columns to parse",
+        "source/train.csv: is not a UTF-8 CSV",
+        "found nothing",
         "download it again",
     ),
     source(
@@ -159,34 +159,34 @@ TABLES = (
     source(
         "NUL bytes",
         with_table(lambda data: data.replace(b"stomach", b"stom\0ch", 1)),
-        "source/train.csv: is no UTF-8 CSV file: found NUL bytes",
+        "source/train.csv: is not a UTF-8 CSV file: found NUL bytes",
         "expected text",
         "save it",
     ),
     source(
         "UTF-16",
         with_table(lambda data: data.decode().encode("utf-16")),
-        "source/train.csv: is no UTF-8 CSV file: found text in UTF-16",
+        "source/train.csv: is not a UTF-8 CSV file: found text in UTF-16",
         "save it as CSV",
     ),
     source(
         "UTF-16 without a mark",
         with_table(lambda data: data.decode().encode("utf-16-le")),
-        "source/train.csv: is no UTF-8 CSV file: found NUL bytes",
+        "source/train.csv: is not a UTF-8 CSV file: found NUL bytes",
         "save it as CSV",
     ),
     source(
         "Latin-1",
         with_table(lambda data: data.replace(b"stomach", b"Magen\xe4", 1)),
-        "source/train.csv: is no UTF-8 CSV file",
+        "source/train.csv: is not a UTF-8 CSV file",
         "can't decode byte 0xe4",
-        "Save it as CSV",
+        "save it as CSV",
     ),
     source(
         "a quote that is never closed",
         edit_rows(lambda rows: [rows[0], '"' + rows[1], *rows[2:]]),
-        "source/train.csv: is no UTF-8 CSV file",
-        "EOF inside string",
+        "source/train.csv: is not a UTF-8 CSV file",
+        "unexpected end of data",
         "download it again",
     ),
     source(
@@ -222,12 +222,12 @@ TABLES = (
         "CRC check failed",
     ),
     submission(
-        "an image as table", b"\x89PNG\r\n\x1a\n", "bad.csv: is no UTF-8 CSV file: found a PNG"
+        "an image as table", b"\x89PNG\r\n\x1a\n", "bad.csv: is not a UTF-8 CSV file: found a PNG"
     ),
     submission(
         "an Excel workbook",
         b"PK\x03\x04" + bytes(50),
-        "bad.csv: is no UTF-8 CSV file: found a zip (or an Excel workbook)",
+        "bad.csv: is not a UTF-8 CSV file: found a zip (or an Excel workbook)",
         "save it as CSV",
     ),
     submission(

@@ -146,7 +146,7 @@ def test_a_place_is_checked_before_the_work(tmp_path):
 
 def test_too_small_a_disk_is_told_with_both_numbers(tmp_path):
     check_room(tmp_path / "new", needed=1)
-    with pytest.raises(OutputError, match=rf"found \d+ bytes free; expected {2**80} or more"):
+    with pytest.raises(OutputError, match=rf"found \d+ bytes free; expected at least {2**80}"):
         check_room(tmp_path / "new", needed=2**80)
     assert not (tmp_path / "new").exists()
 

@@ -121,7 +121,7 @@ def test_a_lock_file_that_tells_nothing_still_refuses(tmp_path, content):
     with hold(tmp_path / "place", purpose="first"):
         lock_path(tmp_path / "place").write_bytes(content)
         with (
-            pytest.raises(OutputError, match="did not say which"),
+            pytest.raises(OutputError, match="an unknown process"),
             hold(tmp_path / "place", purpose="second"),
         ):
             pass

@@ -140,7 +140,7 @@ def test_what_a_call_raises_is_raised_with_its_place_and_ends_no_worker():
         with pytest.raises(InputError, match=r"^a: found nothing; expected a file") as caught:
             pool.submit(refuse, "a").result()
         assert "in refuse" in caught.value.__notes__[0]
-        with pytest.raises(ValueError, match="cannot be handed over"):
+        with pytest.raises(ValueError, match="cannot be sent"):
             pool.submit(return_a_function).result()
         with pytest.raises(AttributeError, match="lambda"):
             pool.submit(lambda: None).result()

@@ -146,15 +146,15 @@ def test_refused_rows_leave_the_others_alone(good, bad, random):
         assert rle.encode_mask(mask) == (text if fine else "")
 
 
-def test_chunks_do_not_show(monkeypatch):
-    texts = ["1 2 5 3", "", "7 1", "x", "2 2"] * 7
+def test_rows_decode_together_as_each_by_itself():
+    texts = ["1 2 5 3", "", " 7  1", "x", "2 2", "5", "3 1 2 1", " "] * 7
     whole, problems = rle.decode_rows(texts)
-    monkeypatch.setattr(rle, "_CHUNK_CHARACTERS", 9)
-    parts, problems_of_parts = rle.decode_rows(texts)
-    assert problems == problems_of_parts
-    assert len(problems) == 7
-    for name in ("offsets", "starts", "lengths"):
-        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    assert len(problems) == 3 * 7
+    for row, text in enumerate(texts):
+        single, problem = rle.decode_rows([text])
+        assert [p.expected for p in problem] == [p.expected for p in problems if p.row == row]
+        for mine, other in zip(whole.row(row), single.row(0), strict=True):
+            assert np.array_equal(mine, other)
 
 
 def test_no_rows_give_no_runs():

@@ -213,8 +213,9 @@ def test_all_bad_rows_are_told_together_and_many_are_counted():
 def test_what_is_no_csv(tmp_path):
     refuse(b"", "UTF-8 CSV")
     refuse(b"\xff\xfe\x00", "UTF-8 CSV")
-    refuse(HEAD + "a,b,c,d,e\n", "CSV")
-    refuse(HEAD + "a,b,c\na,b,c,d,e\n", "CSV", "line 3")
+    refuse(HEAD + 'case1_day0_slice_0001,stomach,"1 1\n', "UTF-8 CSV", "line 2")
+    refuse(HEAD + "a,b,c,d,e\n", "line 2: found 5 fields; expected 3")
+    refuse(HEAD + "a,b,c\na,b,c,d,e\n", "line 3")
     refuse(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match="no such file"):
         read_mask_table(tmp_path / "none.csv")

@@ -90,13 +90,13 @@ def read_listing(sizes: Path) -> dict[str, ListedScan]:
 def _read_table(path: Path) -> Iterator[_ListedSlice]:
     frame = read_csv(path)
     needed = ["id", "width", "height", "px_w", "px_h"]
-    if not set(needed) <= set(frame.columns):
+    if not set(needed) <= set(frame):
         raise InputError(
-            f"{path}: found the columns {shorten(str(list(frame.columns)))}; "
+            f"{path}: found the columns {shorten(str(list(frame)))}; "
             f"expected {', '.join(needed)}. Add what is missing."
         )
-    place = next((name for name in ("path", "relpath") if name in frame.columns), None)
-    places = frame[place] if place else [""] * len(frame)
+    place = next((name for name in ("path", "relpath") if name in frame), None)
+    places = frame[place] if place else [""] * len(frame["id"])
     numbers = {name: to_numbers(frame[name]).tolist() for name in needed[1:]}
     problems: list[Problem] = []
     listed: list[_ListedSlice] = []

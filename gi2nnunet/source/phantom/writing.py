@@ -31,7 +31,7 @@ from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, image_name, patient_o
 from gi2nnunet.formats.labels import ORGAN_BITS, join_organs
 from gi2nnunet.formats.rle import decode_mask, decode_rows, encode_slices
 from gi2nnunet.formats.submission import name_rows
-from gi2nnunet.formats.tables import Row, format_rows, read_mask_table
+from gi2nnunet.formats.tables import Row, format_rows, raise_refused, read_mask_table
 from gi2nnunet.source.phantom.anatomy import Detail
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.listing import ListedScan, match_rows, read_listing
@@ -254,13 +254,7 @@ def paint_phantom(
         np.int64,
     )
     _, refused = decode_rows(table.texts, pixels=pixels[table.scan])
-    raise_problems(
-        [
-            Problem(where=table.row_label(p.row), found=f"RLE {p.found}", expected=p.expected)
-            for p in refused
-        ],
-        remedy=f"Correct these rows of {labels}.",
-    )
+    raise_refused(table, refused)
     tasks = [
         ScanTask(scan=scan, seed=seed, detail="full", texts=texts[scan.scan_id]) for scan in scans
     ]
