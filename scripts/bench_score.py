@@ -40,7 +40,7 @@ from gi2nnunet.formats.ids import ORGANS, scan_order
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.tables import decode_table, read_mask_table
 from gi2nnunet.scoring.conventions import CONVENTIONS
-from gi2nnunet.scoring.metric import directed_distance
+from gi2nnunet.scoring.hausdorff import SHIFT, find_farthest, make_field
 from gi2nnunet.scoring.score import score_submission
 
 Mask = NDArray[np.bool_]
@@ -268,7 +268,8 @@ def by_tree(source: Mask, target: Mask, step: NDArray[np.float64]) -> float:
 
 
 def by_ours(source: Mask, target: Mask, step: NDArray[np.float64]) -> float:
-    return directed_distance(source, target, step=step)
+    field = make_field(source.astype(np.uint8), target.astype(np.uint8))
+    return find_farthest(field, 1, 1 << SHIFT, step)
 
 
 def bench_distances(tables: tuple[Path, Path], *, n_scans: int = 6) -> list[tuple[str, ...]]:

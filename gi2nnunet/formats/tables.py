@@ -92,11 +92,14 @@ class MaskTable:
             for scan, number, organ, text in zip(*columns, strict=True)
         ]
 
+    def row_name(self, row: int) -> str:
+        """Return the slice and organ of a row for a message."""
+        name = slice_id(self.scan_ids[int(self.scan[row])], int(self.number[row]))
+        return f"{name}, {ORGANS[int(self.organ[row])]}"
+
     def row_label(self, row: int) -> str:
-        """Return how a message names a row: file, line, slice and organ."""
-        scan_id = self.scan_ids[int(self.scan[row])]
-        where = slice_id(scan_id, int(self.number[row]))
-        return f"{self.name}, line {row + 2} ({where}, {ORGANS[int(self.organ[row])]})"
+        """Return the file, line, slice and organ of a row for a message."""
+        return f"{self.name}, line {row + 2} ({self.row_name(row)})"
 
 
 def read_mask_table(

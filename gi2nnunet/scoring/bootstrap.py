@@ -1,7 +1,7 @@
 """Bootstrap over patients: intervals of scores, and of the gain of one setting over another.
 
-Slices of a scan, and scans of a patient, resemble each other, so what is drawn is the patient, with
-all its scans.
+Slices of a scan, and scans of a patient, are alike, so whole patients with all their scans are
+drawn.
 
 References
 ----------
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.files import take_list
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.metric import combine
-from gi2nnunet.scoring.result import ScanScore, Score
+from gi2nnunet.scoring.result import ScanScore, Score, to_plain
 
 FloatArray = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ SCORE_RESAMPLES = 5000
 GAIN_RESAMPLES = 2000
 CONFIDENCE = 0.95
 CONFIDENCE_OF_EACH = 1 - (1 - CONFIDENCE) / len(ORGANS)
-"""Of each organ's interval, so that all of them hold together (Bonferroni)."""
+"""Confidence of each organ's interval, so that all of them hold together (Bonferroni)."""
 
 Sums = FloatArray
 """Sum of Dice, number of rows, sum of distances, number of distances: ``(4,)``."""
@@ -48,16 +48,14 @@ class Interval:
 class Gain:
     """A cross-fitted gain over the plain threshold, with its interval over patients.
 
-    The scores are those of all organs together.
-
     Attributes
     ----------
     plain, tuned
-        Scores; NaN if nothing was counted.
+        Scores of all organs together; NaN if nothing was counted.
     low, high
         Interval of ``tuned - plain``; NaN for fewer than two patients.
     tuned_low, tuned_high
-        Interval of ``tuned`` itself, likewise.
+        Interval of ``tuned``; NaN for fewer than two patients.
     """
 
     plain: float
@@ -83,21 +81,10 @@ def draw_patients(n_patients: int, *, n_resamples: int, seed: int) -> FloatArray
 
 
 def find_bounds(drawn: FloatArray, *, n_patients: int, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of a value, given its resamples.
+    """Return the percentile interval of a value, given its value in each resample.
 
-    Parameters
-    ----------
-    drawn
-        The value in each resample; NaN in one that counted nothing, which is left out.
-    n_patients
-        How many patients they were drawn from; there is no interval for fewer than two.
-    confidence
-        Share of the resamples between the bounds, in (0, 1).
-
-    Returns
-    -------
-    tuple
-        The bounds; NaN if there are none.
+    ``confidence`` is the share of the resamples between the bounds, in (0, 1). NaN in a resample
+    is left out; the bounds are NaN if all are, or if there are fewer than two patients.
     """
     counted = drawn[~np.isnan(drawn)]
     if n_patients < 2 or len(counted) == 0:
@@ -117,14 +104,12 @@ def estimate_intervals(
 
     Parameters
     ----------
-    score
-        The score.
     n_resamples
         How often the patients are drawn.
     confidence
         Share of the resamples between the bounds (percentile interval), in (0, 1).
     seed
-        Of the draws; the same seed gives the same bounds.
+        The same seed gives the same bounds.
 
     Returns
     -------
@@ -150,10 +135,7 @@ def estimate_intervals(
 
 def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     """Return each interval as ``[value, low, high]`` for a JSON file; NaN becomes ``None``."""
-    return {
-        name: [None if math.isnan(v) else v for v in (found.value, found.low, found.high)]
-        for name, found in intervals.items()
-    }
+    return {name: to_plain(list(vars(found).values())) for name, found in intervals.items()}
 
 
 def intervals_from_json(content: Mapping[str, Any]) -> dict[str, Interval]:
@@ -177,20 +159,10 @@ def list_patients(score: Score) -> tuple[str, ...]:
 
 
 def weigh_patients(score: Score, weights: FloatArray) -> dict[str, FloatArray]:
-    """Return every mean of a score under each weighting of its patients.
+    """Return every mean of a score, by quantity, under each weighting of its patients.
 
-    Parameters
-    ----------
-    score
-        The score.
-    weights
-        ``(weightings, patients)``, the patients in the order of :func:`list_patients`.
-
-    Returns
-    -------
-    dict
-        By quantity, as :func:`estimate_intervals` returns, ``(weightings,)`` each; NaN if nothing
-        was counted.
+    ``weights`` are ``(weightings, patients)``, the patients in the order of :func:`list_patients`;
+    each mean is ``(weightings,)``, NaN if nothing was counted.
     """
     patients = list_patients(score)
     row_of = {patient_id: index for index, patient_id in enumerate(patients)}
@@ -223,7 +195,7 @@ def _rank(name: str) -> tuple[int, int]:
 
 
 def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
-    """Return the values that each mean is made of, those of one scan."""
+    """Return one scan's values of each mean."""
     terms = scan.terms
     if terms is None:
         raise ValueError(f"{scan.scan_id}: a score that was read from a file has no terms")
@@ -241,14 +213,14 @@ def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
 
 
 def score_of_sums(sums: FloatArray) -> FloatArray:
-    """Return the scores of sums ``(..., 4)``, of shape ``(...)``; NaN if a mean has no value."""
+    """Return the scores ``(...)`` of sums ``(..., 4)``; NaN if a mean has no value."""
     dice, n_rows, distance, n_distances = np.moveaxis(sums, -1, 0)
     scores: FloatArray = combine(_divide(dice, n_rows), _divide(distance, n_distances))
     return scores
 
 
 def rank_score(score: float | FloatArray) -> float:
-    """Return a score that compares: if nothing was counted, lower than any."""
+    """Return a score to sort by: lower than any if nothing was counted."""
     return -1.0 if math.isnan(score) else float(score)
 
 
@@ -263,14 +235,8 @@ def measure_gain(
 ) -> Gain:
     """Compare two settings; the same patients are drawn on both sides.
 
-    Parameters
-    ----------
-    plain, tuned
-        Sums of each organ and scan, ``(organs, scans, 4)``.
-    patients
-        The patient of each scan.
-    seed, confidence, n_resamples
-        Of the bootstrap.
+    ``plain`` and ``tuned`` are sums of each organ and scan, ``(organs, scans, 4)``; ``patients`` is
+    the patient of each scan.
     """
     names = list(dict.fromkeys(patients))
     rows = np.zeros((len(names), len(patients)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gi2nnunet.core.workers import Progress
+from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.tables import MaskTable, Size, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
@@ -21,7 +22,7 @@ from gi2nnunet.scoring.bootstrap import (
     weigh_patients,
 )
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.result import Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
 
@@ -49,21 +50,17 @@ class ScanChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two submissions held to the same truth, paired by patient.
+    """Two submissions scored against the same truth, paired by patient.
 
     Attributes
     ----------
-    metric
-        The convention.
-    a, b
-        Their scores.
     differences
         By quantity: ``score``, ``dice``, ``hausdorff``, and the same of each organ as
         ``stomach.dice``; a positive difference of ``score`` means that ``b`` is better.
     scans
-        All scans, the one whose score moved most first; scans without a score in one of them last.
+        All scans, the largest change of score first; scans without a score in one of them last.
     n_patients, n_resamples, confidence, seed
-        What the intervals rest on.
+        Settings of the intervals.
     """
 
     metric: Metric
@@ -78,22 +75,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain values for a JSON file; NaN becomes ``None``."""
-        return {
-            "metric": self.metric,
-            "differences": {name: _plain(asdict(d)) for name, d in self.differences.items()},
-            "scans": [_plain(asdict(scan)) for scan in self.scans],
-            "n_patients": self.n_patients,
-            "n_resamples": self.n_resamples,
-            "confidence": self.confidence,
-            "seed": self.seed,
-        }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in values.items()
-    }
+        return {name: to_plain(v) for name, v in vars(self).items() if name not in ("a", "b")}
 
 
 def compare_scores(
@@ -106,16 +88,7 @@ def compare_scores(
 ) -> Comparison:
     """Compare two scores of the same scans.
 
-    Parameters
-    ----------
-    a, b
-        The scores.
-    n_resamples
-        How often the patients are drawn.
-    confidence
-        Share of the resamples between the bounds (percentile interval), in (0, 1).
-    seed
-        Of the draws; the same seed gives the same bounds.
+    The options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
 
     Raises
     ------
@@ -177,41 +150,16 @@ def compare_submissions(
 ) -> Comparison:
     """Score two submissions against one truth and compare them.
 
-    Parameters
-    ----------
-    a, b, truth
-        As in :func:`~gi2nnunet.scoring.score.score_submission`.
-    metric, sizes, jobs
-        The same.
-    n_resamples, confidence, seed
-        As in :func:`compare_scores`.
-    progress
-        Called with scans done, scans in all (of both submissions), and the scan's id.
-
-    Raises
-    ------
-    InputError
-        As :func:`~gi2nnunet.scoring.score.score_submission`.
+    Parameters and errors are those of :func:`~gi2nnunet.scoring.score.score_submission` and
+    :func:`compare_scores`; ``progress`` counts the scans of both submissions.
     """
+    report = progress or ignore
     table = truth if isinstance(truth, MaskTable) else read_mask_table(truth, any_scan=True)
-    scores = []
-    for index, submission in enumerate((a, b)):
-        scores.append(
-            score_submission(
-                submission,
-                table,
-                metric=metric,
-                sizes=sizes,
-                jobs=jobs,
-                progress=_shift(progress, index),
-            )
-        )
+    score = partial(score_submission, truth=table, metric=metric, sizes=sizes, jobs=jobs)
     return compare_scores(
-        *scores, n_resamples=n_resamples, confidence=confidence, seed=seed
-    )  # fmt: skip
-
-
-def _shift(progress: Progress | None, index: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total, what: progress(done + index * total, 2 * total, what)
+        score(a, progress=lambda done, total, what: report(done, 2 * total, what)),
+        score(b, progress=lambda done, total, what: report(total + done, 2 * total, what)),
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )

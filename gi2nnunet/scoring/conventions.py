@@ -7,5 +7,5 @@ from typing import Literal, get_args
 Metric = Literal["per-class", "joined", "mle-bench", "slice-2d"]
 CONVENTIONS: tuple[Metric, ...] = get_args(Metric)
 
-# Those whose means are of single organs, so that each organ can be tuned by itself.
+# Conventions with means of single organs, so that each organ can be tuned by itself.
 TunedMetric = Literal["per-class", "slice-2d"]

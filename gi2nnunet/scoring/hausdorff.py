@@ -1,7 +1,8 @@
-"""The farthest voxel of one mask from another: the exact core of the Hausdorff distance.
+"""Hausdorff distance: the farthest voxel of one mask from another, exactly.
 
-Two label maps lie in one array, their foreground is listed once, and everything after works on
-that list. No distance transform: only the farthest voxel matters, so most are ruled out by bounds.
+Two label maps are put into one array, their foreground is listed once, and all later steps work on
+that list. There is no distance transform: only the farthest voxel matters, and bounds rule out
+most.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-SHIFT = len(ORGAN_BITS)  # the second map's bits stand so far left of the first's
-MARGIN = (1, 2, 2)  # background voxels around a field; how far voxels are shifted in it
+SHIFT = len(ORGAN_BITS)  # the second map's bits are shifted left by this much
+MARGIN = (1, 2, 2)  # background voxels around a field, and the largest shift of voxels in it
 
 _FIRST_SHIFTS = 6
 _CELL = (4, 8, 8)
@@ -34,13 +35,11 @@ class VoxelField:
     Attributes
     ----------
     shape
-        Of the array, with the margin.
+        Shape of the array with the margin.
     codes
-        Flat uint8: the bits of the first map, and those of the second shifted by :data:`SHIFT`.
-    found
-        Flat int64 index of each voxel that is not 0, ascending.
-    values
-        Their codes.
+        Flat: the bits of the first map, and those of the second shifted by :data:`SHIFT`.
+    found, values
+        Flat index of each voxel that is not 0, ascending, and their codes.
     """
 
     shape: tuple[int, int, int]
@@ -49,7 +48,7 @@ class VoxelField:
     values: NDArray[np.uint8]
 
     def strides(self) -> IntArray:
-        """Return how far apart in ``codes`` neighbours along each axis are, as ``(3,)``."""
+        """Return the distance in ``codes`` of neighbours along each axis, as ``(3,)``."""
         return np.array([self.shape[1] * self.shape[2], self.shape[2], 1])
 
     def locate(self, flat: IntArray) -> IntArray:
@@ -72,34 +71,32 @@ def make_field(first: LabelMap, second: LabelMap) -> VoxelField:
 
 
 def find_farthest(field: VoxelField, source_bits: int, target_bits: int, step: FloatArray) -> float:
-    r"""Return how far the farthest source voxel lies from the target.
+    r"""Return the distance of the farthest source voxel from the target.
 
     .. math:: \max_{s \in S} \min_{t \in T} \lVert (s - t) \cdot \text{step} \rVert_2
 
     Parameters
     ----------
-    field
-        Where the voxels are.
     source_bits, target_bits
-        A voxel with any of these bits in its code belongs to the source, to the target; neither
-        may be without voxels.
+        A voxel with any of these bits in its code belongs to the source, or to the target;
+        neither may be empty.
     step
         ``(3,)`` length of a voxel's side along each axis, in the unit of the result.
 
     Returns
     -------
     float
-        0 where the source lies within the target.
+        0 if the source lies within the target.
 
     Notes
     -----
     Exact in float64, by these facts:
 
     - A voxel in both is at distance 0.
-    - Where every shift up to some length has been tried, shortest first, the voxels that met the
+    - If every shift up to some length has been tried, shortest first, the voxels that met the
       target are nearer to it than those that did not.
-    - The nearest target voxel of one outside the target has a face neighbour outside it: one step
-      towards the source voxel would come nearer.
+    - The nearest target voxel of a voxel outside the target has a face neighbour outside it: one
+      step towards that voxel would be nearer.
     - The distance to some of the target is at least the distance to all of it, so a tree of a few
       target voxels bounds from above; the distance of any one source voxel bounds the farthest's
       from below; and a voxel in a cell is at most half the cell's diagonal farther off than the
@@ -128,7 +125,7 @@ def find_farthest(field: VoxelField, source_bits: int, target_bits: int, step: F
 
 
 def _make_tree(surface: FloatArray, size: int) -> cKDTree:
-    """Return a tree of about ``size`` of the surface's voxels, evenly taken."""
+    """Return a tree of about ``size`` voxels of the surface, evenly spaced."""
     every = -(-len(surface) // size)
     return cKDTree(surface[::every], balanced_tree=False, compact_nodes=False)
 
@@ -136,13 +133,7 @@ def _make_tree(surface: FloatArray, size: int) -> cKDTree:
 def _raise_bound(
     at: FloatArray, below: float, tree: cKDTree, columns: FloatArray
 ) -> tuple[FloatArray, float]:
-    """Measure the points that promise most; drop those that cannot be farther off.
-
-    Returns
-    -------
-    tuple
-        The points that may be farther off than the farthest one measured, and its distance.
-    """
+    """Measure the likeliest points; return those that may be farther off, and the distance."""
     above = tree.query(at)[0]
     for _ in range(_ROUNDS):
         keep = above > below
@@ -157,11 +148,8 @@ def _raise_bound(
 
 
 def _measure(point: FloatArray, columns: FloatArray, above: float) -> float:
-    """Return the distance of a point from the nearest of many, ``(3, n)`` ordered by z.
-
-    ``above`` bounds it from above, so only the planes up to there are looked at.
-    """
-    reach = above * (1 + 1e-9)
+    """Return the distance of a point from the nearest of many, ``(3, n)`` ordered by z."""
+    reach = above * (1 + 1e-9)  # bounds the distance, so only these planes are searched
     first, last = np.searchsorted(columns[0], [point[0] - reach, point[0] + reach])
     z, y, x = columns[:, first:last]
     squares = (y - point[1]) ** 2
@@ -173,12 +161,9 @@ def _measure(point: FloatArray, columns: FloatArray, above: float) -> float:
 def _drop_neighbours(
     field: VoxelField, points: IntArray, target_bits: int, step: FloatArray
 ) -> tuple[IntArray, float]:
-    """Drop the points from which a short shift meets the target.
+    """Drop the points that a short shift moves into the target.
 
-    Returns
-    -------
-    tuple
-        The points left, all at least as far as those dropped, and the farthest of those dropped.
+    Returns the points left, all at least as far off as those dropped, and the farthest dropped one.
     """
     reach = np.array(MARGIN)
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in MARGIN), indexing="ij"), axis=-1)
@@ -191,7 +176,7 @@ def _drop_neighbours(
     n_points, farthest = len(points), 0.0
     for tried, (offset, length) in enumerate(zip(offsets, lengths[order].tolist(), strict=True)):
         if len(points) == 0 or (tried == _FIRST_SHIFTS and len(points) > n_points / 2):
-            break  # all met, or most lie far off, where the trees are faster
+            break  # none left, or most are far off, and trees are faster
         missed = (field.codes[points + offset] & target_bits) == 0
         if not missed.all():
             points, farthest = points[missed], length
@@ -214,7 +199,7 @@ def _drop_near_cells(
     coarse: cKDTree,
     step: FloatArray,
 ) -> IntArray:
-    """Return the places whose cell may hold the farthest one."""
+    """Return the places in cells that may hold the farthest one."""
     cell = np.array(_CELL)
     grid = tuple(-(-np.array(shape) // cell))
     cell_of_place = np.ravel_multi_index(tuple((places // cell).T), grid)

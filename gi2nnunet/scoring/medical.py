@@ -1,4 +1,4 @@
-"""What medical readers expect beside the competition's score: millimetres and millilitres.
+"""Medical measures beside the competition's score: surface Dice, HD95 and volume error.
 
 Surface Dice at a tolerance, the 95th percentile of the surface distances (HD95), and the volume
 error, per organ of one scan. The surface measures are MONAI's, an optional dependency
@@ -41,14 +41,12 @@ class OrganMeasures:
     ----------
     surface_dice
         Share of both surfaces, by area, that lies within the tolerance of the other, in [0, 1];
-        0 where one mask is empty, NaN where both are.
+        0 if one mask is empty, NaN if both are.
     hd95_mm
         The larger of the two directions' 95th percentile of distances between surface voxels, in
-        mm; NaN where either mask is empty.
+        mm; NaN if either mask is empty.
     volume_error_ml
-        Predicted less true volume in ml.
-    volume_true_ml
-        True volume in ml.
+        Predicted minus true volume in ml.
     """
 
     surface_dice: float
@@ -58,7 +56,7 @@ class OrganMeasures:
 
 
 def check_library() -> None:
-    """Raise :class:`InputError` where MONAI is not installed."""
+    """Raise an :class:`InputError` if MONAI is not installed."""
     _load()
 
 
@@ -78,7 +76,7 @@ def measure_label_maps(
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm.
     tolerance_mm
-        How far apart two surfaces may lie and count as the same.
+        The distance up to which two surfaces count as the same.
 
     Returns
     -------
@@ -88,7 +86,7 @@ def measure_label_maps(
     Raises
     ------
     InputError
-        Where MONAI is not installed.
+        If MONAI is not installed.
     ValueError
         For arrays that are not 3D or differ in shape.
     """
@@ -128,21 +126,13 @@ def _measure_surfaces(
     torch, surface_dice, hausdorff = _load()
     box = find_box(pred, truth)
     # A rim of background, so that a surface at the box's face is a surface to MONAI too.
-    batch = [
-        torch.from_numpy(np.pad(mask[box], 2))[None, None] for mask in (pred, truth)
-    ]  # fmt: skip
-    spacing = tuple(float(value) for value in spacing_mm)
+    batch = [torch.from_numpy(np.pad(mask[box], 2))[None, None] for mask in (pred, truth)]
+    common = {"include_background": True, "spacing": tuple(map(float, spacing_mm))}
     with warnings.catch_warnings():
         # MONAI 1.6 warns of an argument that its own code passes.
         warnings.simplefilter("ignore", FutureWarning)
-        dice = surface_dice(
-            *batch,
-            class_thresholds=[tolerance_mm],
-            include_background=True,
-            spacing=spacing,
-            use_subvoxels=True,
-        )
-        hd95 = hausdorff(*batch, include_background=True, spacing=spacing, percentile=95)
+        dice = surface_dice(*batch, class_thresholds=[tolerance_mm], use_subvoxels=True, **common)
+        hd95 = hausdorff(*batch, percentile=95, **common)
     return float(dice), float(hd95)
 
 

@@ -8,17 +8,17 @@ convention's name belongs beside it (:data:`~gi2nnunet.scoring.conventions.CONVE
 ``per-class``
     Dice per row, rows with both masks empty skipped. Hausdorff per scan and organ: symmetric, 3D,
     over all voxels of the masks, coordinates divided by (D, H, W), the distance by sqrt(3);
-    1 where one mask is empty, skipped where both are.
+    1 if one mask is empty, skipped if both are.
 ``joined``
     The same, the organs of a scan OR-ed before the Hausdorff distance.
 ``mle-bench``
     The grader of openai/mle-bench: as ``joined``, but RLE read column-major (on images that are
-    not square the geometry is scrambled), and the distance is 1 where the predicted voxels number
-    more than ten times the true ones.
+    not square the geometry is scrambled), and the distance is 1 if there are more than ten times as
+    many predicted voxels as true ones.
 ``slice-2d``
     Dice per row, rows with empty truth skipped. Hausdorff per slice and organ, 2D, one-sided: the
     farthest edge pixel of the prediction from the truth's edge, in pixels, divided by the image's
-    diagonal; 1 where one mask is empty, 0 where both are.
+    diagonal; 1 if one mask is empty, 0 if both are.
 
 No value of these functions depends on the order of voxels or on cropping: they are exact, equal to
 comparing all pairs of voxels to float64 rounding.
@@ -53,13 +53,13 @@ IntArray = NDArray[np.int64]
 
 
 def combine(dice: _Value, hausdorff: _Value) -> _Value:
-    """Return ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN where either is."""
+    """Return ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN if either is."""
     return DICE_WEIGHT * dice + HAUSDORFF_WEIGHT * (1.0 - hausdorff)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What one scan adds to the means of a convention; NaN is skipped in a mean.
+    """The values of one scan in the means of a convention; a mean skips NaN.
 
     Attributes
     ----------
@@ -84,11 +84,6 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
         column-major reading is done here.
     metric
         The convention.
-
-    Returns
-    -------
-    Terms
-        Dice of every row and the distances.
 
     Raises
     ------
@@ -190,15 +185,15 @@ def normalised_hausdorff(
     pred, truth
         ``(z, y, x)`` masks of one shape.
     shape
-        ``(D, H, W)`` that divides the coordinates, where the masks are cropped out of a larger
+        ``(D, H, W)`` that divides the coordinates, if the masks are cropped out of a larger
         volume; by default the masks' own.
     most_times_truth
-        Where ``pred`` has more than so many times the voxels of ``truth``, the distance is 1.
+        The distance is 1 if ``pred`` has more than this many times the voxels of ``truth``.
 
     Returns
     -------
     float
-        In [0, 1]; 1 where one mask is empty, NaN where both are, 0 where they are identical.
+        In [0, 1]; 1 if one mask is empty, NaN if both are, 0 if they are identical.
     """
     depth, height, width = pred.shape if shape is None else shape
     maps = pred.astype(np.uint8), truth.astype(np.uint8)
@@ -209,27 +204,6 @@ def normalised_hausdorff(
     )
 
 
-def directed_distance(source: BoolArray, target: BoolArray, *, step: FloatArray) -> float:
-    r"""Return how far the farthest voxel of ``source`` lies from ``target``.
-
-    .. math:: \max_{s \in S} \min_{t \in T} \lVert (s - t) \cdot \text{step} \rVert_2
-
-    Parameters
-    ----------
-    source, target
-        ``(z, y, x)`` masks of one shape, neither empty.
-    step
-        ``(3,)`` length of a voxel's side along each axis, in the unit of the result.
-
-    Returns
-    -------
-    float
-        0 where ``source`` lies within ``target``.
-    """
-    field = make_field(source.astype(np.uint8), target.astype(np.uint8))
-    return find_farthest(field, 1, 1 << SHIFT, step)
-
-
 def slice_hausdorff(pred: BoolArray, truth: BoolArray, *, shape: tuple[int, int]) -> FloatArray:
     """Return the one-sided 2D distance of every slice, divided by the image's diagonal.
 
@@ -238,13 +212,13 @@ def slice_hausdorff(pred: BoolArray, truth: BoolArray, *, shape: tuple[int, int]
     pred, truth
         ``(z, y, x)`` masks of one shape.
     shape
-        ``(H, W)`` of the whole image in pixels, whose diagonal divides the distance.
+        ``(H, W)`` of the whole image in pixels; its diagonal divides the distance.
 
     Returns
     -------
     numpy.ndarray
         ``(z,)`` float64 in [0, 1]: the farthest edge pixel of ``pred`` from the edge pixels of
-        ``truth``; 1 where one of the two is empty, 0 where both are. An edge pixel has one of its
+        ``truth``; 1 if one of the two is empty, 0 if both are. An edge pixel has one of its
         four neighbours outside the mask; the outside of the image counts as such.
     """
     has_pred, has_true = pred.any(axis=(1, 2)), truth.any(axis=(1, 2))

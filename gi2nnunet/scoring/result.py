@@ -1,10 +1,10 @@
-"""Scores: the means over rows, scans and organs, and the values they are made of."""
+"""Scores: means over rows, scans and organs, and the values that they are made of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -26,8 +26,8 @@ class OrganScore:
     Attributes
     ----------
     score, dice, hausdorff
-        As in :class:`Score`; NaN where nothing was counted, and ``score`` and ``hausdorff`` under
-        the conventions that join the organs.
+        As in :class:`Score`. The conventions that join the organs have no ``score`` and
+        ``hausdorff`` of single organs: NaN.
     n_rows, n_units
         Dice values and distances that were counted.
     """
@@ -41,20 +41,20 @@ class OrganScore:
 
 @dataclass(frozen=True, kw_only=True)
 class OrganMedical:
-    """Mean measures of one organ over scans; NaN where nothing was counted.
+    """Mean measures of one organ over scans; NaN if nothing was counted.
 
     Attributes
     ----------
     surface_dice
-        Mean over the scans where the organ is in either mask.
+        Mean over the scans with the organ in either mask.
     hd95_mm
-        Mean in mm over the scans where the organ is in both masks.
+        Mean in mm over the scans with the organ in both masks.
     volume_error_ml, volume_error_abs_ml
-        Mean of predicted less true volume, and of its absolute value, in ml over all scans.
+        Mean of predicted minus true volume, and of its absolute value, in ml over all scans.
     n_scans
-        Scans where the organ is in either mask.
+        Scans with the organ in either mask.
     n_one_sided
-        Scans among them where it is in one mask only: these have no HD95.
+        Scans with the organ in one mask only, which have no HD95.
     """
 
     surface_dice: float
@@ -67,18 +67,14 @@ class OrganMedical:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanScore:
-    """Score of one scan.
+    """Score of one scan; see :class:`Score`.
 
     Attributes
     ----------
-    scan_id, patient_id
-        Which.
-    score, dice, hausdorff, per_organ
-        As in :class:`Score`; NaN where nothing was counted.
     terms
-        The values the means are made of; ``None`` for a score that was read from a file.
+        The values that the means are made of; ``None`` for a score that was read from a file.
     measures
-        Measures in mm and ml by organ, where they were asked for.
+        Measures in mm and ml by organ, if requested.
     """
 
     scan_id: str
@@ -97,22 +93,16 @@ class Score:
 
     Attributes
     ----------
-    metric
-        The convention, one of :data:`~gi2nnunet.scoring.conventions.CONVENTIONS`.
     score
-        ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN where nothing was counted.
+        ``0.4 * dice + 0.6 * (1 - hausdorff)``; NaN if nothing was counted.
     dice
         Mean Dice of the counted rows, in [0, 1].
     hausdorff
         Mean normalised Hausdorff distance of the counted units, in [0, 1]; 0 is best.
-    per_organ
-        The same for each organ.
     per_scan
         The same for each scan, in numeric order of patient and day.
-    medical
-        Mean measures in mm and ml by organ, where they were asked for.
-    tolerance_mm
-        The tolerance of the surface Dice among them.
+    medical, tolerance_mm
+        Mean measures in mm and ml by organ, if requested, and the tolerance of the surface Dice.
     """
 
     metric: Metric
@@ -126,20 +116,19 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""
-        content: dict[str, Any] = {
-            "metric": self.metric,
-            "score": _plain(self.score),
-            "dice": _plain(self.dice),
-            "hausdorff": _plain(self.hausdorff),
-            "per_organ": {name: _plain_fields(organ) for name, organ in self.per_organ.items()},
-            "per_scan": [_scan_json(scan) for scan in self.per_scan],
-        }
-        if self.medical is not None:
-            content["tolerance_mm"] = self.tolerance_mm
-            content["medical"] = {
-                name: _plain_fields(organ) for name, organ in self.medical.items()
+        content = {"metric": self.metric, **_list_means(self)}
+        content["per_scan"] = [
+            {
+                "scan_id": scan.scan_id,
+                "patient_id": scan.patient_id,
+                **_list_means(scan),
+                **({} if scan.measures is None else {"medical": scan.measures}),
             }
-        return content
+            for scan in self.per_scan
+        ]
+        if self.medical is not None:
+            content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
+        return dict(to_plain(content))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Score:
@@ -172,7 +161,7 @@ class Score:
         )
 
     def list_scans(self) -> list[dict[str, Any]]:
-        """Return a row a scan: ids, its three values, and Dice and distance of each organ."""
+        """Return a row for each scan: ids, three values, and Dice and distance of each organ."""
         rows = []
         for scan in self.per_scan:
             names = ("scan_id", "patient_id", "score", "dice", "hausdorff")
@@ -183,13 +172,13 @@ class Score:
         return rows
 
     def to_frame(self, by: Literal["scan", "organ"] = "scan") -> DataFrame:
-        """Return the score as a table; NaN where nothing was counted.
+        """Return the score as a table; NaN if nothing was counted.
 
         Parameters
         ----------
         by
-            ``"scan"``: a row a scan, indexed by its id, with the columns of ``score.csv``.
-            ``"organ"``: a row an organ with what was counted of it, and one of ``"all"``.
+            ``"scan"``: a row for each scan, indexed by its id, with the columns of ``score.csv``.
+            ``"organ"``: a row for each organ with its counts, and one for ``"all"``.
         """
         import pandas as pd
 
@@ -205,7 +194,7 @@ class Score:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("organ")
 
     def __str__(self) -> str:
-        """Return the score with what it is made of, one line."""
+        """Return the score and its two terms as one line."""
         return (
             f"{self.score:.5f} = 0.4 x Dice {self.dice:.5f} + "
             f"0.6 x (1 - Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
@@ -219,22 +208,19 @@ class Score:
 _Item = TypeVar("_Item", OrganScore, OrganMedical, OrganMeasures)
 
 
-def _scan_json(scan: ScanScore) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "scan_id": scan.scan_id,
-        "patient_id": scan.patient_id,
-        "score": _plain(scan.score),
-        "dice": _plain(scan.dice),
-        "hausdorff": _plain(scan.hausdorff),
-        "per_organ": {name: _plain_fields(organ) for name, organ in scan.per_organ.items()},
-    }
-    if scan.measures is not None:
-        content["medical"] = {name: _plain_fields(organ) for name, organ in scan.measures.items()}
-    return content
+def _list_means(score: Score | ScanScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in ("score", "dice", "hausdorff", "per_organ")}
 
 
-def _plain_fields(item: OrganScore | OrganMedical | OrganMeasures) -> dict[str, Any]:
-    return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
+def to_plain(value: Any) -> Any:
+    """Return a value, and all that it holds, as plain values for JSON; NaN becomes ``None``."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _read_means(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,10 +241,6 @@ def _read_number(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def combine_terms(
     terms: Mapping[str, Terms],
     *,
@@ -266,51 +248,29 @@ def combine_terms(
     measures: Mapping[str, Mapping[str, OrganMeasures]] | None = None,
     tolerance_mm: float | None = None,
 ) -> Score:
-    """Combine the terms of scans into one score.
+    """Combine the terms of scans, by scan id, into one score; the order is kept.
 
-    Parameters
-    ----------
-    terms
-        What :func:`~gi2nnunet.scoring.metric.score_label_maps` returned, by scan id; the order is
-        kept.
-    metric
-        The convention they were computed under.
-    measures
-        What :func:`~gi2nnunet.scoring.medical.measure_label_maps` returned, by scan id.
-    tolerance_mm
-        The tolerance these were measured with.
+    ``measures`` are the medical measures by scan id, taken with ``tolerance_mm``.
     """
-    scans = []
-    for scan_id, part in terms.items():
-        dice, hausdorff, per_organ = _average([part])
-        scans.append(
+    return Score(
+        metric=metric,
+        **_average(list(terms.values())),
+        per_scan=tuple(
             ScanScore(
                 scan_id=scan_id,
                 patient_id=patient_of(scan_id),
-                score=combine(dice, hausdorff),
-                dice=dice,
-                hausdorff=hausdorff,
-                per_organ=per_organ,
+                **_average([part]),
                 terms=part,
                 measures=None if measures is None else measures[scan_id],
             )
-        )
-    dice, hausdorff, per_organ = _average(list(terms.values()))
-    return Score(
-        metric=metric,
-        score=combine(dice, hausdorff),
-        dice=dice,
-        hausdorff=hausdorff,
-        per_organ=per_organ,
-        per_scan=tuple(scans),
+            for scan_id, part in terms.items()
+        ),
         medical=None if measures is None else _average_measures(list(measures.values())),
         tolerance_mm=None if measures is None else tolerance_mm,
     )
 
 
-def _average_measures(
-    scans: Sequence[Mapping[str, OrganMeasures]],
-) -> dict[str, OrganMedical]:
+def _average_measures(scans: Sequence[Mapping[str, OrganMeasures]]) -> dict[str, OrganMedical]:
     averages = {}
     for organ in ORGANS:
         mine = [scan[organ] for scan in scans]
@@ -328,8 +288,8 @@ def _average_measures(
     return averages
 
 
-def _average(parts: Sequence[Terms]) -> tuple[float, float, dict[str, OrganScore]]:
-    """Return mean Dice, mean distance and both per organ."""
+def _average(parts: Sequence[Terms]) -> dict[str, Any]:
+    """Return score, mean Dice and mean distance by name, and the same for each organ."""
     if not parts:
         parts = [Terms(dice=np.zeros((len(ORGANS), 0)), hausdorff=np.zeros((len(ORGANS), 0)))]
     dice = np.concatenate([part.dice for part in parts], axis=1)
@@ -346,10 +306,11 @@ def _average(parts: Sequence[Terms]) -> tuple[float, float, dict[str, OrganScore
             n_rows=n_rows,
             n_units=n_units,
         )
-    return _mean(dice)[0], _mean(distance)[0], per_organ
+    means = {"dice": _mean(dice)[0], "hausdorff": _mean(distance)[0]}
+    return {**means, "score": combine(**means), "per_organ": per_organ}
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, int]:
-    """Return the mean of what is not NaN and how many there are; NaN for none."""
+    """Return the mean of the values that are not NaN, NaN for none, and their number."""
     counted = values[~np.isnan(values)]
     return (float(counted.mean()), len(counted)) if len(counted) else (math.nan, 0)

@@ -1,14 +1,13 @@
-"""Scoring of a submission against the truth: tables in, one ``Score`` out.
+"""Score of a submission against the truth, row by row.
 
-Rows are paired by slice and organ; memory is bounded by the two tables' texts and a few scans.
+Rows are paired by slice and organ; memory holds the texts of both tables and a few scans.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.workers import Progress, QuietPool, count_cores
-from gi2nnunet.formats.ids import ORGANS, slice_id
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.rle import RleProblem, decode_rows
 from gi2nnunet.formats.tables import (
     MaskTable,
     Size,
     find_sizes,
     group_rows,
+    name_some,
     paint_runs,
     raise_refused,
     read_mask_table,
@@ -58,7 +58,7 @@ def score_submission(
     Parameters
     ----------
     submission, truth
-        CSV files of the competition's form, or tables read from such.
+        CSV files of the competition's form, or tables read from them.
     metric
         The convention, one of :data:`~gi2nnunet.scoring.conventions.CONVENTIONS`.
     sizes
@@ -67,12 +67,12 @@ def score_submission(
     medical
         Measure surface Dice, HD95 and volume error too (:mod:`gi2nnunet.scoring.medical`).
     spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm by scan id, which these need.
+        Voxel spacing ``(z, y, x)`` in mm by scan id; needed for the medical measures.
     tolerance_mm
         Tolerance of the surface Dice.
     jobs
-        Threads; by default one a core. With ``medical`` processes, which import the main script
-        anew, so that a script keeps its own calls under ``if __name__ == "__main__":``. 1 computes
+        Threads; by default one per core. With ``medical`` processes, which import the main script
+        again, so a script needs ``if __name__ == "__main__":`` around its own calls. 1 computes
         in the caller's thread.
     progress
         Called with ``(done, total, what)`` in scans.
@@ -85,64 +85,57 @@ def score_submission(
     Raises
     ------
     InputError
-        Where a file is no such table; the submission lacks rows of the truth, has others, or has
-        one twice; ``mle-bench`` meets rows in another order; an image size, or a spacing that is
-        needed, is unknown; an RLE text of either is refused; MONAI is needed and not installed.
+        If a file is not such a table; if the submission has not exactly the rows of the truth;
+        if ``mle-bench`` finds the rows in another order; if an image size, or a spacing that is
+        needed, is unknown; if an RLE text is refused; if MONAI is needed and not installed.
     EngineError
-        Where a worker process died.
+        If a worker process died.
     ValueError
         For an unknown convention.
     """
     if metric not in CONVENTIONS:
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    pred_table = (
-        submission
-        if isinstance(submission, MaskTable)
-        else read_mask_table(submission, any_scan=True)
+    pred_table, true_table = (
+        given if isinstance(given, MaskTable) else read_mask_table(given, any_scan=True)
+        for given in (submission, truth)
     )
-    true_table = truth if isinstance(truth, MaskTable) else read_mask_table(truth, any_scan=True)
     _check_same_rows(pred_table, true_table, in_order=metric == "mle-bench")
-    pairs = list(_pair_scans(pred_table, true_table, metric=metric, sizes=sizes))
+    pairs = _pair_scans(pred_table, true_table, metric=metric, sizes=sizes)
     if medical:
         check_library()
         pairs = _add_spacing(pairs, spacing_mm, tolerance_mm, name=true_table.name)
     terms: dict[str, Terms] = {}
     measures: dict[str, Mapping[str, OrganMeasures]] = {}
-    refused: dict[str, list[RleProblem]] = {"pred": [], "truth": []}
-    for done, result in enumerate(_run(pairs, jobs=jobs), start=1):
-        terms[result.scan_id] = result.terms
-        measures[result.scan_id] = result.measures
-        refused["pred"] += result.refused_pred
-        refused["truth"] += result.refused_truth
+    refused: tuple[list[RleProblem], list[RleProblem]] = [], []
+    results = _run(pairs, jobs=jobs, medical=medical)
+    for done, (pair, result) in enumerate(zip(pairs, results, strict=True), start=1):
+        terms[pair.scan_id] = result.terms
+        measures[pair.scan_id] = result.measures
+        for all_refused, of_scan in zip(refused, result.refused, strict=True):
+            all_refused.extend(of_scan)
         if progress is not None:
             progress(done, len(pairs), "scoring scans")
-    raise_refused(pred_table, refused["pred"])
-    raise_refused(true_table, refused["truth"])
+    raise_refused(pred_table, refused[0])
+    raise_refused(true_table, refused[1])
     return combine_terms(
-        {pair.scan_id: terms[pair.scan_id] for pair in pairs},
+        terms,
         metric=metric,
-        measures={pair.scan_id: measures[pair.scan_id] for pair in pairs} if medical else None,
+        measures=measures if medical else None,
         tolerance_mm=tolerance_mm,
     )
 
 
 def _check_same_rows(pred: MaskTable, truth: MaskTable, *, in_order: bool) -> None:
-    """Refuse a submission whose rows are not the truth's."""
-    codes = {scan_id: index for index, scan_id in enumerate(truth.scan_ids)}
-    for scan_id in pred.scan_ids:
-        codes.setdefault(scan_id, len(codes))
-    to_code = np.array([codes[scan_id] for scan_id in pred.scan_ids], np.int64)
-    keys = [
-        (scan * 10**10 + table.number) * len(ORGANS) + table.organ
-        for table, scan in (
-            (pred, to_code[pred.scan] if len(pred) else pred.scan),
-            (truth, truth.scan),
-        )
-    ]
+    """Refuse a submission with other rows than the truth."""
+    codes = {scan_id: code for code, scan_id in enumerate((*truth.scan_ids, *pred.scan_ids))}
+    keys = []
+    for table in (pred, truth):
+        code = np.array([codes[scan_id] for scan_id in table.scan_ids], np.int64)
+        keys.append((code[table.scan] * 10**10 + table.number) * len(ORGANS) + table.organ)
     missing = np.flatnonzero(~np.isin(keys[1], keys[0]))
     extra = np.flatnonzero(~np.isin(keys[0], keys[1]))
     problems = [
-        Problem(where=pred.name, found=f"no row for {_row_name(truth, row)}", expected="one")
+        Problem(where=pred.name, found=f"no row for {truth.row_name(row)}", expected="one")
         for row in missing.tolist()
     ]
     problems += [
@@ -157,63 +150,54 @@ def _check_same_rows(pred: MaskTable, truth: MaskTable, *, in_order: bool) -> No
         problems,
         remedy=f"Give one row for each of the {len(truth)} rows of {truth.name} and no other.",
     )
-    if in_order:
-        differ = np.flatnonzero(keys[0] != keys[1])
-        if len(differ):
-            row = int(differ[0])
-            raise InputError(
-                f"{pred.row_label(row)}: found in another order than {truth.row_label(row)}; "
-                "expected the truth's order, because mle-bench pairs rows by position. Sort the "
-                "submission like the truth, or choose another metric."
-            )
-
-
-def _row_name(table: MaskTable, row: int) -> str:
-    scan_id = table.scan_ids[int(table.scan[row])]
-    return f"{slice_id(scan_id, int(table.number[row]))}, {ORGANS[int(table.organ[row])]}"
+    differ = np.flatnonzero(keys[0] != keys[1])
+    if in_order and len(differ):
+        row = int(differ[0])
+        raise InputError(
+            f"{pred.row_label(row)}: found in another order than {truth.row_label(row)}; "
+            "expected the truth's order, because mle-bench pairs rows by position. Sort the "
+            "submission like the truth, or choose another metric."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """One scan's rows of both tables, ready for a worker."""
+    """One scan's rows and texts, of the submission and of the truth, ready for a worker."""
 
     scan_id: str
     size: Size
     metric: Metric
-    rows_pred: NDArray[np.int64]
-    rows_truth: NDArray[np.int64]
-    texts_pred: tuple[str, ...]
-    texts_truth: tuple[str, ...]
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]]
+    texts: tuple[tuple[str, ...], tuple[str, ...]]
     spacing_mm: Spacing | None = None
     tolerance_mm: float = DEFAULT_TOLERANCE_MM
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    scan_id: str
+    """The terms of a pair, and the RLE texts of either table that were refused."""
+
     terms: Terms
     measures: Mapping[str, OrganMeasures]
-    refused_pred: tuple[RleProblem, ...]
-    refused_truth: tuple[RleProblem, ...]
+    refused: tuple[list[RleProblem], list[RleProblem]]
 
 
 def _pair_scans(
     pred: MaskTable, truth: MaskTable, *, metric: Metric, sizes: Mapping[str, Size] | None
-) -> Iterator[_Pair]:
+) -> list[_Pair]:
     scans = group_rows(truth)
     found = find_sizes(truth, scans, sizes=sizes)
-    of_pred = {scan.scan_id: scan for scan in group_rows(pred)}
-    for scan in scans:
-        rows_pred = of_pred[scan.scan_id].rows
-        yield _Pair(
+    of_pred = {scan.scan_id: scan.rows for scan in group_rows(pred)}
+    return [
+        _Pair(
             scan_id=scan.scan_id,
             size=found[scan.scan_id],
             metric=metric,
-            rows_pred=rows_pred,
-            rows_truth=scan.rows,
-            texts_pred=_texts(pred, rows_pred),
-            texts_truth=_texts(truth, scan.rows),
+            rows=(of_pred[scan.scan_id], scan.rows),
+            texts=(_texts(pred, of_pred[scan.scan_id]), _texts(truth, scan.rows)),
         )
+        for scan in scans
+    ]
 
 
 def _add_spacing(
@@ -224,12 +208,10 @@ def _add_spacing(
     name: str,
 ) -> list[_Pair]:
     known = spacing_mm or {}
-    unknown = [pair.scan_id for pair in pairs if pair.scan_id not in known]
-    if unknown:
+    if unknown := [pair.scan_id for pair in pairs if pair.scan_id not in known]:
         raise InputError(
-            f"{name}: the voxel spacing of {unknown[0]} is not known"
-            + (f" (nor of {len(unknown) - 1} more scans)" if len(unknown) > 1 else "")
-            + "; millimetres need it. Give the source that holds the images (--images SOURCE)."
+            f"{name}: the voxel spacing of {name_some(unknown)} is not known; millimetres need it. "
+            "Give the source that holds the images (--images SOURCE)."
         )
     return [
         replace(pair, spacing_mm=known[pair.scan_id], tolerance_mm=tolerance_mm) for pair in pairs
@@ -244,57 +226,33 @@ def _score_pair(pair: _Pair) -> _Result:
     """Decode and compare one scan; runs in a worker."""
     height, width = pair.size
     volumes = []
-    refused = []
-    for rows, texts in ((pair.rows_pred, pair.texts_pred), (pair.rows_truth, pair.texts_truth)):
+    refused: tuple[list[RleProblem], list[RleProblem]] = [], []
+    for rows, texts, of_table in zip(pair.rows, pair.texts, refused, strict=True):
         runs, problems = decode_rows(texts, pixels=height * width)
         index = np.arange(rows.size).reshape(rows.shape)
         volumes.append(paint_runs(runs, index, height=height, width=width))
-        flat = rows.reshape(-1)
-        refused.append(
-            tuple(
-                RleProblem(row=int(flat[p.row]), found=p.found, expected=p.expected)
-                for p in problems
-            )
-        )
+        of_table += [replace(p, row=int(rows.reshape(-1)[p.row])) for p in problems]
     terms = score_label_maps(*volumes, metric=pair.metric)
-    if pair.metric == "slice-2d":  # a row that is in neither table is no pair of empty masks
-        terms.hausdorff[pair.rows_truth.T < 0] = np.nan
+    if pair.metric == "slice-2d":  # a row that neither table has is not a pair of empty masks
+        terms.hausdorff[pair.rows[1].T < 0] = np.nan
     measures: dict[str, OrganMeasures] = {}
     if pair.spacing_mm is not None:
         measures = measure_label_maps(
             *volumes, spacing_mm=pair.spacing_mm, tolerance_mm=pair.tolerance_mm
         )
-    return _Result(
-        scan_id=pair.scan_id,
-        terms=terms,
-        measures=measures,
-        refused_pred=refused[0],
-        refused_truth=refused[1],
-    )
+    return _Result(terms=terms, measures=measures, refused=refused)
 
 
-def _run(pairs: Sequence[_Pair], *, jobs: int | None) -> Iterator[_Result]:
-    """Score the pairs, in any order."""
-    # Scoring spends its time in NumPy and SciPy, which let other threads run. Millimetres take
-    # MONAI, whose warnings can only be silenced for a whole process.
-    medical = any(pair.spacing_mm is not None for pair in pairs)
+def _run(pairs: Sequence[_Pair], *, jobs: int | None, medical: bool) -> Iterator[_Result]:
+    """Return the result of each pair, in order."""
     if jobs is None:
         jobs = 1 if medical and len(pairs) < _FEW_SCANS else count_cores()
     if jobs <= 1 or len(pairs) <= 1:
         yield from map(_score_pair, pairs)
         return
-    pool: Executor
-    if medical:
-        pool = QuietPool(min(jobs, len(pairs)))
-    else:
-        pool = ThreadPoolExecutor(max_workers=min(jobs, len(pairs)))
+    # Scoring spends its time in NumPy and SciPy, which let other threads run. Millimetres need
+    # MONAI, which warns, and warnings can only be silenced for a whole process.
+    size = min(jobs, len(pairs))
+    pool: Executor = QuietPool(size) if medical else ThreadPoolExecutor(size)
     with pool:
-        waiting = iter(pairs)
-        running: set[Future[_Result]] = {
-            pool.submit(_score_pair, pair) for pair in islice(waiting, 2 * jobs)
-        }
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-            running |= {pool.submit(_score_pair, pair) for pair in islice(waiting, len(done))}
+        yield from pool.map(_score_pair, pairs)
