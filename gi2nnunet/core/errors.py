@@ -8,7 +8,7 @@ Exit codes: 0 done, 2 wrong usage (Click's own), 3 :class:`InputError`, 4 :class
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,6 +65,12 @@ def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
+
+
+def name_some(names: Sequence[str], *, most: int = 5, separator: str = ", ") -> str:
+    """Return the first names and how many more there are, for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 def raise_problems(problems: Iterable[object], *, remedy: str) -> None:

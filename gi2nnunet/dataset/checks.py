@@ -1,6 +1,6 @@
-"""Checks of a converted dataset: are its files those that its manifest tells of, and sound.
+"""Checks of a converted dataset: its files are those of its manifest, and are sound.
 
-Nothing is changed. Each check looks at a few files of its own, so that they can run side by side.
+Nothing is changed. Each check reads a few files of its own, so that checks can run in parallel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.errors import Check, Finding, InputError, name_some
 from gi2nnunet.core.files import find_record
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.dataset.splits import check_leaks, shared_patients
@@ -27,38 +27,35 @@ from gi2nnunet.source.nifti import DATASET_JSON
 
 CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-_HASH_BYTES = 1 << 20
 _SAME_MM = 1e-3  # NIfTI keeps geometry in 32-bit numbers
 
 
 def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
     """Return the checks of one dataset.
 
-    Parameters
-    ----------
-    dataset
-        What its manifest tells.
-    quick
-        Look at names and sizes alone; else read every file: digests, voxels, geometry.
+    ``quick`` checks only names and sizes; else every file is read: digests, voxels, geometry.
     """
     of_scans = {entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]}
-    checks: list[Check] = [
-        partial(_check_scan, dataset, scan, of_scans[scan.scan_id], quick=quick)
-        for scan in dataset.scans
+    return [
+        *(
+            partial(_check_scan, dataset, scan, of_scans[scan.scan_id], quick=quick)
+            for scan in dataset.scans
+        ),
+        *(
+            partial(check_file, dataset.folder / name, described, quick=quick)
+            for name, described in dataset.manifest["files"].items()
+        ),
+        partial(_check_strangers, dataset),
+        partial(_check_description, dataset),
+        partial(_check_parts, dataset),
+        partial(compare_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN),
     ]
-    for name, described in dataset.manifest["files"].items():
-        checks.append(partial(check_file, dataset.folder / name, described, quick=quick))
-    checks.append(partial(_check_strangers, dataset))
-    checks.append(partial(_check_description, dataset))
-    checks.append(partial(_check_parts, dataset))
-    checks.append(partial(compare_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN))
-    return checks
 
 
 def check_file(
     path: Path, described: FileEntry, *, quick: bool, remedy: str = CONVERT_AGAIN
 ) -> list[Finding]:
-    """Compare a file with what the manifest tells: its size and, unless ``quick``, its SHA-256."""
+    """Compare a file with the manifest: its size and, unless ``quick``, its SHA-256."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -67,7 +64,8 @@ def check_file(
             return [_finding(path, f"{size} bytes", f"{described['bytes']} bytes", remedy)]
         if quick or "sha256" not in described:
             return []
-        digest = _hash_file(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return [_finding(path, "nothing", f"a file of {described['bytes']} bytes", remedy)]
     except OSError as error:
@@ -78,16 +76,8 @@ def check_file(
     return [_finding(path, found, f"SHA-256 {described['sha256'][:16]}, as converted", remedy)]
 
 
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
-    """Check a copy of the split: as the manifest has it, no patient on both sides, no scan apart.
+    """Compare a copy of the split with the manifest's folds; find patients on both sides of one.
 
     A dataset without a split has no such file.
     """
@@ -101,15 +91,15 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
     if splits is None:
         return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
     findings = [
-        _finding(path, leak, "patients on one side alone, each scan validating once", remedy)
+        _finding(path, leak, "each patient on one side only, each scan validating once", remedy)
         for leak in check_leaks(splits)
     ]
     train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
     for number, fold in enumerate(splits):
         strangers = sorted({*fold["train"], *fold["val"]} - train)
         if strangers:
-            found = f"fold {number}: {_name_some(strangers)}, which is no training scan"
-            findings.append(_finding(path, found, "training scans of the dataset alone", remedy))
+            found = f"fold {number}: {name_some(strangers)}, not among the training scans"
+            findings.append(_finding(path, found, "only training scans of the dataset", remedy))
     if splits != expected:
         found = f"{len(splits)} folds that differ from the manifest's"
         findings.append(_finding(path, found, f"the manifest's {len(expected)} folds", remedy))
@@ -117,10 +107,10 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
 
 
 def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the patients in training and in the held-out set: the intended ones, and others.
+    """Return the patients both in training and in the held-out set: the intended ones, and others.
 
-    Intended are those that the manifest names: MLE-bench's hold-out has them, and a NIfTI source
-    whose own test scans are of patients it trains on.
+    The manifest names the intended ones: MLE-bench's hold-out has them, and so has a NIfTI source
+    with test scans of patients that it trains on.
     """
     of_part = {
         part: [scan.scan_id for scan in dataset.scans if scan.part == part]
@@ -139,9 +129,9 @@ def _check_parts(dataset: Dataset) -> list[Finding]:
     _, unexpected = find_shared_patients(dataset)
     if not unexpected:
         return []
-    found = f"{_name_some(unexpected)} in training and in the held-out set"
+    found = f"{name_some(unexpected)} in training and in the held-out set"
     path = dataset.folder / MANIFEST
-    return [_finding(path, found, "patients on one side alone", CONVERT_AGAIN)]
+    return [_finding(path, found, "each patient on one side only", CONVERT_AGAIN)]
 
 
 def _check_description(dataset: Dataset) -> list[Finding]:
@@ -158,22 +148,20 @@ def _check_description(dataset: Dataset) -> list[Finding]:
 
 
 def _check_strangers(dataset: Dataset) -> list[Finding]:
-    """Find volumes that the manifest does not know: nnU-Net trains on whatever lies there."""
+    """Find volumes that are not in the manifest: nnU-Net trains on every file there."""
     known = set(list_files(dataset.manifest))
     findings = []
     for folder in _FOLDERS:
         try:
             names = sorted(entry.name for entry in (dataset.folder / folder).iterdir())
         except OSError:
-            continue  # its missing files are told one by one
+            continue  # its missing files are reported one by one
+        found, expected = "a file that is not in the manifest", "only the dataset's own files"
         findings += [
-            _finding(
-                dataset.folder / folder / name, "a file that the manifest does not know",
-                "the dataset's own files alone", "Move it elsewhere.",
-            )
+            _finding(dataset.folder / folder / name, found, expected, "Move it elsewhere.")
             for name in names
             if f"{folder}/{name}" not in known and not name.startswith(".")
-        ]  # fmt: skip
+        ]
     return findings
 
 
@@ -203,14 +191,12 @@ def _check_scan(
 
 def _read(path: Path) -> tuple[Volume | None, list[Finding]]:
     if not path.is_file():
-        return None, []  # told already
+        return None, []  # already reported
     try:
         return read_volume(path), []
     except InputError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        return None, [
-            _finding(path, f"an unreadable volume ({reason})", "a NIfTI volume", CONVERT_AGAIN)
-        ]
+        found = f"an unreadable volume ({str(error).removeprefix(f'{path}: ')})"
+        return None, [_finding(path, found, "a NIfTI volume", CONVERT_AGAIN)]
 
 
 def _compare_with_manifest(path: Path, image: Volume, scan: DatasetScan) -> list[Finding]:
@@ -219,12 +205,9 @@ def _compare_with_manifest(path: Path, image: Volume, scan: DatasetScan) -> list
     )
     if same:
         return []
-    return [
-        _finding(
-            path, _describe(image.array.shape, image.spacing_mm),
-            f"{_describe(scan.shape, scan.spacing_mm)}, as the manifest has it", CONVERT_AGAIN,
-        )
-    ]  # fmt: skip
+    found = _describe(image.array.shape, image.spacing_mm)
+    expected = f"{_describe(scan.shape, scan.spacing_mm)}, as in the manifest"
+    return [_finding(path, found, expected, CONVERT_AGAIN)]
 
 
 def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list[Finding]:
@@ -232,7 +215,7 @@ def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list
     outside = [value for value in np.unique(labels).tolist() if value not in range(highest + 1)]
     if not outside:
         return []
-    found = f"the values {_name_some([str(value) for value in outside])}"
+    found = f"the values {name_some(list(map(str, outside)))}"
     expected = f"0 to {highest} (labels {scheme})"
     return [_finding(path, found, expected, CONVERT_AGAIN)]
 
@@ -241,7 +224,7 @@ def _compare_geometry(
     image_path: Path, image: Volume, label_path: Path, labels: Volume
 ) -> list[Finding]:
     if image.array.shape != labels.array.shape:
-        found, expected = f"{labels.array.shape} voxels", f"{image.array.shape}, as its image has"
+        found, expected = f"{labels.array.shape} voxels", f"{image.array.shape}, like its image"
         return [_finding(label_path, found, expected, CONVERT_AGAIN)]
     # nnU-Net pairs voxels by their order in the files, so that has to agree as well.
     of_image, of_labels = (nibabel.load(path).affine for path in (image_path, label_path))
@@ -255,11 +238,6 @@ def _compare_geometry(
 def _describe(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
     voxels = " x ".join(map(str, shape))
     return f"{voxels} voxels of {' x '.join(f'{value:g}' for value in spacing_mm)} mm"
-
-
-def _name_some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
 
 
 def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:

@@ -1,8 +1,8 @@
-"""Conversion of a source to an nnU-Net raw dataset, written whole or not at all.
+"""Conversion of a source to an nnU-Net raw dataset, complete or not at all.
 
-A conversion fills a hidden folder beside the final one and renames it as its last step, so that a
-dataset that can be seen is whole. A run that was interrupted leaves the hidden folder, and the next
-one of the same recipe goes on there.
+A conversion fills a hidden folder beside the final one and renames it as its last step, so every
+visible dataset is complete. An interrupted run leaves the hidden folder, and the next run with the
+same recipe continues there.
 
 References
 ----------
@@ -16,14 +16,21 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NotRequired
 
-from gi2nnunet.core.errors import EngineError, InputError, OutputError, Problem, raise_problems
+from gi2nnunet.core.errors import (
+    EngineError,
+    InputError,
+    OutputError,
+    Problem,
+    name_some,
+    raise_problems,
+)
 from gi2nnunet.core.files import PART_SUFFIX, check_room, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
 from gi2nnunet.core.workers import Progress, count_cores, ignore
@@ -87,7 +94,7 @@ def convert(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Make a source into an nnU-Net raw dataset with its splits.
+    """Convert a source to an nnU-Net raw dataset with its splits.
 
     Parameters
     ----------
@@ -95,41 +102,40 @@ def convert(
         The competition's folder or zip, or a folder of NIfTI volumes.
     workspace
         The dataset goes into its ``raw``, its split also into its ``preprocessed``; its
-        ``results`` are only looked at.
+        ``results`` are only read.
     dataset_id, name
         nnU-Net's number (1 to 999) and name of the dataset.
     labels
         ``"regions"`` (bit-coded, overlaps kept) or ``"exclusive"``.
-    split
-        How its scans are split.
     allow_missing
-        Pass over rows without image and images without rows.
+        Skip rows without an image and images without rows.
     source_labels
-        How a NIfTI source's labels are coded, where neither its dataset.json nor its values tell.
+        How a NIfTI source's labels are coded, if neither its dataset.json nor its values show it.
     command
         The command line to record.
     jobs
-        Scans in work at once; ``None`` for one a core. The output does not depend on it.
+        Scans converted at the same time; ``None`` for one per core. The output does not depend
+        on it.
     progress
-        Told ``(done, total, what)``.
+        Called with ``(done, total, what)``.
 
     Returns
     -------
     Dataset
-        The whole dataset. Where it is there already, made by the same recipe from the same files,
-        nothing is written but what is missing.
+        The complete dataset. If it exists, made by the same recipe from the same files, only
+        missing files are written.
 
     Raises
     ------
     InputError
-        For a source that cannot be used, with all that is wrong with it; for options that do not
-        fit it; where another dataset is in the way, or one made by another recipe that something
-        has been trained on. Then nothing was changed.
+        For a source that cannot be used, with all its problems; for options that do not fit it;
+        if another dataset is in the way, or one of another recipe that a model was trained on.
+        Then nothing was changed.
     OutputError
-        Where a file cannot be written; what is written is kept for the next run, hidden. Where
-        another run works on the dataset.
+        If a file cannot be written; finished files are kept, hidden, for the next run. If another
+        run works on the dataset.
     EngineError
-        Where the memory does not suffice.
+        If there is not enough memory.
     """
     if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
         raise InputError(
@@ -142,19 +148,20 @@ def convert(
     opened = open_source(
         source, allow_missing=allow_missing, source_labels=source_labels, workers=workers
     )
-    fingerprint = opened.fingerprint()
     split = split or SplitOptions()
     suspects: Mapping[str, str] = {}
     if split.leave_out_suspects is not None:
         found = check_opened(opened, jobs=workers, progress=progress)
         suspects = found.list_suspect_scans(split.leave_out_suspects)
     plan = _plan_parts(opened, split, suspects)
+    fingerprint = opened.fingerprint()
     recipe = {
-        "source": fingerprint,
-        "labels": labels,
-        "parts": plan.parts,
-        "splits": plan.splits,
-    }
+        "source": fingerprint, "labels": labels, "parts": plan.parts, "splits": plan.splits
+    }  # fmt: skip
+    options = {
+        "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
+        "allow_missing": allow_missing, "source_labels": source_labels,
+    }  # fmt: skip
     with hold_dataset(workspace.raw, dataset_id, purpose="converting", shared=False):
         target = inspect_target(
             workspace, dataset_id=dataset_id, recipe=recipe,
@@ -167,7 +174,7 @@ def convert(
         writer = ScanWriter(
             source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
         )
-        if not target.hidden.exists():  # else part of it is written already
+        if not target.hidden.exists():  # else part of it is already written
             check_room(workspace.raw, needed=int(fingerprint.get("bytes", 0)))
         keep = _prepare_hidden(target, writer, recipe)
         records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
@@ -177,12 +184,6 @@ def convert(
             elif not keep:
                 target.discard()
             raise_problems(wrong, remedy=f"Correct these in {source}, or download them again.")
-        options = {
-            "dataset_id": dataset_id, "name": name, "labels": labels, "folds": split.folds,
-            "holdout": split.holdout, "keep_known_bad": split.keep_known_bad,
-            "leave_out_suspects": split.leave_out_suspects, "allow_missing": allow_missing,
-            "source_labels": source_labels, "seed": split.seed,
-        }  # fmt: skip
         _write_tables(
             target, opened, plan, records, recipe=recipe, options=options, command=command
         )
@@ -193,7 +194,7 @@ def convert(
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """Which scan goes where."""
+    """The part of each scan, and why scans are left out."""
 
     parts: Mapping[str, DatasetPart]
     splits: list[Fold]
@@ -204,63 +205,44 @@ class _Plan:
 
 
 def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]) -> _Plan:
-    holdout = split.holdout
-    warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
-    if holdout == "mle-bench" and opened.patient_order is None:
-        raise InputError(
-            f"{opened.path}: holdout mle-bench needs the order of patients in train.csv, which a "
-            "folder of volumes does not have. Give the competition's folder or zip."
-        )
-    for_training = {s: scan.stratum for s, scan in opened.scans_in("train").items()}
     given = {s for s, scan in opened.scans_in("test").items() if scan.labelled}
-    known_bad = {s: why for s, why in KNOWN_BAD_SCANS.items() if s in for_training}
-    if split.keep_known_bad:
-        known_bad = {}
-    doubtful = {**{s: why for s, why in suspects.items() if s in for_training}, **known_bad}
-    held = set(
-        hold_out(
-            # The benchmark's test set is drawn from all scans and holds known bad ones.
-            [s for s in for_training if holdout == "mle-bench" or s not in doubtful],
-            rule=0 if given and holdout is None else holdout,
-            patient_order=opened.patient_order,
-            seed=split.seed,
-        )
-    )
+    strata = {s: scan.stratum for s, scan in opened.scans_in("train").items()}
+    doubtful = {s: why for s, why in suspects.items() if s in strata}
+    if not split.keep_known_bad:
+        doubtful |= {s: why for s, why in KNOWN_BAD_SCANS.items() if s in strata}
+    held = _hold_out(opened, split, strata, doubtful, none_asked=bool(given))
     left_out = {s: why for s, why in doubtful.items() if s not in held}
+    if len(left_out) == len(opened.scans):
+        raise InputError(
+            f"{opened.path}: every scan is left out: "
+            f"{'; '.join(f'{s} ({why})' for s, why in left_out.items())}. Keep known bad ones with "
+            "--keep-known-bad, and suspects without --leave-out-suspects."
+        )
+    warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
     warnings += [
         f"{s} stays in the held-out test set, as the benchmark has it ({why})"
         for s, why in doubtful.items()
         if s in held
     ]
-    training = {s: x for s, x in for_training.items() if s not in held and s not in left_out}
-    held |= given
-    patients = {patient_of(s) for s in training}
-    count, warning = check_folds_asked(split.folds, patients=len(patients))
+    training = {s: x for s, x in strata.items() if s not in held and s not in left_out}
+    count, warning = check_folds_asked(split.folds, patients=len(set(map(patient_of, training))))
     warnings += [warning] if warning else []
     splits = make_folds(training, folds=count, seed=split.seed) if count else []
     if leaks := check_leaks(splits):
         raise ValueError("; ".join(leaks))
-    parts: dict[str, DatasetPart] = {}
-    for scan_id, scan in opened.scans.items():
-        if scan_id in held:
-            parts[scan_id] = "holdout"
-        elif scan.part == "test":
-            parts[scan_id] = "test"
-        elif scan_id in training:
-            parts[scan_id] = "train"
-    if not parts:
-        raise InputError(
-            f"{opened.path}: every scan is left out: "
-            f"{'; '.join(f'{s} ({why})' for s, why in left_out.items())}. Keep known bad ones with "
-            "--keep-known-bad, and suspects without --leave-out-suspects."
-        )
-    shared = shared_patients(training, held)
-    if shared:
+    held |= given
+    if shared := shared_patients(training, held):
+        owner = "benchmark" if split.holdout == "mle-bench" else "source"
         warnings.append(
-            f"{len(shared)} patients are in training and in the held-out test set, as the "
-            f"{'benchmark' if holdout == 'mle-bench' else 'source'} has it: {', '.join(shared)}"
+            f"{len(shared)} patients are in training and in the held-out test set, as the {owner} "
+            f"has it: {', '.join(shared)}"
         )
+    parts: dict[str, DatasetPart] = {
+        s: "holdout" if s in held else scan.part
+        for s, scan in opened.scans.items()
+        if s not in left_out
+    }
     return _Plan(
         parts=parts,
         splits=splits,
@@ -271,8 +253,34 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
     )
 
 
+def _hold_out(
+    opened: Source,
+    split: SplitOptions,
+    scan_ids: Iterable[str],
+    doubtful: Collection[str],
+    *,
+    none_asked: bool,
+) -> set[str]:
+    """Return the training scans that are held out; by default none if test scans were given."""
+    benchmark = split.holdout == "mle-bench"
+    if benchmark and opened.patient_order is None:
+        raise InputError(
+            f"{opened.path}: holdout mle-bench needs the order of patients in train.csv, which a "
+            "folder of volumes does not have. Give the competition's folder or zip."
+        )
+    return set(
+        hold_out(
+            # The benchmark's test set is drawn from all scans and holds known bad ones.
+            [s for s in scan_ids if benchmark or s not in doubtful],
+            rule=0 if none_asked and split.holdout is None else split.holdout,
+            patient_order=opened.patient_order,
+            seed=split.seed,
+        )
+    )
+
+
 def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any]) -> bool:
-    """Make the hidden folder ready; return whether it holds work worth keeping after a failure."""
+    """Prepare the hidden folder; return whether to keep it after a failure."""
     hidden, recipe_file = target.hidden, writer.notes / _RECIPE
     as_json = json.loads(json.dumps(recipe))
     try:
@@ -313,44 +321,21 @@ def _write_tables(
     command: str,
 ) -> None:
     """Write everything but the volumes, the manifest last."""
-    label_table, order = nnunet_labels(options["labels"])
-    description = {
-        "name": target.folder.name,
-        "description": "Large bowel, small bowel and stomach on abdominal MR of radiotherapy days",
-        "reference": "https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation",
-        "licence": "the source's own terms",
-        "converted_by": "gi2nnunet",
-        # nnU-Net normalises a channel of this name by z-score, scan by scan.
-        "channel_names": {"0": "MRI"},
-        "labels": label_table,
-        **({"regions_class_order": order} if order else {}),
-        "numTraining": sum(part == "train" for part in plan.parts.values()),
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-    }
-    rows = {
-        scan_id: opened.scans[scan_id].rows or record["rows"]
-        for scan_id, record in records.items()
-        if record["labelled"]
-    }
-    contents = {TRUTH: _format_truth(records, rows)}
+    contents = {TRUTH: _format_truth(opened, records)}
     if opened.sample is not None:
         contents[SAMPLE] = format_rows(opened.sample.list_rows(), "predicted")
     if plan.splits:
         contents[SPLITS] = _format_json(plan.splits)
-    contents[DATASET_JSON] = _format_json(description)
+    contents[DATASET_JSON] = _format_json(_describe(target, plan, options["labels"]))
     for folder in ("imagesTr", "labelsTr"):  # nnU-Net expects both, even empty
         (target.hidden / folder).mkdir(parents=True, exist_ok=True)
     files = {}
     for name, text in contents.items():
-        replace_file(target.hidden / name, text)
-        files[name] = describe_content(text.encode())
-    eight_bit = [scan_id for scan_id, record in records.items() if "slices_of_8_bits" in record]
+        files[name] = _write_file(target.hidden / name, text.encode())
     warnings = list(plan.warnings)
-    if eight_bit:
-        more = f" and {len(eight_bit) - 5} more" if len(eight_bit) > 5 else ""
+    if eight_bit := [s for s, record in records.items() if "slices_of_8_bits" in record]:
         warnings.append(
-            f"8-bit slices in {', '.join(eight_bit[:5])}{more}: the competition's own are 16-bit; "
+            f"8-bit slices in {name_some(eight_bit)}: the competition's own are 16-bit; "
             "values are taken as they are"
         )
     manifest = {
@@ -375,13 +360,34 @@ def _write_tables(
     replace_file(target.hidden / MANIFEST, _format_json(manifest))
 
 
-def _format_truth(records: Mapping[str, ScanRecord], rows: Mapping[str, Rows]) -> str:
+def _describe(target: Target, plan: _Plan, scheme: LabelScheme) -> dict[str, Any]:
+    """Return the content of nnU-Net's dataset.json."""
+    labels, order = nnunet_labels(scheme)
+    return {
+        "name": target.folder.name,
+        "description": "Large bowel, small bowel and stomach on abdominal MR of radiotherapy days",
+        "reference": "https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation",
+        "licence": "the source's own terms",
+        "converted_by": "gi2nnunet",
+        # nnU-Net normalises a channel of this name by z-score, scan by scan.
+        "channel_names": {"0": "MRI"},
+        "labels": labels,
+        **({"regions_class_order": order} if order else {}),
+        "numTraining": sum(part == "train" for part in plan.parts.values()),
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+
+
+def _format_truth(opened: Source, records: Mapping[str, ScanRecord]) -> str:
     named: list[Row] = []
     sizes: list[Size] = []
-    for scan_id, of_scan in rows.items():
-        first, (depth, height, width) = records[scan_id]["first_number"], records[scan_id]["shape"]
-        named += name_rows(scan_id, range(first, first + depth), of_scan)
-        sizes += [(height, width)] * (len(named) - len(sizes))
+    for scan_id, record in records.items():
+        if record["labelled"]:
+            first, (depth, height, width) = record["first_number"], record["shape"]
+            rows = opened.scans[scan_id].rows or record["rows"]
+            named += name_rows(scan_id, range(first, first + depth), rows)
+            sizes += [(height, width)] * (len(named) - len(sizes))
     return format_rows(named, "segmentation", sizes=sizes)
 
 
@@ -398,19 +404,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanWriter:
-    """Writes scans into a dataset folder that is being made, and remembers which are done.
-
-    Attributes
-    ----------
-    source
-        Where they come from.
-    folder
-        The folder being made.
-    notes
-        Where a note of each finished scan is kept.
-    scheme
-        How labels are coded.
-    """
+    """Writes scans into the folder of a new dataset, and a note of each finished one."""
 
     source: Source
     folder: Path
@@ -418,35 +412,21 @@ class ScanWriter:
     scheme: LabelScheme
 
     def find_done(self, scan_id: str, part: DatasetPart) -> ScanRecord | None:
-        """Return the record of a scan whose files were all written by an earlier run."""
+        """Return the record of a scan if an earlier run wrote all its files."""
         record = find_record(self.notes / f"{scan_id}.json", ScanRecord)
         if record is None or record["part"] != part or list_damaged(self.folder, record["files"]):
             return None
         return record
 
     def write(self, scan_id: str, part: DatasetPart) -> ScanRecord | tuple[Problem, ...]:
-        """Convert one scan.
-
-        Returns
-        -------
-        dict or tuple
-            Its record; or what is wrong with it, and then nothing was written.
-
-        Raises
-        ------
-        InputError
-            Where a file cannot be read.
-        OutputError
-            Where a file cannot be written.
-        """
+        """Convert one scan; return its record, or its problems, and then nothing was written."""
         scan = self.source.scans[scan_id].load()
         if scan.problems:
             return scan.problems
         files = {}
+        name = image_name_of(scan_id, part)
         content = encode_volume(scan.image, spacing_mm=scan.spacing_mm)
-        files[image_name_of(scan_id, part)] = self._write_file(
-            image_name_of(scan_id, part), content
-        )
+        files[name] = _write_file(self.folder / name, content)
         record: ScanRecord = {
             "scan_id": scan_id,
             "patient_id": patient_of(scan_id),
@@ -463,19 +443,16 @@ class ScanWriter:
             labels = to_exclusive(scan.label_map) if self.scheme == "exclusive" else scan.label_map
             content = encode_volume(labels, spacing_mm=scan.spacing_mm)
             name = label_name_of(scan_id, part)
-            files[name] = self._write_file(name, content)
+            files[name] = _write_file(self.folder / name, content)
             if self.source.scans[scan_id].rows is None:
                 record["rows"] = encode_rows(scan.label_map)
         write_json(self.notes / f"{scan_id}.json", record)
         return record
 
-    def _write_file(self, name: str, content: bytes) -> FileEntry:
-        replace_file(self.folder / name, content)
-        return describe_content(content)
 
-
-def describe_content(content: bytes) -> FileEntry:
-    """Return what the manifest tells of a file: its size and SHA-256."""
+def _write_file(path: Path, content: bytes) -> FileEntry:
+    """Write a file; return its entry in the manifest."""
+    replace_file(path, content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -486,30 +463,9 @@ def write_scans(
     workers: int,
     progress: Progress | None,
 ) -> tuple[dict[str, ScanRecord], list[str]]:
-    """Convert all scans that an earlier run has not, a few at a time.
+    """Convert all scans that no earlier run converted, ``workers`` of them at a time.
 
-    Parameters
-    ----------
-    writer
-        Where from and where to.
-    parts
-        Which scans, and into which part of the dataset.
-    workers
-        Scans in work, and in memory, at once.
-    progress
-        Told ``(done, total, what)`` in scans.
-
-    Returns
-    -------
-    tuple
-        Each scan's record in the order of ``parts``, and what is wrong with the source.
-
-    Raises
-    ------
-    OutputError
-        Where a file cannot be written; what is written stays for the next run.
-    EngineError
-        Where the memory does not suffice.
+    Returns each scan's record in the order of ``parts``, and the problems of the source.
     """
     done: dict[str, ScanRecord] = {}
     wrong: dict[str, Iterable[object]] = {}
@@ -539,7 +495,7 @@ def write_scans(
             report(len(done) + len(wrong), len(parts), "converting scans")
     except MemoryError as error:
         raise EngineError(
-            f"The memory does not suffice for {workers} scans at once. Take fewer jobs."
+            f"There is not enough memory for {workers} scans at the same time. Use fewer jobs."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

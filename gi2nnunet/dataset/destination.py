@@ -1,6 +1,6 @@
-"""Where a dataset goes: what stands there already, whether it may be replaced, putting it in place.
+"""Destination of a dataset: what is there already, whether it may be replaced, and replacing it.
 
-Nothing that a trained model was made from is ever changed under it.
+A dataset that a model was trained on is never changed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import find_record, replace_file
+from gi2nnunet.core.errors import InputError, name_some
+from gi2nnunet.core.files import cannot_write, find_record, replace_file
 from gi2nnunet.dataset.manifest import SPLITS, find_datasets
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import nnunet_labels
@@ -44,16 +44,14 @@ class Target:
         The final folder.
     hidden
         The folder beside it that is filled first.
-    preprocessed
-        nnU-Net's preprocessed folder of the dataset.
     manifest
-        The manifest that stands there; ``None`` where none does.
+        The manifest that is there already; ``None`` for none.
     same_recipe
         Whether it was made from the same files in the same way.
     keep_preprocessed
-        Whether what nnU-Net has preprocessed may stay.
+        Whether nnU-Net's preprocessed files may stay.
     missing
-        The folders around ``hidden`` that were not there yet, innermost first.
+        The folders around ``hidden`` that did not exist, innermost first.
     """
 
     folder: Path
@@ -65,7 +63,7 @@ class Target:
     missing: tuple[Path, ...]
 
     def write_split(self, splits: Sequence[Fold]) -> None:
-        """Put the split where nnU-Net's training reads it; it goes where there is none."""
+        """Write the split into nnU-Net's preprocessed folder, or delete it if there is none."""
         path = self.preprocessed / SPLITS
         text = json.dumps(list(splits), indent=2) + "\n"
         try:
@@ -74,7 +72,7 @@ class Target:
             elif not path.is_file() or path.read_text(encoding="utf-8") != text:
                 replace_file(path, text)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
     def put_in_place(self, splits: Sequence[Fold], *, notes: str) -> list[str]:
         """Make the filled hidden folder the dataset; return warnings."""
@@ -93,32 +91,25 @@ class Target:
             shutil.rmtree(self.hidden / notes)
             self.hidden.replace(self.folder)
         except OSError as error:
-            raise _cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error) from error
         return warnings
 
     def move_back(self, *, notes: str) -> None:
-        """Show the dataset that was being mended again as it was found, its manifest last."""
+        """Undo a repair: put the dataset back as it was found, its manifest last."""
         try:
             manifest = (self.hidden / notes / MANIFEST).read_bytes()
             shutil.rmtree(self.hidden / notes, ignore_errors=True)
             self.hidden.replace(self.folder)
         except OSError as error:
-            raise _cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error) from error
         replace_file(self.folder / MANIFEST, manifest)
 
     def discard(self) -> None:
-        """Delete the hidden folder and, where they are empty, the folders made for it."""
+        """Delete the hidden folder and, if they are empty, the folders made for it."""
         shutil.rmtree(self.hidden, ignore_errors=True)
         with suppress(OSError):
             for folder in self.missing:
                 folder.rmdir()
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path}: cannot be written ({error.strerror or error}). "
-        "Check the free space and the rights of its folder, then run the same again."
-    )
 
 
 def _remove_preprocessed(folder: Path) -> list[str]:
@@ -144,22 +135,13 @@ def _remove_preprocessed(folder: Path) -> list[str]:
 def inspect_target(
     workspace: Workspace, *, dataset_id: int, folder_name: str, recipe: Mapping[str, Any]
 ) -> Target:
-    """Look at what stands where a dataset is to go.
-
-    Parameters
-    ----------
-    workspace
-        Where it goes.
-    dataset_id, folder_name
-        nnU-Net's number of the dataset and the folder it gets.
-    recipe
-        What it is to be made from, and how.
+    """Look at what is already there for a dataset number, a folder and a recipe.
 
     Raises
     ------
     InputError
-        Where another dataset has the number, the folder holds something else, or a model was
-        trained on what would be replaced.
+        If another dataset has the number, the folder holds something else, or a model was trained
+        on the dataset that would be replaced.
     """
     raw = workspace.raw
     for root in (raw, workspace.preprocessed, workspace.results):
@@ -177,7 +159,7 @@ def inspect_target(
         made_here = described.get("converted_by") == "gi2nnunet"
         if not made_here and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(
-                f"{folder}: found files that this tool did not write; expected a dataset of its "
+                f"{folder}: found files that gi2nnunet did not write; expected a dataset of its "
                 "own or nothing. Take another number or name (--id, --name), or remove it."
             )
     trained = _find_trained(workspace.results / folder_name)
@@ -199,7 +181,7 @@ def inspect_target(
 
 
 def _find_manifest(folder: Path) -> ManifestContent | None:
-    """Return the manifest that stands in a folder; ``None`` where it is missing or damaged."""
+    """Return the manifest in a folder; ``None`` if it is missing or damaged."""
     try:
         return read_manifest(folder).content
     except InputError:
@@ -209,7 +191,7 @@ def _find_manifest(folder: Path) -> ManifestContent | None:
 
 
 def _find_trained(results: Path) -> Path | None:
-    """Return a checkpoint in nnU-Net's results folder of a dataset; a folder alone is no model."""
+    """Return a checkpoint in nnU-Net's results folder of a dataset."""
     for pattern in ("**/checkpoint*.pth", "**/checkpoint*.safetensors"):
         for found in sorted(results.glob(pattern)):
             return found
@@ -219,10 +201,10 @@ def _find_trained(results: Path) -> Path | None:
 def _find_differences(
     manifest: ManifestContent | None, recipe: Mapping[str, Any], preprocessed: Path
 ) -> list[str]:
-    """Say in what the dataset that stands there differs from the one to be made."""
+    """Return the differences of the dataset that is there from the new one."""
     wanted = json.loads(json.dumps(recipe))
     if not manifest:
-        # The raw dataset is gone; what nnU-Net preprocessed tells how it was split and coded.
+        # The raw dataset is gone; the preprocessed files show how it was split and coded.
         splits = find_record(preprocessed / SPLITS, list[Fold]) or []
         described = find_record(preprocessed / DATASET_JSON, dict[str, Any]) or {}
         labels = nnunet_labels(wanted["labels"])[0]
@@ -244,8 +226,7 @@ def _find_differences(
             for scan_id in {**former["parts"], **wanted["parts"]}
             if former["parts"].get(scan_id) != wanted["parts"].get(scan_id)
         ]
-        more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
-        found.append(f"the part of {'; '.join(moved[:3])}{more}")
+        found.append(f"the part of {name_some(moved, most=3, separator='; ')}")
     if former["splits"] != wanted["splits"]:
         found.append(f"{len(former['splits'])} folds, now {len(wanted['splits'])} other ones")
     return found

@@ -1,4 +1,4 @@
-"""Submission CSV of label volumes: the way back from any tool that writes NIfTI."""
+"""Submission CSV of label volumes that any tool wrote as NIfTI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.core.files import check_place
 from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS
@@ -17,17 +17,7 @@ from gi2nnunet.source.open import open_source
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What was encoded.
-
-    Attributes
-    ----------
-    path
-        The CSV.
-    n_scans, n_rows
-        How many scans and rows were encoded.
-    warnings
-        What was assumed or passed over, one sentence each.
-    """
+    """A written submission; ``warnings`` say what was assumed or left out, one sentence each."""
 
     path: Path
     n_scans: int
@@ -47,23 +37,21 @@ def encode_labels(
     Parameters
     ----------
     labels
-        A NIfTI file, or a folder of such named by scan id. Each is brought to slice order by the
-        orientation that it states. The first slice's number comes from the manifest of the
-        dataset that the folder belongs to (``manifest.json`` in it or one folder up), else it
-        is 1, with a warning.
-    out
-        The CSV to write.
+        A NIfTI file, or a folder of NIfTI files named by scan id. Each is brought to slice order
+        by its own orientation. The first slice's number comes from the manifest of the dataset
+        that the folder belongs to (``manifest.json`` in it or one folder up), else it is 1, with a
+        warning.
     scheme
-        ``regions`` (bit-coded), ``exclusive``, or ``auto``: what the manifest says, else nnU-Net's
-        ``dataset.json`` in the same places, else what the values tell.
+        ``regions`` (bit-coded), ``exclusive``, or ``auto``: from the manifest, else from nnU-Net's
+        ``dataset.json`` in the same places, else from the values.
     sample
-        A sample submission whose rows and order to follow.
+        A sample submission: its rows are written, in its order.
 
     Raises
     ------
     InputError
-        Where there is no volume, a volume cannot be read, holds values that are no labels or has
-        another number of slices than the manifest says, or nothing tells how labels are coded.
+        If there is no volume; if one cannot be read, has values that are not labels, or another
+        number of slices than in the manifest; if it is unknown how labels are coded.
     """
     if scheme not in ("auto", *LABEL_SCHEMES):
         raise InputError(
@@ -85,13 +73,13 @@ def encode_labels(
     warnings = []
     if unknown := source.unnumbered:
         warnings.append(
-            f"no manifest tells the first slice's number of {len(unknown)} scans "
-            f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}): taken as 1"
+            f"no manifest gives the first slice's number of {len(unknown)} scans "
+            f"({name_some(unknown, most=3)}): taken as 1"
         )
     if source.scheme_is_guessed and source.scheme == "regions":
         warnings.append(
             f"labels are taken as bit-coded (1, 2, 4, up to {ALL_BITS}); "
-            "say --labels exclusive if they are 1, 2, 3"
+            "use --labels exclusive if they are 1, 2, 3"
         )
     warnings += write_submission(out, rows, sample=read_mask_table(sample) if sample else None)
     return Encoded(path=out, n_scans=len(source.scans), n_rows=len(rows), warnings=tuple(warnings))

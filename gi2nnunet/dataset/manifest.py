@@ -1,4 +1,4 @@
-"""Dataset that was converted: its scans, folds and files, as its manifest records them."""
+"""Converted dataset: its scans, folds and files, as recorded in its manifest."""
 
 from __future__ import annotations
 
@@ -42,21 +42,15 @@ class Dataset:
     Attributes
     ----------
     folder
-        Where it lies, for example ``raw/Dataset501_UWGI``.
-    name
-        The folder's name, which is nnU-Net's name of the dataset.
-    dataset_id
-        nnU-Net's number of it.
-    label_scheme
-        How its label volumes are coded.
+        Its folder, for example ``raw/Dataset501_UWGI``; the name is nnU-Net's name.
     scans
         In numeric order of patient and day.
     splits
-        Folds of the training scans; empty where one patient allows none.
+        Folds of the training scans; empty for a single patient.
     manifest
-        The whole content of manifest.json.
+        The content of manifest.json.
     warnings
-        What the conversion passed over or changed, one sentence each.
+        What the conversion skipped or changed, one sentence each.
     """
 
     folder: Path
@@ -70,21 +64,12 @@ class Dataset:
 
     @property
     def truth_path(self) -> Path:
-        """Return the CSV that holds the rows of every labelled scan."""
+        """Return the CSV with the rows of every labelled scan."""
         return self.folder / TRUTH
-
-    @property
-    def sample_path(self) -> Path | None:
-        """Return the source's sample_submission.csv, where it had one."""
-        path = self.folder / SAMPLE
-        return path if path.is_file() else None
 
     @cached_property
     def digest(self) -> str:
-        """Return a short digest of the dataset's files and splits.
-
-        From what it was made, when, and by which version do not count.
-        """
+        """Return a short digest of the files and splits, not of how they were made."""
         content = {
             "files": list_files(self.manifest),
             "labels": self.label_scheme,
@@ -98,15 +83,15 @@ class Dataset:
         return {scan.scan_id: scan for scan in self.scans}
 
     def scan(self, scan_id: str) -> DatasetScan:
-        """Return one scan; raises :class:`KeyError` for an unknown id."""
+        """Return one scan; :class:`KeyError` for an unknown id."""
         return self._scan_of[scan_id]
 
     def image_path(self, scan_id: str) -> Path:
-        """Return where a scan's image lies."""
+        """Return the path of a scan's image."""
         return self.folder / image_name_of(scan_id, self.scan(scan_id).part)
 
     def label_path(self, scan_id: str) -> Path:
-        """Return where a scan's labels lie; :class:`ValueError` where it has none."""
+        """Return the path of a scan's labels; :class:`ValueError` if it has none."""
         scan = self.scan(scan_id)
         if not scan.labelled:
             raise ValueError(f"{scan_id} has no labels")
@@ -140,12 +125,9 @@ class Dataset:
         return pd.DataFrame([asdict(scan) for scan in self.scans]).set_index("scan_id")
 
     def _repr_html_(self) -> str:
-        table = (
-            self.to_frame()
-            .groupby("part", sort=False)
-            .agg(
-                patients=("patient_id", "nunique"), scans=("depth", "size"), slices=("depth", "sum")
-            )
+        parts = self.to_frame().groupby("part", sort=False)
+        table = parts.agg(
+            patients=("patient_id", "nunique"), scans=("depth", "size"), slices=("depth", "sum")
         )
         return f"<p>{self.name}, {len(self.splits)} folds</p>{table.to_html()}"
 
@@ -176,22 +158,13 @@ def find_datasets(folder: Path, dataset_id: int) -> list[Path]:
     return sorted(p for p in folder.glob(f"Dataset{dataset_id:03d}_*") if p.is_dir())
 
 
-def read_dataset(
-    raw: Path, *, dataset_id: int | None = None, name: str | None = None
-) -> Dataset:  # fmt: skip
-    """Find and read a converted dataset.
-
-    Parameters
-    ----------
-    raw
-        nnU-Net's folder of raw datasets.
-    dataset_id, name
-        Which one; either may stay open as long as one dataset alone fits.
+def read_dataset(raw: Path, *, dataset_id: int | None = None, name: str | None = None) -> Dataset:
+    """Find a converted dataset in nnU-Net's folder of raw datasets, by number or name, and read it.
 
     Raises
     ------
     InputError
-        Where no whole dataset, or more than one, fits.
+        If no complete dataset, or more than one, fits.
     """
     pattern = f"Dataset{'???' if dataset_id is None else f'{dataset_id:03d}'}_{name or '*'}"
     folders = sorted(p for p in raw.glob(pattern) if p.is_dir()) if raw.is_dir() else []
@@ -235,12 +208,12 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def find_damaged(folder: Path, manifest: ManifestContent) -> list[str]:
-    """Return the files that are missing or not of the size that the manifest tells."""
+    """Return the files that are missing or have another size than in the manifest."""
     return list_damaged(folder, list_files(manifest))
 
 
 def list_damaged(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """Return the files that are missing or of another size."""
+    """Return the files that are missing or have another size."""
     return [
         name
         for name, described in files.items()

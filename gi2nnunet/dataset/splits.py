@@ -1,7 +1,7 @@
-"""Which patients are trained on, which validate, which stay out.
+"""Splits by patient: which patients are trained on, validated on, and held out.
 
-Every split is by patient: a patient's days look alike, so a model validated on another day of a
-patient it was trained on is measured on what it has seen.
+A patient's days look alike. A model that is validated on another day of a patient it was trained on
+is measured on data that it has seen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SplitOptions:
     Attributes
     ----------
     folds
-        How many; ``None`` for 5, or fewer where there are fewer patients.
+        ``None`` for 5, or fewer if there are fewer patients.
     holdout
         What stays out of training: see :func:`hold_out`. Labelled test scans of a NIfTI source are
         held out anyway; ``None`` then holds out no others.
@@ -42,11 +42,9 @@ class SplitOptions:
         Keep training scans that the organisers list as bad. ``"mle-bench"`` always keeps those of
         its test set.
     leave_out_suspects
-        Check the source first and leave out of training every scan with a suspect that is at least
-        so sure (see :mod:`gi2nnunet.source.check`); ``None`` checks nothing. ``"mle-bench"`` keeps
-        those of its test set.
-    seed
-        Decides the hold-out and the folds.
+        Check the source first and leave out of training every scan with a suspect of at least this
+        certainty (see :mod:`gi2nnunet.source.check`); ``None`` checks nothing. ``"mle-bench"``
+        keeps those of its test set.
     """
 
     folds: int | None = None
@@ -57,29 +55,24 @@ class SplitOptions:
 
 
 def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[Fold]:
-    """Spread patients over folds, evenly in scans, in patients and in strata.
+    """Distribute patients over folds, evenly in scans, patients and strata.
 
-    Patients are shuffled, then the heaviest go first, each to the fold that it leaves most even.
+    Patients are shuffled and sorted by weight; each goes to the fold that stays most even.
 
     Parameters
     ----------
     scans
-        The stratum of each scan id, any text (for example its geometry).
+        The stratum of each scan id, any text (for example its geometry). Their order does not
+        matter.
     folds
-        How many, at least 2 and at most the number of patients.
+        From 2 to the number of patients; else a :class:`ValueError`.
     seed
         Decides between equally good folds.
 
     Returns
     -------
     list of Fold
-        Every scan validates in exactly one fold; no fold validates on nothing. The order of
-        ``scans`` does not matter.
-
-    Raises
-    ------
-    ValueError
-        For a number of folds that the patients do not allow.
+        Every scan validates in exactly one fold, and every fold validates on some scan.
     """
     by_patient: dict[str, list[str]] = {}
     for scan_id in sorted(scans, key=scan_order):
@@ -87,8 +80,8 @@ def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[F
     if not 2 <= folds <= len(by_patient):
         raise ValueError(f"{folds} folds of {len(by_patient)} patients")
     strata = sorted(set(scans.values()))
-    # What is to be even: scans of each stratum, scans, patients. Each is weighed by its total, so
-    # that a rare stratum counts like a common one.
+    # To be even: scans of each stratum, scans, patients. Each is divided by its total, so that a
+    # rare stratum counts like a common one.
     amounts = {
         patient: _count(Counter(scans[scan_id] for scan_id in of_patient), strata)
         for patient, of_patient in by_patient.items()
@@ -127,24 +120,14 @@ def _count(of_patient: Counter[str], strata: Sequence[str]) -> NDArray[np.float6
 
 
 def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | None]:
-    """Return the number of folds to make and, where that is not the default, a warning why.
+    """Return the number of folds and, if it is not the number asked for or 5, a warning.
 
-    Parameters
-    ----------
-    asked
-        What the user asked for; ``None`` for :data:`DEFAULT_FOLDS`.
-    patients
-        How many patients there are to train on.
-
-    Returns
-    -------
-    tuple
-        At most ``patients``; 0 where one patient (or none) allows no split.
+    It is at most ``patients``, and 0 for one patient or none, which cannot be split.
 
     Raises
     ------
     InputError
-        Where more folds were asked for than there are patients, or fewer than 2.
+        If more folds were asked for than there are patients, or fewer than 2.
     """
     if asked is not None:
         if asked < 2:
@@ -152,15 +135,18 @@ def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | N
         if asked > patients:
             raise InputError(
                 f"folds: found {asked} for {patients} training patients; expected at most one fold "
-                "a patient. Ask for fewer folds, or leave the number open."
+                "for each patient. Ask for fewer folds, or give no number."
             )
         return asked, None
     if patients >= DEFAULT_FOLDS:
         return DEFAULT_FOLDS, None
     if patients >= 2:
-        return patients, f"{patients} folds instead of {DEFAULT_FOLDS}: one a training patient"
+        return (
+            patients,
+            f"{patients} folds instead of {DEFAULT_FOLDS}: one for each training patient",
+        )
     if patients == 1:
-        return 0, "one training patient allows no split: only fold all can be trained"
+        return 0, "a single training patient cannot be split: only fold all can be trained"
     return 0, None
 
 
@@ -179,13 +165,11 @@ def hold_out(
         All labelled scans.
     rule
         A fraction of the patients, at least one patient (0 holds nothing out); ``"mle-bench"`` for
-        that benchmark's exact test set, in which patients with more than four days stand on both
-        sides; ``None`` for a tenth where there are five or more patients.
+        that benchmark's exact test set, in which patients with more than four days are on both
+        sides; ``None`` for a tenth if there are at least five patients.
     patient_order
-        Patients in order of first appearance in ``train.csv``, which ``"mle-bench"`` depends on;
-        by default numeric order.
-    seed
-        Decides which patients a fraction takes.
+        Patients in order of first appearance in ``train.csv``, for ``"mle-bench"``; by default
+        numeric order.
 
     Returns
     -------
@@ -233,7 +217,7 @@ def _hold_out_like_mle_bench(scan_ids: Sequence[str], order: Sequence[str]) -> t
         raise InputError(
             f"holdout: mle-bench needs at least 2 patients; found {len(order)}. Give another rule."
         )
-    # What scikit-learn's train_test_split does, whose import costs more than a second.
+    # As scikit-learn's train_test_split does; importing that takes more than a second.
     drawn = np.random.RandomState(_MLE_BENCH_SEED).permutation(len(order))
     drawn = drawn[: math.ceil(_MLE_BENCH_FRACTION * len(order))]
     test_patients = {order[index] for index in drawn.tolist()}
@@ -247,19 +231,16 @@ def _hold_out_like_mle_bench(scan_ids: Sequence[str], order: Sequence[str]) -> t
 
 
 def shared_patients(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
-    """Return the patients who have scans on both sides, in numeric order."""
+    """Return the patients with scans on both sides, in numeric order."""
     both = {patient_of(scan_id) for scan_id in first} & {patient_of(s) for s in second}
     return tuple(sorted(both, key=lambda patient: scan_order(f"{patient}_day0")))
 
 
 def check_leaks(splits: Sequence[Fold]) -> list[str]:
-    """Say what is wrong with a split: nothing for a sound one.
+    """Return the problems of a split, one sentence each.
 
-    Returns
-    -------
-    list of str
-        A sentence for each fold in which a patient both trains and validates, that trains or
-        validates on nothing, and for each scan that does not validate exactly once.
+    These are a patient both in training and in validation of a fold, a fold without scans for
+    either, and a scan that does not validate exactly once.
     """
     found: list[str] = []
     for number, fold in enumerate(splits):

@@ -16,19 +16,7 @@ _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The folders of one project.
-
-    Attributes
-    ----------
-    raw, preprocessed, results
-        nnU-Net's own three folders.
-    logs
-        Log files of every engine run.
-    predictions
-        Submissions, scores and label volumes.
-    chosen_by
-        How the workspace was found, for the screen.
-    """
+    """The folders of one project, and how they were chosen, for the screen."""
 
     raw: Path
     preprocessed: Path
@@ -37,35 +25,18 @@ class Workspace:
     predictions: Path
     chosen_by: str
 
-    @property
-    def plain_commands(self) -> str:
-        """Return the shell line that lets nnU-Net's own commands find this workspace."""
-        folders = (self.raw, self.preprocessed, self.results)
-        return "export " + " ".join(
-            f"{name}={folder}" for name, folder in zip(_VARIABLES, folders, strict=True)
-        )
-
 
 def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Workspace:
     """Find the workspace; nothing is created.
 
-    Parameters
-    ----------
-    folder
-        What ``--workspace`` said, or ``None``.
-    environ
-        The environment, for nnU-Net's three variables, which count where all three are set.
-
-    Returns
-    -------
-    Workspace
-        Of ``folder``, else of nnU-Net's variables, else of ``./gi2nnunet-workspace``. Where it
-        cannot be written to, logs go into the system's temporary folder.
+    It is ``folder`` (from ``--workspace``), else that of nnU-Net's variables in ``environ`` if all
+    three are set, else ``./gi2nnunet-workspace``. If it cannot be written to, logs go to the
+    system's temporary folder.
 
     Raises
     ------
     InputError
-        Where it cannot be looked at: a name that is too long, no right.
+        If it cannot be read: a name that is too long, missing rights.
     """
     if folder is None and all(environ.get(name) for name in _VARIABLES):
         raw, preprocessed, results = (Path(environ[name]).absolute() for name in _VARIABLES)
@@ -75,10 +46,10 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         raw, preprocessed, results = root / "raw", root / "preprocessed", root / "results"
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
-        find_kind(place)  # refuses what cannot even be looked at
+        find_kind(place)  # raises if it cannot be read
     logs = home / "logs"
     if not os.access(next(path for path in (logs, *logs.parents) if path.exists()), os.W_OK):
-        # A workspace that is only read, such as a data set attached to a notebook.
+        # A read-only workspace, such as a data set attached to a notebook.
         logs = Path(tempfile.gettempdir()) / "gi2nnunet-logs"
     return Workspace(
         raw=raw,

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
-# Bit-coded, or one organ a voxel; see :mod:`gi2nnunet.formats.labels`.
+# Bit-coded, or one organ per voxel; see :mod:`gi2nnunet.formats.labels`.
 LabelScheme = Literal["regions", "exclusive"]
 Certainty = Literal["certain", "likely", "possible"]
-"""How sure a check is of a suspect, the surest first."""
+"""How sure a check is of a suspect, from most to least."""
 CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
 LABEL_SCHEMES: tuple[LabelScheme, ...] = get_args(LabelScheme)
 SLICE_THICKNESS_MM = 3.0
@@ -31,19 +31,12 @@ CONTOUR_COLOURS: Mapping[str, str] = {
     "stomach": "#7fb2ff",
 }
 
+_LISTED = "on the organisers' list of bad scans"
 KNOWN_BAD_SCANS: Mapping[str, str] = {
-    "case7_day0": "wrong masks",
-    "case81_day30": "wrong masks",
-    "case43_day18": "on the organisers' list of bad scans",
-    "case43_day26": "on the organisers' list of bad scans",
-    "case138_day0": "on the organisers' list of bad scans",
-    "case124_day19": "on the organisers' list of bad scans",
-    "case144_day15": "on the organisers' list of bad scans",
-    "case61_day14": "on the organisers' list of bad scans",
-    "case9_day27": "on the organisers' list of bad scans",
-    "case34_day20": "on the organisers' list of bad scans",
-    "case83_day11": "on the organisers' list of bad scans",
-    "case13_day0": "on the organisers' list of bad scans",
+    **dict.fromkeys(("case7_day0", "case81_day30"), "wrong masks"),
+    **dict.fromkeys(("case43_day18", "case43_day26", "case138_day0", "case124_day19"), _LISTED),
+    **dict.fromkeys(("case144_day15", "case61_day14", "case9_day27", "case34_day20"), _LISTED),
+    **dict.fromkeys(("case83_day11", "case13_day0"), _LISTED),
 }
 
 # Scan id, number.
@@ -80,16 +73,9 @@ def slice_id(scan_id: str, number: int) -> str:
 
 
 def image_name(number: int, *, width: int, height: int, spacing_mm: tuple[float, float]) -> str:
-    """Return the competition's file name of one slice.
+    """Return the competition's file name of one slice; in it width and x come first.
 
-    Parameters
-    ----------
-    number
-        Slice number, from 1.
-    width, height
-        Image size in pixels; the width comes first in the name.
-    spacing_mm
-        Pixel spacing ``(y, x)`` in mm; x comes first in the name.
+    Sizes are in pixels, ``spacing_mm`` is the pixel spacing ``(y, x)``.
     """
     spacing_y, spacing_x = spacing_mm
     return f"slice_{number:04d}_{width}_{height}_{spacing_x:.2f}_{spacing_y:.2f}.png"
@@ -97,19 +83,7 @@ def image_name(number: int, *, width: int, height: int, spacing_mm: tuple[float,
 
 @dataclass(frozen=True, kw_only=True)
 class SliceImage:
-    """What the path of a slice's image says.
-
-    Attributes
-    ----------
-    path
-        The path.
-    scan_id, number
-        The scan and the slice's number.
-    height, width
-        Image size in pixels.
-    spacing_mm
-        Pixel spacing ``(y, x)`` in mm.
-    """
+    """The content of an image's path: sizes in pixels, spacing ``(y, x)`` in mm."""
 
     path: str
     scan_id: str
@@ -120,7 +94,7 @@ class SliceImage:
 
 
 def parse_image_path(path: str) -> SliceImage | None:
-    """Return what the path of a slice's image says; ``None`` for a path of another form.
+    """Return the content of an image's path; ``None`` for a path of another form.
 
     The inverse of :func:`image_name` below ``case123/case123_day20/scans/``.
     """

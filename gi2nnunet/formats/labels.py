@@ -1,10 +1,10 @@
-"""Label maps: bit-coded (one bit an organ, so that overlaps survive) or exclusive.
+"""Label maps: bit-coded (one bit for each organ, so that overlaps are kept) or exclusive.
 
 Bit-coded: bit 0 (value 1) large bowel, bit 1 (value 2) small bowel, bit 2 (value 4) stomach; a
 voxel of large *and* small bowel is 3. nnU-Net trains on such maps through its *regions*.
 
-Exclusive: 1 large bowel, 2 small bowel, 3 stomach; where organs overlap, the one that comes first
-in :data:`EXCLUSIVE_PRIORITY` keeps the voxel.
+Exclusive: 1 large bowel, 2 small bowel, 3 stomach; if organs overlap, the voxel goes to the one
+that comes first in :data:`EXCLUSIVE_PRIORITY`.
 
 References
 ----------
@@ -23,19 +23,16 @@ from gi2nnunet.formats.ids import ORGANS, LabelScheme
 ORGAN_BITS = tuple(1 << index for index in range(len(ORGANS)))
 ALL_BITS = sum(ORGAN_BITS)
 
-# Where two organs claim a voxel, the smaller one keeps it: it has more to lose.
+# If two organs overlap, the smaller one gets the voxel.
 EXCLUSIVE_PRIORITY = ("stomach", "large_bowel", "small_bowel")
 
 LabelMap = NDArray[np.uint8]
 
 
 def nnunet_labels(scheme: LabelScheme) -> tuple[dict[str, int | list[int]], list[int] | None]:
-    """Return what nnU-Net's dataset.json says of the labels.
+    """Return ``labels`` and ``regions_class_order`` of nnU-Net's dataset.json.
 
-    Returns
-    -------
-    tuple
-        Its ``labels`` table and its ``regions_class_order`` (``None`` for exclusive labels).
+    The second is ``None`` for exclusive labels.
     """
     if scheme == "exclusive":
         return {"background": 0, **{organ: i + 1 for i, organ in enumerate(ORGANS)}}, None
@@ -47,20 +44,10 @@ def nnunet_labels(scheme: LabelScheme) -> tuple[dict[str, int | list[int]], list
 
 
 def split_organs(label_map: LabelMap, *, scheme: LabelScheme = "regions") -> NDArray[np.bool_]:
-    """Return one mask an organ.
+    """Return one mask per organ of a label map of any shape.
 
-    Parameters
-    ----------
-    label_map
-        Labels of any shape.
-    scheme
-        How they are coded.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of shape ``(organs, *label_map.shape)``, in the order of
-        :data:`~gi2nnunet.formats.ids.ORGANS`.
+    They are bool of shape ``(organs, *label_map.shape)``, in the order of
+    :data:`~gi2nnunet.formats.ids.ORGANS`.
     """
     if scheme == "regions":
         return np.stack([(label_map & bit) != 0 for bit in ORGAN_BITS])
@@ -68,7 +55,7 @@ def split_organs(label_map: LabelMap, *, scheme: LabelScheme = "regions") -> NDA
 
 
 def join_organs(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> LabelMap:
-    """Return the bit-coded label map of one mask an organ (the inverse of :func:`split_organs`)."""
+    """Return the bit-coded label map of one mask per organ, the inverse of :func:`split_organs`."""
     label_map = np.zeros(masks[0].shape, np.uint8)
     for mask, bit in zip(masks, ORGAN_BITS, strict=True):
         label_map |= mask.astype(np.uint8) * np.uint8(bit)
@@ -76,20 +63,10 @@ def join_organs(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> Label
 
 
 def find_box(*volumes: LabelMap | NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds the non-zero voxels of all volumes.
+    """Return the smallest box around the non-zero voxels of volumes ``(z, y, x)`` of one shape.
 
-    Planes are looked at first and rows and columns only inside them: 50 times faster than
-    :func:`scipy.ndimage.find_objects` on a scan.
-
-    Parameters
-    ----------
-    volumes
-        Label maps or masks ``(z, y, x)`` of one shape.
-
-    Returns
-    -------
-    tuple
-        The slices along z, y and x; of length 0 if every voxel is 0.
+    The slices have length 0 if every voxel is 0. Planes are searched first, rows and columns only
+    inside them: 50 times faster than :func:`scipy.ndimage.find_objects` on a scan.
     """
     arrays = [volume.view(np.uint8) for volume in volumes]
     planes = np.zeros(arrays[0].shape[0], np.uint8)

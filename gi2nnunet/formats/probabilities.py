@@ -1,8 +1,8 @@
-"""Probabilities of one scan in eight bits, compressed: what tuning reads.
+"""Probabilities of one scan in eight bits, compressed, for tuning.
 
-A file is a gzip file, whose checksum finds damage: one line of JSON (what it holds, of which scan,
-how it was made), then the array. 255 steps are finer than any threshold that is chosen on them, and
-a scan of 10 million voxels takes one or two megabytes instead of 120.
+A file is a gzip file, so its checksum shows damage: one line of JSON (the scan, the shape, how it
+was made), then the array. 255 steps are finer than any threshold that tuning chooses, and a scan of
+10 million voxels takes one or two megabytes instead of 120.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ class TuningScan:
 
     Attributes
     ----------
-    scan_id
-        The scan.
     fold
-        The fold whose models did not see it.
+        The fold with models that were not trained on it.
     load
-        Gives the probabilities by configuration, the truth (bit-coded) and the voxel spacing in mm.
+        Returns the probabilities by configuration, the truth (bit-coded) and the voxel spacing in
+        mm.
     """
 
     scan_id: str
@@ -60,19 +59,16 @@ EightBits = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredProbabilities:
-    """What a file holds.
+    """The content of a file.
 
     Attributes
     ----------
-    scan_id
-        The scan.
     numbers
         Slice number of each plane.
     spacing_mm
         Voxel spacing ``(z, y, x)``.
     array
-        Probabilities ``(organ, z, y, x)``, uint8, organs in the order of
-        :data:`~gi2nnunet.formats.ids.ORGANS`.
+        Organs in the order of :data:`~gi2nnunet.formats.ids.ORGANS`.
     about
         How they were made, as given when they were written.
     """
@@ -104,21 +100,12 @@ def write_probabilities(
 ) -> None:
     """Write one scan's probabilities; the same input gives the same bytes.
 
-    Parameters
-    ----------
-    path
-        The file, by custom ending in :data:`SUFFIX`.
-    array
-        ``(organ, z, y, x)`` from :func:`to_eight_bits`.
-    scan_id, numbers, spacing_mm
-        The scan, the slice number of each plane, and the voxel spacing ``(z, y, x)``.
-    about
-        How they were made; must go through JSON.
+    The parameters are those of :class:`StoredProbabilities`; ``about`` must be JSON.
 
     Raises
     ------
     OutputError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     if array.dtype != np.uint8 or array.shape[:2] != (len(ORGANS), len(numbers)):
         raise ValueError(f"{array.dtype} array {array.shape} for {len(numbers)} slices")
@@ -140,7 +127,7 @@ def write_probabilities(
 def read_about(path: Path) -> dict[str, Any]:
     """Return how a file's probabilities were made; empty if it, or its header, is not readable."""
     try:
-        with path.open("rb") as file:  # the header is enough, even if the rest is damaged
+        with path.open("rb") as file:  # only the header is read
             unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
             start = unpacker.decompress(file.read(_MOST_HEADER_BYTES), _MOST_HEADER_BYTES)
         return dict(json.loads(start.partition(b"\n")[0])["about"])
@@ -154,7 +141,7 @@ def read_probabilities(path: Path) -> StoredProbabilities:
     Raises
     ------
     InputError
-        Where the file is missing, cut off, altered, or something else.
+        If the file is missing, cut off, altered, or of another kind.
     """
     try:
         with igzip.open(path) as file:

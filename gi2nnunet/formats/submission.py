@@ -1,4 +1,4 @@
-"""Bit-coded label maps <-> the rows of a submission CSV.
+"""Submission CSV: bit-coded label maps to rows, and the file.
 
 A row is ``(slice_id, organ, RLE text)``. The file's columns are ``id,class,predicted``.
 
@@ -12,26 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from gi2nnunet.core.errors import name_some
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.formats.ids import ORGANS, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import encode_slices
-from gi2nnunet.formats.tables import MaskTable, Row, format_rows, name_some
+from gi2nnunet.formats.tables import MaskTable, Row, format_rows
 
 
 def encode_rows(bit_map: LabelMap) -> list[tuple[str, ...]]:
-    """Encode a bit-coded label map.
+    """Return the RLE texts of each slice of a bit-coded label map ``(z, y, x)``.
 
-    Parameters
-    ----------
-    bit_map
-        ``(z, y, x)`` uint8, bit-coded.
-
-    Returns
-    -------
-    list
-        For each slice the RLE texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`; an
-        empty mask has the empty text.
+    They are in the order of :data:`~gi2nnunet.formats.ids.ORGANS`; an empty mask has the empty
+    text.
     """
     return list(zip(*encode_slices(bit_map, bits=ORGAN_BITS), strict=True))
 
@@ -39,22 +32,8 @@ def encode_rows(bit_map: LabelMap) -> list[tuple[str, ...]]:
 def name_rows(scan_id: str, numbers: Sequence[int], rows: Sequence[Sequence[str]]) -> list[Row]:
     """Return rows ``(slice_id, organ, RLE text)`` of one scan, slice by slice.
 
-    Parameters
-    ----------
-    scan_id
-        The scan.
-    numbers
-        Slice number of each plane.
-    rows
-        For each plane the RLE texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`.
-
-    Raises
-    ------
-    ValueError
-        Where numbers and planes differ in count.
+    ``rows`` are those of :func:`encode_rows`, ``numbers`` the slice number of each.
     """
-    if len(numbers) != len(rows):
-        raise ValueError(f"{len(numbers)} slice numbers for {len(rows)} slices")
     return [
         (slice_id(scan_id, number), organ, text)
         for number, texts in zip(numbers, rows, strict=True)
@@ -63,7 +42,7 @@ def name_rows(scan_id: str, numbers: Sequence[int], rows: Sequence[Sequence[str]
 
 
 def encode_scan(scan_id: str, numbers: Sequence[int], bit_map: LabelMap) -> list[Row]:
-    """Encode one scan: a row for every slice and organ; see :func:`name_rows`."""
+    """Encode one scan: a row for every slice and organ."""
     return name_rows(scan_id, numbers, encode_rows(bit_map))
 
 
@@ -75,24 +54,24 @@ def write_submission(
     Parameters
     ----------
     path
-        The CSV to write; its folder is made where it is missing.
+        The CSV to write; its folder is made if it is missing.
     rows
         ``(slice_id, organ, RLE text)``, in any order.
     sample
-        The competition's ``sample_submission.csv``. Where it has rows, the submission has exactly
-        these in the same order; where it has none, or is not given, every row given is written in
-        numeric order of patient, day and slice.
+        The competition's ``sample_submission.csv``. If it has rows, the submission has exactly
+        these in the same order; if it has none, or is not given, every row is written in numeric
+        order of patient, day and slice.
 
     Returns
     -------
     tuple of str
-        Warnings: sample rows nobody predicted (written empty), slices the sample does not have
-        (left out), no mask in any row.
+        Warnings: sample rows that were not predicted (written empty), predicted rows that are not
+        in the sample (left out), no mask in any row.
 
     Raises
     ------
     OutputError
-        Where the file cannot be written; an earlier file of that name is then untouched.
+        If the file cannot be written; an earlier file of that name is then untouched.
     ValueError
         For a second row of one slice and organ, or an unknown organ.
     """
@@ -106,18 +85,18 @@ def write_submission(
     warnings: list[str] = []
     if sample is not None and len(sample):
         keys = [(row_id, organ) for row_id, organ, _ in sample.list_rows()]
-        missing = [key for key in keys if key not in texts]
+        missing = [", ".join(key) for key in keys if key not in texts]
         wanted = set(keys)
-        extra = [key for key in texts if key not in wanted]
+        extra = [", ".join(key) for key in texts if key not in wanted]
         if missing:
             warnings.append(
                 f"{len(missing)} rows of {sample.name} were not predicted and are written empty: "
-                + name_some([f"{row_id}, {organ}" for row_id, organ in missing])
+                + name_some(missing, separator="; ")
             )
         if extra:
             warnings.append(
                 f"{len(extra)} predicted rows are not in {sample.name} and are left out: "
-                + name_some([f"{row_id}, {organ}" for row_id, organ in extra])
+                + name_some(extra, separator="; ")
             )
     else:
         keys = sorted(texts, key=_row_order)

@@ -26,6 +26,7 @@ from gi2nnunet.core.errors import (
     MOST_TABLE_BYTES,
     InputError,
     Problem,
+    name_some,
     raise_problems,
     shorten,
 )
@@ -47,7 +48,6 @@ _NO_TABLES = {
     b"\xfe\xff": "text in UTF-16",
     b"\x89PNG": "a PNG",
 }
-_MOST_NAMED = 5
 _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 
 
@@ -519,10 +519,3 @@ def decode_table(
         )
         for scan in scans
     )
-
-
-def name_some(names: Sequence[str]) -> str:
-    """Return the first five names and how many more there are, for a message."""
-    shown = "; ".join(names[:_MOST_NAMED])
-    more = len(names) - _MOST_NAMED
-    return shown + (f"; and {more} more" if more > 0 else "")

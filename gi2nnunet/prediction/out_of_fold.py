@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
@@ -26,7 +26,6 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, EightBits, read_about, read_probabilities
-from gi2nnunet.formats.tables import name_some
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.core.workers import Progress, QuietPool, count_cores
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.rle import RleProblem, decode_rows
@@ -22,7 +22,6 @@ from gi2nnunet.formats.tables import (
     Size,
     find_sizes,
     group_rows,
-    name_some,
     paint_runs,
     raise_refused,
     read_mask_table,

@@ -12,13 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.errors import Check, Finding, InputError, name_some
 from gi2nnunet.core.files import PART_SUFFIX, read_json
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, compare_split, list_dataset_checks
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.tables import name_some
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, list_folds
 from gi2nnunet.nnunet.process import new_log

@@ -274,7 +274,7 @@ ARCHIVES = (
         patch=lambda monkeypatch: monkeypatch.setattr("shutil.disk_usage", lambda path: _Usage()),
         message=(
             "found 1000 bytes free; expected",
-            "so large are the source's images",
+            "the size of the source's images",
             "Free some space",
         ),
     ),

@@ -153,7 +153,7 @@ TABLES = (
         "a row of four fields",
         edit_rows(lambda rows: [*rows[:-1], rows[-1] + ",x"]),
         "source/train.csv",
-        "Expected 3 fields in line 61, saw 4",
+        "line 61: found 4 fields; expected 3",
         "download it again",
     ),
     source(
@@ -263,7 +263,7 @@ TABLES = (
         command="score right.csv bad.csv",
         message=(
             "bad.csv, case1_day0: found the image sizes",
-            "expected one size a scan",
+            "expected one size for each scan",
             "Correct the image sizes in bad.csv",
         ),
     ),

@@ -103,7 +103,7 @@ WORKSPACES = (
         start="converted",
         make=then(remove(MANIFEST), remove(f"{RAW}/dataset.json")),
         command="convert source",
-        message=(f"{RAW}: found files that this tool did not write", "Take another number"),
+        message=(f"{RAW}: found files that gi2nnunet did not write", "Take another number"),
     ),
     manifest("of nothing", b"", "manifest.json: found no JSON"),
     manifest("cut off", '{"format": 1, "scans": [', "manifest.json: found no JSON"),

@@ -633,7 +633,7 @@ def test_a_filled_sample_submission_is_kept_in_order(tmp_path, ws):
     ]
     files["sample_submission.csv"] = ("\r\n".join(lines) + "\r\n").encode()
     dataset = convert(write_files(tmp_path / "s", files), workspace=ws)
-    assert dataset.sample_path.read_text().splitlines() == lines
+    assert (dataset.folder / "sample_submission.csv").read_text().splitlines() == lines
 
 
 @pytest.mark.parametrize(

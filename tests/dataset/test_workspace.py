@@ -81,9 +81,3 @@ def test_a_card_is_counted_among_those_the_user_lets_us_see(
         processes=1, augmentation_processes=1, threads=1, gpu=gpu,
     )  # fmt: skip
     assert environment["CUDA_VISIBLE_DEVICES"] == expected
-
-
-def test_plain_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
-    line = open_workspace(tmp_path, environ={}).plain_commands
-    assert line.startswith("export nnUNet_raw=")
-    assert f"nnUNet_results={tmp_path / 'results'}" in line

@@ -218,7 +218,7 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
         lambda s: edit_split(
             s.made / "splits_final.json", lambda splits: splits[0]["train"].append(s.held[0])
         ),
-        lambda s: s.made / "splits_final.json", "which is no training scan", True,
+        lambda s: s.made / "splits_final.json", "not among the training scans", True,
     ),
     "no split for nnU-Net": (
         lambda s: (s.made / "splits_final.json").unlink(),
