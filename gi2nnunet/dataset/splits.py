@@ -143,7 +143,7 @@ def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | N
     if patients >= 2:
         return (
             patients,
-            f"{patients} folds instead of {DEFAULT_FOLDS}: one for each training patient",
+            f"{patients} folds instead of {DEFAULT_FOLDS}: one for each patient",
         )
     if patients == 1:
         return 0, "a single training patient cannot be split: only fold all can be trained"
