@@ -8,8 +8,8 @@ patient's right to the left. It is how the slices look on a radiologist's screen
 
 *Files* are NIfTI with voxel axes i = x, j = y, k = z flipped: k runs inferior to superior. With the
 direction the identity in ITK's LPS world (``diag(-sx, -sy, sz)`` in NIfTI's RAS world) that makes a
-right-handed frame that every viewer and nnU-Net read alike. The origin is 0; the competition's
-files do not tell where in the scanner a patient lay.
+right-handed frame that every viewer and nnU-Net read alike. The origin is 0, because the
+competition's files do not say where in the scanner a patient lay.
 
 References
 ----------
@@ -52,7 +52,7 @@ _HEADER_BYTES = 544  # those of NIfTI-2, and where its extensions would begin
 _START_BYTES = 2**16  # of a file, packed or not: holds the header
 _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
 _MOST_BYTES = 8 * MOST_VOXELS
-_EXTRA_BYTES = 2**16  # what may stand after the voxels
+_EXTRA_BYTES = 2**16  # that may follow the voxels
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 _SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
 _FILE_ORDER = axcodes2ornt("LPS")  # i runs to left, j to posterior, k to superior
@@ -112,17 +112,10 @@ def _compress(*parts: bytes | memoryview) -> bytes:
 def write_volume(path: Path, array: NDArray[Any], *, spacing_mm: Sequence[float]) -> None:
     """Write a volume as ``.nii.gz``: right-handed, qform and sform set, identity direction in LPS.
 
-    Parameters
-    ----------
-    path
-        A name that ends in ``.nii.gz``.
-    array, spacing_mm
-        As in :func:`encode_volume`.
-
     Raises
     ------
     OutputError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path} does not end in .nii.gz")
@@ -135,12 +128,10 @@ class VolumeGeometry:
 
     Attributes
     ----------
-    shape
-        ``(z, y, x)`` in voxels.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
+    shape, spacing_mm
+        ``(z, y, x)`` in voxels and in mm.
     corner_mm
-        Where the centre of voxel ``[0, 0, 0]`` lies, ``(x, y, z)`` in LPS mm.
+        Centre of voxel ``[0, 0, 0]``, ``(x, y, z)`` in LPS mm.
     """
 
     shape: tuple[int, int, int]
@@ -148,14 +139,14 @@ class VolumeGeometry:
     corner_mm: tuple[float, float, float]
 
     def __str__(self) -> str:
-        """Return it for a message."""
+        """Return the geometry for a message."""
         return (
             f"{self.shape} voxels of {self.spacing_mm} mm (z, y, x), first voxel at "
             f"{self.corner_mm} mm"
         )
 
     def is_close(self, other: VolumeGeometry, *, most_mm: float) -> bool:
-        """Return whether both have one shape and differ in no length by more than ``most_mm``."""
+        """Return whether both have one shape, and lengths that differ by at most ``most_mm``."""
         return self.shape == other.shape and np.allclose(
             [*self.spacing_mm, *self.corner_mm],
             [*other.spacing_mm, *other.corner_mm],
@@ -166,15 +157,7 @@ class VolumeGeometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A volume in slice order.
-
-    Attributes
-    ----------
-    array
-        ``(z, y, x)`` in slice order, in the file's own type (scaled values: float32).
-    geometry
-        Its size and place.
-    """
+    """A volume in slice order, in the file's own type (scaled values: float32)."""
 
     array: NDArray[Any]
     geometry: VolumeGeometry
@@ -186,12 +169,12 @@ class Volume:
 
 
 def read_geometry(path: Path) -> VolumeGeometry:
-    """Read how large a NIfTI volume is and where it lies, from its header only.
+    """Read the size and position of a NIfTI volume from its header.
 
     Raises
     ------
     InputError
-        As :func:`read_volume`, for what the header shows.
+        As :func:`read_volume`, for faults of the header.
     """
     return _read_header(path, _read_nifti_bytes(path, start_only=True)).geometry
 
@@ -205,8 +188,8 @@ def read_volume(path: Path) -> Volume:
     Raises
     ------
     InputError
-        Where the file is missing, no NIfTI, truncated or damaged, not 3D, or does not say how it
-        lies in the patient.
+        If the file is missing, truncated, damaged, not a NIfTI file or not 3D, or does not give
+        its orientation.
     """
     data = _read_nifti_bytes(path)
     header = _read_header(path, data)
@@ -214,9 +197,9 @@ def read_volume(path: Path) -> Volume:
         stored = nibabel.arrayproxy.ArrayProxy(io.BytesIO(data), header.nifti)
         scaled = (stored.slope, stored.inter) != (1.0, 0.0)
         array = stored[...] if scaled else stored.get_unscaled()
-    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+    except Exception as error:  # nibabel raises many kinds of exception for a bad file
         _refuse(path, f"no readable NIfTI volume ({error})")
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is told by whoever looks at it
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is reported by later checks
         array = np.asarray(array, np.float32 if scaled else None)
     turn = ornt_transform(header.axes, _SLICE_ORDER)
     array = apply_orientation(array.reshape(array.shape[:3]), turn)
@@ -226,7 +209,7 @@ def read_volume(path: Path) -> Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """What a file's header says, and nibabel's orientation of its axes, ``(3, 2)``."""
+    """A file's header, its geometry, and nibabel's orientation of its axes, ``(3, 2)``."""
 
     nifti: Any
     geometry: VolumeGeometry
@@ -246,24 +229,23 @@ def _read_header(path: Path, data: bytes) -> _Header:
             if code
         ]
         units = header.get_xyzt_units()[0]
-        # As it stands in the file: nibabel puts 1 mm in the place of 0.
+        # As in the file: nibabel replaces 0 by 1 mm.
         raw = kind(start, check=False)
         unsized = not header["sform_code"] and not (raw["pixdim"][1:4] > 0).all()
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
         if min(shape) < 0:
             raise ValueError(f"the shape {shape}")
-    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+    except Exception as error:  # nibabel raises many kinds of exception for a bad file
         _refuse(path, f"no readable NIfTI volume ({error})")
     if len(shape) < 3 or set(shape[3:]) - {1} or 0 in shape or dtype.kind not in "iuf":
         _refuse(path, f"values of shape {shape}, {dtype}", "one volume of numbers")
     if units not in ("mm", "unknown"):
         _refuse(path, f"lengths in {units}", "millimetres")
     if not forms:
-        _refuse(
-            path, "neither qform nor sform, so the orientation is unknown", "one of the two set"
-        )
+        found = "neither qform nor sform, so the orientation is unknown"
+        _refuse(path, found, "one of the two set")
     if unsized or not np.isfinite(affine).all() or voxel_sizes(affine).min() <= 0:
-        _refuse(path, "a voxel size that is no positive number", "spacing in mm")
+        _refuse(path, "a voxel size that is not a positive number", "spacing in mm")
     axes, *others = [_find_axes(form, where=str(path)) for form in forms]
     if any((other != axes).any() for other in others):
         _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
@@ -327,7 +309,7 @@ def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float,
 
 
 def _read_nifti_bytes(path: Path, *, start_only: bool = False) -> bytes:
-    """Return what a NIfTI file holds, unpacked; or its first bytes, which hold the header."""
+    """Return the content of a NIfTI file, unpacked; or its first bytes with the header."""
     try:
         with path.open("rb") as file:
             data = file.read(_START_BYTES if start_only else -1)
@@ -337,7 +319,7 @@ def _read_nifti_bytes(path: Path, *, start_only: bool = False) -> bytes:
     if data[:2] != b"\x1f\x8b":
         claimed = _size_claimed(data[:_NIFTI_VOXELS_AT])
         if claimed is not None and claimed > size:
-            _refuse(path, f"{size} bytes where its header tells {claimed}")
+            _refuse(path, f"{size} bytes; its header says {claimed}")
         return data
     try:
         return _unpack_start(data) if start_only else _unpack(data)
@@ -348,36 +330,32 @@ def _read_nifti_bytes(path: Path, *, start_only: bool = False) -> bytes:
 
 
 def _unpack_start(data: bytes) -> bytes:
-    """Return the first bytes that a gzip file holds, once the size in its header is fair."""
+    """Return the first bytes in a gzip file, after checking the size in its header."""
     unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
     start: bytes = unpacker.decompress(data, _HEADER_BYTES)
     if len(start) < _NIFTI_VOXELS_AT and not unpacker.eof:
-        raise EOFError("it ends before its end")
+        raise EOFError("it is cut off")
     if (claimed := _size_claimed(start)) is None:
-        raise ValueError("a gzip file of something else than a NIfTI volume")
+        raise ValueError("a gzip file without a NIfTI volume")
     if claimed > _MOST_BYTES:
         raise ValueError(f"a header that claims {claimed} bytes; at most {_MOST_BYTES} are read")
     return start
 
 
 def _unpack(data: bytes) -> bytes:
-    """Return what a gzip file holds, once its header's size, and no more than that, is fair."""
+    """Return the content of a gzip file, after checking that its size matches the header."""
     claimed = _size_claimed(_unpack_start(data)) or 0
-    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
-    unpacked: bytes = unpacker.decompress(data, claimed + _EXTRA_BYTES)
-    if not unpacker.eof or unpacker.unused_data:
-        # Several gzip members, a file cut off, or a bomb.
-        with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            unpacked = packed.read(claimed + _EXTRA_BYTES + 1)
-        if len(unpacked) > claimed + _EXTRA_BYTES:
-            raise ValueError(f"far more than the {claimed} bytes that its header tells")
+    with igzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked: bytes = packed.read(claimed + _EXTRA_BYTES + 1)
+    if len(unpacked) > claimed + _EXTRA_BYTES:
+        raise ValueError(f"far more than the {claimed} bytes that its header says")
     if claimed > len(unpacked):
-        raise ValueError(f"{len(unpacked)} bytes where its header tells {claimed}")
+        raise ValueError(f"{len(unpacked)} bytes; its header says {claimed}")
     return unpacked
 
 
 def _size_claimed(start: bytes) -> int | None:
-    """Return the bytes of a NIfTI file as its first 352 tell; ``None`` where it is none."""
+    """Return the size of a NIfTI file by its first 352 bytes; ``None`` if it is not one."""
     for size, order, field, dim_at, bits_at, offset_at, offset in (
         (348, "<", "h", 40, 72, 108, "f"), (348, ">", "h", 40, 72, 108, "f"),
         (540, "<", "q", 16, 14, 168, "q"), (540, ">", "q", 16, 14, 168, "q"),
@@ -397,10 +375,7 @@ def _refuse(path: Path, found: str, expected: str = "a whole .nii or .nii.gz fil
 
 
 def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64]:
-    """Return nibabel's orientation of a file's axes, ``(3, 2)``, if they are nearly the patient's.
-
-    ``affine`` is the file's ``(4, 4)``, from voxels to RAS mm.
-    """
+    """Return nibabel's orientation, ``(3, 2)``, of axes that are nearly the patient's."""
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         shear = cosines.T @ cosines - np.eye(3)
@@ -417,21 +392,12 @@ def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64
 
 
 def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> None:
-    """Write a volume given in slice order into the geometry of another NIfTI file.
-
-    Parameters
-    ----------
-    path
-        A name that ends in ``.nii.gz``.
-    array
-        ``(z, y, x)`` in slice order, of the reference's shape in slice order.
-    reference
-        The file whose axes, position and header geometry to take.
+    """Write a volume ``(z, y, x)`` in slice order as ``.nii.gz`` in the geometry of another file.
 
     Raises
     ------
     OutputError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     header = _read_header(reference, _read_nifti_bytes(reference, start_only=True))
     affine = header.nifti.get_best_affine()

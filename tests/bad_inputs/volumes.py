@@ -117,7 +117,7 @@ VALUES = ("expected labels from 0 to 7", "Give label volumes of large_bowel")
 VOLUMES = (
     encoding("an empty file", b"", "no readable NIfTI volume"),
     encoding("text", b"hello" * 100, "no readable NIfTI volume"),
-    encoding("gzipped text", gzip.compress(b"hello" * 100), "a gzip file of something else"),
+    encoding("gzipped text", gzip.compress(b"hello" * 100), "a gzip file without a NIfTI volume"),
     encoding(
         "a gzip cut off",
         cut(nifti(np.random.default_rng(0).integers(0, 8, SHAPE, dtype=np.uint8))),
@@ -130,13 +130,13 @@ VOLUMES = (
     encoding(
         "cut off inside",
         gzip.compress(nifti(packed=False)[:-20]),
-        "bytes where its header tells 472",
+        "bytes; its header says 472",
     ),
-    encoding("a header alone", nifti(packed=False)[:348], "bytes where its header tells"),
+    encoding("a header alone", nifti(packed=False)[:348], "bytes; its header says"),
     encoding(
         "larger in its header",
         patched(40, dims(60, 50, 40)),
-        "472 bytes where its header tells 120352",
+        "472 bytes; its header says 120352",
     ),
     encoding(
         "35 TB in its header",
@@ -146,7 +146,7 @@ VOLUMES = (
     encoding(
         "a bomb",
         gzip.compress(nifti(packed=False) + bytes(50_000_000)),
-        "far more than the 472 bytes that its header tells",
+        "far more than the 472 bytes that its header says",
     ),
     encoding("a size below zero", patched(40, dims(6, -5, 4)), "no readable NIfTI volume"),
     encoding("eight axes", patched(40, np.array([9], "<i2").tobytes()), "no readable NIfTI volume"),
@@ -188,19 +188,19 @@ VOLUMES = (
     encoding(
         "a voxel of no size",
         patched(296, bytes(16), forms=(0, 1)),
-        "a voxel size that is no positive number",
+        "a voxel size that is not a positive number",
         "expected spacing in mm",
     ),
     encoding(
         "a voxel of no size in its qform",
         patched(80, bytes(4), forms=(1, 0)),
-        "a voxel size that is no positive number",
+        "a voxel size that is not a positive number",
         "expected spacing in mm",
     ),
     encoding(
         "a position that is no number",
         patched(292, np.array([np.nan], "<f4").tobytes()),
-        "a voxel size that is no positive number",
+        "a voxel size that is not a positive number",
     ),
     encoding(
         "metres",
