@@ -14,7 +14,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -142,47 +142,45 @@ def read_mask_table(
             f"{name}: found the columns {shorten(str(list(columns)))}; expected id, class and "
             f"{' or '.join(wanted)}. Give a CSV of the competition's form."
         )
-    ids, classes = columns["id"], columns["class"]
-    pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
-    parsed = {text: pattern.fullmatch(text) for text in dict.fromkeys(ids)}
-    organs = {organ: index for index, organ in enumerate(ORGANS)}
-    scans: dict[str, int] = {}
-    rows: dict[tuple[int, int, int], None] = {}
     problems: list[Problem] = []
-    for line, (text, organ) in enumerate(zip(ids, classes, strict=True), start=2):
-        where = f"{name}, line {line}"
-        if (match := parsed[text]) is None:
-            expected = "an id such as case123_day20_slice_0065"
-            problems.append(Problem(where=where, found=f"id {text!r}", expected=expected))
-        if organ not in organs:
-            found, expected = f"class {organ!r}", ", ".join(ORGANS)
-            problems.append(Problem(where=f"{where} ({text})", found=found, expected=expected))
-        if match is None or organ not in organs:
-            continue
-        # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
-        row = scans.setdefault(match[1], len(scans)), int(match[2]), organs[organ]
-        if row in rows:
-            found = f"a second row for {text}, {organ}"
-            problems.append(
-                Problem(where=where, found=found, expected="one row for each slice and organ")
-            )
-        rows[row] = None
+    scan_ids, keys = _read_keys(name, columns, problems, any_scan=any_scan)
     sizes = {
         axis: _read_sizes(name, columns, f"image_{axis}", problems)
         for axis in ("height", "width")
         if {"image_height", "image_width"} <= set(columns)
     }
     raise_problems(problems, remedy=f"Correct these rows of {name}.")
-    scan, number, organ_of_row = np.array(list(rows), np.int64).reshape(-1, 3).T.copy()
+    scan, number, organ = np.array(keys, np.int64).reshape(-1, 3).T.copy()
+    texts = tuple(columns[mask_columns[0]])
     return MaskTable(
-        name=name,
-        scan_ids=tuple(scans),
-        scan=scan,
-        number=number,
-        organ=organ_of_row,
-        texts=tuple(columns[mask_columns[0]]),
-        **sizes,
+        name=name, scan_ids=scan_ids, scan=scan, number=number, organ=organ, texts=texts, **sizes
     )
+
+
+def _read_keys(
+    name: str, columns: Mapping[str, list[str]], problems: list[Problem], *, any_scan: bool
+) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+    """Return the scan ids, and each row's scan, slice number and organ; add what is wrong."""
+
+    def refuse(line: int, found: str, expected: str) -> None:
+        problems.append(Problem(where=f"{name}, line {line}", found=found, expected=expected))
+
+    pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
+    parsed = {text: pattern.fullmatch(text) for text in dict.fromkeys(columns["id"])}
+    scans: dict[str, int] = {}
+    keys: dict[tuple[int, int, int], None] = {}
+    for line, (text, organ) in enumerate(zip(columns["id"], columns["class"], strict=True), 2):
+        if (match := parsed[text]) is None:
+            refuse(line, f"id {text!r}", "an id such as case123_day20_slice_0065")
+        if organ not in ORGANS:
+            refuse(line, f"class {organ!r} of {text}", ", ".join(ORGANS))
+        elif match is not None:
+            # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
+            scan = scans.setdefault(match[1], len(scans))
+            if (key := (scan, int(match[2]), ORGANS.index(organ))) in keys:
+                refuse(line, f"a second row for {text}, {organ}", "one row per slice and organ")
+            keys[key] = None
+    return tuple(scans), list(keys)
 
 
 def _read_sizes(
@@ -342,16 +340,14 @@ def format_rows(
 
 def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
     """Return a table's rows of some scans; ``None`` if it has none."""
-    wanted = set(scan_ids)
-    chosen = np.array([scan_id in wanted for scan_id in table.scan_ids], np.bool_)
+    chosen = np.isin(table.scan_ids, list(scan_ids))
     keep = np.flatnonzero(chosen[table.scan]) if len(table) else np.zeros(0, np.int64)
     if not len(keep):
         return None
-    position = np.cumsum(chosen) - 1
-    return MaskTable(
-        name=table.name,
-        scan_ids=tuple(s for s in table.scan_ids if s in wanted),
-        scan=position[table.scan[keep]],
+    return replace(
+        table,
+        scan_ids=tuple(np.array(table.scan_ids)[chosen].tolist()),
+        scan=(np.cumsum(chosen) - 1)[table.scan[keep]],
         number=table.number[keep],
         organ=table.organ[keep],
         texts=tuple(table.texts[row] for row in keep.tolist()),
@@ -361,30 +357,18 @@ def take_rows(table: MaskTable, scan_ids: Sequence[str]) -> MaskTable | None:
 
 
 def tabulate_rows(
-    name: str, scan_rows: Mapping[str, Iterable[Row]], sizes: Mapping[str, Size] | None = None
+    name: str, scan_rows: Mapping[str, Sequence[Row]], sizes: Mapping[str, Size] | None = None
 ) -> MaskTable | None:
     """Make a table of rows ``(slice_id, organ, RLE text)`` by scan id; ``None`` if there are none.
 
     ``sizes`` are image sizes ``(height, width)`` by scan id; without it all sizes are ``(1, 1)``.
     """
-    known = sizes or {}
-    listed = [
-        (
-            index,
-            int(row_id.rpartition("_")[2]),
-            ORGANS.index(organ),
-            text,
-            *known.get(scan_id, (1, 1)),
-        )
-        for index, (scan_id, rows) in enumerate(scan_rows.items())
-        for row_id, organ, text in rows
+    named = [row for rows in scan_rows.values() for row in rows]
+    known = [
+        (sizes or {}).get(scan_id, (1, 1)) for scan_id, rows in scan_rows.items() for _ in rows
     ]
-    if not listed:
-        return None
-    scan, number, organ, texts, height, width = zip(*listed, strict=True)
-    named = {"scan": scan, "number": number, "organ": organ, "height": height, "width": width}
-    arrays = {column: np.array(values, np.int64) for column, values in named.items()}
-    return MaskTable(name=name, scan_ids=tuple(scan_rows), texts=texts, **arrays)
+    text = format_rows(named, "segmentation", sizes=known)
+    return read_mask_table(name, data=text.encode(), any_scan=True) if named else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Files of a score: ``score.json``, ``score.csv`` and ``truth.csv``, written and read again."""
+"""Files of a score: ``score.json``, ``score.csv`` and ``truth.csv``."""
 
 from __future__ import annotations
 
@@ -31,16 +31,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
-    """A score with its intervals, as it was recorded.
-
-    Attributes
-    ----------
-    score
-        Without the values of its rows.
-    intervals
-        Over patients, by quantity, as :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`
-        returns them.
-    """
+    """A recorded score, without the values of its rows, and its intervals by quantity."""
 
     score: Score
     intervals: Mapping[str, Interval]
@@ -51,16 +42,8 @@ def write_score(
 ) -> list[Path]:
     """Write ``score.json``, ``score.csv`` (one row per scan) and ``truth.csv``; return their paths.
 
-    Parameters
-    ----------
-    score
-        Of the ``submission.csv`` in the folder.
-    folder
-        Where they go.
-    truth
-        What it was scored against.
-    about
-        What else ``score.json`` holds: how the prediction was made.
+    ``score`` is that of the ``submission.csv`` in the folder against ``truth``; ``about``, how the
+    prediction was made, goes into ``score.json``.
     """
     replace_file(folder / TRUTH, _format_truth(truth))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)

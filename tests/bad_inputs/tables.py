@@ -117,8 +117,8 @@ TABLES = (
     source(
         "an unknown organ",
         edit_rows(lambda rows: [rows[0], rows[1].replace("large_bowel", "liver"), *rows[2:]]),
-        "source/train.csv, line 2 (case10_day0_slice_0002)",
-        "found class 'liver'",
+        "source/train.csv, line 2",
+        "found class 'liver' of case10_day0_slice_0002",
         "expected large_bowel, small_bowel, stomach",
         "Correct these rows",
     ),
@@ -126,7 +126,7 @@ TABLES = (
         "a row twice",
         edit_rows(lambda rows: [*rows, rows[1]]),
         "source/train.csv, line 62: found a second row for case10_day0_slice_0002, large_bowel",
-        "expected one row for each slice and organ",
+        "expected one row per slice and organ",
         "Correct these rows",
     ),
     source(
