@@ -284,7 +284,7 @@ ARGUMENTS = (
     refused(
         "score doubled.csv truth.csv",
         f"doubled.csv, line 5: found a second row for {ROW}, large_bowel",
-        "expected one row a slice and organ",
+        "expected one row per slice and organ",
         "Correct these rows of doubled.csv",
     ),
     refused(
