@@ -299,5 +299,5 @@ def test_an_unknown_convention_is_a_mistake_of_the_caller(files):
 
 def test_millimetres_need_a_spacing(files):
     pytest.importorskip("monai", reason="the extra 'medical' is not installed")
-    with pytest.raises(InputError, match=r"spacing of case2_day1; .*is not known.*--images"):
+    with pytest.raises(InputError, match=r"spacing of case2_day1, .* is not known.*--images"):
         score_submission(*files, medical=True)
