@@ -16,16 +16,27 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gi2nnunet.core.errors import OutputError
-from gi2nnunet.core.files import cannot_write, is_running
+from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.core.files import Count, cannot_write, is_running, parse_record
 
 _WAIT_SECONDS = 0.5
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 _NOT_TO_BE_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a place: a line of its lock file."""
+
+    pid: Count
+    host: str
+    since: str
+    purpose: str
 
 
 def lock_path(place: Path) -> Path:
@@ -158,32 +169,32 @@ def _is_at(handle: int, path: Path) -> bool:
 
 def _sign(handle: int, *, purpose: str, shared: bool) -> None:
     """Write who we are, for runs that are refused; a full disk does not stop us."""
-    entry = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "purpose": purpose,
-    }
+    holder = Holder(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        purpose=purpose,
+    )
     with suppress(OSError):
         if not shared:
             os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_END)
-        os.write(handle, (json.dumps(entry) + "\n").encode())
+        os.write(handle, (json.dumps(asdict(holder)) + "\n").encode())
 
 
 def _read_holders(handle: int) -> str | None:
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, InputError):  # somebody else's line, or one that is half written
         os.lseek(handle, 0, os.SEEK_SET)
-        lines = os.read(handle, 1 << 16).decode().splitlines()
-        entries = [entry for line in lines if _may_live(entry := json.loads(line))]
-        form = "process {pid} on {host}, {purpose}, since {since}"
-        return "; ".join(form.format_map(entry) for entry in entries) or None
+        lines = os.read(handle, 1 << 16).splitlines()
+        holders = [parse_record(line, Holder, where="", remedy="") for line in lines]
+        texts = [
+            f"process {holder.pid} on {holder.host}, {holder.purpose}, since {holder.since}"
+            for holder in holders
+            # Processes of other machines cannot be asked.
+            if holder.host != socket.gethostname() or is_running(holder.pid)
+        ]
+        return "; ".join(texts) or None
     return None
-
-
-def _may_live(entry: dict[str, object]) -> bool:
-    """Return whether a process may still run; on other machines that is unknown."""
-    return entry["host"] != socket.gethostname() or is_running(int(str(entry["pid"])))
 
 
 def _release(handle: int, path: Path) -> None:

@@ -9,10 +9,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import NonNegativeFloat
+from typing_extensions import TypedDict
+
 from gi2nnunet.core.errors import InputError, require_positive
+from gi2nnunet.core.files import Count
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.process import Event, LogFile, engine_environment, new_log, run_engine
+
+COST = "cost.json"
+
+
+class PredictionCost(TypedDict, total=False):
+    """Time and memory of a prediction, beside it in :data:`COST`."""
+
+    scans: Count
+    seconds_per_scan: NonNegativeFloat
+    device: str
+    hardware: str
+    peak_memory_bytes: Count
+    peak_gpu_bytes: Count
 
 
 @dataclass(frozen=True, kw_only=True)

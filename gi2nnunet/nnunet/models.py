@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.files import Count, find_record
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, read_plans_name
 
 Fold = int | str  # a fold's number, or "all"
@@ -17,6 +19,52 @@ Fold = int | str  # a fold's number, or "all"
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 TRAINING_RECORD = "gi2nnunet_training.json"
 IMPORT_RECORD = "gi2nnunet_imported.json"
+
+
+class TrainingLength(TypedDict, total=False):
+    """What is read of the settings in a :class:`TrainingRecord`; the others are only compared."""
+
+    epochs: Count | None
+    iterations: Count | None
+
+
+class TrainingRun(TypedDict, total=False):
+    """One run of a training, from its start or a checkpoint."""
+
+    device: str
+    threads: int
+    command: str
+    peak_memory_bytes: Count
+    peak_gpu_bytes: Count
+
+
+class TrainingRecord(TypedDict, total=False):
+    """What is recorded beside a fold that was trained here."""
+
+    settings: TrainingLength
+    batch_size: Count
+    patch_size: list[Count]
+    folds: Count
+    preset: str
+    plans: str
+    dataset: str
+    label_scheme: str
+    versions: dict[str, str]
+    runs: list[TrainingRun]
+
+
+class ImportRecord(TypedDict):
+    """What is recorded beside an imported fold.
+
+    ``trained_on`` holds scan ids, or ``None`` if they are not known; ``n_folds`` is the number of
+    folds of their split.
+    """
+
+    trained_on: list[str] | None
+    file: NotRequired[str]
+    model: NotRequired[str]
+    half: NotRequired[bool]
+    n_folds: NotRequired[Count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,15 +323,10 @@ def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[Trained
 
 def count_folds(results: Path) -> int:
     """Return how many folds the split had that a dataset's models were trained on; 0 if unknown."""
-    keys = {TRAINING_RECORD: "folds", IMPORT_RECORD: "n_folds"}
-    return max(
-        (
-            int(read_json(found.folder / name).get(key) or 0)
-            for found in list_folds(results)
-            for name, key in keys.items()
-        ),
-        default=0,
-    )
+    folders = [found.folder for found in list_folds(results)]
+    trained = [find_training_record(folder).get("folds", 0) for folder in folders]
+    imported = [record.get("n_folds", 0) for f in folders if (record := find_import_record(f))]
+    return max([*trained, *imported], default=0)
 
 
 def _expand(folds: Sequence[Fold | str], split: tuple[int, ...]) -> tuple[Fold, ...]:
@@ -336,18 +379,24 @@ def _finished(model: TrainedModel, fold: Fold) -> float:
     return (fold_folder(model.folder, fold) / FINAL_CHECKPOINT).stat().st_mtime
 
 
-def read_training_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
-    """Return the record beside a fold: settings, dataset digest, versions."""
-    return read_json(fold_folder(model.folder, fold) / TRAINING_RECORD)
+def find_training_record(folder: Path) -> TrainingRecord:
+    """Return what was recorded beside a fold.
 
-
-def read_import_record(model: TrainedModel, fold: Fold) -> dict[str, Any]:
-    """Return the record of an imported fold; empty for one that was trained here.
-
-    ``trained_on`` holds scan ids, or ``None`` if they are not known; ``n_folds`` is the number of
-    folds of their split.
+    It is empty for a fold that nnU-Net itself trained, and if the record is damaged.
     """
-    return read_json(fold_folder(model.folder, fold) / IMPORT_RECORD)
+    return find_record(folder / TRAINING_RECORD, TrainingRecord) or {}
+
+
+def find_import_record(folder: Path) -> ImportRecord | None:
+    """Return what was recorded beside a fold when it was imported; ``None`` if it was not.
+
+    Raises
+    ------
+    InputError
+        If the record is damaged: without it, nobody knows which scans the fold has seen.
+    """
+    remedy = "Import the model again: gi2nnunet import-model FILE --replace"
+    return find_record(folder / IMPORT_RECORD, ImportRecord, remedy=remedy)
 
 
 _SAMPLE_BYTES = 1 << 20

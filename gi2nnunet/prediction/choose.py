@@ -24,8 +24,8 @@ from gi2nnunet.nnunet.models import (
     ModelChoice,
     TrainedModel,
     count_folds,
+    find_import_record,
     fold_folder,
-    read_import_record,
 )
 from gi2nnunet.nnunet.postprocess import find_tuning
 from gi2nnunet.prediction.predict import describe_file
@@ -332,9 +332,9 @@ def find_trained_scans(
 
     Imported folds record this; folds trained here used the given dataset.
     """
-    record = read_import_record(model, fold)
+    record = find_import_record(fold_folder(model.folder, fold))
     if record:
-        scans = record.get("trained_on")
+        scans = record["trained_on"]
         return None if scans is None else frozenset(scans)
     if dataset is None:
         return None

@@ -26,7 +26,7 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
-from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
+from gi2nnunet.nnunet.engine import COST, Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans
@@ -35,8 +35,6 @@ from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.scan import Scan
-
-COST = "cost.json"
 
 
 @dataclass(frozen=True, kw_only=True)

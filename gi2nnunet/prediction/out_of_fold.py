@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, name_some
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import find_record, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
 from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
@@ -28,14 +28,13 @@ from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, EightBits, read_about, read_probabilities
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.source.check.in_models import ScanAgreement
 from gi2nnunet.source.dataset import MANIFEST
 
-COST = "cost.json"
 _HALF = 127.5  # of probabilities in eight bits
 
 
@@ -59,7 +58,7 @@ class OutOfFold:
     models: tuple[TrainedModel, ...]
     fold_of: Mapping[str, int]
     folders: Mapping[str, Path]
-    costs: Mapping[str, Mapping[str, Any]]
+    costs: Mapping[str, PredictionCost]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def path(self, model: TrainedModel, scan_id: str) -> Path:
@@ -134,7 +133,10 @@ def predict_out_of_fold(
         models=ensemble.models,
         fold_of=fold_of,
         folders=folders,
-        costs={name: read_json(folder / COST) for name, folder in folders.items()},
+        costs={
+            name: find_record(folder / COST, PredictionCost) or {}
+            for name, folder in folders.items()
+        },
         settings=described,
     )
 
@@ -278,8 +280,8 @@ def _predict_missing(
         about=about,
         on_scan=on_scan,
     )
-    before = read_json(folder / COST)
-    if len(missing) >= int(before.get("scans", 0)):
+    before = find_record(folder / COST, PredictionCost) or {}
+    if len(missing) >= before.get("scans", 0):
         seconds = (time.monotonic() - began) / len(missing)
         cost = {"scans": len(missing), "seconds_per_scan": seconds}
         here = {"device": engine.hardware.device, "hardware": engine.hardware.name}

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from gi2nnunet.core.errors import EngineError, GiError, InputError
-from gi2nnunet.core.files import read_json, replace_file
+from gi2nnunet.core.files import find_record, replace_file
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.checks import check_model, check_same_labels
@@ -305,6 +307,14 @@ class Task:
         return {"scan": self.scan.to_json(), "folds": list(self.folds), "about": dict(self.about)}
 
 
+class KeptScan(TypedDict):
+    """What is kept of a predicted scan; the digest is of all that its rows depend on."""
+
+    rows: list[tuple[str, str, str]]
+    seconds: float
+    digest: str
+
+
 class Kept:
     """A folder of rows by scan, each with a digest of everything that they depend on."""
 
@@ -324,12 +334,12 @@ class Kept:
             for fold in folds
         }
 
-    def find(self, task: Task) -> dict[str, Any] | None:
+    def find(self, task: Task) -> KeptScan | None:
         """Return what is kept of a scan; ``None`` if nothing is, or it was made otherwise."""
-        entry = read_json(self._path(task))
-        rows = entry.get("rows")
-        fits = entry.get("digest") == self._digest(task) and isinstance(rows, list)
-        return entry if fits and all(Path(name).is_file() for name in self._beside(task)) else None
+        entry = find_record(self._path(task), KeptScan)
+        if entry is None or entry["digest"] != self._digest(task):
+            return None
+        return entry if all(Path(name).is_file() for name in self._beside(task)) else None
 
     def keep(self, task: Task, entry: Mapping[str, Any]) -> None:
         """Keep a scan's rows; raises :class:`OutputError` if they cannot be written."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.files import read_json, take_list, take_mapping, take_number
+from gi2nnunet.core.files import find_record, read_json, take_list, take_mapping, take_number
 from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.nnunet.engine import COST, PredictionCost
 from gi2nnunet.nnunet.models import is_fold_number
 from gi2nnunet.nnunet.postprocess import OrganDecision, read_decision
 from gi2nnunet.training.record import TrainedFold
@@ -41,9 +42,6 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
 
 def _join(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-COST = "cost.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +105,26 @@ def list_costs(
     ]
     for path in sorted(out_of_fold.glob(f"*/{COST}")):
         configuration = path.parent.name.rpartition("__")[2]
-        rows.append(_of_scans(f"out-of-fold prediction, {configuration}", read_json(path)))
-    if prediction is not None and (cost := read_json(prediction / COST)):
-        rows.append(_of_scans("prediction", cost))
+        rows.append(
+            _of_scans(
+                f"out-of-fold prediction, {configuration}", find_record(path, PredictionCost) or {}
+            )
+        )
+    if prediction is not None and (found := find_record(prediction / COST, PredictionCost)):
+        rows.append(_of_scans("prediction", found))
     return tuple(rows)
 
 
-def _of_scans(step: str, cost: Mapping[str, Any]) -> Cost:
-    scans, each = take_number(cost, "scans"), take_number(cost, "seconds_per_scan")
-    memory, gpu = take_number(cost, "peak_memory_bytes"), take_number(cost, "peak_gpu_bytes")
+def _of_scans(step: str, cost: PredictionCost) -> Cost:
+    known = "scans" in cost and "seconds_per_scan" in cost
     return Cost(
         step=step,
-        amount=None if scans is None else int(scans),
+        amount=cost.get("scans"),
         unit="scan",
-        seconds=None if scans is None or each is None else scans * each,
-        memory_bytes=None if memory is None else int(memory),
-        gpu_bytes=None if gpu is None else int(gpu),
-        device=str(cost.get("device") or ""),
+        seconds=cost["scans"] * cost["seconds_per_scan"] if known else None,
+        memory_bytes=cost.get("peak_memory_bytes"),
+        gpu_bytes=cost.get("peak_gpu_bytes"),
+        device=cost.get("device", ""),
     )
 
 

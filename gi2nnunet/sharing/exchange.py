@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import read_json, replace_file, write_json
+from gi2nnunet.core.files import find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, find_datasets
@@ -21,10 +21,10 @@ from gi2nnunet.nnunet.models import (
     Ensemble,
     TrainedModel,
     count_folds,
+    find_training_record,
     fold_folder,
     list_folds,
     list_models,
-    read_training_record,
 )
 from gi2nnunet.nnunet.postprocess import Tuned, adopt_tuning, find_tuning
 from gi2nnunet.prediction.choose import find_trained_scans
@@ -104,7 +104,7 @@ def export_model(
                 {
                     "fold": fold,
                     "trained_on": None if scans is None else sorted(scans),
-                    "training": read_training_record(model, fold),
+                    "training": find_training_record(fold_folder(model.folder, fold)),
                 }
                 for fold in ensemble.folds
                 for scans in [find_trained_scans(model, fold, dataset=dataset)]
@@ -208,7 +208,9 @@ def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
     """Return whether a model folder holds just what a file holds of it."""
     found = [fold for fold in list_folds(folder.parent) if fold.folder.parent == folder]
     return {fold.fold for fold in found} == set(map(str, bundle.folds[configuration])) and all(
-        read_json(fold.folder / IMPORT_RECORD).get("model") == bundle.digest and fold.finished
+        (find_record(fold.folder / IMPORT_RECORD, dict[str, Any]) or {}).get("model")
+        == bundle.digest
+        and fold.finished
         for fold in found
     )
 

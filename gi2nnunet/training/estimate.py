@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json, take_mapping, take_number
+from gi2nnunet.core.files import find_record
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import require_own_split
-from gi2nnunet.nnunet.engine import Engine, Hardware
+from gi2nnunet.nnunet.engine import COST, Engine, Hardware, PredictionCost
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.presets import STOCK_ITERATIONS, Preset, TrainingSettings
 from gi2nnunet.training.doctor import judge_hardware, plan_work
 from gi2nnunet.training.need import count_operations, estimate_need, is_stock, stock_plan
 from gi2nnunet.training.plan import (
+    PlanMark,
     PlannedConfiguration,
     digest_preprocessing,
     is_preprocessed,
@@ -236,9 +237,9 @@ class _Estimation:
 
     def _find_plan(self) -> tuple[dict[str, PlannedConfiguration], str]:
         """Return nnU-Net's plan, or the one it would make; and where it is from."""
-        mark = read_json(self.folder / f"gi2nnunet_{self.preset.plans_name}.json")
+        mark = find_record(self.folder / f"gi2nnunet_{self.preset.plans_name}.json", PlanMark)
         planned = read_planned(self.folder, self.preset.plans_name)
-        fresh = take_mapping(mark, "recipe").get("dataset") == self.dataset.digest
+        fresh = mark is not None and mark["recipe"].get("dataset") == self.dataset.digest
         command = f"gi2nnunet plan --preset {self.preset.name}"
         origin = str(self.plans_file)
         if not (planned and fresh and self.plans_file.is_file()):
@@ -464,9 +465,9 @@ class _Estimation:
         }
 
     def _seconds_per_scan(self, folder: Path) -> float | None:
-        cost = read_json(folder / "cost.json")
+        cost = find_record(folder / COST, PredictionCost) or {}
         same = cost.get("hardware") == self.hardware.name
-        return take_number(cost, "seconds_per_scan") if same else None
+        return cost.get("seconds_per_scan") if same else None
 
 
 def _epoch_seconds(training: TrainedFold, *, iterations: int) -> float:
@@ -478,7 +479,7 @@ def _epoch_seconds(training: TrainedFold, *, iterations: int) -> float:
         if after.number == before.number + 1
         and (pause := after.begun - before.begun - before.seconds) >= 0
     ]
-    had = take_number(training.settings, "iterations") or STOCK_ITERATIONS
+    had = training.settings.get("iterations") or STOCK_ITERATIONS
     seconds = statistics.median(epoch.seconds for epoch in epochs)
     return seconds * iterations / had + (statistics.median(pauses) if pauses else 0.0)
 
@@ -487,7 +488,7 @@ def _ran_on(training: TrainedFold, hardware: Hardware) -> bool:
     """Return whether a training last ran on such a device; a card by its whole name."""
     if not training.runs or training.runs[-1].get("device") != hardware.device:
         return False
-    card = read_json(training.folder / "debug.json").get("gpu_name")
+    card = (find_record(training.folder / "debug.json", dict[str, Any]) or {}).get("gpu_name")
     return hardware.device != "cuda" or card == name_card(hardware)
 
 

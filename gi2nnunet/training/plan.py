@@ -15,8 +15,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from pydantic import PositiveFloat
+from typing_extensions import TypedDict
+
 from gi2nnunet.core.errors import EngineError, InputError
-from gi2nnunet.core.files import check_place, read_json, write_json
+from gi2nnunet.core.files import Count, check_place, find_record, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
@@ -36,6 +39,37 @@ _PREPROCESSING_OF_CONFIGURATION = (
     "resampling_fn_data", "resampling_fn_data_kwargs",
     "resampling_fn_seg", "resampling_fn_seg_kwargs",
 )  # fmt: skip
+
+
+class PlannedEntry(TypedDict):
+    """What a plan's mark says of a configuration, in nnU-Net's words."""
+
+    data_identifier: str
+    batch_size: Count
+    patch_size: tuple[Count, ...]
+    spacing: tuple[PositiveFloat, ...]
+
+
+class PlanMark(TypedDict):
+    """Our mark beside nnU-Net's plans: from what they were made, their digest, what they hold."""
+
+    recipe: dict[str, Any]
+    plans: str | None
+    configurations: dict[str, PlannedEntry]
+
+
+class DataMark(TypedDict, total=False):
+    """Our mark of a fingerprint, and of a folder of preprocessed scans that is whole."""
+
+    dataset: str
+    preprocessing: str
+    scans: Count
+
+
+class Plans(TypedDict):
+    """nnU-Net's plans."""
+
+    configurations: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +181,7 @@ class _Planning:
         """Extract nnU-Net's fingerprint of the dataset."""
         mark = self.folder / FINGERPRINT_MARK
         is_there = (self.folder / "dataset_fingerprint.json").is_file()
-        if is_there and read_json(mark) == self.source:
+        if is_there and find_record(mark, DataMark) == self.source:
             return
         self.report(0, 1, "extracting the dataset's fingerprint")
         self._run("fingerprint", {"processes": self.processes})
@@ -162,8 +196,8 @@ class _Planning:
             "batch_size": self.options.batch_size,
             "patch_sizes": self.sizes,
         }
-        mark = read_json(path)
-        if mark.get("recipe") == recipe and mark.get("plans") == digest_file(self.plans_file):
+        mark = find_record(path, PlanMark)
+        if mark and mark["recipe"] == recipe and mark["plans"] == digest_file(self.plans_file):
             return
         self.report(0, 1, f"planning ({self.preset.name})")
         self.plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
@@ -250,16 +284,16 @@ def _plan_mark(folder: Path, plans_name: str) -> Path:
 
 def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguration]:
     """Return what was planned under a name in a preprocessed folder; empty if nothing was."""
-    mark = read_json(_plan_mark(folder, plans_name))
+    mark = find_record(_plan_mark(folder, plans_name), PlanMark)
     return {
         name: PlannedConfiguration(
             name=name,
             data_folder=folder / values["data_identifier"],
             batch_size=values["batch_size"],
-            patch_size=tuple(values["patch_size"]),
-            spacing_mm=tuple(values["spacing"]),
+            patch_size=values["patch_size"],
+            spacing_mm=values["spacing"],
         )
-        for name, values in mark.get("configurations", {}).items()
+        for name, values in (mark["configurations"] if mark else {}).items()
     }
 
 
@@ -270,7 +304,7 @@ def is_preprocessed(
 
     ``preprocessing`` is :func:`digest_preprocessing` of the plan to train by.
     """
-    mark = read_json(completion_mark(configuration.data_folder))
+    mark = find_record(completion_mark(configuration.data_folder), DataMark) or {}
     return (
         mark.get("dataset") == dataset.digest
         and mark.get("preprocessing") == preprocessing
@@ -283,7 +317,8 @@ def digest_preprocessing(plans_file: Path, configuration: str) -> str:
 
     Network, batch and patch size are left out: plans that differ in these share a data folder.
     """
-    plans = read_json(plans_file)
+    remedy = "Make it again with: gi2nnunet plan"
+    plans: dict[str, Any] = {**(find_record(plans_file, Plans, remedy=remedy) or {})}
     configured = plans.get("configurations", {}).get(configuration, {})
     values = [
         *(plans.get(key) for key in _PREPROCESSING_OF_PLANS),

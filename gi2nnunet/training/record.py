@@ -6,22 +6,24 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json, take_list, take_mapping, take_number
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
-    IMPORT_RECORD,
-    TRAINING_RECORD,
     Fold,
+    TrainingLength,
+    TrainingRecord,
+    TrainingRun,
+    find_import_record,
+    find_training_record,
     list_folds,
 )
 from gi2nnunet.nnunet.presets import STOCK_EPOCHS, STOCK_ITERATIONS, Preset, TrainingSettings
@@ -46,7 +48,7 @@ class Training:
     configuration: str
     fold: Fold
     folder: Path
-    record: Mapping[str, Any]
+    record: TrainingRecord
 
     def last_checkpoint(self) -> Path | None:
         """Return the final checkpoint, else the newest: the best may be newer than the latest."""
@@ -95,11 +97,11 @@ def read_length(settings: TrainingSettings) -> tuple[int, int]:
 
 def make_record(
     dataset: Dataset, plan: Plan, settings: TrainingSettings, configuration: str
-) -> dict[str, Any]:
-    """Return the record to keep beside a fold: settings, sizes, digests of plan and dataset."""
+) -> TrainingRecord:
+    """Return what is recorded beside a fold: settings, sizes, digests of plan and dataset."""
     planned = plan.configurations[configuration]
     return {
-        "settings": asdict(settings),
+        "settings": cast("TrainingLength", asdict(settings)),
         "batch_size": planned.batch_size,
         "patch_size": list(planned.patch_size),
         "folds": len(dataset.splits),
@@ -116,8 +118,8 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
     if restart or training.last_checkpoint() is None:
         return "new"
     finished = (training.folder / FINAL_CHECKPOINT).is_file()
-    before = read_json(training.folder / TRAINING_RECORD)
-    if not isinstance(before.get("settings"), dict):  # none, or a damaged one
+    before = find_training_record(training.folder)
+    if "settings" not in before:  # none, or a damaged one
         if finished:
             return "finished"
         raise InputError(
@@ -138,7 +140,7 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
     return "finished" if finished else "begun"
 
 
-def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of(record: TrainingRecord) -> dict[str, Any]:
     """Return what must not change between the runs of one training."""
     return {**record["settings"], "plans": record.get("plans"), "dataset": record.get("dataset")}
 
@@ -172,7 +174,7 @@ class TrainedFold:
     plans_name: str
     finished: bool
     running: bool
-    record: Mapping[str, Any]
+    record: TrainingRecord
     imported: str
     epochs: tuple[Epoch, ...]
 
@@ -182,14 +184,14 @@ class TrainedFold:
         return f"{self.configuration}, fold {self.fold}"
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> TrainingLength:
         """Return the settings it was begun with; empty if they are not known."""
-        return take_mapping(self.record, "settings")
+        return self.record.get("settings", {})
 
     @property
-    def runs(self) -> tuple[Mapping[str, Any], ...]:
-        """Return the record of each run of it, the first one first."""
-        return tuple(run for run in take_list(self.record, "runs") if isinstance(run, dict))
+    def runs(self) -> tuple[TrainingRun, ...]:
+        """Return what was recorded of each run of it, the first one first."""
+        return tuple(self.record.get("runs", ()))
 
     @property
     def state(self) -> str:
@@ -198,35 +200,34 @@ class TrainedFold:
             return f"imported from {self.imported}"
         if self.finished:
             return "finished"
-        wanted = take_number(self.settings, "epochs")
+        wanted = self.settings.get("epochs")
         reached = f"after epoch {len(self.epochs)}" + (f" of {wanted}" if wanted else "")
         return f"running, {reached}" if self.running else f"stopped {reached}"
 
     @property
     def device(self) -> str:
         """Return the devices it was trained on; empty if they are not known."""
-        return ", ".join(dict.fromkeys(str(run["device"]) for run in self.runs if "device" in run))
+        return ", ".join(dict.fromkeys(run["device"] for run in self.runs if "device" in run))
 
     @property
     def batch(self) -> str:
         """Return its batch and patch size, for a table."""
-        patch = "\u00a0×\u00a0".join(map(str, take_list(self.record, "patch_size")))  # noqa: RUF001
+        patch = "\u00a0×\u00a0".join(map(str, self.record.get("patch_size", ())))  # noqa: RUF001
         return f"{self.record.get('batch_size')} of {patch}" if patch else ""
 
     @property
-    def sizes(self) -> tuple[Any, tuple[Any, ...]]:
+    def sizes(self) -> tuple[int | None, tuple[int, ...]]:
         """Return its batch and patch size, as they were recorded."""
-        return self.record.get("batch_size"), tuple(take_list(self.record, "patch_size"))
+        return self.record.get("batch_size"), tuple(self.record.get("patch_size", ()))
 
     @property
     def seconds(self) -> float:
         """Return the time of its epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
 
-    def peak(self, key: str) -> int | None:
+    def peak(self, key: Literal["peak_memory_bytes", "peak_gpu_bytes"]) -> int | None:
         """Return the largest ``peak_memory_bytes`` or ``peak_gpu_bytes`` of its runs."""
-        known = [peak for run in self.runs if (peak := take_number(run, key)) is not None]
-        return int(max(known)) if known else None
+        return max((run[key] for run in self.runs if key in run), default=None)
 
 
 def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
@@ -240,12 +241,17 @@ def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
             plans_name=found.plans_name,
             finished=found.finished,
             running=find_holder(found.folder) is not None,
-            record=read_json(found.folder / TRAINING_RECORD),
-            imported=str(read_json(found.folder / IMPORT_RECORD).get("file") or ""),
+            record=find_training_record(found.folder),
+            imported=_name_import(found.folder),
             epochs=read_curves(found.folder),
         )
         for found in list_folds(results)
     )
+
+
+def _name_import(folder: Path) -> str:
+    record = find_import_record(folder)
+    return record.get("file", "") if record else ""
 
 
 _LINE = re.compile(

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
-from gi2nnunet.core.files import check_place, read_json, write_json
+from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
@@ -23,6 +22,8 @@ from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     TRAINING_RECORD,
     Fold,
+    TrainingRun,
+    find_training_record,
     fold_folder,
     is_fold_number,
 )
@@ -239,8 +240,8 @@ class _Run:
         if self.restart and training.folder.exists():
             remove_fold(training.folder)
         resume_from = training.last_checkpoint()
-        runs = read_json(training.folder / TRAINING_RECORD).get("runs", []) if resume_from else []
-        this_run: dict[str, Any] = {"device": device, "threads": n_threads}
+        runs = find_training_record(training.folder).get("runs", []) if resume_from else []
+        this_run: TrainingRun = {"device": device, "threads": n_threads}
         this_run |= {"command": self.command} if self.command else {}
         training = replace(training, record={**training.record, "runs": [*runs, this_run]})
         # A CPU training gains nothing from augmenting beside it on the same cores.
@@ -282,7 +283,7 @@ def _stopped(training: Training, when: str) -> StoppedError:
 def _take(
     event: Event,
     training: Training,
-    this_run: dict[str, Any],
+    this_run: TrainingRun,
     on_epoch: Callable[[TrainingProgress], None] | None,
 ) -> None:
     """Take an event; ``this_run`` is the last of the record's runs."""
@@ -291,7 +292,9 @@ def _take(
         write_json(training.folder / TRAINING_RECORD, training.record)
     if event["event"] != "epoch":
         return
-    this_run.update({key: value for key, value in event.items() if key.startswith("peak_")})
+    for key in ("peak_memory_bytes", "peak_gpu_bytes"):
+        if key in event:
+            this_run[key] = event[key]
     # Not worth ending a training for.
     with contextlib.suppress(OutputError):
         write_json(training.folder / TRAINING_RECORD, training.record)

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import Progress
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+from gi2nnunet.nnunet.engine import Engine, PredictionCost, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel, is_asked_for, list_models, spell_models
 from gi2nnunet.prediction.out_of_fold import (
     OutOfFold,
@@ -178,7 +178,7 @@ def compare_all_models(
 
 
 def _make_entry(
-    name: str, gain: Gain, folders: Sequence[str], costs: Mapping[str, Mapping[str, Any]]
+    name: str, gain: Gain, folders: Sequence[str], costs: Mapping[str, PredictionCost]
 ) -> ModelEntry:
     some = [costs[folder] for folder in folders]
     return ModelEntry(
@@ -251,10 +251,11 @@ def _group(models: Sequence[TrainedModel]) -> dict[str, tuple[TrainedModel, ...]
     return groups
 
 
-def _add_up(costs: Sequence[Mapping[str, Any]], key: str) -> Any:
-    values = [cost.get(key) for cost in costs]
-    known = [value for value in values if isinstance(value, (int, float))]
-    return sum(known) if len(known) == len(values) else None
+def _add_up(
+    costs: Sequence[PredictionCost],
+    key: Literal["seconds_per_scan", "peak_memory_bytes", "peak_gpu_bytes"],
+) -> Any:
+    return sum(cost[key] for cost in costs) if all(key in cost for cost in costs) else None
 
 
 def _advise(entries: Sequence[ModelEntry]) -> str:

@@ -13,18 +13,26 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gi2nnunet.core.errors import Check, Finding, InputError, name_some
-from gi2nnunet.core.files import PART_SUFFIX, read_json
+from gi2nnunet.core.files import PART_SUFFIX, find_record
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, compare_split, list_dataset_checks
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, TRAINING_RECORD, list_folds
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    TrainingRecord,
+    find_training_record,
+    list_folds,
+)
 from gi2nnunet.nnunet.process import new_log
 from gi2nnunet.source.dataset import MANIFEST, list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.plan import (
     FINGERPRINT_MARK,
+    DataMark,
+    PlanMark,
+    Plans,
     completion_mark,
     digest_file,
     digest_preprocessing,
@@ -92,19 +100,19 @@ def inspect_checkpoints(results: Path, engine: Engine) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _list_plan_marks(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return our mark of each plan by the plan's name."""
+def _list_plan_marks(folder: Path) -> dict[str, PlanMark | None]:
+    """Return our mark of each plan by the plan's name; ``None`` for a damaged one."""
     marks = {}
     for path in sorted(folder.glob(f"{_MARK}*.json")):
         if path.name != FINGERPRINT_MARK and not path.name.endswith(_COMPLETE):
-            marks[path.stem.removeprefix(_MARK)] = read_json(path)
+            marks[path.stem.removeprefix(_MARK)] = find_record(path, PlanMark)
     return marks
 
 
 def _check_copied_description(dataset: Dataset, folder: Path) -> list[Finding]:
     path = folder / DATASET_JSON
-    original = read_json(dataset.folder / DATASET_JSON)
-    if not path.is_file() or not original or read_json(path) == original:
+    original = find_record(dataset.folder / DATASET_JSON, dict[str, Any])
+    if not path.is_file() or not original or find_record(path, dict[str, Any]) == original:
         return []
     return [_stale(path, "another description than the dataset's", PLAN_AGAIN)]
 
@@ -116,22 +124,22 @@ def _check_fingerprint(dataset: Dataset, folder: Path) -> list[Finding]:
         return []
     if not path.is_file():
         return [_finding(path, "nothing", "nnU-Net's fingerprint of the dataset", PLAN_AGAIN)]
-    if read_json(mark).get("dataset") != dataset.digest:
+    if (find_record(mark, DataMark) or {}).get("dataset") != dataset.digest:
         return [_stale(path, "a fingerprint of another dataset", PLAN_AGAIN)]
     return []
 
 
 def _check_plan_file(
-    dataset: Dataset, folder: Path, name: str, mark: dict[str, Any]
+    dataset: Dataset, folder: Path, name: str, mark: PlanMark | None
 ) -> list[Finding]:  # fmt: skip
     path = folder / f"{name}.json"
     digest = digest_file(path)
     if digest is None:
         return [_finding(path, "nothing", "the plans", PLAN_AGAIN)]
     findings = []
-    if digest != mark.get("plans"):
+    if mark is None or digest != mark["plans"]:
         findings.append(_finding(path, "plans that were altered", "them as planned", PLAN_AGAIN))
-    if mark.get("recipe", {}).get("dataset") != dataset.digest:
+    if mark is None or mark["recipe"].get("dataset") != dataset.digest:
         findings.append(_stale(path, "plans of another dataset", PLAN_AGAIN))
     return findings
 
@@ -148,7 +156,7 @@ def _list_truth_checks(dataset: Dataset, folder: Path, *, quick: bool) -> list[C
     ]  # fmt: skip
 
 
-def _check_data(dataset: Dataset, folder: Path, marks: dict[str, dict[str, Any]]) -> list[Finding]:
+def _check_data(dataset: Dataset, folder: Path, marks: dict[str, PlanMark | None]) -> list[Finding]:
     """Check one folder of preprocessed scans."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     if not any(name.endswith((".pkl", ".b2nd", ".npz")) for name in sizes):
@@ -172,8 +180,8 @@ def _check_data(dataset: Dataset, folder: Path, marks: dict[str, dict[str, Any]]
     plans = {
         name: configuration
         for name, mark in marks.items()
-        for configuration, values in mark.get("configurations", {}).items()
-        if values.get("data_identifier") == folder.name
+        for configuration, values in (mark["configurations"] if mark else {}).items()
+        if values["data_identifier"] == folder.name
     }
     return findings + _check_completion(dataset, folder, plans, whole=not findings)
 
@@ -183,7 +191,7 @@ def _check_completion(
 ) -> list[Finding]:
     """Compare a data folder's mark with the dataset and with the plans that use the folder."""
     path = completion_mark(folder)
-    mark = read_json(path)
+    mark = find_record(path, DataMark) or {}
     if not path.is_file():
         if plans and whole:
             found = "no mark that it is whole: preprocessing was interrupted"
@@ -193,9 +201,9 @@ def _check_completion(
         return [_stale(folder, "scans of another dataset", PLAN_AGAIN)]
     for name, configuration in plans.items():
         plans_file = folder.parent / f"{name}.json"
-        if plans_file.is_file() and mark.get("preprocessing") != digest_preprocessing(
-            plans_file, configuration
-        ):
+        if not find_record(plans_file, Plans):
+            continue  # reported already
+        if mark.get("preprocessing") != digest_preprocessing(plans_file, configuration):
             found = "scans preprocessed by another plan"
             return [_finding(folder, found, f"as {plans_file.name} says", PLAN_AGAIN)]
     return []
@@ -245,7 +253,7 @@ def _check_fold(
         found = f"fold {number}, which nnU-Net trained on a random split that mixes patients"
         expected = f"one of the split's {len(dataset.splits)} folds, or fold_all"
         findings.append(_finding(folder, found, expected, "Delete it."))
-    record = read_json(folder / TRAINING_RECORD)
+    record = find_training_record(folder)
     if not record:
         return findings  # plain nnU-Net's
     if record.get("dataset") != dataset.digest:
@@ -258,14 +266,14 @@ def _check_fold(
 
 
 def _compare_plans(
-    folder: Path, record: dict[str, Any], plans_file: Path, *, finished: bool
+    folder: Path, record: TrainingRecord, plans_file: Path, *, finished: bool
 ) -> list[Finding]:
     if record.get("plans") != digest_file(plans_file):
         found, expected = "a model trained on another plan", f"{plans_file} as it is now"
         return [_finding(folder, found, expected, TRAIN_AGAIN)]
-    copy = read_json(folder.parent / "plans.json")
+    copy = find_record(folder.parent / "plans.json", dict[str, Any]) or {}
     copy.pop("continue_training", None)  # nnU-Net's note to itself
-    if finished and copy and copy != read_json(plans_file):
+    if finished and copy and copy != find_record(plans_file, dict[str, Any]):
         found, expected = "plans that were altered", f"a copy of {plans_file}"
         remedy = "Copy that file here."
         return [_finding(folder.parent / "plans.json", found, expected, remedy)]

@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import EngineError, InputError, Problem, raise_problems
-from gi2nnunet.core.files import parse_record, read_json, write_json
+from gi2nnunet.core.files import find_record, parse_record, read_record, write_json
 from gi2nnunet.core.locks import hold
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
@@ -135,10 +136,10 @@ def _list_missing(
     kept: dict[str, State] = {}
     for job in jobs:
         status = states.get(job.name)
-        record = read_json(_record(folder, job.name)) if status else {}
-        same = _identify(job, mark).items() <= record.items()
+        record = find_record(_record(folder, job.name), JobRecord) if status else None
+        same = record is not None and _identify(job, mark).items() <= record.items()
         again = {other.name for other in todo} & set(job.after)
-        if status and status.state in _ACTIVE and not same:
+        if status and record and status.state in _ACTIVE and not same:
             raise _busy(status, record)
         if status and (
             status.state in _ACTIVE
@@ -150,11 +151,27 @@ def _list_missing(
     return todo, kept
 
 
+class JobRecord(TypedDict):
+    """What is recorded of a submitted job."""
+
+    name: str
+    job_id: Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")]
+    words: list[str]
+    array: NotRequired[str | None]
+    mark: NotRequired[str]
+
+
+class Outcome(TypedDict):
+    """How a job's command ended."""
+
+    exit_code: int
+
+
 def _identify(job: Job, mark: str) -> dict[str, Any]:
     return {"words": list(job.words), "mark": mark}
 
 
-def _busy(status: JobStatus, record: Mapping[str, Any]) -> InputError:
+def _busy(status: JobStatus, record: JobRecord) -> InputError:
     return InputError(
         f"{status.name}: job {status.job_id} is {status.state} with other options: "
         f"gi2nnunet {' '.join(record['words'])}. Wait for it, or stop it with "
@@ -172,8 +189,8 @@ def _drop_former(
     """Forget the jobs of an array that is now submitted in fewer parts."""
     arrays = {job.array for job in jobs if job.array}
     for name in states.keys() - {job.name for job in jobs}:
-        record = read_json(_record(folder, name))
-        if record.get("array") in arrays:
+        record = find_record(_record(folder, name), JobRecord)
+        if record and record.get("array") in arrays:
             if states[name].state in _ACTIVE:
                 raise _busy(states[name], record)
             _record(folder, name).unlink(missing_ok=True)
@@ -189,14 +206,16 @@ def read_jobs(folder: Path) -> tuple[JobStatus, ...]:
     EngineError
         If Slurm does not answer.
     """
-    records = [_read_record(path) for path in (folder / "records").glob("*.json")]
+    remedy = "Remove the file and run the same command with --on slurm again."
+    paths = (folder / "records").glob("*.json")
+    records = [read_record(path, JobRecord, remedy=remedy) for path in paths]
     queue = _read_queue() if records else {}
     records.sort(key=lambda record: [int(number) for number in record["job_id"].split("_")])
     return tuple(_describe_job(record, folder, queue) for record in records)
 
 
 def _describe_job(
-    record: Mapping[str, Any], folder: Path, queue: Mapping[str, tuple[str, str]]
+    record: JobRecord, folder: Path, queue: Mapping[str, tuple[str, str]]
 ) -> JobStatus:
     job_id = record["job_id"]
     state, reason = _find_state(folder, job_id, queue)
@@ -208,25 +227,14 @@ def _describe_job(
     )  # fmt: skip
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    whole = isinstance(record.get("name"), str) and isinstance(record.get("words"), list)
-    if not whole or re.fullmatch(r"\d+(_\d+)?", str(record.get("job_id"))) is None:
-        raise InputError(
-            f"{path}: is damaged: found no record of a job; expected its name, words and job_id. "
-            "Remove the file and run the same command with --on slurm again."
-        )
-    return record
-
-
 def _find_state(
     folder: Path, job_id: str, queue: Mapping[str, tuple[str, str]]
 ) -> tuple[State, str]:
-    outcome = read_json(folder / "outcomes" / f"{job_id}.json")
+    outcome = find_record(folder / "outcomes" / f"{job_id}.json", Outcome)
     state, reason = queue.get(job_id, ("", ""))
     if state.startswith(("PENDING", "REQUEUE")):
         return "waiting", "" if reason == "None" else reason
-    if "exit_code" in outcome:
+    if outcome:
         return ("failed" if outcome["exit_code"] else "finished"), ""
     return ("running" if state else "stopped"), ""
 
