@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -53,7 +52,7 @@ class TrainingRecord(TypedDict, total=False):
     runs: list[TrainingRun]
 
 
-class ImportRecord(TypedDict):
+class ImportRecord(TypedDict, total=False):
     """What is recorded beside an imported fold.
 
     ``trained_on`` holds scan ids, or ``None`` if they are not known; ``n_folds`` is the number of
@@ -61,10 +60,10 @@ class ImportRecord(TypedDict):
     """
 
     trained_on: list[str] | None
-    file: NotRequired[str]
-    model: NotRequired[str]
-    half: NotRequired[bool]
-    n_folds: NotRequired[Count]
+    file: str
+    model: str
+    half: bool
+    n_folds: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -333,8 +333,8 @@ def find_trained_scans(
     Imported folds record this; folds trained here used the given dataset.
     """
     record = find_import_record(fold_folder(model.folder, fold))
-    if record:
-        scans = record["trained_on"]
+    if record is not None:
+        scans = record.get("trained_on")
         return None if scans is None else frozenset(scans)
     if dataset is None:
         return None

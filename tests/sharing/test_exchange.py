@@ -22,9 +22,10 @@ from gi2nnunet.nnunet.models import (
     Fold,
     choose_ensemble,
     count_folds,
+    find_import_record,
+    find_training_record,
+    fold_folder,
     list_models,
-    read_import_record,
-    read_training_record,
 )
 from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import ImportedModel, export_model, import_model
@@ -146,14 +147,17 @@ def test_each_fold_tells_what_it_was_trained_on(ours: Path, file: Path, tmp_path
     take_in(file, tmp_path / "theirs")
     results = tmp_path / "theirs" / "results" / DATASET
     model = list_models(results)[0]
-    assert read_import_record(model, 0)["trained_on"] == ["case1_day0"]
-    assert read_import_record(model, 1)["trained_on"] == ["case2_day0"]
-    assert read_training_record(model, 0)["settings"] == {"epochs": 2}
-    assert read_training_record(model, 1) == {}
+    assert find_import_record(fold_folder(model.folder, 0))["trained_on"] == ["case1_day0"]
+    assert find_import_record(fold_folder(model.folder, 1))["trained_on"] == ["case2_day0"]
+    assert find_training_record(fold_folder(model.folder, 0))["settings"] == {"epochs": 2}
+    assert find_training_record(fold_folder(model.folder, 1)) == {}
     assert count_folds(results) == 2
     assert choose_ensemble(results, n_folds=2).chosen_by == "the newest complete set"
     assert count_folds(ours / "results" / DATASET) == 0
-    assert read_import_record(list_models(ours / "results" / DATASET)[0], 0) == {}
+    assert (
+        find_import_record(fold_folder(list_models(ours / "results" / DATASET)[0].folder, 0))
+        is None
+    )
 
 
 def test_tensors_of_several_names_are_held_once(ours: Path, file: Path, tmp_path: Path) -> None:
@@ -515,7 +519,7 @@ def test_unknown_scans_stay_unknown(
     )
     take_in(tmp_path / "m", tmp_path / "theirs")
     model = list_models(tmp_path / "theirs" / "results" / DATASET)[0]
-    assert read_import_record(model, 0)["trained_on"] is None
+    assert find_import_record(fold_folder(model.folder, 0))["trained_on"] is None
 
 
 class Planted:

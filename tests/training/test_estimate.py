@@ -77,6 +77,7 @@ def plan(dataset: Dataset, workspace: Workspace, *, ready: bool = True) -> None:
         folder / f"gi2nnunet_{TINY.plans_name}.json",
         {
             "recipe": {"dataset": dataset.digest},
+            "plans": None,
             "configurations": {
                 name: {
                     "data_identifier": name, "batch_size": batch, "patch_size": patch,
