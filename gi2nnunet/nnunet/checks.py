@@ -139,33 +139,32 @@ def _find_previous_stage(configurations: Mapping[str, Any], name: str) -> str | 
 
 def check_same_labels(models: Sequence[TrainedModel]) -> None:
     """Refuse (:class:`InputError`) models of different labels: probabilities cannot be averaged."""
-    if len(models) < 2:
-        return
-    found = {
-        model.folder: read_json_object(model.folder / "dataset.json", remedy=_RESTORE_MODEL)
-        for model in models
-    }
-    first, *others = found.items()
-    for folder, described in others:
-        if described.get("labels") != first[1].get("labels"):
-            raise InputError(
-                f"{folder}: found labels {described.get('labels')}; expected those of {first[0]}, "
-                f"{first[1].get('labels')}. Choose models of one label scheme with --config, "
-                "--preset or --trainer."
-            )
+    if len(models) > 1:
+        remedy = "Choose models of one label scheme with --config, --preset or --trainer."
+        expected = read_json_object(models[0].folder / DATASET_JSON, remedy=_RESTORE_MODEL)
+        _compare_labels(models[1:], expected, of=models[0].folder, remedy=remedy)
 
 
 def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
     """Refuse (:class:`InputError`) models with other labels than the dataset's."""
     path = dataset.folder / DATASET_JSON
     expected = read_json_object(path, remedy="Restore it with: gi2nnunet convert SOURCE")
+    remedy = (
+        "Choose models of this dataset with --config, --preset or --trainer, or move that folder "
+        "elsewhere."
+    )
+    _compare_labels(models, expected, of=path, remedy=remedy)
+
+
+def _compare_labels(
+    models: Sequence[TrainedModel], expected: Mapping[str, Any], *, of: Path, remedy: str
+) -> None:
     for model in models:
-        described = read_json_object(model.folder / DATASET_JSON, remedy=_RESTORE_MODEL)
-        if described.get("labels") != expected.get("labels"):
+        found = read_json_object(model.folder / DATASET_JSON, remedy=_RESTORE_MODEL)
+        if found.get("labels") != expected.get("labels"):
             raise InputError(
-                f"{model.folder}: found labels {described.get('labels')}; expected those of "
-                f"{path}, {expected.get('labels')}. Choose models of this dataset with --config, "
-                "--preset or --trainer, or move that folder elsewhere."
+                f"{model.folder}: found labels {found.get('labels')}; expected those of {of}, "
+                f"{expected.get('labels')}. {remedy}"
             )
 
 

@@ -74,10 +74,23 @@ class Engine:
 
     @cached_property
     def hardware(self) -> Hardware:
-        """The cards or the processor to compute on; raises as :func:`find_hardware`."""
-        return self.found or find_hardware(
-            device=self.device, gpus=self.gpus, workspace=self.workspace, environ=self.environ
-        )
+        """The cards or the processor to compute on; raises as :func:`choose_hardware`."""
+        if self.found is not None:
+            return self.found
+        found = self.probe("devices") if self.device in ("auto", "cuda", "mps") else {}
+        return choose_hardware(found, device=self.device, gpus=self.gpus)
+
+    def probe(self, task: Literal["devices", "installation"]) -> dict[str, Any]:
+        """Detect devices in a child process; for ``installation`` also packages that do not load.
+
+        Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
+        """
+        log = self.new_log(task)
+        found = self.run(task, {}, log=log)
+        log.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing
+        return found
 
     @property
     def workers(self) -> int:
@@ -236,14 +249,8 @@ class Hardware:
         return self.gpus or (None,)
 
 
-def find_hardware(
-    *,
-    device: str,
-    gpus: int | None,
-    workspace: Workspace,
-    environ: Mapping[str, str],
-) -> Hardware:
-    """Choose what to compute on: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
+def choose_hardware(found: Mapping[str, Any], *, device: str, gpus: int | None) -> Hardware:
+    """Choose among devices: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
 
     Raises
     ------
@@ -256,30 +263,6 @@ def find_hardware(
         if gpus:
             raise InputError(f"--gpus {gpus} asks for GPUs, --device cpu for none. Give one.")
         return _cpu()
-    found = probe_devices("devices", workspace=workspace, environ=environ)
-    return choose_hardware(found, device=device, gpus=gpus)
-
-
-def probe_devices(
-    task: Literal["devices", "installation"], *, workspace: Workspace, environ: Mapping[str, str]
-) -> dict[str, Any]:
-    """Detect devices in a child process; for ``installation`` also packages that do not load.
-
-    Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
-    """
-    environment = engine_environment(
-        workspace, environ=environ, processes=1, augmentation_processes=0, threads=1
-    )
-    log = new_log(workspace.logs, task)
-    found = run_engine(task, {}, environment=environment, log=log)
-    log.path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing behind
-    return found
-
-
-def choose_hardware(found: Mapping[str, Any], *, device: str, gpus: int | None) -> Hardware:
-    """Choose among the devices that :func:`probe_devices` found; see :func:`find_hardware`."""
     cards, wanted = found["cuda"], gpus or 1
     if len(cards) < wanted and (device == "cuda" or gpus):
         raise InputError(

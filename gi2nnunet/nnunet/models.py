@@ -265,19 +265,12 @@ def choose_ensemble(
         if (not configurations or model.configuration in configurations)
         and is_asked_for(model, preset=preset, trainer=trainer)
     ]
-    candidates: list[tuple[bool, float, Ensemble]] = []
     split = tuple(range(n_folds))
     asked = _expand(folds, split)
+    candidates: list[tuple[bool, float, Ensemble]] = []
     for group in _group(fitting, across=len(set(configurations)) > 1):
-        choices: list[tuple[Fold, ...]] = (
-            [asked] if asked else [("all",), *([split] if split else [])]
-        )
-        if not asked and not any(set(c) <= set(m.folds) for c in choices for m in group):
-            # Nothing is complete: what is trained so far, in every configuration alike.
-            common = set.intersection(*(set(model.folds) for model in group))
-            choices = [tuple(sorted(common, key=str))] if common else []
-        for choice in choices:
-            having = [model for model in group if choice and set(choice) <= set(model.folds)]
+        for choice in [asked] if asked else _list_choices(group, split):
+            having = [model for model in group if set(choice) <= set(model.folds)]
             if not having or (configurations and len(having) < len(set(configurations))):
                 continue
             complete = choice in (("all",), split)
@@ -285,13 +278,8 @@ def choose_ensemble(
             why = "as asked" if asked or configurations or preset else "the newest complete set"
             if not complete and not asked:
                 why = "no set is complete: the folds finished so far"
-            candidates.append(
-                (
-                    complete,
-                    newest,
-                    Ensemble(models=tuple(having), folds=choice, chosen_by=why),
-                )
-            )
+            ensemble = Ensemble(models=tuple(having), folds=choice, chosen_by=why)
+            candidates.append((complete, newest, ensemble))
     if not candidates:
         trained = "; ".join(
             f"{m.configuration} fold {', '.join(map(str, m.folds))} ({m.trainer}, {m.plans_name})"
@@ -304,6 +292,15 @@ def choose_ensemble(
             f"Finished: {trained}. Train what is missing with gi2nnunet train."
         )
     return max(candidates, key=lambda candidate: candidate[:2])[2]
+
+
+def _list_choices(group: Sequence[TrainedModel], split: tuple[int, ...]) -> list[tuple[Fold, ...]]:
+    """Return the complete sets of folds; if there is none, the finished folds that all have."""
+    choices: list[tuple[Fold, ...]] = [("all",), *([split] if split else [])]
+    if any(set(choice) <= set(model.folds) for choice in choices for model in group):
+        return choices
+    common = set.intersection(*(set(model.folds) for model in group))
+    return [tuple(sorted(common, key=str))] if common else []
 
 
 def _group(models: Sequence[TrainedModel], *, across: bool) -> list[list[TrainedModel]]:

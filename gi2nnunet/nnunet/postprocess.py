@@ -184,9 +184,6 @@ def _fill_gaps(mask: NDArray[np.bool_], *, most: int) -> None:
             mask[before + 1 : after] = mask[before] & mask[after]
 
 
-"""Conventions in which what one organ adds to the means does not depend on the others' masks."""
-
-
 _FORMAT = 1
 _AGAIN = "Make it again with gi2nnunet tune, or predict with --no-tuning."
 

@@ -20,7 +20,7 @@ STOCK_TRAINER = "nnUNetTrainer"
 STOCK_EPOCHS, STOCK_ITERATIONS = 1000, 250
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Preset:
     """One way to plan a network.
 
@@ -42,36 +42,13 @@ class Preset:
     iterations: int = STOCK_ITERATIONS
 
 
-_PRESETS = (
-    Preset(name="default", planner="ExperimentPlanner", plans_name="nnUNetPlans", memory_gib=8),
-    Preset(
-        name="resenc-m",
-        planner="nnUNetPlannerResEncM",
-        plans_name="nnUNetResEncUNetMPlans",
-        memory_gib=9,
-    ),
-    Preset(
-        name="resenc-l",
-        planner="nnUNetPlannerResEncL",
-        plans_name="nnUNetResEncUNetLPlans",
-        memory_gib=24,
-    ),
-    Preset(
-        name="resenc-xl",
-        planner="nnUNetPlannerResEncXL",
-        plans_name="nnUNetResEncUNetXLPlans",
-        memory_gib=40,
-    ),
-    Preset(
-        name="tiny",
-        planner="ExperimentPlanner",
-        plans_name="gi2nnunetTinyPlans",
-        memory_gib=0,
-        epochs=40,
-        iterations=50,
-    ),
-)
-PRESETS = {preset.name: preset for preset in _PRESETS}
+PRESETS: Mapping[str, Preset] = {
+    "default": Preset("default", "ExperimentPlanner", "nnUNetPlans", 8),
+    "resenc-m": Preset("resenc-m", "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 9),
+    "resenc-l": Preset("resenc-l", "nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24),
+    "resenc-xl": Preset("resenc-xl", "nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40),
+    "tiny": Preset("tiny", "ExperimentPlanner", "gi2nnunetTinyPlans", 0, epochs=40, iterations=50),
+}
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
 

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware, probe_devices
+from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.presets import PRESETS, STOCK_TRAINER, PlanOptions, Preset, choose_preset
 from gi2nnunet.training.machine import (
@@ -423,20 +423,15 @@ def diagnose(
         ``installation``.
     """
     installed = installation or read_installation()
-    without: dict[str, Any] = {"cuda": [], "mps": False}
     try:
-        probed = found or probe_devices(
-            "installation", workspace=engine.workspace, environ=engine.environ
-        )
+        probed = found or engine.probe("installation")
         failed = probed["failed_imports"]
     except EngineError as error:
-        probed, failed = without, {"torch": str(error).splitlines()[0]}
+        probed, failed = {"cuda": [], "mps": False}, {"torch": str(error).splitlines()[0]}
     verdicts = judge_installation(installed, failed_imports=failed)
     name = dataset.name if dataset else None
     try:
-        hardware = choose_hardware(
-            without if engine.device == "cpu" else probed, device=engine.device, gpus=engine.gpus
-        )
+        hardware = choose_hardware(probed, device=engine.device, gpus=engine.gpus)
     except InputError as error:
         verdicts.append(_refusal("device", "error", str(error)))
         return Diagnosis(dataset=name, verdicts=tuple(verdicts))

@@ -24,8 +24,8 @@ MIB = 1 << 20
 
 # Preprocessed scans are float32 images and int8 labels, compressed without loss. Measured on
 # made-up scans: 0.53 of the image if nothing was resampled; resampled voxels have more digits.
-_IMAGE_BYTES, _IMAGE_COMPRESSED = 4, 0.9
-_LABEL_BYTES, _LABEL_COMPRESSED = 1, 0.1
+_IMAGE_BYTES = 4
+_VOXEL_BYTES = _IMAGE_BYTES * 0.9 + 1 * 0.1
 _PROPERTIES_BYTES = MIB  # sampled places of each label, beside each scan
 
 # A checkpoint holds each parameter twice in float32 (weight, momentum).
@@ -110,9 +110,7 @@ def estimate_need(
         largest = max([largest, *voxels])
         folder = of_plan.data_folder if of_plan else preprocessed / f"{preset.plans_name}_{name}"
         if not _is_whole(folder, dataset):
-            disk += sum(voxels) * _IMAGE_BYTES * _IMAGE_COMPRESSED
-            disk += sum(voxels) * _LABEL_BYTES * _LABEL_COMPRESSED
-            disk += len(scans) * _PROPERTIES_BYTES
+            disk += sum(voxels) * _VOXEL_BYTES + len(scans) * _PROPERTIES_BYTES
         stock = STOCK_PLANS.get((preset.name, name), _UNKNOWN)
         one = stock.parameters * _CHECKPOINT_BYTES
         results += (trainings * _CHECKPOINTS_KEPT + 1) * one if trainings else 0
@@ -207,11 +205,12 @@ def stock_plan(preset: Preset, *, folder: Path) -> dict[str, PlannedConfiguratio
         name: PlannedConfiguration(
             name=name,
             data_folder=folder / f"{preset.plans_name}_{name}",
-            batch_size=STOCK_PLANS[preset.name, name].batch_size,
-            patch_size=STOCK_PLANS[preset.name, name].patch_size,
-            spacing_mm=STOCK_PLANS[preset.name, name].spacing_mm,
+            batch_size=stock.batch_size,
+            patch_size=stock.patch_size,
+            spacing_mm=stock.spacing_mm,
         )
         for name in CONFIGURATIONS
+        for stock in [STOCK_PLANS[preset.name, name]]
     }
 
 

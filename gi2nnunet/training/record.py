@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import shutil
@@ -19,6 +18,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     Fold,
+    FoldFolder,
     TrainingLength,
     TrainingRecord,
     TrainingRun,
@@ -27,7 +27,7 @@ from gi2nnunet.nnunet.models import (
     list_folds,
 )
 from gi2nnunet.nnunet.presets import STOCK_EPOCHS, STOCK_ITERATIONS, Preset, TrainingSettings
-from gi2nnunet.training.plan import Plan
+from gi2nnunet.training.plan import Plan, digest_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def make_record(
         "patch_size": list(planned.patch_size),
         "folds": len(dataset.splits),
         "preset": plan.preset.name,
-        "plans": hashlib.sha256(plan.plans_file.read_bytes()).hexdigest()[:16],
+        "plans": digest_file(plan.plans_file),
         "dataset": dataset.digest,
         "label_scheme": dataset.label_scheme,
         "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
@@ -152,7 +152,7 @@ def remove_fold(folder: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedFold:
+class TrainedFold(FoldFolder):
     """A training in the results folder: its settings and its epochs.
 
     Attributes
@@ -167,12 +167,6 @@ class TrainedFold:
         Finished epochs, from nnU-Net's logs.
     """
 
-    folder: Path
-    configuration: str
-    fold: str
-    trainer: str
-    plans_name: str
-    finished: bool
     running: bool
     record: TrainingRecord
     imported: str
@@ -234,12 +228,7 @@ def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
     """Return every training under nnU-Net's results folder of one dataset, in order of name."""
     return tuple(
         TrainedFold(
-            folder=found.folder,
-            configuration=found.configuration,
-            fold=found.fold,
-            trainer=found.trainer,
-            plans_name=found.plans_name,
-            finished=found.finished,
+            **vars(found),
             running=find_holder(found.folder) is not None,
             record=find_training_record(found.folder),
             imported=_name_import(found.folder),

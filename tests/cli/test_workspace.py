@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import gi2nnunet.cli
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.training import doctor, machine, plan
 from gi2nnunet.training.machine import Disk, Machine
 from gi2nnunet.training.need import GIB, MIB
@@ -31,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "probe_devices", lambda *_, **__: NO_CARDS)
+    monkeypatch.setattr(engine_module.Engine, "probe", lambda *_: NO_CARDS)
     monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
     return tmp_path
 

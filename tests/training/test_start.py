@@ -229,7 +229,7 @@ def test_a_torch_that_takes_its_process_down_is_an_error(
     def crash(*_: object, **__: object) -> None:
         raise doctor.EngineError("nnU-Net failed in the step 'installation': signal 11\nLog: x")
 
-    monkeypatch.setattr(doctor, "probe_devices", crash)
+    monkeypatch.setattr(Engine, "probe", crash)
     result = ask(None, workspace, found=None)
     assert levels(result.verdicts)["torch"] == "error"
     assert any("signal 11" in v.found for v in result.verdicts)

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -229,34 +229,26 @@ def _read(task: Mapping[str, Any], networks: Sequence[Network]) -> _Ready:
     return _Ready(scan=scan, spacing_mm=spacing_mm, prepared=tuple(prepared))
 
 
+@dataclass(kw_only=True)
 class _Output:
     """Writer of masks, probabilities and rows of a scan from its logits."""
 
-    def __init__(
-        self,
-        *,
-        emit: Emit,
-        networks: Sequence[Network],
-        nifti_folder: Path | None,
-        probability_folders: Sequence[Path],
-        decision: Decision | None,
-    ) -> None:
-        self._emit = emit
-        self._networks = networks
-        self._nifti_folder = nifti_folder
-        self._probability_folders = probability_folders
-        self._decision = decision
-        self._last = time.monotonic()
+    emit: Emit
+    networks: Sequence[Network]
+    nifti_folder: Path | None
+    probability_folders: Sequence[Path]
+    decision: Decision | None
+    last: float = field(default_factory=time.monotonic)
 
     def write(self, task: Mapping[str, Any], ready: _Ready, logits: Sequence[torch.Tensor]) -> None:
         scan = ready.scan
         found: dict[str, Probabilities] = {}
-        for index, network in enumerate(self._networks):
+        for index, network in enumerate(self.networks):
             probabilities = network.finish(logits[index], ready.prepared[index])
-            if self._probability_folders:
+            if self.probability_folders:
                 write_probabilities(
-                    self._probability_folders[index] / f"{scan.scan_id}{SUFFIX}",
-                    # Without the background, where that has a probability of its own.
+                    self.probability_folders[index] / f"{scan.scan_id}{SUFFIX}",
+                    # Without the background, which may have a probability of its own.
                     to_eight_bits(probabilities[-len(ORGANS) :]),
                     scan_id=scan.scan_id,
                     numbers=scan.numbers,
@@ -264,20 +256,20 @@ class _Output:
                     about=task["about"],
                 )
             found[network.configuration] = probabilities
-        if self._decision is None:
-            bit_map = decide(list(found.values()), regions=self._networks[0].has_regions)
+        if self.decision is None:
+            bit_map = decide(list(found.values()), regions=self.networks[0].has_regions)
         else:
-            # Without the background, where that has a probability of its own.
+            # Without the background, which may have a probability of its own.
             organs = {name: array[-len(ORGANS) :] for name, array in found.items()}
-            bit_map = apply_decision(organs, self._decision, spacing_mm=ready.spacing_mm)
-        if self._nifti_folder is not None:
-            _write_labels(self._nifti_folder, scan, bit_map)
+            bit_map = apply_decision(organs, self.decision, spacing_mm=ready.spacing_mm)
+        if self.nifti_folder is not None:
+            _write_labels(self.nifti_folder, scan, bit_map)
         rows = encode_scan(scan.scan_id, scan.numbers, bit_map)
         now = time.monotonic()
-        self._emit(
-            {"event": "scan", "scan_id": scan.scan_id, "rows": rows, "seconds": now - self._last}
+        self.emit(
+            {"event": "scan", "scan_id": scan.scan_id, "rows": rows, "seconds": now - self.last}
         )
-        self._last = now
+        self.last = now
 
 
 def _write_labels(folder: Path, scan: Scan, bit_map: LabelMap) -> None:

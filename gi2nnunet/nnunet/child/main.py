@@ -29,6 +29,17 @@ _LOOK_SECONDS = 0.2
 
 # The last one loads nearly all that a training needs, torchvision through timm included.
 ENGINE_MODULES = ("torch", "torchvision", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+_TASKS = {
+    "fingerprint": ("planner", "run_fingerprint"),
+    "plan": ("planner", "run_plan"),
+    "preprocess": ("planner", "run_preprocess"),
+    "train": ("trainer", "run_training"),
+    "measure": ("trainer", "run_measurement"),
+    "predict": ("inference", "run_prediction"),
+    "export": ("weights", "run_export"),
+    "import": ("weights", "run_import"),
+    "inspect": ("weights", "run_inspection"),
+}
 
 
 def main() -> int:
@@ -149,31 +160,16 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
         return describe_devices()
     if task == "installation":
         return describe_installation()
-    if task in ("fingerprint", "plan", "preprocess"):
-        from gi2nnunet.nnunet.child import planner
-
-        return getattr(planner, f"run_{task}")(**options)  # type: ignore[no-any-return]
-    if task in ("export", "import"):
-        from gi2nnunet.nnunet.child import weights
-
-        return getattr(weights, f"run_{task}")(**options)  # type: ignore[no-any-return]
-    if task == "inspect":
-        from gi2nnunet.nnunet.child.weights import run_inspection
-
-        return run_inspection(**options)
-    if task == "train":
-        from gi2nnunet.nnunet.child.trainer import run_training
-
-        return run_training(emit=emit, stopping=stop.is_set, **options)
-    if task == "measure":
-        from gi2nnunet.nnunet.child.trainer import run_measurement
-
-        return run_measurement(**options)
-    if task == "predict":
-        from gi2nnunet.nnunet.child.inference import run_prediction
-
-        return run_prediction(emit=emit, **options)
-    raise ValueError(f"unknown task {task!r}")
+    if task not in _TASKS:
+        raise ValueError(f"unknown task {task!r}")
+    module, name = _TASKS[task]
+    extra: dict[str, dict[str, Any]] = {
+        "train": {"emit": emit, "stopping": stop.is_set},
+        "predict": {"emit": emit},
+    }
+    run = getattr(import_module(f"gi2nnunet.nnunet.child.{module}"), name)
+    result: dict[str, Any] = run(**extra.get(task, {}), **options)
+    return result
 
 
 def describe_devices() -> dict[str, Any]:
