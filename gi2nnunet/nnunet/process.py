@@ -107,12 +107,6 @@ def run_engine(
     ----------
     task, options
         A task of :mod:`gi2nnunet.nnunet.child.main` and its options, which must go through JSON.
-    environment
-        The child's whole environment.
-    log
-        File for everything that nnU-Net prints.
-    on_event
-        Called with each event in turn.
     stop
         If it is set, the task is asked to stop early; not before its first event, and tasks that do
         not support it continue.
@@ -243,17 +237,8 @@ def engine_environment(
 ) -> dict[str, str]:
     """Build the whole environment of one engine process, from ``environ`` (``PATH`` and the like).
 
-    Parameters
-    ----------
-    processes
-        nnU-Net's worker processes for preprocessing and export.
-    augmentation_processes
-        Workers that augment while training; 0 augments in the training process.
-    threads
-        Threads of the numerical libraries.
-    gpu
-        The one card the process may see, counted among those that ``environ`` allows; ``None``
-        shows them all.
+    Without augmentation processes, a training augments itself. ``gpu`` counts among the cards that
+    ``environ`` allows; ``None`` shows them all.
     """
     built = dict(environ)
     built.update(

@@ -132,14 +132,9 @@ def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
         With all names that nnU-Net does not ship; or naming a postprocessing.pkl that holds more
         than nnU-Net's own step (only nnU-Net's own commands read that file).
     """
-    plans, described = folder / "plans.json", folder / DATASET_JSON
-    files = ModelFiles(plans=read_json(plans), dataset_json=read_json(described))
+    trainer = {f"{folder}, trainer": folder.name.partition("__")[0]}
+    files = _open(folder, "plans.json", trainer, trust=trust)
     if not trust:
-        check_names(
-            trainer={f"{folder}, trainer": folder.name.partition("__")[0]},
-            plans={str(plans): files.plans},
-            dataset_json={str(described): files.dataset_json},
-        )
         _check_pickles(
             sorted(folder.rglob("postprocessing.pkl")),
             functions=_POSTPROCESSING,
@@ -161,15 +156,22 @@ def open_preprocessed(
     InputError
         With all names that nnU-Net does not ship, or identifiers that lead out of the folder.
     """
-    plans, described = folder / f"{plans_name}.json", folder / DATASET_JSON
-    files = ModelFiles(plans=read_json(plans), dataset_json=read_json(described))
+    given = {} if trainer is None else {"--trainer": trainer}
+    files = _open(folder, f"{plans_name}.json", given, trust=trust)
+    if not trust:
+        _check_split(folder / SPLITS)
+    return files
+
+
+def _open(folder: Path, plans: str, trainer: Mapping[str, object], *, trust: bool) -> ModelFiles:
+    paths = str(folder / plans), str(folder / DATASET_JSON)
+    files = ModelFiles(*(read_json(Path(path)) for path in paths))
     if not trust:
         check_names(
-            trainer={} if trainer is None else {"--trainer": trainer},
-            plans={str(plans): files.plans},
-            dataset_json={str(described): files.dataset_json},
+            trainer=trainer,
+            plans={paths[0]: files.plans},
+            dataset_json={paths[1]: files.dataset_json},
         )
-        _check_split(folder / SPLITS)
     return files
 
 

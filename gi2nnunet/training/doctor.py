@@ -69,16 +69,9 @@ def _judge(
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Processes of a run.
+    """Processes of a run: those that preprocess, and trainings at once, each with ``workers``.
 
-    Attributes
-    ----------
-    processes
-        That preprocess at once.
-    workers
-        That augment beside each training; if 0, the training augments itself.
-    trainings
-        At once; 0 if nothing is to be trained.
+    Without workers a training augments itself; without trainings nothing is to be trained.
     """
 
     processes: int
@@ -183,12 +176,7 @@ def judge_hardware(
 ) -> list[Verdict]:
     """Judge whether a network fits the hardware to train it on.
 
-    Parameters
-    ----------
-    resized
-        Whether the user chose batch or patch size, so that the preset's memory says little.
-    free_gib
-        Free memory of the card, if known.
+    If the user ``resized`` batch or patch, the preset's memory says little.
     """
     total = hardware.memory_gib
     if total is None:

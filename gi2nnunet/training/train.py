@@ -298,21 +298,18 @@ def _take(
     # Not worth ending a training for.
     with contextlib.suppress(OutputError):
         write_json(training.folder / TRAINING_RECORD, training.record)
-    if on_epoch is None:
-        return
-    on_epoch(
-        TrainingProgress(
-            configuration=training.configuration,
-            fold=training.fold,
-            epoch=event["epoch"],
-            epochs=event["epochs"],
-            train_loss=event["train_loss"],
-            val_loss=event["val_loss"],
-            pseudo_dice=dict(zip(ORGANS, event["dice"], strict=True)),
-            epoch_seconds=event["seconds"],
-            seconds_left=event["seconds"] * (event["epochs"] - event["epoch"]),
+    if on_epoch is not None:
+        same = {key: event[key] for key in ("epoch", "epochs", "train_loss", "val_loss")}
+        on_epoch(
+            TrainingProgress(
+                configuration=training.configuration,
+                fold=training.fold,
+                **same,
+                pseudo_dice=dict(zip(ORGANS, event["dice"], strict=True)),
+                epoch_seconds=event["seconds"],
+                seconds_left=event["seconds"] * (event["epochs"] - event["epoch"]),
+            )
         )
-    )
 
 
 def _run_all(

@@ -61,24 +61,13 @@ def run_prediction(
     emit
         Called for each scan with ``event`` ``scan``, its id, its rows ``(slice_id, organ, RLE
         text)`` and the seconds since the one before; or ``unreadable``, its id and why.
-    models
-        nnU-Net's model folders, one for each configuration; their probabilities are averaged.
     scans
         Each with ``scan`` (plain values), ``folds`` to average the logits of, and ``about``, which
         is kept with its probabilities.
-    step_size
-        Step of the sliding window, as a part of the patch.
     nifti_folder
         Folder for label volumes (``labels/`` bit-coded, ``organs/`` one mask for each organ).
     probability_folders
         Folders for each model's probabilities in eight bits.
-    decision
-        Post-processing as plain values; ``None`` for the mean above one half.
-
-    Returns
-    -------
-    dict
-        ``peak_memory_bytes`` of this process, and ``peak_gpu_bytes`` on CUDA.
 
     Raises
     ------

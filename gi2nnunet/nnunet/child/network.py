@@ -45,21 +45,9 @@ class Prepared:
 
 
 class Network:
-    """One configuration: its plans, its network and its folds' weights.
+    """One configuration: its plans, its network as the checkpoint of ``fold`` has it, its weights.
 
-    Parameters
-    ----------
-    folder
-        nnU-Net's model folder.
-    fold
-        A fold with the checkpoint to build the network from.
-    mirroring, step_size
-        nnU-Net's test-time mirroring and sliding-window step.
-
-    Raises
-    ------
-    InputError
-        If the model is damaged, or could run code.
+    Raises :class:`InputError` if the model is damaged, or could run code.
     """
 
     def __init__(

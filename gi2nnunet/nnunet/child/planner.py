@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
@@ -140,42 +139,52 @@ def _shape_planner(
             approximate_n_voxels_dataset: float,
             _cache: dict[str, Any],
         ) -> dict[str, Any]:
-            def plan(shape: Sequence[float] | NDArray[np.floating]) -> dict[str, Any]:
+            def plan(shape: Sequence[float]) -> dict[str, Any]:
                 planned: dict[str, Any] = super(Planner, self).get_plans_for_configuration(
-                    spacing, shape, data_identifier, approximate_n_voxels_dataset, _cache
+                    spacing, np.array(shape), data_identifier, approximate_n_voxels_dataset, _cache
                 )
                 planned["median_image_size_in_voxels"] = median_shape
                 return planned
 
             axes = len(spacing)
             configuration = data_identifier.removeprefix(f"{data_name}_")
-            asked = patch_sizes.get(configuration)
-            if asked is None and not tiny:
-                planned = plan(median_shape)
+            if asked := patch_sizes.get(configuration):
+                planned = _plan_size(self, plan, asked, configuration)
+            elif tiny:
+                caps = zip(_TINY_PATCH[axes], median_shape, strict=True)
+                planned = plan([float(int(min(cap, size))) for cap, size in caps])
             else:
-                wanted = asked or [
-                    int(min(cap, size))
-                    for cap, size in zip(_TINY_PATCH[axes], median_shape, strict=True)
-                ]
-                planned = plan(np.array(wanted, dtype=float))
-                if asked and list(planned["patch_size"]) != wanted:
-                    # Larger than the preset's memory target allows: the user's word counts.
-                    target = self.__dict__["UNet_vram_target_GB"]
-                    self.__dict__["UNet_vram_target_GB"] = _NO_LIMIT_GB
-                    planned = plan(np.array(wanted, dtype=float))
-                    self.__dict__["UNet_vram_target_GB"] = target
-                    planned["batch_size"] = self.UNet_min_batch_size
-                if asked and list(planned["patch_size"]) != wanted:
-                    fitting = "x".join(str(int(size)) for size in planned["patch_size"])
-                    raise InputError(
-                        f"--patch-size {'x'.join(map(str, wanted))}: {configuration} halves its "
-                        f"feature maps too often for it; the nearest that fits is {fitting}."
-                    )
-                if tiny:
-                    planned["batch_size"] = _TINY_BATCH[axes]
+                planned = plan(median_shape)
+            if tiny:
+                planned["batch_size"] = _TINY_BATCH[axes]
             if batch_size is not None:
                 planned["batch_size"] = batch_size
             return planned
 
     Planner.__name__ = base.__name__
     return Planner
+
+
+def _plan_size(
+    planner: ExperimentPlanner,
+    plan: Callable[[Sequence[float]], dict[str, Any]],
+    wanted: list[int],
+    configuration: str,
+) -> dict[str, Any]:
+    """Plan for a patch size; refuse one that the network cannot have."""
+    planned = plan([float(size) for size in wanted])
+    if list(planned["patch_size"]) == wanted:
+        return planned
+    # Perhaps it is larger than the preset's memory target allows: the user's size counts.
+    target = vars(planner)["UNet_vram_target_GB"]
+    vars(planner)["UNet_vram_target_GB"] = _NO_LIMIT_GB
+    planned = plan([float(size) for size in wanted])
+    vars(planner)["UNet_vram_target_GB"] = target
+    planned["batch_size"] = planner.UNet_min_batch_size
+    if list(planned["patch_size"]) != wanted:
+        fitting = "x".join(str(int(size)) for size in planned["patch_size"])
+        raise InputError(
+            f"--patch-size {'x'.join(map(str, wanted))}: {configuration} halves its feature maps "
+            f"too often for it; the nearest that fits is {fitting}."
+        )
+    return planned

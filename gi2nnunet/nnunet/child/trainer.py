@@ -50,7 +50,7 @@ def run_training(
     trust: bool,
     **preparation: Any,
 ) -> dict[str, Any]:
-    """Train to the end, from the start or from a checkpoint.
+    """Train to the end, from the start or from a checkpoint; ``None`` keeps nnU-Net's values.
 
     Parameters
     ----------
@@ -59,20 +59,13 @@ def run_training(
         (pseudo Dice per organ), ``seconds``, and the values of :func:`measure_peaks`.
     stopping
         Called after each epoch; if it returns true, the training is saved and ends.
-    learning_rate
-        Replaces the trainer's own.
-    pretrained_weights, resume_from
-        Checkpoint with the weights to start from, or one of this training to continue from.
     nnunet_validation
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
-    preparation
-        The other options of :func:`prepare_training`.
 
     Returns
     -------
     dict
-        ``epochs``, ``folder`` and ``stopped_after``: the finished epochs if it was asked to stop
-        before the last one, else ``None``.
+        ``stopped_after``: the finished epochs if it was asked to stop before the last one.
     """
     run = prepare_training(
         trainer,
@@ -97,19 +90,11 @@ def run_training(
         try:
             run.run_training()
         except _Stopped:
-            return _describe(run, stopped_after=run.current_epoch)
+            return {"stopped_after": run.current_epoch}
     if nnunet_validation:
         emit({"event": "validation"})
         run.perform_actual_validation(save_probabilities=True)
-    return _describe(run, stopped_after=None)
-
-
-def _describe(run: nnUNetTrainer, *, stopped_after: int | None) -> dict[str, Any]:
-    return {
-        "epochs": run.num_epochs,
-        "folder": str(run.output_folder),
-        "stopped_after": stopped_after,
-    }
+    return {}
 
 
 def prepare_training(
@@ -203,26 +188,29 @@ def _make_trainer(
             stop = stopping() and epoch < self.num_epochs - 1
             self.save_every = 1 if overdue or stop else SAVE_EVERY_EPOCHS
             super().on_epoch_end()
-            log = self.logger.get_value
-            started = log("epoch_start_timestamps", step=epoch)
-            emit(
-                {
-                    "event": "epoch",
-                    "epoch": epoch + 1,
-                    "epochs": self.num_epochs,
-                    "train_loss": float(log("train_losses", step=epoch)),
-                    "val_loss": float(log("val_losses", step=epoch)),
-                    "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
-                    "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
-                    **measure_peaks(self.device.type),
-                }
-            )
+            emit(_describe_epoch(self, epoch))
             if stop:
                 raise _Stopped
 
     Trainer.__name__ = base.__name__
     Trainer.__qualname__ = base.__qualname__
     return Trainer
+
+
+def _describe_epoch(run: nnUNetTrainer, epoch: int) -> dict[str, Any]:
+    """Return the event of a finished epoch."""
+    log = run.logger.get_value
+    started = log("epoch_start_timestamps", step=epoch)
+    return {
+        "event": "epoch",
+        "epoch": epoch + 1,
+        "epochs": run.num_epochs,
+        "train_loss": float(log("train_losses", step=epoch)),
+        "val_loss": float(log("val_losses", step=epoch)),
+        "dice": [float(v) for v in log("dice_per_class_or_region", step=epoch)],
+        "seconds": float(log("epoch_end_timestamps", step=epoch) - started),
+        **measure_peaks(run.device.type),
+    }
 
 
 def _check_losses(run: nnUNetTrainer, outputs: Sequence[dict[str, Any]], part: str) -> None:
@@ -284,9 +272,9 @@ def run_measurement(
     Returns
     -------
     dict
-        ``epoch_seconds`` of an epoch of the given length, with its validation, checkpoint and
-        figure; ``startup_seconds`` from the start of the process to the first batch, with what the
-        warm-up took beyond its batches; ``batches``, the number of training batches timed.
+        ``epoch_seconds`` of an epoch of the given length, with validation, checkpoint and figure;
+        ``startup_seconds`` from the start of the process to the first batch, with what the warm-up
+        took beyond its batches; ``batches``, the number of training batches timed.
     """
     device = str(options["device"])
     run = prepare_training(trainer, **options)
