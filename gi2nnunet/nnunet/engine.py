@@ -94,7 +94,7 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """Worker processes: as many as were asked for, else one a core."""
+        """Worker processes: the requested number, else one for each core."""
         return self.jobs or count_cores()
 
     def choose_threads(self, *, training: bool) -> int:

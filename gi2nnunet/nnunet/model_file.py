@@ -38,7 +38,7 @@ MANIFEST, DATASET_JSON = "manifest.json", "dataset.json"
 _NAME = re.compile(r"_?[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")  # "__" parts nnU-Net's folder names
 _DATASET = re.compile(r"Dataset(\d{3})_[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _MOST_JSON = 64 * 2**20
-_DAMAGED = "Get the file again from where it was made."
+_DAMAGED = "Get the file again from its source."
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # equal models are equal files
 
 
@@ -97,7 +97,9 @@ class Bundle:
         with _open_zip(self.path) as members:
             content = _read(members, self.path, name, size)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise InputError(f"{self.path}: {name} has another checksum than noted. {_DAMAGED}")
+            raise InputError(
+                f"{self.path}: {name} does not match its recorded checksum. {_DAMAGED}"
+            )
         return content
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class BundleWriter:
             _describe(self._path, manifest, "")
         except ValueError as error:
             raise InputError(
-                f"{self._path}: cannot hold a model of such a {error}. Expected letters, digits "
+                f"{self._path}: cannot hold a model with the {error}. Expected letters, digits "
                 "and . + - _ in the names of dataset, trainer, plans and configurations."
             ) from error
         self._archive.writestr(zipfile.ZipInfo(MANIFEST, _SAME_TIME), _dump(manifest))
@@ -180,7 +182,7 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"{path}: found format {manifest.get('format')!r}; expected {FORMAT}. "
-            "Use the version of gi2nnunet that it was made with."
+            "Use the version of gi2nnunet that made the file."
         )
     try:
         bundle = _describe(path, manifest, hashlib.sha256(text).hexdigest())

@@ -286,7 +286,7 @@ def choose_ensemble(
             for m in models
         )
         raise InputError(
-            f"{results}: has no finished model for what was asked "
+            f"{results}: has no finished model with these options "
             f"(--config {' '.join(configurations) or 'any'}, "
             f"--fold {' '.join(map(str, folds)) or 'any'}, --preset {preset or 'any'}). "
             f"Finished: {trained}. Train what is missing with gi2nnunet train."

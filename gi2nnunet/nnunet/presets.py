@@ -164,7 +164,7 @@ def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
         raise InputError(
             "--preset auto: found no GPU; on a CPU nnU-Net's networks take weeks to train. "
             "Use --preset tiny (a small network, for CPUs and smoke tests), or name another "
-            "preset to train it on the CPU all the same."
+            "preset to train it on the CPU anyway."
         )
     if memory_gib >= 22:
         return PRESETS["resenc-l"]

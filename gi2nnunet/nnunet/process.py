@@ -37,7 +37,7 @@ _REMEDIES = (
     ("DefaultCPUAllocator: can't allocate memory", "Use a smaller --preset or fewer --jobs."),
     (
         "background worker",
-        "A worker ended early, most likely for lack of memory: use fewer --jobs.",
+        "A worker ended early, probably because memory ran out: use fewer --jobs.",
     ),
     ("No space left on device", "Free some disk space and run the same command again."),
 )
@@ -89,7 +89,9 @@ def new_log(folder: Path, name: str) -> LogFile:
             raise OutputError(
                 f"{path}: cannot be written ({error}). Choose another --workspace."
             ) from error
-    raise OutputError(f"{folder}: holds a thousand logs of this second.")
+    raise OutputError(
+        f"{folder}: already holds a thousand logs of this second. Run the command again."
+    )
 
 
 def run_engine(

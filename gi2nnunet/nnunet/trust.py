@@ -75,8 +75,8 @@ _LAYERS = frozenset(
 )
 
 _REMEDY = (
-    "nnU-Net would import these. Get the file from where it was made; if you have read it and "
-    "trust it, add --trust."
+    "nnU-Net would import these. Get the file again from its source; if you have read it and trust "
+    "it, add --trust."
 )
 # The allowed names by key, or the folder of nnU-Net that defines them.
 _OF_CONFIGURATION: Mapping[str, str | Collection[str]] = {

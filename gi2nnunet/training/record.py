@@ -1,4 +1,4 @@
-"""Trainings on disk: settings, records, curves, how far each is, and whether it may go on."""
+"""Trainings on disk: settings, records, curves, how far each is, and whether it may continue."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _settings_of(record: TrainingRecord) -> dict[str, Any]:
 
 
 def remove_fold(folder: Path) -> None:
-    """Delete a fold; its final checkpoint goes first, so that no half of it looks finished."""
+    """Delete a fold; its final checkpoint goes first, as a sign of a finished one."""
     (folder / FINAL_CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

@@ -276,7 +276,7 @@ class _Run:
 def _stopped(training: Training, when: str) -> StoppedError:
     return StoppedError(
         f"{training.configuration}, fold {training.fold}: stopped as asked {when}. "
-        "Run the same command again to go on."
+        "Run the same command again to continue."
     )
 
 
@@ -357,7 +357,7 @@ def _run_all(
         kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
         raise kind(
             f"{len(failures)} of {len(todo)} trainings failed; the others are done. "
-            "Run the same command again to go on.\n" + "\n".join(failures)
+            "Run the same command again to continue.\n" + "\n".join(failures)
         )
     return [outcome for _, outcome in outcomes if isinstance(outcome, TrainingResult)]
 

@@ -177,8 +177,8 @@ MODELS = (
             ("--fold 0", "--fold 0"),
             ("--config 3d_fullres", "--config 3d_fullres"),
             ("--preset resenc-l", "--preset resenc-l"),
-            ("--trainer Mine", "no finished model for what was asked"),
-            ("--fold " + "9" * 5000, "no finished model for what was asked"),
+            ("--trainer Mine", "no finished model with these options"),
+            ("--fold " + "9" * 5000, "no finished model with these options"),
         )
     ),
     model(
@@ -241,7 +241,7 @@ MODELS = (
         "a checkpoint that runs code",
         checkpoint({**ONE, "planted": Planted()}),
         "checkpoint_final.pth: refused: it is not a plain checkpoint of weights",
-        remedy="add --trust if you trust where it is from",
+        remedy="add --trust if you trust its source",
         engine=True,
     ),
     model(
@@ -262,7 +262,7 @@ MODELS = (
         "a checkpoint with a changed byte",
         damage_a_weight,
         "checkpoint_final.pth: is damaged or truncated",
-        "has another checksum than written",
+        "does not match its checksum",
         engine=True,
     ),
     model(
@@ -276,7 +276,7 @@ MODELS = (
         "a checkpoint of another network",
         checkpoint(ONE),
         "checkpoint_final.pth: its weights are not of the network that the plan beside it",
-        remedy="Restore both from where they were made",
+        remedy="Restore both from their source",
         engine=True,
     ),
 )

@@ -701,7 +701,7 @@ def test_predict_on_a_machine_that_has_models_alone(run, converted, oracle):
         (["--fold", "0"], "--fold 0"),
         (["--config", "3d_fullres"], "--config 3d_fullres"),
         (["--preset", "resenc-l"], "--preset resenc-l"),
-        (["--trainer", "Mine"], "holds no finished model|no finished model for what was asked"),
+        (["--trainer", "Mine"], "holds no finished model|no finished model with these options"),
     ],
 )
 def test_models_that_are_not_there_are_named_with_those_that_are(

@@ -262,7 +262,7 @@ class _Output:
 
 
 def _write_labels(folder: Path, scan: Scan, bit_map: LabelMap) -> None:
-    """Write the bit-coded map and a binary mask an organ, lying as the scan does."""
+    """Write the bit-coded map and a binary mask for each organ, oriented like the scan."""
     scan.write_labels(folder / f"labels/{scan.scan_id}.nii.gz", bit_map)
     for organ, mask in zip(ORGANS, split_organs(bit_map), strict=True):
         name = f"organs/{scan.scan_id}_{organ}.nii.gz"

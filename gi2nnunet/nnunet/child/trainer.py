@@ -177,7 +177,7 @@ def _make_trainer(
                     free = shutil.disk_usage(part.parent).free
                     raise OutputError(
                         f"{filename}: cannot be written ({error}; {free} bytes are free). Free "
-                        "some space, then run the same again: the training goes on from its last "
+                        "some space, then run the same again: the training continues from its last "
                         "checkpoint."
                     ) from error
             self.last_save = time.monotonic()
@@ -247,7 +247,7 @@ def measure_peaks(device: str) -> dict[str, int]:
     return peaks
 
 
-# So many batches are timed at least, however long they take.
+# At least this many batches are timed, however long they take.
 _FEWEST_BATCHES, _FEWEST_VALIDATION_BATCHES = 4, 2
 _VALIDATION_SHARE = 0.2  # of the seconds, as nnU-Net validates on a fifth of its batches
 

@@ -116,8 +116,7 @@ def _make_checkpoint(bundle: Bundle, configuration: str, fold: Fold) -> dict[str
         )
     except (SafetensorError, KeyError) as error:
         raise InputError(
-            f"{bundle.path}: {part} is damaged ({error}). "
-            "Get the file again from where it was made."
+            f"{bundle.path}: {part} is damaged ({error}). Get the file again from its source."
         ) from error
     check_finite(weights, where=f"{bundle.path}, {part}", remedy="Get another model.")
     axes = notes["mirroring_axes"]
@@ -170,7 +169,7 @@ def to_half(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if half.isinf().any() else half
 
 
-# What NumPy's own pickles call to make a scalar; it has no public name.
+# The function by which NumPy's own pickles make a scalar; it has no public name.
 _SCALAR = np.float64(0).__reduce__()[0]
 _ALLOWED: tuple[Any, ...] = (
     _SCALAR,
@@ -199,7 +198,7 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # PyTorch writes checksums, and does not read them
         if damaged:
-            raise zipfile.BadZipFile(f"{damaged} has another checksum than written")
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         with torch.serialization.safe_globals(list(_ALLOWED)):
             checkpoint = torch.load(path, map_location="cpu", weights_only=not trust)
     except FileNotFoundError as error:
@@ -207,7 +206,7 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: it is not a plain checkpoint of weights ({_first_line(error)}). "
-            "Such a file can run code when it is loaded; add --trust if you trust where it is from."
+            "Such a file can run code when it is loaded; add --trust if you trust its source."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -304,7 +303,7 @@ def check_weights(
             f"{where}: its weights are not of the network that the plan beside it describes "
             f"({len(different)} tensors, the first {different[0]}: found "
             f"{found.get(different[0], 'none')}, expected {expected.get(different[0], 'none')}). "
-            "Restore both from where they were made."
+            "Restore both from their source."
         )
 
 
