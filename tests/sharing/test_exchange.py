@@ -377,7 +377,9 @@ def test_an_altered_part_is_told_by_its_checksum(file: Path, tmp_path: Path) -> 
         content[-1] ^= 1
         parts["3d_fullres/fold_1.safetensors"] = bytes(content)
 
-    with pytest.raises(InputError, match=r"3d_fullres/fold_1\.safetensors does not match its recorded checksum"):
+    with pytest.raises(
+        InputError, match=r"3d_fullres/fold_1\.safetensors does not match its recorded checksum"
+    ):
         take_in(rewrite(file, alter), tmp_path / "theirs")
     assert is_empty(tmp_path / "theirs")
 

@@ -82,7 +82,9 @@ def test_a_single_changed_byte_is_found(tmp_path: Path, part: str, trust: bool) 
         held = archive.read(name)
     content[content.index(held) + len(held) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"c\.pth: is damaged.*{part} does not match its checksum"):
+    with pytest.raises(
+        InputError, match=rf"c\.pth: is damaged.*{part} does not match its checksum"
+    ):
         load_checkpoint(path, trust=trust)
 
 
