@@ -463,7 +463,7 @@ def test_the_command_prints_where_times_are_from_totals_and_what_comes_next(
     assert "Time of 2d: not measured: 19% of the 165.2 TFLOPS of one RTX 4090" in out
     assert "GPU-hours" in out
     assert "RTX 4090: estimated from a table" in err
-    options = "--fold cv --config 2d --preset tiny --gpus 2"
+    options = "--config 2d --preset tiny --fold cv --gpus 2"
     assert f"Next: gi2nnunet train {options} --workspace {words[2]}" in err
     short = ("--config", "2d", "--device", "cpu", "--epochs", "4", "--iterations", "10")
     code, out, err = run(*words, *short, "--measure")
