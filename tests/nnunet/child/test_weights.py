@@ -98,7 +98,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], 3])
 def test_other_weights_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "c.pth")
-    with pytest.raises(InputError, match="no checkpoint of nnU-Net"):
+    with pytest.raises(InputError, match="not a checkpoint of nnU-Net"):
         load_checkpoint(tmp_path / "c.pth")
 
 
