@@ -106,7 +106,7 @@ def make_record(
         "patch_size": list(planned.patch_size),
         "folds": len(dataset.splits),
         "preset": plan.preset.name,
-        "plans": digest_file(plan.plans_file),
+        "plans": digest_file(plan.plans_file) or "",
         "dataset": dataset.digest,
         "label_scheme": dataset.label_scheme,
         "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
