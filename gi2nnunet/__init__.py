@@ -1,6 +1,6 @@
 """From the UW-Madison GI Tract competition's files to a trained nnU-Net and a scored submission.
 
-The handful of calls and objects that a notebook needs; each is loaded when it is first used.
+These are the calls and objects that a notebook needs; each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -9,55 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gi2nnunet.api import (
-        check,
-        convert,
-        open_dataset,
-        predict,
-        predict_and_score,
-        score,
-        train,
-        write_report,
-    )
-    from gi2nnunet.core.errors import EngineError, GiError, InputError, OutputError
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.formats.ids import ORGANS
-    from gi2nnunet.prediction.evaluate import Evaluation
-    from gi2nnunet.scoring.result import Score
-    from gi2nnunet.source.check.check import SourceReport
-    from gi2nnunet.source.dataset import DatasetScan
-    from gi2nnunet.source.phantom.frame import Geometry
-    from gi2nnunet.source.phantom.writing import write_phantom
-    from gi2nnunet.training.record import TrainingResult
-    from gi2nnunet.training.train import TrainingProgress
+    from gi2nnunet.api import check as check
+    from gi2nnunet.api import convert as convert
+    from gi2nnunet.api import open_dataset as open_dataset
+    from gi2nnunet.api import predict as predict
+    from gi2nnunet.api import predict_and_score as predict_and_score
+    from gi2nnunet.api import score as score
+    from gi2nnunet.api import train as train
+    from gi2nnunet.api import write_report as write_report
+    from gi2nnunet.core.errors import EngineError as EngineError
+    from gi2nnunet.core.errors import GiError as GiError
+    from gi2nnunet.core.errors import InputError as InputError
+    from gi2nnunet.core.errors import OutputError as OutputError
+    from gi2nnunet.dataset.manifest import Dataset as Dataset
+    from gi2nnunet.formats.ids import ORGANS as ORGANS
+    from gi2nnunet.prediction.evaluate import Evaluation as Evaluation
+    from gi2nnunet.scoring.result import Score as Score
+    from gi2nnunet.source.check.check import SourceReport as SourceReport
+    from gi2nnunet.source.dataset import DatasetScan as DatasetScan
+    from gi2nnunet.source.phantom.frame import Geometry as Geometry
+    from gi2nnunet.source.phantom.writing import write_phantom as write_phantom
+    from gi2nnunet.training.record import TrainingResult as TrainingResult
+    from gi2nnunet.training.train import TrainingProgress as TrainingProgress
 
     __version__: str
-
-__all__ = [
-    "ORGANS",
-    "Dataset",
-    "DatasetScan",
-    "EngineError",
-    "Evaluation",
-    "Geometry",
-    "GiError",
-    "InputError",
-    "OutputError",
-    "Score",
-    "SourceReport",
-    "TrainingProgress",
-    "TrainingResult",
-    "__version__",
-    "check",
-    "convert",
-    "open_dataset",
-    "predict",
-    "predict_and_score",
-    "score",
-    "train",
-    "write_phantom",
-    "write_report",
-]
 
 _HOMES = {
     "api": (
@@ -77,8 +52,9 @@ _HOMES = {
     "training.train": ("TrainingProgress",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME_OF, "__version__"])
 
-if not TYPE_CHECKING:  # else every misspelt name would pass for one of these
+if not TYPE_CHECKING:  # otherwise a type checker would accept misspelt names
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
@@ -94,4 +70,4 @@ if not TYPE_CHECKING:  # else every misspelt name would pass for one of these
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

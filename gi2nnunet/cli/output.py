@@ -1,8 +1,8 @@
-"""How the command line speaks: one style for results, notices, warnings and progress.
+"""Output of the command line: results, notices, warnings, errors, tables and progress.
 
 Results go to standard output; everything else to standard error, so that ``--json`` can be piped.
-``--quiet`` silences notices and progress. What moves is drawn on a terminal only: a file or a pipe
-gets plain lines, whatever FORCE_COLOR asks for. Rich minds NO_COLOR and TERM.
+``--quiet`` silences notices and progress. Bars are drawn only on a terminal; a file or a pipe gets
+plain lines, even with FORCE_COLOR. Rich follows NO_COLOR and TERM.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from gi2nnunet.core.workers import Progress
 
@@ -28,10 +29,10 @@ PLAIN_EVERY_SECONDS = 10.0
 
 @dataclass
 class _Manner:
-    """How this run speaks."""
+    """How this run prints."""
 
     quiet: bool = False
-    drawing: Console | None = None  # the one that draws something that moves: all go through it
+    drawing: Console | None = None  # draws bars or a live view; everything is printed through it
 
 
 _manner = _Manner()
@@ -52,7 +53,7 @@ def _err() -> Console:
 
 @contextmanager
 def draw() -> Iterator[Console | None]:
-    """Give the console to draw on what moves; ``None`` where lines have to do."""
+    """Give the console for bars and live views; ``None`` if lines must do."""
     console = Console(stderr=True, highlight=False)
     moves = console.is_interactive and console.file.isatty() and not _manner.quiet
     _manner.drawing = console if moves else None
@@ -63,12 +64,12 @@ def draw() -> Iterator[Console | None]:
 
 
 def print_result(text: str) -> None:
-    """Print a line of the result; a path or a number stays as it is."""
+    """Print a line of the result; paths and numbers are printed unchanged."""
     _out().print(escape(text))
 
 
 def print_notice(text: str) -> None:
-    """Say what is being done."""
+    """Print what is being done, unless the run is quiet."""
     if _manner.quiet:
         return
     _err().print(escape(text), soft_wrap=True)
@@ -80,18 +81,18 @@ def print_warning(text: str) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Print warnings, one a line."""
+    """Print warnings, one per line."""
     for warning in warnings:
         print_warning(warning)
 
 
 def print_error(text: str) -> None:
-    """Print what went wrong."""
+    """Print an error."""
     _err().print(f"[bold red]Error:[/] {escape(_printable(text))}", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
-    """Return a text whose control characters, as a file's name may hold, show and do nothing."""
+    """Return a text with control characters escaped; a file name can contain some."""
     shown = text.encode("utf-8", "backslashreplace").decode()
     return "".join(
         char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in shown
@@ -99,12 +100,12 @@ def _printable(text: str) -> str:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object on standard output; what is not a number becomes null."""
+    """Print one JSON object on standard output; NaN and infinity become null."""
     print(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: no NaN, no tuples, no paths."""
+    """Return a value without what JSON does not know: NaN, tuples, paths."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -120,7 +121,7 @@ def print_table(
     """Print a table; the first ``text_columns`` are aligned left, the others right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        # Folded, not cut: of a name that is cut off nobody knows which it is.
+        # Long names are wrapped: a name that is cut off cannot be recognized.
         table.add_column(
             column, justify="left" if index < text_columns else "right", overflow="fold"
         )
@@ -132,49 +133,27 @@ def print_table(
     console.print(table)
 
 
-@dataclass
-class _Step:
-    """How far one step of a progress is, and when it will be through at its pace so far."""
+class _Time(ProgressColumn):
+    """The time left, if it can be estimated; otherwise the time taken."""
 
-    what: str
-    first: int
-    began: float
-    ends: float | None = None
-
-    def go_on(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        self.ends = None
-        if self.first < done < total:
-            self.ends = now + (now - self.began) / (done - self.first) * (total - done)
-
-    def time_left(self) -> str:
-        """Return such as ``42 s left``; empty where that is not known."""
-        if self.ends is None:
-            return ""
-        return f"{format_seconds(max(0.0, self.ends - time.monotonic()))} left"
+    def render(self, task: Task) -> Text:
+        left = _describe_time_left(task)
+        return Text(left or format_seconds(task.elapsed or 0.0), justify="right")
 
 
-class _Time(TextColumn):
-    """The time left; the time taken, once through or where nothing is counted."""
-
-    def __init__(self) -> None:
-        super().__init__("", justify="right")
-
-    def render(self, task: Task) -> Any:
-        left = "" if task.finished else task.fields["step"].time_left()
-        return left or format_seconds(task.elapsed or 0.0)
+def _describe_time_left(task: Task) -> str:
+    """Return such as ``42 s left``; empty if it is not known."""
+    left = task.time_remaining
+    return f"{format_seconds(left)} left" if left else ""
 
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Give a callback ``(done, total, what)`` that draws a bar, or plain lines off a terminal.
+    """Give a callback ``(done, total, what)`` that draws a bar, or prints a line now and then.
 
-    Both tell the time left. A step with a ``total`` of one is told when it begins.
+    Both show the time left. A step with a ``total`` of one is printed when it begins.
     """
     with draw() as console:
-        if console is None:
-            yield _plain_progress()
-            return
         bar = Bar(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
@@ -183,54 +162,50 @@ def show_progress() -> Iterator[Progress]:
             _Time(),
             console=console,
             expand=True,
+            disable=console is None,
+            get_time=lambda: time.monotonic(),
+            speed_estimate_period=math.inf,
         )
         try:
-            yield _drawn_progress(bar)
+            yield _follow(bar)
         finally:
-            if bar.tasks:
+            if console is not None and bar.tasks:
                 bar.stop()
 
 
-def _drawn_progress(bar: Bar) -> Progress:
-    steps: dict[str, tuple[Any, _Step]] = {}
+def _follow(bar: Bar) -> Progress:
+    """Return a callback that updates a bar, and prints lines if the bar is not drawn."""
+    tasks: dict[str, Task] = {}
+    printed: dict[str, tuple[float, int]] = {}
 
     def update(done: int, total: int, what: str) -> None:
-        bar.start()  # with the first step: what comes before it are lines
-        if what not in steps:
-            for earlier, _ in steps.values():  # whoever counts to one may tell its start alone
-                if bar.tasks[earlier].total is None:
-                    bar.update(earlier, total=1, completed=1)
-            step = _Step(what, done, time.monotonic())
-            task = bar.add_task(escape(what), total=None, step=step, counted="")
-            steps[what] = (task, step)
-        task, step = steps[what]
-        step.go_on(done, total)
+        bar.start()  # not earlier, so that notices before the first step are lines
+        if what not in tasks:
+            for earlier in bar.tasks:
+                if earlier.total is None:  # a single step need not report its end
+                    bar.update(earlier.id, total=1, completed=1)
+            bar.add_task(escape(what), total=None, counted="")
+            tasks[what] = bar.tasks[-1]
         bar.update(
-            task,
+            tasks[what].id,
             completed=done,
             total=None if total == 1 and not done else total,  # a single step's bar pulses
             counted="" if total == 1 else f"{done} of {total}",
         )
+        if bar.disable:
+            print_line(done, total, what)
 
-    return update
-
-
-def _plain_progress() -> Progress:
-    told: dict[str, tuple[float, int]] = {}
-    steps: dict[str, _Step] = {}
-
-    def update(done: int, total: int, what: str) -> None:
+    def print_line(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        told_at, told_done = told.get(what, (-math.inf, -1))
-        step = steps.setdefault(what, _Step(what, done, time.monotonic()))
-        step.go_on(done, total)
-        if total == 1 and what in told:
+        last_time, last_done = printed.get(what, (-math.inf, -1))
+        due = done == total or now - last_time >= PLAIN_EVERY_SECONDS
+        if done == last_done or not due or (total == 1 and what in printed):
             return
-        if done != told_done and (done == total or now - told_at >= PLAIN_EVERY_SECONDS):
-            told[what] = (now, done)
-            left = step.time_left()
-            line = f"{what}: {done} of {total}{f', {left}' if left else ''}"
-            print_notice(what if total == 1 else line)
+        printed[what] = (now, done)
+        left = _describe_time_left(tasks[what])
+        print_notice(
+            what if total == 1 else f"{what}: {done} of {total}{f', {left}' if left else ''}"
+        )
 
     return update
 

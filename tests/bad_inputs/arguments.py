@@ -51,8 +51,8 @@ def without_programs(monkeypatch: Any) -> None:
 ARGUMENTS = (
     usage("train --dry-run", "--dry-run: needs --on slurm"),
     usage("predict --shards 2 --profile truth.csv", "--profile, --shards: needs --on slurm"),
-    usage("predict --part 9/8", "--part", "found '9/8'", "from 1/8 to 8/8"),
-    usage("predict --part 0/2", "--part", "found '0/2'", "from 1/8 to 8/8"),
+    usage("predict --part 9/8", "--part", "found '9/8'", "such as 1/8 to 8/8"),
+    usage("predict --part 0/2", "--part", "found '0/2'", "such as 1/8 to 8/8"),
     usage("predict --part half", "--part", "found 'half'"),
     usage(f"predict --part 1/{DIGITS}", "--part", name="a part of 5000 digits"),
     usage("predict --on slurm --part 1/2", "--part and --json cannot be combined with --on slurm"),
