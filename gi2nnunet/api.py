@@ -50,16 +50,11 @@ if TYPE_CHECKING:
 FilePath = Path | str
 
 
-def read_environment() -> Mapping[str, str]:
-    """Return this process's environment, only to read: an engine process gets its own."""
-    return os.environ
-
-
 def find_workspace(folder: FilePath | None) -> Workspace:
     """Return the given folder's workspace, else that of nnU-Net's variables, else the default."""
     from gi2nnunet.dataset.workspace import open_workspace
 
-    return open_workspace(Path(folder) if folder else None, environ=read_environment())
+    return open_workspace(Path(folder) if folder else None, environ=os.environ)
 
 
 def open_engine(
@@ -75,7 +70,7 @@ def open_engine(
     from gi2nnunet.nnunet.engine import Engine
 
     return Engine(
-        workspace=find_workspace(workspace), environ=read_environment(), device=device, gpus=gpus,
+        workspace=find_workspace(workspace), environ=os.environ, device=device, gpus=gpus,
         jobs=jobs, threads=threads, trust=trust,
     )  # fmt: skip
 
@@ -357,9 +352,9 @@ def train(
         fold=fold, pretrained_weights=pretrained_weights,
         workspace=engine.workspace, dataset_id=dataset_id,
     )  # fmt: skip
-    planned = _plan(
-        dataset, options, engine=engine, folds=folds, trainer=settings.trainer, checks=checks,
-        progress=progress, on_notice=on_notice, on_warning=on_warning,
+    planned = plan(
+        options, dataset=dataset, engine=engine, folds=folds, trainer=settings.trainer,
+        checks=checks, progress=progress, on_notice=on_notice, on_warning=on_warning,
     )  # fmt: skip
     for line in describe_folds(folds, dataset):
         (on_notice or ignore)(line)
@@ -397,40 +392,27 @@ def plan(
     options: PlanOptions,
     *,
     engine: Engine,
+    dataset: Dataset | None = None,
     dataset_id: int | None = None,
+    folds: Sequence[Fold] = (),
+    trainer: str = "",
     checks: bool = True,
     progress: Progress | None = None,
     on_notice: Notice | None = None,
     on_warning: Notice | None = None,
 ) -> Plan:
-    """Plan and preprocess a dataset; :func:`train` does this too, if needed."""
+    """Plan and preprocess a dataset; :func:`train` does this too, if needed.
+
+    With ``folds`` and ``trainer``, the machine is checked for their training.
+    """
     from gi2nnunet.dataset.manifest import read_dataset
-
-    return _plan(
-        read_dataset(engine.workspace.raw, dataset_id=dataset_id), options, engine=engine,
-        checks=checks, progress=progress, on_notice=on_notice, on_warning=on_warning,
-    )  # fmt: skip
-
-
-def _plan(
-    dataset: Dataset,
-    options: PlanOptions,
-    *,
-    engine: Engine,
-    checks: bool,
-    folds: Sequence[Fold] = (),
-    trainer: str = "",
-    progress: Progress | None,
-    on_notice: Notice | None,
-    on_warning: Notice | None,
-) -> Plan:
-    """Choose the hardware and the preset, check the machine, then plan and preprocess."""
     from gi2nnunet.nnunet.presets import choose_preset
     from gi2nnunet.training import doctor
     from gi2nnunet.training.machine import read_installation
     from gi2nnunet.training.plan import plan_dataset
 
     tell = on_notice or ignore
+    dataset = dataset or read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     if checks:
         doctor.raise_errors(doctor.judge_installation(read_installation()))
     tell(f"Computing on: {engine.hardware.name}")
@@ -904,15 +886,12 @@ def write_report(
     OutputError
         If the page cannot be written.
     """
-    return make_report(
-        out, prediction=prediction, scans=scans, show_all=show_all, workspace=workspace,
-        dataset_id=dataset_id, progress=progress,
-    ).path  # fmt: skip
+    return make_report(**locals()).path
 
 
 def make_report(
-    out: FilePath | None,
     *,
+    out: FilePath | None,
     prediction: FilePath | None,
     scans: str | Sequence[str] | None,
     show_all: bool,

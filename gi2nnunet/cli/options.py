@@ -121,7 +121,10 @@ class EngineOptions(WorkspaceOptions):
 
 
 def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take groups of options: each field of a dataclass becomes an option."""
+    """Let a command take groups of options: each field of a dataclass becomes an option.
+
+    ``PANEL`` of a group is the title above its options in the help.
+    """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {
         n: p.annotation for n, p in signature.parameters.items() if is_dataclass(p.annotation)
@@ -132,13 +135,15 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
             flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         hints = get_type_hints(parameter.annotation, include_extras=True)
-        flat += [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
-                annotation=hints[field.name],
+        panel = getattr(parameter.annotation, "PANEL", None)
+        for field in fields(parameter.annotation):
+            kind = hints[field.name]
+            if panel is not None:
+                kind.__metadata__[0].rich_help_panel = panel
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            flat.append(
+                inspect.Parameter(field.name, keyword, default=field.default, annotation=kind)
             )
-            for field in fields(parameter.annotation)
-        ]  # fmt: skip
 
     @wraps(command)
     def run(**given: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -48,25 +48,22 @@ if TYPE_CHECKING:
     from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
 
-_MODELS = "Which models: by default the newest complete set"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOptions:
     """Which trained models: those of a preset and a trainer."""
 
+    PANEL: ClassVar = "Which models: by default the newest complete set"
+
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preset that the models were trained with, or nnU-Net's name of the plans.",
-            rich_help_panel=_MODELS,
+            help="Preset that the models were trained with, or nnU-Net's name of the plans."
         ),
     ] = None
     trainer: Annotated[
         str | None,
-        typer.Option(
-            help="Trainer class that the models were trained with.", rich_help_panel=_MODELS
-        ),
+        typer.Option(help="Trainer class that the models were trained with."),
     ] = None
 
     def choose(self, dataset_id: int | None) -> ModelChoice:
@@ -87,12 +84,7 @@ class ConfiguredOptions(TrainedOptions):
 
     config: Annotated[
         list[str] | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="Configuration to use; may be repeated.",
-            rich_help_panel=_MODELS,
-        ),
+        typer.Option("--config", "-c", help="Configuration to use; may be repeated."),
     ] = None
 
 
@@ -106,7 +98,6 @@ class ModelOptions(ConfiguredOptions):
             "--fold",
             "-f",
             help="Fold to use: a number, cv for every fold of the split, or all; may be repeated.",
-            rich_help_panel=_MODELS,
         ),
     ] = None
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -63,13 +63,14 @@ _SETTINGS = "Settings of a training"
 class NetworkOptions:
     """Which networks."""
 
+    PANEL: ClassVar = _TRAINING
+
     config: Annotated[
         list[str] | None,
         typer.Option(
             "--config",
             "-c",
             help="nnU-Net configuration; may be repeated. By default 2d and 3d_fullres.",
-            rich_help_panel=_TRAINING,
         ),
     ] = None
     preset: Annotated[
@@ -77,7 +78,6 @@ class NetworkOptions:
         typer.Option(
             help="Which network: nnU-Net's default, its residual encoders, or a small one for CPUs "
             "and quick tests. auto chooses by the GPU's memory.",
-            rich_help_panel=_TRAINING,
         ),
     ] = "auto"
 
@@ -99,7 +99,6 @@ class TrainingOptions(NetworkOptions):
             "-f",
             help="A fold's number, cv for every fold of the split, or all for one model on every "
             "training scan; may be repeated. By default all.",
-            rich_help_panel=_TRAINING,
         ),
     ] = None
 
@@ -108,16 +107,17 @@ class TrainingOptions(NetworkOptions):
 class SizeOptions:
     """Sizes that replace nnU-Net's choice."""
 
+    PANEL: ClassVar = _SETTINGS
+
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Batch size instead of the plan's.", min=1, rich_help_panel=_SETTINGS),
+        typer.Option(help="Batch size instead of the plan's.", min=1),
     ] = None
     patch_size: Annotated[
         list[str] | None,
         typer.Option(
             help="Patch size instead of the plan's, in voxels: 192x192 for 2d, 48x128x128 (slices "
-            "first) for 3d_fullres; may be repeated.",
-            rich_help_panel=_SETTINGS,
+            "first) for 3d_fullres; may be repeated."
         ),
     ] = None
 
@@ -126,28 +126,19 @@ class SizeOptions:
 class ScheduleOptions:
     """Length and trainer of a training."""
 
+    PANEL: ClassVar = _SETTINGS
+
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Number of epochs. By default 1000; 40 for the preset tiny.",
-            min=1,
-            rich_help_panel=_SETTINGS,
-        ),
+        typer.Option(help="Number of epochs. By default 1000; 40 for the preset tiny.", min=1),
     ] = None
     iterations: Annotated[
         int | None,
-        typer.Option(
-            help="Batches per epoch. By default 250; 50 for the preset tiny.",
-            min=1,
-            rich_help_panel=_SETTINGS,
-        ),
+        typer.Option(help="Batches per epoch. By default 250; 50 for the preset tiny.", min=1),
     ] = None
     trainer: Annotated[
         str | None,
-        typer.Option(
-            help="One of nnU-Net's trainer classes; by default nnUNetTrainer.",
-            rich_help_panel=_SETTINGS,
-        ),
+        typer.Option(help="One of nnU-Net's trainer classes; by default nnUNetTrainer."),
     ] = None
 
 
