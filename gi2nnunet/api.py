@@ -31,13 +31,9 @@ if TYPE_CHECKING:
     from gi2nnunet.nnunet.postprocess import Tuning
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
     from gi2nnunet.prediction.evaluate import Evaluation
-    from gi2nnunet.prediction.out_of_fold import OutOfFold
     from gi2nnunet.report.page import WrittenReport
     from gi2nnunet.scoring.conventions import Metric, TunedMetric
     from gi2nnunet.scoring.result import Score
-    from gi2nnunet.sharing.exchange import ExportedModel
-    from gi2nnunet.sharing.kaggle_bundle import KaggleBundle, Notebook
-    from gi2nnunet.sharing.wheels import Image
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.scan import Scan
     from gi2nnunet.training.doctor import Diagnosis
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
-    from gi2nnunet.tuning.compare_models import ModelComparison
 # Each call imports only what it needs, so that score need not wait for what train imports.
 FilePath = Path | str
 
@@ -657,22 +652,6 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
     )  # fmt: skip
 
 
-def predict_out_of_fold(
-    models: ModelChoice,
-    *,
-    engine: Engine,
-    settings: PredictionSettings,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> OutOfFold:
-    """Predict each training scan with the models that did not see its patient."""
-    from gi2nnunet.prediction.out_of_fold import choose_every_fold
-    from gi2nnunet.prediction.out_of_fold import predict_out_of_fold as predict
-
-    dataset, ensemble = choose_every_fold(models, engine=engine, on_notice=on_notice)
-    return predict(dataset, ensemble, engine=engine, settings=settings, progress=progress)
-
-
 def tune(
     models: ModelChoice,
     *,
@@ -710,76 +689,6 @@ def tune(
     folds = sorted(set(predicted.fold_of.values()))
     path = save_tuning(found, ensemble.models, folds, computing=predicted.settings, command=command)
     return found, path, ensemble
-
-
-def compare_models(
-    models: ModelChoice,
-    *,
-    engine: Engine,
-    settings: PredictionSettings,
-    metric: TunedMetric = "per-class",
-    seed: int = 0,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> ModelComparison:
-    """Score each configuration and ensemble on out-of-fold predictions, and recommend one."""
-    from gi2nnunet.dataset.manifest import read_dataset
-    from gi2nnunet.tuning.compare_models import compare_all_models
-
-    dataset = read_dataset(engine.workspace.raw, dataset_id=models.dataset_id)
-    (on_notice or ignore)(f"Computing on: {engine.hardware.name}")
-    return compare_all_models(
-        dataset,
-        engine=engine,
-        settings=settings,
-        preset=None if models.preset == "auto" else models.preset,
-        trainer=models.trainer,
-        metric=metric,
-        seed=seed,
-        jobs=engine.jobs,
-        progress=progress,
-    )
-
-
-def export_model(
-    out: FilePath,
-    *,
-    models: ModelChoice,
-    engine: Engine,
-    half: bool = False,
-    on_notice: Notice | None = None,
-) -> ExportedModel:
-    """Write trained models into one file that runs no code when it is read."""
-    from gi2nnunet.prediction.choose import select_models
-    from gi2nnunet.sharing.exchange import export_model as export
-
-    dataset, ensemble = select_models(engine.workspace, models)
-    (on_notice or ignore)(f"Models: {ensemble.describe()}")
-    return export(ensemble, Path(out), dataset=dataset, engine=engine, half=half)
-
-
-def make_kaggle_bundle(
-    out: FilePath,
-    *,
-    models: ModelChoice,
-    image: Image,
-    engine: Engine,
-    notebook: Notebook,
-    half: bool = False,
-    replace: bool = False,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> KaggleBundle:
-    """Pack models, wheels and a notebook for a submission on Kaggle."""
-    from gi2nnunet.prediction.choose import select_models
-    from gi2nnunet.sharing.kaggle_bundle import make_bundle
-
-    dataset, ensemble = select_models(engine.workspace, models)
-    (on_notice or ignore)(f"Models: {ensemble.describe()}")
-    return make_bundle(
-        ensemble, Path(out), notebook=notebook, image=image, dataset=dataset,
-        engine=engine, half=half, replace=replace, progress=progress,
-    )  # fmt: skip
 
 
 def score(

@@ -350,8 +350,6 @@ def check(
         print_json(found.to_json() | written)
         return
     _print_contents(found)
-    if found.masks:
-        _print_masks(found)
     _print_suspects(found, most=None if show_all else _MOST_SHOWN)
     if page is not None:
         left_out = ""
@@ -376,63 +374,16 @@ def _check(
 
 
 def _print_contents(found: SourceReport) -> None:
-    print_table(
-        f"{found.path} ({found.kind})",
-        ("part", "patients", "scans", "slices", "with truth", "of these empty"),
-        (
-            (
-                part, row["patients"], row["scans"], row["slices"], row["labelled_slices"],
-                f"{row['empty_slices']} ({_share(row['empty_slices'], row['labelled_slices'])})",
-            )
-            for part, row in found.count_parts().items()
-        ),
-    )  # fmt: skip
-    intensity = {
-        geometry[:2]: [
-            scan.intensity for scan in found.scans if (scan.shape, scan.spacing_mm) == geometry[:2]
-        ]
-        for geometry in found.count_geometries()
-    }
-    print_table(
-        "Geometries, and intensities of their scans",
-        ("width x height x slices", "spacing mm", "scans", "median", "99 %", "greatest"),
-        (
-            (
-                " x ".join(map(str, reversed(shape))),
-                " x ".join(f"{mm:g}" for mm in reversed(spacing)),
-                number,
-                *(_range([row[at] for row in intensity[shape, spacing]]) for at in (1, 2, 3)),
-            )
-            for shape, spacing, number in found.count_geometries()
-        ),
-    )
+    """Print the tables that the page of --html also has."""
+    from gi2nnunet.report.check_page import build_tables, find_typical
+
+    print_result(f"{found.path} ({found.kind})")
+    tables = build_tables(found, typical=find_typical(found))
+    of_masks = ("prevalence", "volumes", "overlaps") if found.masks else ()
+    for name in ("parts", "geometries", *of_masks):
+        print_table(tables[name].label, tables[name].heads, tables[name].rows)
     days = found.count_days()
     print_table("Scans of a patient", ("scans", *map(str, days)), [("patients", *days.values())])
-
-
-def _print_masks(found: SourceReport) -> None:
-    prevalence = found.measure_prevalence()
-    print_table(
-        "Slices that show the organ, % by tenth of the height, cranial first",
-        ("organ", *(str(tenth + 1) for tenth in range(len(next(iter(prevalence.values())))))),
-        (
-            (_name(organ), *("-" if share is None else f"{share:.0%}" for share in shares))
-            for organ, shares in prevalence.items()
-        ),
-    )
-    print_table(
-        "Volumes, ml",
-        ("organ", "scans", "least", "median", "greatest"),
-        (
-            (_name(organ), *(f"{value:.0f}" for value in row or (0,)), *([] if row else "---"))
-            for organ, row in found.measure_volumes().items()
-        ),
-    )
-    print_table(
-        "Overlaps",
-        ("organs", "pixels", "slices"),
-        ((_name(pair), *row) for pair, row in found.count_overlaps().items()),
-    )
 
 
 def _print_suspects(found: SourceReport, *, most: int | None) -> None:
@@ -484,11 +435,3 @@ def _slices(suspect: Suspect) -> str:
 
 def _name(organ: str) -> str:
     return organ.replace("_", " ").replace("+", " with ")
-
-
-def _share(some: int, every: int) -> str:
-    return f"{some / every:.0%}" if every else "-"
-
-
-def _range(values: list[float]) -> str:
-    return f"{min(values):.0f} to {max(values):.0f}"

@@ -30,6 +30,9 @@ from gi2nnunet.cli.output import (
 from gi2nnunet.cli.prediction import MirroringOption, ModelOptions, TuningOption
 
 if TYPE_CHECKING:
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.nnunet.engine import Engine
+    from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.sharing.exchange import ExportedModel
 
 _NOTEBOOK = "The notebook"
@@ -156,16 +159,17 @@ def kaggle_bundle(
 
     Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
     """
-    from gi2nnunet.sharing.kaggle_bundle import Notebook
+    from gi2nnunet.sharing.kaggle_bundle import Notebook, make_bundle
     from gi2nnunet.sharing.wheels import describe_image
 
     notebook = Notebook(user=user, name=name, hours=hours, mirroring=mirroring, tuning=tuning)
     image = describe_image(image_python, image_freeze)
+    engine = api.open_engine(where.workspace, trust=trust)
+    dataset, ensemble = _select_models(models, engine, where.dataset_id)
     with show_progress() as report:
-        made = api.make_kaggle_bundle(
-            out, models=models.choose(where.dataset_id), notebook=notebook, image=image,
-            engine=api.open_engine(where.workspace, trust=trust), half=half, replace=replace,
-            progress=report, on_notice=print_notice,
+        made = make_bundle(
+            ensemble, out, notebook=notebook, image=image, dataset=dataset, engine=engine,
+            half=half, replace=replace, progress=report,
         )  # fmt: skip
     _print_exported(made.model)
     if as_json:
@@ -192,6 +196,16 @@ def kaggle_bundle(
     )
 
 
+def _select_models(
+    models: ModelOptions, engine: Engine, dataset_id: int | None
+) -> tuple[Dataset | None, Ensemble]:
+    from gi2nnunet.prediction.choose import select_models
+
+    dataset, ensemble = select_models(engine.workspace, models.choose(dataset_id))
+    print_notice(f"Models: {ensemble.describe()}")
+    return dataset, ensemble
+
+
 def _print_exported(done: ExportedModel) -> None:
     print_warnings(done.warnings)
     if done.tuned:
@@ -211,10 +225,11 @@ def export_model(
 
     Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
     """
-    made = api.export_model(
-        out, models=models.choose(where.dataset_id),
-        engine=api.open_engine(where.workspace, trust=trust), half=half, on_notice=print_notice,
-    )  # fmt: skip
+    from gi2nnunet.sharing import exchange
+
+    engine = api.open_engine(where.workspace, trust=trust)
+    dataset, ensemble = _select_models(models, engine, where.dataset_id)
+    made = exchange.export_model(ensemble, out, dataset=dataset, engine=engine, half=half)
     _print_exported(made)
     if as_json:
         print_json(
@@ -245,9 +260,11 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    from gi2nnunet.sharing.exchange import import_model as take
+    from gi2nnunet.sharing import exchange
 
-    done = take(file, engine=api.open_engine(workspace, trust=trust), replace=replace)
+    done = exchange.import_model(
+        file, engine=api.open_engine(workspace, trust=trust), replace=replace
+    )
     if as_json:
         print_json(
             {

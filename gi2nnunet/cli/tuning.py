@@ -64,11 +64,14 @@ def out_of_fold(
 
     Example: gi2nnunet out-of-fold --config 2d
     """
+    from gi2nnunet.prediction.out_of_fold import choose_every_fold, predict_out_of_fold
+
+    engine, choice = how.open_engine(), models.choose(how.dataset_id)
+    dataset, ensemble = choose_every_fold(choice, engine=engine, on_notice=print_notice)
     with show_progress() as report:
-        predicted = call_api(
-            context, api.predict_out_of_fold, models=models.choose(how.dataset_id),
-            engine=how.open_engine(), settings=window.make_settings(), progress=report,
-        )  # fmt: skip
+        predicted = predict_out_of_fold(
+            dataset, ensemble, engine=engine, settings=window.make_settings(), progress=report
+        )
     if as_json:
         print_json(
             {
@@ -140,10 +143,16 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
+    from gi2nnunet.tuning.compare_models import compare_all_models
+
+    engine = how.open_engine(jobs=jobs)
+    dataset = api.open_dataset(workspace=how.workspace, dataset_id=how.dataset_id)
+    print_notice(f"Computing on: {engine.hardware.name}")
     with show_progress() as report:
-        compared = call_api(
-            context, api.compare_models, models=models.choose(how.dataset_id),
-            engine=how.open_engine(jobs=jobs), settings=window.make_settings(), progress=report,
+        compared = compare_all_models(
+            dataset, engine=engine, settings=window.make_settings(), trainer=models.trainer,
+            preset=None if models.preset == "auto" else models.preset, metric=metric, seed=seed,
+            jobs=jobs, progress=report,
         )  # fmt: skip
     words = [compared.command, *spell_options(context, _OF_COMPUTING)]
     command = same_workspace(" ".join(words), how.workspace)
