@@ -17,7 +17,7 @@ import platform
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
@@ -27,7 +27,6 @@ from gi2nnunet.core.errors import (
     EngineError,
     InputError,
     OutputError,
-    Problem,
     name_some,
     raise_problems,
 )
@@ -154,14 +153,12 @@ def convert(
         found = check_opened(opened, jobs=workers, progress=progress)
         suspects = found.list_suspect_scans(split.leave_out_suspects)
     plan = _plan_parts(opened, split, suspects)
-    fingerprint = opened.fingerprint()
-    recipe = {
-        "source": fingerprint, "labels": labels, "parts": plan.parts, "splits": plan.splits
-    }  # fmt: skip
-    options = {
-        "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
-        "allow_missing": allow_missing, "source_labels": source_labels,
-    }  # fmt: skip
+    recipe: dict[str, Any] = {
+        "source": opened.fingerprint(),
+        "labels": labels,
+        "parts": plan.parts,
+        "splits": plan.splits,
+    }
     with hold_dataset(workspace.raw, dataset_id, purpose="converting", shared=False):
         target = inspect_target(
             workspace, dataset_id=dataset_id, recipe=recipe,
@@ -175,7 +172,7 @@ def convert(
             source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
         )
         if not target.hidden.exists():  # else part of it is already written
-            check_room(workspace.raw, needed=int(fingerprint.get("bytes", 0)))
+            check_room(workspace.raw, needed=int(recipe["source"].get("bytes", 0)))
         keep = _prepare_hidden(target, writer, recipe)
         records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
         if wrong:
@@ -184,6 +181,10 @@ def convert(
             elif not keep:
                 target.discard()
             raise_problems(wrong, remedy=f"Correct these in {source}, or download them again.")
+        options = {
+            "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
+            "allow_missing": allow_missing, "source_labels": source_labels,
+        }  # fmt: skip
         _write_tables(
             target, opened, plan, records, recipe=recipe, options=options, command=command
         )
@@ -418,9 +419,12 @@ class ScanWriter:
             return None
         return record
 
-    def write(self, scan_id: str, part: DatasetPart) -> ScanRecord | tuple[Problem, ...]:
+    def write(self, scan_id: str, part: DatasetPart) -> ScanRecord | tuple[object, ...]:
         """Convert one scan; return its record, or its problems, and then nothing was written."""
-        scan = self.source.scans[scan_id].load()
+        try:
+            scan = self.source.scans[scan_id].load()
+        except InputError as error:
+            return (error,)
         if scan.problems:
             return scan.problems
         files = {}
@@ -467,37 +471,25 @@ def write_scans(
 
     Returns each scan's record in the order of ``parts``, and the problems of the source.
     """
-    done: dict[str, ScanRecord] = {}
-    wrong: dict[str, Iterable[object]] = {}
+    found = {s: writer.find_done(s, part) for s, part in parts.items()}
+    done = {s: record for s, record in found.items() if record}
+    to_do = [s for s in parts if s not in done]
+    wrong: list[str] = []
     report = progress or ignore
-    for scan_id, part in parts.items():
-        if record := writer.find_done(scan_id, part):
-            done[scan_id] = record
     report(len(done), len(parts), "converting scans")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="convert")
     try:
-        running = {
-            pool.submit(writer.write, scan_id, part): scan_id
-            for scan_id, part in parts.items()
-            if scan_id not in done
-        }
-        for future in as_completed(running):
-            scan_id = running.pop(future)
-            try:
-                result = future.result()
-            except InputError as error:
-                wrong[scan_id] = [error]
-                continue
+        results = pool.map(writer.write, to_do, [parts[s] for s in to_do])
+        for number, (scan_id, result) in enumerate(zip(to_do, results, strict=True), 1):
             if isinstance(result, tuple):
-                wrong[scan_id] = result
+                wrong += map(str, result)
             else:
                 done[scan_id] = result
-            report(len(done) + len(wrong), len(parts), "converting scans")
+            report(len(parts) - len(to_do) + number, len(parts), "converting scans")
     except MemoryError as error:
         raise EngineError(
             f"There is not enough memory for {workers} scans at the same time. Use fewer jobs."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    records = {scan_id: done[scan_id] for scan_id in parts if scan_id in done}
-    return records, [str(one) for scan_id in parts for one in wrong.get(scan_id, ())]
+    return {scan_id: done[scan_id] for scan_id in parts if scan_id in done}, wrong

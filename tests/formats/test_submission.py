@@ -72,7 +72,7 @@ def test_overlaps_survive():
 
 
 def test_encode_refuses_numbers_that_do_not_fit():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         encode_scan("case1_day2", [1, 2], np.zeros((3, 2, 2), np.uint8))
 
 

@@ -196,7 +196,7 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     ),
     "a stranger among the images": (
         lambda s: (s.raw / "imagesTr" / "case99_day1_0000.nii.gz").touch(),
-        lambda s: s.raw / "imagesTr" / "case99_day1_0000.nii.gz", "does not know", True,
+        lambda s: s.raw / "imagesTr" / "case99_day1_0000.nii.gz", "not in the manifest", True,
     ),
     "other labels described": (
         lambda s: edit(s.raw / "dataset.json", labels={"background": 0}),
