@@ -13,6 +13,7 @@ import io
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,41 +229,49 @@ def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]
         If it cannot be read, is larger than any real one, is not a UTF-8 CSV, names a column
         twice, or has rows with another number of fields than its header.
     """
-    text = _decode(path, _read_bytes(path, data))
+    content = _read_bytes(path, data)
+    kind = next((kind for start, kind in _NO_TABLES.items() if content.startswith(start)), None)
+    if kind or b"\0" in content:
+        raise _not_csv(path, kind or "NUL bytes")
     csv.field_size_limit(MOST_TABLE_BYTES)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[list[str]] = []
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+    reader = csv.reader(lines, strict=True)
+    columns: dict[str, list[str]] = {}
     problems: list[Problem] = []
     try:
+        header = _check_header(path, next(row for row in reader if "".join(row).strip()))
+        columns = {name: [] for name in header}
+        kept = [columns[name] for name in header]
         for row in reader:
-            if len(row) < 2 and not "".join(row).strip():
-                continue  # a blank line
-            if rows and len(row) != len(rows[0]):
+            if len(row) == len(header):
+                for column, field in zip(kept, row, strict=True):
+                    column.append(field)
+            elif len(row) > 1 or "".join(row).strip():  # else a blank line
+                where = f"{path}, line {reader.line_num}"
                 problems.append(
-                    Problem(
-                        where=f"{path}, line {reader.line_num}",
-                        found=f"{len(row)} fields",
-                        expected=str(len(rows[0])),
-                    )
+                    Problem(where=where, found=f"{len(row)} fields", expected=str(len(header)))
                 )
-            rows.append(row)
-    except csv.Error as error:
+    except StopIteration as error:
+        raise _not_csv(path, "nothing") from error
+    except (csv.Error, UnicodeDecodeError) as error:
         raise _not_csv(path, f"{error} in line {reader.line_num}") from error
-    if not rows:
-        raise _not_csv(path, "nothing")
     raise_problems(problems, remedy=f"Correct these rows of {path}, or download it again.")
-    header = rows.pop(0)
-    names = [name.strip() for name in header]
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
+    return columns
+
+
+def _check_header(path: Path | str, header: list[str]) -> list[str]:
+    """Return the names of columns; refuse a name that is there twice."""
+    names = Counter(name.strip() for name in header)
+    if twice := next((name for name, count in names.items() if name and count > 1), None):
         raise InputError(
             f"{path}, line 1: found the column {shorten(twice)!r} twice; expected every column "
             "once. Remove one of the two."
         )
-    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+    return header
 
 
 def _read_bytes(path: Path | str, data: bytes | None) -> bytes:
-    """Return a file's content, unpacked, up to one byte more than is allowed."""
+    """Return a file's content, unpacked, which has at most :data:`MOST_TABLE_BYTES`."""
     try:
         if data is None:
             if find_kind(Path(path)) == "device":
@@ -277,23 +286,12 @@ def _read_bytes(path: Path | str, data: bytes | None) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shorten(str(path))}: cannot be read ({reason}).") from error
-    return data
-
-
-def _decode(path: Path | str, content: bytes) -> str:
-    """Return a CSV's content as text."""
-    if len(content) > MOST_TABLE_BYTES:
+    if len(data) > MOST_TABLE_BYTES:
         raise InputError(
             f"{path}: found more than {MOST_TABLE_BYTES} bytes; expected a smaller table. "
             "Give a CSV of the competition's form."
         )
-    kind = next((kind for start, kind in _NO_TABLES.items() if content.startswith(start)), None)
-    if kind or b"\0" in content:
-        raise _not_csv(path, kind or "NUL bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_csv(path, str(error)) from error
+    return data
 
 
 def _not_csv(path: Path | str, found: str) -> InputError:
