@@ -187,7 +187,7 @@ ARGUMENTS = (
     refused(
         "convert source --folds 4 -w w",
         "folds: found 4 for 3 training patients",
-        "expected at most one fold a patient",
+        "expected at most one fold for each patient",
         "Ask for fewer folds",
     ),
     refused("convert source --holdout 0.9 -w w", "found 0.9 of 3 patients", "Hold out fewer"),
