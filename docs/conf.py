@@ -50,7 +50,7 @@ html_show_sphinx = False
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what stands below."""
+    """Connect the function below."""
     app.connect("missing-reference", show_undocumented)
 
 

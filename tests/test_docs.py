@@ -63,6 +63,35 @@ def test_every_option_and_script_that_a_page_names_exists(page: Path) -> None:
         assert asked <= known, line
 
 
+# Words of an unusual register, each with a plainer one (reports, whose: of which, if, only, again).
+UNUSUAL = re.compile(
+    r"\b(?:told|tells|whose|whoever|anew|at hand|reckon\w*|lacks|stands|is no (?!such\b)[a-z]+"
+    r"|where there is)\b|\balone\b|(?:(?<=[.:;!?] )|(?<=\n)|(?<=\n    )|(?<=\"\"\"))Where\b"
+)
+MOST_UNUSUAL = 160  # in all modules and pages
+
+
+def read_helps(run) -> str:
+    texts = [run("--help")[1], *(run(name, "--help")[1] for name in commands())]
+    return " ".join(re.sub(r"[\s│╭╮╰╯─]+", " ", text) for text in texts)
+
+
+def test_readme_and_helps_are_in_plain_words(run) -> None:
+    assert not UNUSUAL.findall((ROOT / "README.md").read_text())
+    assert not UNUSUAL.findall(read_helps(run))
+
+
+def test_modules_and_pages_hardly_use_unusual_words() -> None:
+    files = [*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "gi2nnunet").rglob("*.py")]
+    found = [word for file in files for word in UNUSUAL.findall(file.read_text())]
+    assert len(found) <= MOST_UNUSUAL
+
+
+def test_helps_show_brackets(run) -> None:
+    """Rich takes [medical] in a text for a style and drops it."""
+    assert "pip install 'gi2nnunet[medical]'" in read_helps(run)
+
+
 def test_a_wrong_line_is_found() -> None:
     page = "    gi2nnunet train --fold 0 \\\n      --folt 1 # no\n"
     lines = shown_lines(page + "```\ngi2nnunet plan\n```\ngi2nnunet is prose")

@@ -1,4 +1,4 @@
-"""The live view of running trainings; a line now and then where nothing can be drawn."""
+"""Live view of running trainings; without a terminal, a line now and then."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REFRESHES = 2  # a second
 
 @dataclass
 class _Running:
-    """One training, as far as is known."""
+    """A running training."""
 
     name: str
     since: float = field(default_factory=time.monotonic)  # its start, then its last epoch's end
@@ -45,7 +45,7 @@ class _Running:
     last: TrainingProgress | None = None
 
     def line(self) -> str:
-        """Return all of it in one line."""
+        """Return the state in one line."""
         if self.last is None:
             return f"{self.name}: first epoch"
         return (
@@ -98,7 +98,7 @@ class TrainingView:
         return self
 
     def begin(self, plan: Plan) -> None:
-        """Take in that the data is prepared: trainings take the place of its progress."""
+        """Replace the progress of the preparation by the trainings."""
         self.plan = plan
         self._stack.close()
         self._console = self._stack.enter_context(draw())
@@ -115,13 +115,13 @@ class TrainingView:
         self._stack.close()
 
     def start(self, configuration: str, fold: int | str, log: Path) -> None:
-        """Take in that a training begins."""
+        """Add a training that begins."""
         name = f"{configuration}, fold {fold}"
         self._running[configuration, fold] = _Running(name)
         print_notice(f"{name}: log {log}")
 
     def update(self, progress: TrainingProgress) -> None:
-        """Take in an epoch."""
+        """Show an epoch."""
         key = (progress.configuration, progress.fold)
         running = self._running.setdefault(key, _Running(f"{key[0]}, fold {key[1]}"))
         first = running.last is None
@@ -136,7 +136,7 @@ class TrainingView:
             del self._running[key]
 
     def describe_last(self, result: TrainingResult) -> dict[str, Any]:
-        """Return the numbers of a training's last epoch; ``None`` where none was trained now."""
+        """Return the numbers of a training's last epoch; ``None`` if it was not trained now."""
         last = self._last.get((result.configuration, result.fold))
         return {
             "epochs": last and last.epochs,
@@ -164,7 +164,7 @@ def _describe_dice(progress: TrainingProgress) -> str:
 
 def _format_pace(progress: TrainingProgress) -> str:
     seconds = progress.epoch_seconds
-    return f"{seconds:.1f} s an epoch" if seconds < 10 else f"{format_seconds(seconds)} an epoch"
+    return f"{seconds:.1f} s per epoch" if seconds < 10 else f"{format_seconds(seconds)} per epoch"
 
 
 _WARNING = signal.SIGUSR2
@@ -172,23 +172,23 @@ _WARNING = signal.SIGUSR2
 
 @contextmanager
 def stop_when_warned() -> Iterator[threading.Event]:
-    """Give an event that SIGUSR2 sets.
+    """Give an event that the signal SIGUSR2 sets.
 
-    The main thread, which may be waiting for the engine, blocks the signal: the engine's processes
-    inherit that, and are not ended by it where a batch system sends it to every process of a job.
-    Here it arrives in another thread, which Python's own handler would not know of for long; what
-    that writes at once, to a pipe, is watched.
+    The main thread may be waiting for the engine, so it blocks the signal. The engine's processes
+    inherit that, so they survive a batch system that sends the signal to every process of a job.
+    Another thread receives it here and reads it from a pipe, because Python's own handler would
+    only run in the main thread.
     """
     stop = threading.Event()
-    told, telling = os.pipe()
-    os.set_blocking(telling, False)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {_WARNING})
-    pipe = signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+    pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     handler = signal.signal(_WARNING, lambda *_: None)
 
     def watch() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {_WARNING})
-        while number := os.read(told, 1):
+        while number := os.read(reading, 1):
             if number[0] == _WARNING and not stop.is_set():
                 print_notice("Asked to stop (SIGUSR2): saving at the end of this epoch.")
                 stop.set()
@@ -199,8 +199,8 @@ def stop_when_warned() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.set_wakeup_fd(pipe)
-        os.close(telling)
+        os.close(writing)
         watcher.join()
-        os.close(told)
+        os.close(reading)
         signal.signal(_WARNING, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -97,7 +97,7 @@ ThreadsOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceOptions:
-    """Where the data and models are."""
+    """Folder of the data and models, and the dataset."""
 
     workspace: WorkspaceOption = None
     dataset_id: IdOption = None
@@ -105,7 +105,7 @@ class WorkspaceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions(WorkspaceOptions):
-    """Where the data and models are, and what to compute with."""
+    """Folder of the data and models, the dataset, and what to compute with."""
 
     trust: TrustOption = False
     device: DeviceOption = "auto"
@@ -163,7 +163,7 @@ def call_api(context: typer.Context, call: Callable[..., _Result], **own: Any) -
     context
         Of the command.
     call
-        One of :mod:`gi2nnunet.api`, whose keywords are named like the options.
+        One of :mod:`gi2nnunet.api`; its keywords are named like the options.
     **own
         Further arguments, and those that replace an option's value.
     """

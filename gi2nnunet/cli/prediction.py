@@ -170,7 +170,7 @@ class ResultOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Where it runs: here, or as jobs of a cluster."""
+    """Whether it runs here or as jobs of a cluster."""
 
     on: OnOption = "here"
     profile: ProfileOption = None

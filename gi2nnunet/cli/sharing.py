@@ -73,8 +73,8 @@ def predict_hidden(
     """Predict a hidden test set within a time budget.
 
     The submission is written with empty rows first and is replaced after every scan, so it is
-    valid all the time. Scans that cannot be read, or for which there is no time left, keep empty
-    rows, with a warning.
+    valid all the time. Scans that cannot be read, or that come too late, keep empty rows, with a
+    warning.
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """

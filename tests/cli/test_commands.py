@@ -458,7 +458,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
     assert "2d, fold 1: log 2d.log" in err
     assert (
         "2d, fold 0: epoch 1 of 2, loss -0.250 (validation -0.200), pseudo Dice large bowel 0.50, "
-        "small bowel 0.25, stomach -, 2.0 s an epoch, 2 h 00 min left"
+        "small bowel 0.25, stomach -, 2.0 s per epoch, 2 h 00 min left"
     ) in err
     assert out.splitlines() == [
         "2d, fold 0: resumed and finished: 2d_0",

@@ -310,7 +310,7 @@ def test_off_a_terminal_lines_stand_whatever_colour_is_forced(tmp_path):
         assert [line.partition(",")[2][:21] for line in lines[4:6]] == [
             " fold all: epoch 1 of", " fold all: epoch 5 of",
         ]  # fmt: skip
-        assert "2.0 s an epoch" in lines[4]
+        assert "2.0 s per epoch" in lines[4]
         assert lines[4].endswith("8 s left")
         assert lines[6:] == ["Warning: too [few] scans. Give more.", "Error: wrong"]
 
