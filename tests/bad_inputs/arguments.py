@@ -221,7 +221,7 @@ ARGUMENTS = (
     refused(
         "phantom p --labels truth.csv --sizes source",
         "truth.csv, case1_day0_slice_0001",
-        "found rows of a slice whose size is not known",
+        "found rows of a slice of unknown size",
         "Complete truth.csv or source",
     ),
     refused(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.interpolate import BSpline
 
 from gi2nnunet.formats.ids import SLICE_THICKNESS_MM
 
@@ -54,47 +55,37 @@ class Frame:
     z_mm: NDArray[np.float64]
     y_mm: NDArray[np.float64]
     x_mm: NDArray[np.float64]
-    _weights: dict[float, tuple[sparse.csr_array, sparse.csr_array]] = field(
+    _weights: dict[float, list[sparse.csr_array]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def sample(self, smooth: SmoothField, index: int) -> NDArray[np.float32]:
         """Return a smooth field's values in one slice, ``(height, width)`` float32."""
-        coefficients, spacing_mm = smooth.coefficients, smooth.spacing_mm
-        along_z = _spline_weights(
-            self.z_mm[index : index + 1], coefficients.shape[0], 0, spacing_mm
-        )
-        plane = np.zeros(coefficients.shape[1:], np.float32)
-        for layer, weight in zip(along_z.indices.tolist(), along_z.data, strict=True):
-            plane += weight * coefficients[layer]
-        if spacing_mm not in self._weights:
-            self._weights[spacing_mm] = (
-                _spline_weights(self.y_mm, coefficients.shape[1], 1, spacing_mm),
-                _spline_weights(self.x_mm, coefficients.shape[2], 2, spacing_mm),
-            )
-        rows, columns = self._weights[spacing_mm]
+        if smooth.spacing_mm not in self._weights:
+            self._weights[smooth.spacing_mm] = [
+                _weigh(places, count, extent, smooth.spacing_mm)
+                for places, count, extent in zip(
+                    (self.z_mm, self.y_mm, self.x_mm),
+                    smooth.coefficients.shape,
+                    _EXTENT_MM,
+                    strict=True,
+                )
+            ]
         # Sparse products run in one thread and in one order, so the bytes never differ.
-        values: NDArray[np.float32] = columns @ np.ascontiguousarray((rows @ plane).T)
+        along_z, rows, columns = self._weights[smooth.spacing_mm]
+        shape = smooth.coefficients.shape
+        plane = along_z[[index]] @ smooth.coefficients.reshape(shape[0], -1)
+        values: NDArray[np.float32] = columns @ (rows @ plane.reshape(shape[1:])).T
         return np.ascontiguousarray(values.T)
 
 
-def _spline_weights(
-    position_mm: NDArray[np.float64], count: int, axis: int, spacing_mm: float
+def _weigh(
+    places_mm: NDArray[np.float64], count: int, extent_mm: float, spacing_mm: float
 ) -> sparse.csr_array:
-    """Return the uniform cubic B-spline's weights, ``(positions, lattice points)``, sparse."""
-    at = np.clip((position_mm + _EXTENT_MM[axis]) / spacing_mm, 0, count - 4 - 1e-6)
-    first = np.floor(at).astype(np.int64)
-    u = at - first
-    parts = (
-        (1 - u) ** 3 / 6,
-        (3 * u**3 - 6 * u**2 + 4) / 6,
-        (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
-        u**3 / 6,
-    )
-    values = np.stack(parts, axis=1).astype(np.float32)
-    places = first[:, None] + np.arange(len(parts))
-    starts = np.arange(len(at) + 1) * len(parts)
-    return sparse.csr_array((values.reshape(-1), places.reshape(-1), starts), (len(at), count))
+    """Return the cubic B-spline's weights, ``(places, lattice points)``, sparse."""
+    at = np.clip((places_mm + extent_mm) / spacing_mm, 0, count - 3 - 1e-6)
+    knots = np.arange(-3.0, count + 1)
+    return sparse.csr_array(BSpline.design_matrix(at, knots, 3).astype(np.float32))
 
 
 def place_frame(
@@ -110,10 +101,10 @@ def place_frame(
     geometry
         The scan's size.
     half_size_mm
-        The body's half depth and half width. Where it exceeds the image, or the abdomen exceeds
+        The body's half depth and half width. If it exceeds the image, or the abdomen exceeds
         the slices, the body is shrunk to fit.
     offset_mm
-        Where the middle of the scan lies in the template, ``(z, y, x)``.
+        The template's place ``(z, y, x)`` at the middle of the scan.
     """
     spacing_y, spacing_x = geometry.spacing_mm
     shrink = max(

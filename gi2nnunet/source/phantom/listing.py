@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,12 +22,8 @@ class ListedScan:
 
     Attributes
     ----------
-    scan_id
-        Its id.
     part
-        Whether it lies in ``train/`` or ``test/``.
-    geometry
-        Its size.
+        Whether it is in ``train/`` or ``test/``.
     first_number
         The number of its first slice; 1 but for a crop.
     """
@@ -41,10 +37,9 @@ class ListedScan:
 @dataclass(frozen=True, kw_only=True)
 class _ListedSlice:
     where: str
-    scan_id: str
     number: int
-    part: Part
     size: tuple[int, int, float, float]  # width, height, spacing y, spacing x
+    part: Part
 
 
 def read_listing(sizes: Path) -> dict[str, ListedScan]:
@@ -65,19 +60,25 @@ def read_listing(sizes: Path) -> dict[str, ListedScan]:
     Raises
     ------
     InputError
-        For a file that is no listing, a scan whose slices differ in size, a gap in the slice
-        numbers, or a slice listed twice.
+        For a file that is not a listing, for slices of a scan that differ in size, for a gap in
+        the slice numbers, or for a slice that is listed twice.
     """
     is_table = sizes.is_file() and ".csv" in (suffix.lower() for suffix in sizes.suffixes)
-    slices = _read_table(sizes) if is_table else _read_names(sizes)
-    problems: list[Problem] = []
     scans: dict[str, list[_ListedSlice]] = {}
-    for one in slices:
-        scans.setdefault(one.scan_id, []).append(one)
-    listing = {
-        scan_id: _join_slices(scan_id, sizes, scans[scan_id], problems)
-        for scan_id in sorted(scans, key=scan_order)
-    }
+    for scan_id, one in _read_table(sizes) if is_table else _read_names(sizes):
+        scans.setdefault(scan_id, []).append(one)
+    problems: list[Problem] = []
+    listing = {}
+    for scan_id in sorted(scans, key=scan_order):
+        slices = sorted(scans[scan_id], key=lambda one: one.number)
+        problems += _find_contradictions(f"{sizes}, {scan_id}", slices)
+        width, height, *spacing = slices[0].size
+        geometry = Geometry(
+            width=width, height=height, slices=len(slices), spacing_mm=(spacing[0], spacing[1])
+        )
+        listing[scan_id] = ListedScan(
+            scan_id=scan_id, part=slices[0].part, geometry=geometry, first_number=slices[0].number
+        )
     raise_problems(problems, remedy=f"Correct {sizes}.")
     if not listing:
         raise InputError(
@@ -87,7 +88,7 @@ def read_listing(sizes: Path) -> dict[str, ListedScan]:
     return listing
 
 
-def _read_table(path: Path) -> Iterator[_ListedSlice]:
+def _read_table(path: Path) -> Iterator[tuple[str, _ListedSlice]]:
     frame = read_csv(path)
     needed = ["id", "width", "height", "px_w", "px_h"]
     if not set(needed) <= set(frame):
@@ -97,110 +98,83 @@ def _read_table(path: Path) -> Iterator[_ListedSlice]:
         )
     place = next((name for name in ("path", "relpath") if name in frame), None)
     places = frame[place] if place else [""] * len(frame["id"])
-    numbers = {name: to_numbers(frame[name]).tolist() for name in needed[1:]}
+    numbers = [to_numbers(frame[name]).tolist() for name in needed[1:]]
     problems: list[Problem] = []
-    listed: list[_ListedSlice] = []
-    columns = [frame["id"], places, *numbers.values()]
-    for row, (name, where, width, height, px_w, px_h) in enumerate(zip(*columns, strict=True)):
-        label = f"{path}, line {row + 2}"
-        match = SLICE_ID.fullmatch(name)
+    listed: list[tuple[str, _ListedSlice]] = []
+    for row, (name, where, *size) in enumerate(zip(frame["id"], places, *numbers, strict=True)):
+        label, match = f"{path}, line {row + 2}", SLICE_ID.fullmatch(name)
+        width, height, px_w, px_h = size
         if match is None:
-            problems.append(
-                Problem(
-                    where=label, found=f"id {name!r}",
-                    expected="an id such as case123_day20_slice_0065",
-                )
-            )  # fmt: skip
-            continue
-        if (
-            not all(0 < value < np.inf for value in (width, height, px_w, px_h))
-            or max(width, height) > MOST_SIDE
-            or width % 1
-            or height % 1
+            found, expected = f"id {name!r}", "an id such as case123_day20_slice_0065"
+            problems.append(Problem(where=label, found=found, expected=expected))
+        elif not all(0 < value < np.inf for value in size) or not all(
+            value <= MOST_SIDE and value % 1 == 0 for value in (width, height)
         ):
-            problems.append(
-                Problem(
-                    where=label,
-                    found=f"size {width} x {height}, spacing {px_w} x {px_h}",
-                    expected=f"whole pixels from 1 to {MOST_SIDE} and a spacing in mm above zero",
-                )
-            )
-            continue
-        listed.append(
-            _ListedSlice(
-                where=label, scan_id=match[1], number=int(match[2]),
-                part="test" if "test" in PurePosixPath(where).parts else "train",
+            found = f"size {width} x {height}, spacing {px_w} x {px_h}"
+            expected = f"whole pixels from 1 to {MOST_SIDE} and a spacing in mm above zero"
+            problems.append(Problem(where=label, found=found, expected=expected))
+        else:
+            one = _ListedSlice(
+                where=label, number=int(match[2]), part=_find_part(where),
                 size=(int(width), int(height), float(px_h), float(px_w)),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+            listed.append((match[1], one))
     raise_problems(problems, remedy=f"Correct these rows of {path}.")
     yield from listed
 
 
-def _read_names(path: Path) -> Iterator[_ListedSlice]:
-    for name in Archive(path).names():
-        if image := parse_image_path(name):
-            yield _ListedSlice(
-                where=f"{path}, {name}", scan_id=image.scan_id, number=image.number,
-                part="test" if "test" in PurePosixPath(name).parts else "train",
-                size=(image.width, image.height, *image.spacing_mm),
-            )  # fmt: skip
+def _read_names(path: Path) -> Iterator[tuple[str, _ListedSlice]]:
+    for image in filter(None, map(parse_image_path, Archive(path).names())):
+        size = (image.width, image.height, *image.spacing_mm)
+        yield image.scan_id, _ListedSlice(
+            where=f"{path}, {image.path}", number=image.number, part=_find_part(image.path),
+            size=size,
+        )  # fmt: skip
 
 
-def _join_slices(
-    scan_id: str, sizes: Path, slices: Iterable[_ListedSlice], problems: list[Problem]
-) -> ListedScan:
-    ordered = sorted(slices, key=lambda one: one.number)
-    first = ordered[0]
-    numbers = [one.number for one in ordered]
-    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        problems.append(
-            Problem(
-                where=f"{sizes}, {scan_id}",
-                found=f"{len(set(numbers))} slices from {numbers[0]} to {numbers[-1]}, "
-                f"{len(numbers) - len(set(numbers))} of them twice",
-                expected="every slice of the scan once, without a gap",
+def _find_part(path: str) -> Part:
+    return "test" if "test" in PurePosixPath(path).parts else "train"
+
+
+def _find_contradictions(where: str, slices: Sequence[_ListedSlice]) -> Iterator[Problem]:
+    """Yield gaps and repeats in a scan's slices, and slices unlike the first one."""
+    first, last, distinct = slices[0], slices[-1], {one.number for one in slices}
+    if not len(slices) == len(distinct) == last.number - first.number + 1:
+        yield Problem(
+            where=where,
+            found=f"{len(distinct)} slices from {first.number} to {last.number}, "
+            f"{len(slices) - len(distinct)} of them twice",
+            expected="every slice of the scan once, without a gap",
+        )
+    for one in slices:
+        if (one.size, one.part) != (first.size, first.part):
+            yield Problem(
+                where=one.where,
+                found=f"{one.size} in {one.part}/",
+                expected=f"{first.size} in {first.part}/, as slice {first.number}",
             )
-        )
-    problems += [
-        Problem(
-            where=one.where,
-            found=f"{one.size} in {one.part}/",
-            expected=f"{first.size} in {first.part}/, as slice {first.number}",
-        )
-        for one in ordered
-        if (one.size, one.part) != (first.size, first.part)
-    ]
-    width, height, spacing_y, spacing_x = first.size
-    return ListedScan(
-        scan_id=scan_id,
-        part=first.part,
-        geometry=Geometry(
-            width=width, height=height, slices=len(numbers), spacing_mm=(spacing_y, spacing_x)
-        ),
-        first_number=numbers[0],
-    )
+
+
+Texts = tuple[tuple[str, ...], ...]  # for each slice the RLE texts in the order of ORGANS
 
 
 def match_rows(
     table: MaskTable, listing: Mapping[str, ListedScan], *, labels: Path, sizes: Path
-) -> tuple[list[ListedScan], dict[str, tuple[tuple[str, ...], ...]]]:
+) -> list[tuple[ListedScan, Texts]]:
     """Find the scan of each mask row.
 
     Parameters
     ----------
-    table
-        The rows.
     listing
         The scans of :func:`read_listing`.
     labels, sizes
-        What to call the two in a message.
+        What to call the rows and the listing in a message.
 
     Returns
     -------
-    tuple
-        The scans that have rows, reduced to the slices that have, and moved to ``train/``; and by
-        scan id, for each slice, the RLE texts in the order of
+    list
+        The scans that have rows, in numeric order, reduced to the slices that have, and moved to
+        ``train/``; and for each slice the RLE texts in the order of
         :data:`~gi2nnunet.formats.ids.ORGANS`.
 
     Raises
@@ -215,58 +189,47 @@ def match_rows(
         of_scan = texts.setdefault(table.scan_ids[scan], {})
         of_scan.setdefault(number, {})[organ] = text
     problems: list[Problem] = []
-    scans: list[ListedScan] = []
+    scans: list[tuple[ListedScan, Texts]] = []
     for scan_id in sorted(texts, key=scan_order):
-        numbers = np.array(sorted(texts[scan_id]))
-        listed = listing.get(scan_id)
-        last = -1 if listed is None else listed.first_number + listed.geometry.slices - 1
-        outside = (
-            numbers
-            if listed is None
-            else numbers[(numbers < listed.first_number) | (numbers > last)]
-        )
-        problems += [
-            Problem(
-                where=f"{labels}, {slice_id(scan_id, number)}",
-                found="rows of a slice whose size is not known",
-                expected=f"a size for it in {sizes}",
-            )
-            for number in outside.tolist()
-        ]
-        problems += [
-            Problem(
-                where=f"{labels}, {slice_id(scan_id, number)}",
-                found=f"{len(found)} of {len(ORGANS)} rows",
-                expected=f"one row for each of {', '.join(ORGANS)}",
-            )
-            for number, found in sorted(texts[scan_id].items())
-            if len(found) != len(ORGANS)
-        ]
-        if numbers[-1] - numbers[0] + 1 != len(numbers):
-            problems.append(
-                Problem(
-                    where=f"{labels}, {scan_id}",
-                    found=f"{len(numbers)} slices from {numbers[0]} to {numbers[-1]}",
-                    expected="every slice between, without a gap",
-                )
-            )
-        if listed is not None:
-            geometry = Geometry(
-                width=listed.geometry.width, height=listed.geometry.height, slices=len(numbers),
-                spacing_mm=listed.geometry.spacing_mm,
-            )  # fmt: skip
+        rows, listed = dict(sorted(texts[scan_id].items())), listing.get(scan_id)
+        problems += _find_incomplete(scan_id, rows, listed, labels=labels, sizes=sizes)
+        if listed is not None and not problems:
+            geometry = replace(listed.geometry, slices=len(rows))
+            scan = replace(listed, part="train", geometry=geometry, first_number=min(rows))
+            organs = range(len(ORGANS))
             scans.append(
-                ListedScan(
-                    scan_id=scan_id, part="train", geometry=geometry, first_number=int(numbers[0])
-                )
+                (scan, tuple(tuple(row[organ] for organ in organs) for row in rows.values()))
             )
     raise_problems(problems, remedy=f"Complete {labels} or {sizes}.")
     if not scans:
         raise InputError(f"{labels}: holds no row. Give the rows of a train.csv.")
-    return scans, {
-        scan_id: tuple(
-            tuple(of_slice[organ] for organ in range(len(ORGANS)))
-            for _, of_slice in sorted(texts[scan_id].items())
+    return scans
+
+
+def _find_incomplete(
+    scan_id: str, rows: Mapping[int, Mapping[int, str]], listed: ListedScan | None,
+    *, labels: Path, sizes: Path,
+) -> Iterator[Problem]:  # fmt: skip
+    """Yield slices of unknown size, slices without a row for each organ, and gaps."""
+    first = listed.first_number if listed else 0
+    known = range(first, first + listed.geometry.slices) if listed else range(0)
+    for number, found in rows.items():
+        where = f"{labels}, {slice_id(scan_id, number)}"
+        if number not in known:
+            yield Problem(
+                where=where,
+                found="rows of a slice of unknown size",
+                expected=f"a size for it in {sizes}",
+            )
+        if len(found) != len(ORGANS):
+            yield Problem(
+                where=where,
+                found=f"{len(found)} of {len(ORGANS)} rows",
+                expected=f"one row for each of {', '.join(ORGANS)}",
+            )
+    if max(rows) - min(rows) + 1 != len(rows):
+        yield Problem(
+            where=f"{labels}, {scan_id}",
+            found=f"{len(rows)} slices from {min(rows)} to {max(rows)}",
+            expected="every slice between, without a gap",
         )
-        for scan_id in texts
-    }

@@ -1,4 +1,4 @@
-"""Write a phantom in the competition's layout: which scans there are, their files, the tables."""
+"""Writer of a phantom in the competition's layout: its scans, their files, the tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,14 +28,21 @@ from gi2nnunet.core.errors import (
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Progress, QuietPool
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, ORGANS, image_name, patient_of, scan_order
+from gi2nnunet.formats.ids import (
+    KNOWN_BAD_SCANS,
+    ORGANS,
+    day_of,
+    image_name,
+    patient_of,
+    scan_order,
+)
 from gi2nnunet.formats.labels import ORGAN_BITS, join_organs
 from gi2nnunet.formats.rle import decode_mask, decode_rows, encode_slices
 from gi2nnunet.formats.submission import name_rows
 from gi2nnunet.formats.tables import Row, format_rows, raise_refused, read_mask_table
 from gi2nnunet.source.phantom.anatomy import Detail
 from gi2nnunet.source.phantom.frame import Geometry
-from gi2nnunet.source.phantom.listing import ListedScan, match_rows, read_listing
+from gi2nnunet.source.phantom.listing import ListedScan, Texts, match_rows, read_listing
 from gi2nnunet.source.phantom.scan import draw_scan, paint_scan
 
 Sample = Literal["header", "filled"]
@@ -58,16 +66,12 @@ class PhantomSummary:
 
     Attributes
     ----------
-    path
-        The folder or zip.
     train, test
         Scan ids, in numeric order of patient and day.
-    slices
-        Slices in all.
     masks
-        Masks that are not empty, of the test scans too.
+        How many masks are not empty, in the test scans too.
     truth
-        Where the test scans' masks were written, where asked for.
+        File of the test scans' masks; ``None`` if none was asked for.
     """
 
     path: Path
@@ -98,13 +102,13 @@ def write_phantom(
     Parameters
     ----------
     out
-        The folder to write, or the zip; must not exist, or be an empty folder.
+        The folder or zip to write; must not exist, or be an empty folder.
     patients
         Patients in ``train/``, at least 1.
     days
         Most scans of a patient; the first has this many, the others 1 to as many, seeded.
     test_patients
-        Patients in ``test/`` alone, one scan each; where ``days`` exceeds 1, a later day of the
+        Patients only in ``test/``, one scan each; if ``days`` exceeds 1, a later day of the
         first training patient is put there too.
     geometries
         Dealt out to the patients in turn; ``None`` draws from :data:`REAL_GEOMETRIES` in the real
@@ -121,23 +125,18 @@ def write_phantom(
     as_zip
         Write ``out`` as a zip.
     seed
-        Decides everything.
+        The same seed gives the same bytes, for any number of jobs.
     jobs
-        Processes.
+        Worker processes.
     progress
         Called after each scan with ``(done, total, what)``.
-
-    Returns
-    -------
-    PhantomSummary
-        What was written.
 
     Raises
     ------
     InputError
         For an ``out`` that holds something, or for numbers out of range.
     OutputError
-        Where the disk refuses.
+        If it cannot be written.
     """
     _check_numbers(
         patients=(patients, 1), days=(days, 1), test_patients=(test_patients, 0), jobs=(jobs, 1),
@@ -156,7 +155,7 @@ def write_phantom(
         patients=patients, days=days, test_patients=test_patients,
         geometries=geometries, seed=seed,
     )  # fmt: skip
-    tasks = [ScanTask(scan=scan, seed=seed, detail=detail) for scan in scans]
+    tasks = [_Task(scan=scan, seed=seed, detail=detail) for scan in scans]
     return _write_source(
         Path(out), tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
         progress=progress,
@@ -179,28 +178,20 @@ def write_phantom_like(
 
     Parameters
     ----------
-    out
-        As for :func:`write_phantom`.
     sizes
-        CSV (also gzipped) with the columns id, width, height, px_w and px_h (mm) and, where there
-        are test scans, path or relpath; or a folder or zip whose images' names tell the same.
-    detail, sample, truth, as_zip, seed, jobs, progress
-        As for :func:`write_phantom`.
-
-    Returns
-    -------
-    PhantomSummary
-        What was written.
+        CSV (also gzipped) with the columns id, width, height, px_w and px_h (mm) and, for test
+        scans, path or relpath; or a folder or zip whose images' names say the same. The other
+        parameters are those of :func:`write_phantom`.
 
     Raises
     ------
     InputError
-        For a listing that contradicts itself, and as for :func:`write_phantom`.
+        For a listing that contradicts itself, and as :func:`write_phantom`.
     OutputError
-        Where the disk refuses.
+        If it cannot be written.
     """
     _check_numbers(jobs=(jobs, 1), seed=(seed, 0))
-    tasks = [ScanTask(scan=scan, seed=seed, detail=detail) for scan in read_listing(sizes).values()]
+    tasks = [_Task(scan=scan, seed=seed, detail=detail) for scan in read_listing(sizes).values()]
     return _write_source(
         out, tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
         progress=progress,
@@ -222,42 +213,32 @@ def paint_phantom(
 
     Parameters
     ----------
-    out
-        As for :func:`write_phantom`. Its ``train.csv`` holds the given rows in the given order.
     labels
-        CSV (also gzipped) with the rows of ``train.csv``, three a slice. Slices that have no rows
-        are left out.
+        CSV (also gzipped) with the rows of ``train.csv``, three a slice, which ``train.csv`` then
+        holds in the same order. Slices that have no rows are left out.
     sizes
-        As for :func:`write_phantom_like`; it may list more scans than ``labels`` has.
-    sample, as_zip, seed, jobs, progress
-        As for :func:`write_phantom`.
-
-    Returns
-    -------
-    PhantomSummary
-        What was written.
+        As for :func:`write_phantom_like`; it may list more scans than ``labels`` has. The other
+        parameters are those of :func:`write_phantom`.
 
     Raises
     ------
     InputError
         For rows that are malformed, incomplete or without a size, RLE that does not fit its image,
-        and as for :func:`write_phantom`.
+        and as :func:`write_phantom`.
     OutputError
-        Where the disk refuses.
+        If it cannot be written.
     """
     _check_numbers(jobs=(jobs, 1), seed=(seed, 0))
     table = read_mask_table(labels)
     listing = read_listing(sizes)
-    scans, texts = match_rows(table, listing, labels=labels, sizes=sizes)
+    scans = match_rows(table, listing, labels=labels, sizes=sizes)
     pixels = np.array(
         [listing[name].geometry.width * listing[name].geometry.height for name in table.scan_ids],
         np.int64,
     )
     _, refused = decode_rows(table.texts, pixels=pixels[table.scan])
     raise_refused(table, refused)
-    tasks = [
-        ScanTask(scan=scan, seed=seed, detail="full", texts=texts[scan.scan_id]) for scan in scans
-    ]
+    tasks = [_Task(scan=scan, seed=seed, detail="full", texts=texts) for scan, texts in scans]
     return _write_source(
         out, tasks, sample=sample, truth=None, as_zip=as_zip, seed=seed, jobs=jobs,
         progress=progress, train_rows=table.list_rows(),
@@ -306,26 +287,21 @@ def _plan_scans(
     scan_counts[0] = days
     weights = np.array([weight for _, weight in REAL_GEOMETRIES], np.float64)
 
-    def _draw_geometry() -> Geometry:
-        index = int(generator.choice(len(weights), p=weights / weights.sum()))
-        return REAL_GEOMETRIES[index][0]
+    def draw_geometry() -> Geometry:
+        return REAL_GEOMETRIES[int(generator.choice(len(weights), p=weights / weights.sum()))][0]
 
     scans: list[ListedScan] = []
     for position, number in enumerate(numbers.tolist()):
-        own = geometries[position % len(geometries)] if geometries else _draw_geometry()
+        own = geometries[position % len(geometries)] if geometries else draw_geometry()
         is_test = position >= patients
-        known_bad = {
-            int(scan.partition("_day")[2])
-            for scan in KNOWN_BAD_SCANS
-            if patient_of(scan) == f"case{number}"
-        }
-        possible = np.setdiff1d(np.arange(_LAST_DAY + days), list(known_bad))
+        known_bad = [day_of(s) for s in KNOWN_BAD_SCANS if patient_of(s) == f"case{number}"]
+        possible = np.setdiff1d(np.arange(_LAST_DAY + days), known_bad)
         held = 1 if is_test else scan_counts[position]
         extra = 1 if position == 0 and test_patients and days > 1 else 0
         drawn = np.sort(generator.permutation(possible)[: held + extra]).tolist()
         for index, day in enumerate(drawn):
             if index and not geometries and generator.uniform() < 0.1:
-                own = _draw_geometry()
+                own = draw_geometry()
             scans.append(
                 ListedScan(
                     scan_id=f"case{number}_day{day}",
@@ -339,7 +315,7 @@ def _plan_scans(
 
 def _write_source(
     out: Path,
-    tasks: Sequence[ScanTask],
+    tasks: Sequence[_Task],
     *,
     sample: Sample,
     truth: Path | None,
@@ -350,35 +326,33 @@ def _write_source(
     train_rows: Sequence[Row] | None = None,
 ) -> PhantomSummary:
     """Make all scans and write the source, whole or not at all."""
-    refuse_occupied(out, as_zip=as_zip)
-    rows: dict[str, tuple[tuple[str, ...], ...]] = {}
-    with open_output(out, as_zip=as_zip) as write:
-        for done, (task, made) in enumerate(
-            zip(tasks, run_tasks(tasks, jobs), strict=True), start=1
-        ):
+    _refuse_occupied(out, as_zip=as_zip)
+    rows: dict[str, list[Row]] = {}
+    with _open_output(out, as_zip=as_zip) as write:
+        for task, made in zip(tasks, _run_tasks(tasks, jobs), strict=True):
             for name, data in made.images:
                 write(name, data)
-            rows[task.scan.scan_id] = made.texts
+            numbers = range(task.scan.first_number, task.scan.first_number + len(made.texts))
+            rows[task.scan.scan_id] = name_rows(task.scan.scan_id, numbers, made.texts)
             if progress is not None:
-                progress(done, len(tasks), "painting scans")
-        train = [task.scan for task in tasks if task.scan.part == "train"]
-        test = [task.scan for task in tasks if task.scan.part == "test"]
+                progress(len(rows), len(tasks), "painting scans")
+        train, test = (
+            [task.scan for task in tasks if task.scan.part == part] for part in ("train", "test")
+        )
         if train_rows is None:
-            # The real file's scans stand in no order.
+            # The real file's scans are in no order.
             generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
             mixed = [train[i] for i in generator.permutation(len(train)).tolist()]
-            train_rows = [row for scan in mixed for row in _name_rows(scan, rows[scan.scan_id])]
+            train_rows = [row for scan in mixed for row in rows[scan.scan_id]]
         if train:
             write("train.csv", format_rows(train_rows, "segmentation").encode("ascii"))
-        test_rows = [row for scan in test for row in _name_rows(scan, rows[scan.scan_id])]
+        test_rows = [row for scan in test for row in rows[scan.scan_id]]
         sample_rows = [(row_id, organ, "") for row_id, organ, _ in test_rows]
         sample_text = format_rows(sample_rows if sample == "filled" else [], "predicted")
         write("sample_submission.csv", sample_text.encode("ascii"))
     if truth is not None:
         sizes = [
-            (scan.geometry.height, scan.geometry.width)
-            for scan in test
-            for _ in range(scan.geometry.slices * len(ORGANS))
+            (scan.geometry.height, scan.geometry.width) for scan in test for _ in rows[scan.scan_id]
         ]
         replace_file(truth, format_rows(test_rows, "segmentation", sizes=sizes))
     return PhantomSummary(
@@ -386,48 +360,30 @@ def _write_source(
         train=tuple(sorted((scan.scan_id for scan in train), key=scan_order)),
         test=tuple(sorted((scan.scan_id for scan in test), key=scan_order)),
         slices=sum(task.scan.geometry.slices for task in tasks),
-        masks=sum(bool(text) for texts in rows.values() for row in texts for text in row),
+        masks=sum(bool(text) for of_scan in rows.values() for _, _, text in of_scan),
         truth=truth,
     )
 
 
-def _name_rows(scan: ListedScan, texts: Sequence[Sequence[str]]) -> list[Row]:
-    numbers = range(scan.first_number, scan.first_number + len(texts))
-    return name_rows(scan.scan_id, numbers, texts)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ScanTask:
-    """All that one worker needs to make one scan's files.
-
-    Attributes
-    ----------
-    scan
-        Which scan, where, how large.
-    seed
-        The phantom's seed.
-    detail
-        ``"full"`` or ``"easy"``.
-    texts
-        For each slice the RLE texts to paint, in the order of
-        :data:`~gi2nnunet.formats.ids.ORGANS`; ``None`` draws an anatomy.
-    """
+class _Task:
+    """One scan to make, and for each slice the RLE texts to paint; ``None`` draws an anatomy."""
 
     scan: ListedScan
     seed: int
     detail: Detail
-    texts: tuple[tuple[str, ...], ...] | None = None
+    texts: Texts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeScan:
+class _MadeScan:
     """One scan's PNG files by their name in the source, and its RLE texts, slice by slice."""
 
     images: tuple[tuple[str, bytes], ...]
-    texts: tuple[tuple[str, ...], ...]
+    texts: Texts
 
 
-def _make_scan(task: ScanTask) -> MadeScan:
+def _make_scan(task: _Task) -> _MadeScan:
     """Make one scan's files in memory: some 10 MB."""
     scan, geometry = task.scan, task.scan.geometry
     if task.texts is None:
@@ -444,32 +400,26 @@ def _make_scan(task: ScanTask) -> MadeScan:
                     masks[organ, index] = decode_mask(text, shape=shape)
         drawn = paint_scan(scan.scan_id, geometry, masks, seed=task.seed)
     folder = f"{scan.part}/{patient_of(scan.scan_id)}/{scan.scan_id}/scans"
+    size = {name: getattr(geometry, name) for name in ("width", "height", "spacing_mm")}
     images = tuple(
-        (f"{folder}/{_name(scan, number)}", _encode_png(image))
+        (f"{folder}/{image_name(number, **size)}", _encode_png(image))
         for number, image in enumerate(drawn.render_slices(), start=scan.first_number)
     )
-    return MadeScan(images=images, texts=texts)
-
-
-def _name(scan: ListedScan, number: int) -> str:
-    geometry = scan.geometry
-    return image_name(
-        number, width=geometry.width, height=geometry.height, spacing_mm=geometry.spacing_mm
-    )
+    return _MadeScan(images=images, texts=texts)
 
 
 def _encode_png(image: NDArray[np.uint16]) -> bytes:
     return bytes(imagecodecs.png_encode(image, level=2, filter=imagecodecs.PNG.FILTER.SUB))
 
 
-def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
+def _run_tasks(tasks: Sequence[_Task], jobs: int) -> Iterator[_MadeScan]:
     """Yield each task's result in order, never holding more than a few."""
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         yield from map(_make_scan, tasks)
         return
     with QuietPool(jobs) as pool:
-        waiting: deque[Future[MadeScan]] = deque()
+        waiting: deque[Future[_MadeScan]] = deque()
         try:
             for task in tasks:
                 waiting.append(pool.submit(_make_scan, task))
@@ -482,8 +432,7 @@ def run_tasks(tasks: Sequence[ScanTask], jobs: int) -> Iterator[MadeScan]:
                 future.cancel()
 
 
-def refuse_occupied(out: Path, *, as_zip: bool) -> None:
-    """Refuse an output path that holds something."""
+def _refuse_occupied(out: Path, *, as_zip: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if as_zip or not out.is_dir():
@@ -493,50 +442,48 @@ def refuse_occupied(out: Path, *, as_zip: bool) -> None:
 
 
 @contextmanager
-def open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], None]]:
+def _open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], None]]:
     """Give a function that writes one file into a temporary sibling, moved to ``out`` at the end.
 
-    Nothing is left behind where the block fails; what a killed run left is taken away.
+    Nothing is left behind if the block fails; what a killed run left is removed.
     """
-    with hold(out, purpose="painting a phantom"):
-        refuse_occupied(out, as_zip=as_zip)  # another run may have ended since
-        yield from _fill(out, as_zip=as_zip)
-
-
-def _fill(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], None]]:
     part = out.parent / f".{out.name}.part"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        if as_zip:
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-
-                def _write_member(name: str, data: bytes) -> None:
-                    member = zipfile.ZipInfo(name, date_time=(2022, 1, 1, 0, 0, 0))
-                    member.external_attr = 0o644 << 16
-                    if name.endswith(".csv"):
-                        member.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(member, data)
-
-                yield _write_member
-        else:
-            part.mkdir()
-
-            def _write_file(name: str, data: bytes) -> None:
-                path = part / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-
-            yield _write_file
-            if out.is_dir():
+    with hold(out, purpose="painting a phantom"):
+        _refuse_occupied(out, as_zip=as_zip)  # another run may have ended since
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _remove(part)
+            with _open_zip(part) if as_zip else nullcontext(partial(_write_file, part)) as write:
+                yield write
+            if not as_zip and out.is_dir():
                 out.rmdir()
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(
-            f"{out}: cannot be written ({error}). Free the disk, or give another path."
-        ) from error
-    finally:
-        _remove(part)
+            part.replace(out)
+        except OSError as error:
+            raise OutputError(
+                f"{out}: cannot be written ({error}). Free the disk, or give another path."
+            ) from error
+        finally:
+            _remove(part)
+
+
+def _write_file(folder: Path, name: str, data: bytes) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@contextmanager
+def _open_zip(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+
+        def write_member(name: str, data: bytes) -> None:
+            member = zipfile.ZipInfo(name, date_time=(2022, 1, 1, 0, 0, 0))
+            member.external_attr = 0o644 << 16
+            if name.endswith(".csv"):
+                member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, data)
+
+        yield write_member
 
 
 def _remove(part: Path) -> None:

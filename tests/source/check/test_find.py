@@ -39,7 +39,7 @@ def test_a_fault_is_found_and_named(
     fault: Fault, scans: Mapping[str, Scan], clean_scans: tuple[ScanMeasures, ...]
 ) -> None:
     measured = {scan.scan_id: scan for scan in clean_scans}
-    scan_id, donor_id = "case31_day18", "case72_day35"
+    scan_id, donor_id = "case81_day23", "case72_day35"
     assert patient_of(scan_id) != patient_of(donor_id)
     if fault.donor == "not in the source":
         del measured[donor_id]

@@ -28,7 +28,7 @@ def test_planted_faults_are_found_where_they_are_and_nowhere_else(faults: Faults
         ("slice order", faults.swapped, 11, None),
         ("slice order", faults.foreign, 13, None),
         ("mask jump", faults.jumped, faults.middle[faults.jumped], "stomach"),
-        ("masks do not fit", faults.displaced, None, None),
+        ("masks moved", faults.displaced, None, "large_bowel"),
         ("volume", faults.shrunken, None, "stomach"),
         ("missing organ", faults.gone, None, "small_bowel"),
     }
