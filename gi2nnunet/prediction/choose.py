@@ -18,7 +18,6 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import LabelScheme, patient_of
 from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
 from gi2nnunet.nnunet.models import (
-    FINAL_CHECKPOINT,
     Ensemble,
     Fold,
     ModelChoice,
@@ -28,7 +27,7 @@ from gi2nnunet.nnunet.models import (
     fold_folder,
 )
 from gi2nnunet.nnunet.postprocess import find_tuning
-from gi2nnunet.prediction.predict import describe_file
+from gi2nnunet.prediction.predict import describe_checkpoints, describe_files
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import Scan
 
@@ -37,26 +36,11 @@ KEPT = ".predicting"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Scans to predict.
+    """Scans to predict, under a name fit for a folder and a description for the screen.
 
-    Attributes
-    ----------
-    name
-        Short, fit for a folder.
-    described
-        For the screen.
-    truth
-        Their true rows with image sizes, if known.
-    sample
-        The sample submission; the submission has its rows in its order.
-    standing
-        What a score on them means.
-    folds
-        Folds to use by scan id, for out-of-fold prediction.
-    source
-        Where the scans are, unless they are the dataset's own.
-    options
-        Options with which the source was read.
+    ``truth`` holds their true rows with image sizes, if known, and ``standing`` says what a score
+    means. The submission has the rows of ``sample`` in their order. ``folds`` are the folds to use
+    by scan id, for out-of-fold prediction. ``source`` is where they come from, if not the dataset.
     """
 
     name: str
@@ -98,25 +82,17 @@ class Work:
 
     def digest(self) -> str:
         """Return a digest of the models, their tuning and the scans."""
-        models = [
-            [str(path), describe_file(path)]
-            for model in self.ensemble.models
-            for path in (
-                model.folder / "plans.json",
-                *(fold_folder(model.folder, f) / FINAL_CHECKPOINT for f in self.ensemble.folds),
-            )
-        ]
+        models = self.ensemble.models
+        plans = describe_files(model.folder / "plans.json" for model in models)
+        checkpoints = describe_checkpoints(models, self.ensemble.folds)
         scans = [
-            [
-                scan.scan_id,
-                list(scan.numbers),
-                [[str(path), describe_file(path)] for path in scan.files],
-            ]
+            [scan.scan_id, list(scan.numbers), describe_files(scan.files)]
             for scan in self.selection.scans
         ]
         tuned = find_tuning(self.ensemble)[0]
         decision = tuned.decision.to_json() if tuned else None
-        return hashlib.sha256(json.dumps([models, scans, decision]).encode()).hexdigest()[:16]
+        content = json.dumps([plans, checkpoints, scans, decision])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def choose_work(
@@ -129,14 +105,9 @@ def choose_work(
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
 ) -> Work:
-    """Choose scans, models, and the folder for the results.
+    """Choose scans, models, and the folder for the results; by default one in the workspace.
 
-    Parameters
-    ----------
-    source
-        ``None`` for the workspace's own scans; see :func:`select_source` for others.
-    out
-        Folder for the results; by default one in the workspace.
+    Without a source, the workspace's own scans are chosen.
 
     Raises
     ------
@@ -210,11 +181,6 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
 
     The held-out scans if there are any; else, with models of single folds, every training scan by
     the model of its own fold; else the training scans, in-sample.
-
-    Raises
-    ------
-    InputError
-        If the dataset holds no scan with truth.
     """
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     if held_out:
@@ -264,19 +230,9 @@ def select_source(
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
 ) -> Selection:
-    """Take the scans of a source: of the competition's its ``test/``, else its ``train/``.
+    """Take the scans of a source, and their truth if all have some and it is asked for.
 
-    Parameters
-    ----------
-    dataset
-        What the models were trained on; what a score means depends on it.
-    truth
-        Whether to look for the truth.
-
-    Raises
-    ------
-    InputError
-        If it is not a source, or its truth cannot be used.
+    Of the competition, these are the scans of ``test/``, or those of ``train/`` if it has none.
     """
     source = open_source(
         path,

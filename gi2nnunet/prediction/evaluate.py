@@ -26,10 +26,10 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
-from gi2nnunet.nnunet.engine import COST, Engine, PredictionOptions, PredictionSettings
+from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
-from gi2nnunet.prediction.predict import PredictedScans, predict_scans
+from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SCORE_FILES, write_score
 from gi2nnunet.scoring.result import Score
@@ -39,22 +39,11 @@ from gi2nnunet.source.scan import Scan
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Predicted scans, and their score.
+    """Predicted scans, and their score if the truth is known; ``standing`` is what it means.
 
-    Attributes
-    ----------
-    standing
-        What the score means.
-    score
-        ``None`` if no truth is known.
-    files
-        The results, the submission first; ``prediction.json`` beside them says how they were made.
-    seconds_per_scan
-        Mean wall-clock time of a scan.
-    computing
-        Device, threads, mirroring and step, as recorded.
-    tuned
-        The settings of ``tune`` that decided the masks, if any.
+    ``files`` are the results, the submission first; ``prediction.json`` beside them says how they
+    were made. ``tuned`` holds the settings of ``tune`` that decided the masks, ``computing``
+    device, threads, mirroring and step. ``seconds_per_scan`` is wall-clock time.
     """
 
     submission: Path
@@ -102,10 +91,7 @@ class Evaluation:
         return read_mask_table(self.submission, any_scan=True)
 
     def _find(self, scan_id: str) -> Scan:
-        for scan in self.scans:
-            if scan.scan_id == scan_id:
-                return scan
-        raise KeyError(scan_id)
+        return {scan.scan_id: scan for scan in self.scans}[scan_id]
 
 
 def evaluate(
@@ -120,31 +106,17 @@ def evaluate(
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Evaluation:
-    """Predict, write ``submission.csv`` and, if the truth is known, the score.
+    """Predict, write ``submission.csv`` and, if the truth is known, the score unless refused.
 
-    Parameters
-    ----------
-    work
-        Its folder gets ``submission.csv``, ``prediction.json`` (how it was made), ``cost.json``
-        (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
-        ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/`` and
-        ``probabilities/``. Until it is complete, what an interrupted run leaves is in a hidden
-        folder, and the next run goes on from it.
-    metric
-        Convention of :mod:`gi2nnunet.scoring.metric`.
-    score
-        Score if the truth is known.
-    command
-        The command line to record.
-    progress
-        Called with ``(done, total, what)`` in scans.
-    on_notice
-        Called with sentences: what is computed on, which models, what is predicted.
+    The folder of the work gets ``submission.csv``, ``prediction.json`` (how it was made),
+    ``cost.json`` (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
+    ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/`` and
+    ``probabilities/``. Until it is complete, what an interrupted run leaves is in a hidden folder,
+    and the next run goes on from it. ``command`` is the command line to record.
     """
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
     _announce(work, selection.scans, engine=engine, on_notice=on_notice)
-    check_place(work.submission)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
         "standing": selection.standing,
@@ -164,7 +136,8 @@ def evaluate(
         rows = [row for scan in predicted.scans for row in scan.rows]
         notes = write_submission(work.submission, rows, sample=selection.sample)
         write_json(out / "prediction.json", about)
-        seconds_per_scan = _write_cost(out / COST, predicted, engine)
+        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
+        write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
         for name in SCORE_FILES:  # of an earlier run with another submission
             (out / name).unlink(missing_ok=True)
         result, files = None, [work.submission]
@@ -200,13 +173,9 @@ def predict_part(
 ) -> int:
     """Predict a part of some work, keep its rows, and return how many scans the part has.
 
-    Parts may run at the same time, also on several machines; :func:`evaluate` of the same work and
-    options then finds every scan predicted. If there are fewer scans than parts, a part has none.
-
-    Parameters
-    ----------
-    part
-        ``(2, 8)``: every eighth scan from the second on.
+    The part ``(2, 8)`` is every eighth scan from the second on; without that many scans it has
+    none. Parts may run at the same time, also on several machines; :func:`evaluate` of the same
+    work and options then finds every scan predicted.
 
     Raises
     ------
@@ -221,7 +190,6 @@ def predict_part(
     scans = work.selection.scans[number - 1 :: parts]
     options = options or PredictionOptions()
     _announce(work, scans, engine=engine, on_notice=on_notice)
-    check_place(work.submission)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (
         hold(work.out / "prediction", purpose="predicting a part", shared=True),
@@ -237,11 +205,13 @@ def predict_part(
 def _announce(
     work: Work, scans: Sequence[Scan], *, engine: Engine, on_notice: Notice | None
 ) -> None:
+    """Report what is predicted, and check that the results can be written."""
     notice = on_notice or ignore
     notice(f"Computing on: {engine.hardware.name}")
     notice(f"Models: {work.ensemble.describe()}")
     plural = "" if len(scans) == 1 else "s"
     notice(f"Predicting {len(scans)} scan{plural}: {work.selection.described}")
+    check_place(work.submission)
 
 
 def _find_tuning(
@@ -307,12 +277,3 @@ def _predict_kept(
         kept=work.kept,
         on_scan=count_steps(progress, len(scans), "predicting scans"),
     )
-
-
-def _write_cost(path: Path, predicted: PredictedScans, engine: Engine) -> float:
-    """Record time and memory, apart from what is the same in every run; return seconds a scan."""
-    seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
-    cost = {"scans": len(predicted.scans), "seconds_per_scan": seconds_per_scan}
-    here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
-    write_json(path, {**cost, **here, **predicted.peaks})
-    return seconds_per_scan

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, name_some
-from gi2nnunet.core.files import find_record, write_json
+from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
 from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
@@ -31,7 +31,7 @@ from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_l
 from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSettings
 from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
-from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
 from gi2nnunet.source.dataset import MANIFEST
 
@@ -42,17 +42,10 @@ _HALF = 127.5  # of probabilities in eight bits
 class OutOfFold:
     """Out-of-fold predictions of some models.
 
-    Attributes
-    ----------
-    fold_of
-        By scan the fold that predicted it.
-    folders
-        By model folder's name, where its files are.
-    costs
-        By model folder's name: ``seconds_per_scan``, ``peak_memory_bytes`` and, on CUDA,
-        ``peak_gpu_bytes`` of the run that predicted most of them; empty if unknown.
-    settings
-        Device, threads, mirroring and step of all of them.
+    By scan, the fold that predicted it. By the name of a model folder, where its files are, and its
+    costs: ``seconds_per_scan``, ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes`` of the run
+    that predicted most of them, empty if unknown. ``settings`` are device, threads, mirroring and
+    step.
     """
 
     models: tuple[TrainedModel, ...]
@@ -90,14 +83,7 @@ def predict_out_of_fold(
 ) -> OutOfFold:
     """Predict every training scan by its own fold's models, unless that has been done.
 
-    Parameters
-    ----------
-    ensemble
-        Models of every fold of the dataset's split.
-    truth
-        Refuse at once if the truth, which tuning reads later, is missing.
-    progress
-        Called with ``(done, total, what)``.
+    With ``truth``, it is refused at once if the truth, which tuning reads later, is missing.
 
     Raises
     ------
@@ -142,12 +128,12 @@ def predict_out_of_fold(
 
 
 def check_training_scans(dataset: Dataset, *, truth: bool) -> None:
-    """Refuse a dataset if its training scans cannot be predicted, or have no truth if it is needed.
+    """Refuse a dataset with exclusive labels, missing files or, if needed, scans without truth.
 
     Raises
     ------
     InputError
-        If labels are exclusive, files are missing or cut off, or scans are marked as not labelled.
+        It names the files and the scans.
     """
     if dataset.label_scheme != "regions":
         raise InputError(
@@ -174,8 +160,7 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
     Raises
     ------
     InputError
-        If the scans that the models were trained on are unknown, a fold is missing, or a patient
-        is in two folds.
+        If it is unknown what the models were trained on, or no fold or several are left.
     """
     train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
     trained_on = find_trained_on(ensemble, dataset=dataset)
@@ -237,12 +222,12 @@ def _describe_image(dataset: Dataset, scan_id: str) -> list[int]:
 
 
 def read_stored(path: Path, shape: tuple[int, ...]) -> EightBits:
-    """Read one scan's stored probabilities ``(organ, z, y, x)``.
+    """Read one scan's probabilities ``(organ, z, y, x)``, uint8, for its shape ``(z, y, x)``.
 
     Raises
     ------
     InputError
-        If the file is damaged, or its array does not have the scan's shape ``(z, y, x)``.
+        If the file is damaged, or has another shape.
     """
     array = read_probabilities(path).array
     if array.shape[1:] != shape:
@@ -283,9 +268,7 @@ def _predict_missing(
     before = find_record(folder / COST, PredictionCost) or {}
     if len(missing) >= before.get("scans", 0):
         seconds = (time.monotonic() - began) / len(missing)
-        cost = {"scans": len(missing), "seconds_per_scan": seconds}
-        here = {"device": engine.hardware.device, "hardware": engine.hardware.name}
-        write_json(folder / COST, {**cost, **here, **predicted.peaks})
+        write_cost(folder, predicted, engine, seconds_per_scan=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,13 +279,7 @@ class StoredPredictions:
     paths: dict[str, tuple[Path, ...]]
 
     def predict(self, scan_id: str) -> LabelMap:
-        """Return the label map ``(z, y, x)`` of one scan: where the models' mean is above a half.
-
-        Raises
-        ------
-        InputError
-            If a file is damaged, or has another shape than the scan.
-        """
+        """Return one scan's label map ``(z, y, x)``: where the models' mean is above a half."""
         return self._predict(scan_id, self.dataset.scan(scan_id).shape)
 
     def _predict(self, scan_id: str, shape: tuple[int, ...]) -> LabelMap:
@@ -316,13 +293,7 @@ class StoredPredictions:
     def measure(
         self, scan_ids: Collection[str], *, jobs: int | None = None, progress: Progress = ignore
     ) -> tuple[ScanAgreement, ...]:
-        """Compare scans with their truth, ``jobs`` at once; those not predicted are passed over.
-
-        Raises
-        ------
-        InputError
-            If a file is damaged or missing.
-        """
+        """Compare scans with their truth, ``jobs`` at once; those not predicted are passed over."""
         chosen = [scan_id for scan_id in self.paths if scan_id in scan_ids]
         found = []
         with ThreadPoolExecutor(jobs or count_cores(), thread_name_prefix="agreement") as pool:
@@ -352,12 +323,7 @@ def find_stored_predictions(dataset: Dataset, *, workspace: Workspace) -> Stored
     """Find the out-of-fold predictions of a dataset's training scans; nothing is predicted.
 
     A file counts if its fold is the one that validates the scan, and if it was made from the image
-    that is there now.
-
-    Raises
-    ------
-    InputError
-        If there are none.
+    that is there now. Raises :class:`InputError` if there are none.
     """
     home = workspace.predictions / dataset.name / "out_of_fold"
     fold_of = {

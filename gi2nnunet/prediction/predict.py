@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import EngineError, GiError, InputError
-from gi2nnunet.core.files import find_record, replace_file
+from gi2nnunet.core.files import find_record, replace_file, write_json
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.checks import check_model, check_same_labels
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+from gi2nnunet.nnunet.engine import COST, Engine, PredictionSettings
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, Fold, TrainedModel, fold_folder
 from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.process import Event, LogFile
@@ -42,11 +43,8 @@ class PredictedScan:
 class PredictedScans:
     """Predicted scans, in the order in which they were given.
 
-    Attributes
-    ----------
-    peaks
-        Of the largest engine process: ``peak_memory_bytes`` and, on CUDA, ``peak_gpu_bytes``; empty
-        if all scans were kept from an earlier run.
+    ``peaks`` are of the largest engine process: ``peak_memory_bytes`` and, on CUDA,
+    ``peak_gpu_bytes``; empty if all scans were kept from an earlier run.
     """
 
     scans: tuple[PredictedScan, ...]
@@ -73,8 +71,6 @@ def predict_scans(
     ----------
     folds
         Folds to use by scan id, for out-of-fold prediction; by default the ensemble's.
-    nifti_folder
-        Also write label volumes there.
     probability_folders
         Also write each model's probabilities in eight bits, by the model folder's name.
     about
@@ -86,8 +82,6 @@ def predict_scans(
         Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
         run goes on: rows that the same models predicted in the same way from the same files are
         taken from there. The caller deletes it.
-    on_scan
-        Called with each scan as soon as it is predicted.
 
     Raises
     ------
@@ -115,28 +109,21 @@ def predict_scans(
     }
     tasks = [
         Task(
-            scan=scan,
-            folds=tuple(chosen.get(scan.scan_id, ensemble.folds)),
-            about=notes.get(scan.scan_id, {}),
+            scan=s,
+            folds=tuple(chosen.get(s.scan_id, ensemble.folds)),
+            about=notes.get(s.scan_id, {}),
         )
-        for scan in scans
+        for s in scans
     ]
     tasks.sort(key=lambda task: str(list(task.folds)))  # each fold's weights are loaded once
-    progress = _Progress(
-        total=len(scans),
-        kept=Kept(kept, settings=shared, models=ensemble.models, folds=used) if kept else None,
-        on_scan=on_scan,
-    )
-    progress.take_kept(tasks)
-    _predict_undone(tasks, progress, engine=engine, shared=shared)
+    progress = _Progress(tasks, Kept(kept, shared, ensemble.models, used), on_scan)
+    _predict_undone(progress, engine=engine, shared=shared)
     progress.raise_unreadable()
     done = tuple(progress.done[scan.scan_id] for scan in scans)
     return PredictedScans(scans=done, peaks=progress.peaks)
 
 
-def _predict_undone(
-    tasks: Sequence[Task], progress: _Progress, *, engine: Engine, shared: Mapping[str, Any]
-) -> None:
+def _predict_undone(progress: _Progress, *, engine: Engine, shared: Mapping[str, Any]) -> None:
     """Predict what is not kept; GPUs that go on take over what one that fails leaves undone."""
 
     def run(part: Sequence[Task], gpu: int | None, log: LogFile) -> None:
@@ -154,7 +141,7 @@ def _predict_undone(
         progress.take_peaks(peaks)
 
     slots = engine.hardware.slots
-    while todo := progress.list_undone(tasks):
+    while todo := progress.list_undone():
         slots = slots[: len(todo)]
         parts = [todo[index :: len(slots)] for index in range(len(slots))]
         failures = _run_each(run, parts, slots, [engine.new_log("predict") for _ in slots])
@@ -169,27 +156,17 @@ class _Progress:
     """The scans that are predicted so far, as several threads report them."""
 
     def __init__(
-        self,
-        *,
-        total: int,
-        kept: Kept | None,
-        on_scan: Callable[[PredictedScan], None] | None,
+        self, tasks: Sequence[Task], kept: Kept, on_scan: Callable[[PredictedScan], None] | None
     ) -> None:
         self.done: dict[str, PredictedScan] = {}
         self.unreadable: dict[str, str] = {}
         self.peaks: dict[str, int] = {}
-        self._total = total
+        self._tasks = {task.scan.scan_id: task for task in tasks}
         self._kept = kept
         self._on_scan = on_scan
-        self._tasks: dict[str, Task] = {}
         self._lock = threading.Lock()
-
-    def take_kept(self, tasks: Sequence[Task]) -> None:
-        """Take over the rows that an interrupted run kept."""
-        self._tasks = {task.scan.scan_id: task for task in tasks}
         for task in tasks:
-            entry = self._kept.find(task) if self._kept else None
-            if entry is not None:
+            if entry := kept.find(task):
                 self._add(task.scan.scan_id, entry["rows"], entry["seconds"])
 
     def take(self, event: Event) -> None:
@@ -198,12 +175,9 @@ class _Progress:
             if event["event"] == "unreadable":
                 self.unreadable[event["scan_id"]] = f"{event['scan_id']}: {event['message']}"
             elif event["event"] == "scan":
-                if self._kept is not None:
-                    self._kept.keep(
-                        self._tasks[event["scan_id"]],
-                        {"rows": event["rows"], "seconds": event["seconds"]},
-                    )
-                self._add(event["scan_id"], event["rows"], event["seconds"])
+                entry = {"rows": event["rows"], "seconds": event["seconds"]}
+                self._kept.keep(self._tasks[event["scan_id"]], entry)
+                self._add(event["scan_id"], **entry)
 
     def take_peaks(self, result: Event) -> None:
         """Take the largest memory that an engine process reports at its end."""
@@ -213,11 +187,8 @@ class _Progress:
                     self.peaks[key] = max(value, self.peaks.get(key, 0))
 
     def _add(self, scan_id: str, rows: Sequence[Sequence[str]], seconds: float) -> None:
-        scan = PredictedScan(
-            scan_id=scan_id,
-            rows=tuple((row[0], row[1], row[2]) for row in rows),
-            seconds=seconds,
-        )
+        texts = tuple((row[0], row[1], row[2]) for row in rows)
+        scan = PredictedScan(scan_id=scan_id, rows=texts, seconds=seconds)
         self.done[scan_id] = scan
         if self._on_scan:
             self._on_scan(scan)
@@ -225,36 +196,29 @@ class _Progress:
     def raise_unreadable(self) -> None:
         """Raise the problems of scans that cannot be read."""
         if self.unreadable:
-            raise InputError(
-                "\n".join(
-                    [
-                        *list(self.unreadable.values())[:20],
-                        f"{len(self.unreadable)} of {self._total} scans cannot be predicted. "
-                        "Correct them and run the same again"
-                        + (": the others are kept." if self._kept else "."),
-                    ]
-                )
+            end = ": the others are kept." if self._kept.folder else "."
+            last = (
+                f"{len(self.unreadable)} of {len(self._tasks)} scans cannot be predicted. "
+                f"Correct them and run the same again{end}"
             )
+            raise InputError("\n".join([*list(self.unreadable.values())[:20], last]))
 
     def explain(self, error: GiError) -> GiError:
         """Return the engine's failure, with what is predicted already."""
         if not isinstance(error, EngineError):
             return error
         lines = [str(error), *list(self.unreadable.values())[:20]]
-        if self._kept is not None:
+        if self._kept.folder:
             lines.append(
-                f"{len(self.done)} of {self._total} scans are predicted and kept: "
+                f"{len(self.done)} of {len(self._tasks)} scans are predicted and kept: "
                 "the same command goes on from there."
             )
         return EngineError("\n".join(lines))
 
-    def list_undone(self, tasks: Sequence[Task]) -> list[Task]:
+    def list_undone(self) -> list[Task]:
         """Return the scans that are neither predicted nor unreadable."""
-        return [
-            task
-            for task in tasks
-            if task.scan.scan_id not in self.done and task.scan.scan_id not in self.unreadable
-        ]
+        ended = self.done.keys() | self.unreadable.keys()
+        return [task for scan_id, task in self._tasks.items() if scan_id not in ended]
 
 
 def _run_each(
@@ -282,9 +246,8 @@ def _run_each(
         work(0)
     else:
         # Daemons: on Ctrl-C this process ends at once, and its children with it.
-        threads = [
-            threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(slots))
-        ]
+        every = range(len(slots))
+        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in every]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -316,43 +279,39 @@ class KeptScan(TypedDict):
 
 
 class Kept:
-    """A folder of rows by scan, each with a digest of everything that they depend on."""
+    """A folder of rows by scan, each with a digest of everything that they depend on, or none."""
 
     def __init__(
         self,
-        folder: Path,
-        *,
+        folder: Path | None,
         settings: Mapping[str, Any],
         models: Sequence[TrainedModel],
         folds: Sequence[Fold],
     ) -> None:
-        self._folder = folder
-        self._settings = dict(settings)
-        self._plans = _describe(model.folder / "plans.json" for model in models)
-        self._checkpoints = {
-            fold: _describe(fold_folder(model.folder, fold) / FINAL_CHECKPOINT for model in models)
-            for fold in folds
-        }
+        self.folder = folder
+        self._settings = settings
+        self._plans = describe_files(model.folder / "plans.json" for model in models)
+        self._checkpoints = {fold: describe_checkpoints(models, [fold]) for fold in folds}
 
     def find(self, task: Task) -> KeptScan | None:
         """Return what is kept of a scan; ``None`` if nothing is, or it was made otherwise."""
-        entry = find_record(self._path(task), KeptScan)
+        if self.folder is None:
+            return None
+        entry = find_record(self.folder / f"{task.scan.scan_id}.json", KeptScan)
         if entry is None or entry["digest"] != self._digest(task):
             return None
         return entry if all(Path(name).is_file() for name in self._beside(task)) else None
 
     def keep(self, task: Task, entry: Mapping[str, Any]) -> None:
         """Keep a scan's rows; raises :class:`OutputError` if they cannot be written."""
-        content = {**entry, "digest": self._digest(task)}
-        replace_file(self._path(task), json.dumps(content) + "\n")
-
-    def _path(self, task: Task) -> Path:
-        return self._folder / f"{task.scan.scan_id}.json"
+        if self.folder is not None:
+            content = json.dumps({**entry, "digest": self._digest(task)})
+            replace_file(self.folder / f"{task.scan.scan_id}.json", content + "\n")
 
     def _digest(self, task: Task) -> str:
         # Only of its own folds: the rows of a scan do not depend on what else is predicted.
         models = [self._plans, *(self._checkpoints[fold] for fold in task.folds)]
-        content = [self._settings, models, task.to_json(), _describe(task.scan.files)]
+        content = [self._settings, models, task.to_json(), describe_files(task.scan.files)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _beside(self, task: Task) -> list[str]:
@@ -364,14 +323,32 @@ class Kept:
         return [*files, *(f"{folder}/{scan_id}{SUFFIX}" for folder in folders)]
 
 
-def _describe(paths: Iterable[Path]) -> dict[str, list[int]]:
-    return {str(path): describe_file(path) for path in paths}
+def describe_checkpoints(
+    models: Sequence[TrainedModel], folds: Sequence[Fold]
+) -> dict[str, list[int]]:
+    """Return size and time of change of every checkpoint."""
+    folders = [fold_folder(model.folder, fold) for model in models for fold in folds]
+    return describe_files(folder / FINAL_CHECKPOINT for folder in folders)
 
 
-def describe_file(path: Path) -> list[int]:
-    """Return a file's size in bytes and time of change in ns; empty if it is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]
+def describe_files(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Return each file's size in bytes and time of change in ns; nothing of a missing one."""
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        with suppress(OSError):
+            file = path.stat()
+            found[str(path)] = [file.st_size, file.st_mtime_ns]
+    return found
+
+
+def write_cost(
+    folder: Path, predicted: PredictedScans, engine: Engine, *, seconds_per_scan: float
+) -> None:
+    """Record time and memory, apart from what is the same in every run."""
+    cost = {
+        "scans": len(predicted.scans),
+        "seconds_per_scan": seconds_per_scan,
+        "device": engine.hardware.device,
+        "hardware": engine.hardware.name,
+    }
+    write_json(folder / COST, {**cost, **predicted.peaks})

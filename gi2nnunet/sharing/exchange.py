@@ -45,14 +45,8 @@ class ExportedModel:
 class ImportedModel:
     """A model file that was taken into the workspace.
 
-    Attributes
-    ----------
-    written, kept
-        Model folders that are new, and those that held the same before.
-    models
-        All models of the file, now in the workspace.
-    tuning
-        The file of their tuning, if they brought one.
+    Its model folders are new (``written``), or held the same before (``kept``). ``tuning`` is the
+    file of the settings that tuning chose for the models, if they brought one.
     """
 
     bundle: Bundle
@@ -65,17 +59,11 @@ class ImportedModel:
 def export_model(
     ensemble: Ensemble, out: Path, *, dataset: Dataset | None, engine: Engine, half: bool = False
 ) -> ExportedModel:
-    """Write models, the scans they were trained on, and their tuning into one file.
+    """Write models, the scans they were trained on, and their tuning into one file, or replace it.
 
-    Parameters
-    ----------
-    out
-        The file; an existing one is replaced.
-    dataset
-        What the models were trained on, if it is in the workspace.
-    half
-        Write the weights in half precision: half the size, and predictions that may differ in
-        single voxels.
+    The dataset is the one that the models were trained on, if it is in the workspace. ``half``
+    writes the weights in half precision: half the size, and predictions that may differ in single
+    voxels.
 
     Raises
     ------
@@ -122,15 +110,9 @@ def export_model(
 def import_model(path: Path, *, engine: Engine, replace: bool = False) -> ImportedModel:
     """Take a model file and its tuning into the workspace, as nnU-Net's own model folders.
 
-    Each model folder appears whole or not at all; the same file again writes what is missing.
-
-    Parameters
-    ----------
-    engine
-        Its workspace gets the models. One that trusts accepts plans that name code which nnU-Net
-        does not ship.
-    replace
-        Replace other models of the same names.
+    Each model folder appears whole or not at all; the same file again writes what is missing. Other
+    models of the same names are only replaced with ``replace``. An engine that trusts accepts plans
+    that name code which nnU-Net does not ship.
 
     Raises
     ------

@@ -34,16 +34,10 @@ MIRRORED_PASSES = 4  # of a 2D network; a 3D one has 8, so that it gains more th
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenPrediction:
-    """A submission for the hidden test set.
+    """A submission for the hidden test set, with the number of scans that ``test/`` holds.
 
-    Attributes
-    ----------
-    scans
-        How many ``test/`` holds.
-    outcome
-        ``None`` if there were no scans to predict.
-    tuned
-        ``None`` for masks as nnU-Net decides them.
+    ``outcome`` is ``None`` if there were no scans to predict, ``tuned`` for masks as nnU-Net
+    decides them.
     """
 
     submission: Path
@@ -73,24 +67,11 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What happened to the scans.
-
-    Attributes
-    ----------
-    used
-        By scan id, the step it was predicted with.
-    late
-        Scans for which no time was left.
-    failed
-        By scan id, why it could not be predicted.
-    changes
-        What was given up, one sentence each.
-    """
+    """By scan id, the step it was predicted with or why it failed; ``late`` had no time left."""
 
     used: dict[str, Step]
     late: tuple[str, ...]
     failed: dict[str, str]
-    changes: tuple[str, ...]
 
 
 class _Submission:
@@ -131,26 +112,9 @@ def predict_hidden(
 ) -> HiddenPrediction:
     """Predict what ``test/`` holds; ``out`` is a valid submission from the first second on.
 
-    It is written with empty rows before a model is opened, and replaced with every scan.
-
-    Parameters
-    ----------
-    source
-        The competition's folder.
-    model
-        A file of :func:`~gi2nnunet.sharing.exchange.export_model`.
-    hours
-        The budget, from this call on.
-    engine
-        The model is unpacked into its workspace.
-    mirroring
-        Whether to begin with mirroring.
-    tuning
-        Apply the settings that tuning chose for these models, if the file has some.
-    progress
-        Called with ``(done, total, what)`` in scans.
-    on_notice
-        Called with each sentence about what is given up.
+    It is written with empty rows before a model is opened, and replaced with every scan. The
+    ``hours`` count from this call on. The model is unpacked into the engine's workspace; the
+    settings that tuning chose for it are applied with ``tuning``.
 
     Raises
     ------
@@ -317,22 +281,14 @@ def predict_within(
 ) -> Outcome:
     """Predict scans until the deadline, giving up quality rather than scans.
 
-    Parameters
-    ----------
-    deadline
-        By ``clock``, in seconds.
-    predict
-        Predicts scans with a step and calls back with each one. If it raises a :class:`GiError`,
-        the scans are tried again one by one, so that a bad scan costs only itself.
-    on_change
-        Called with each sentence about what is given up.
-    run
-        Ends a part at the deadline.
+    ``predict`` calls back with each scan. If it raises a :class:`GiError`, its scans are tried
+    again one by one, so that a bad scan costs only itself. ``on_change`` is called with each
+    sentence about what is given up; ``run`` ends a part at the deadline, which is in seconds of
+    ``clock``.
     """
     todo = list(scans)
     used: dict[str, Step] = {}
     failed: dict[str, str] = {}
-    changes: list[str] = []
     now, size = 0, min(FIRST_SCANS, len(todo))
     start_seconds = 0.0
     singly = 0  # how many of the next scans are predicted one by one
@@ -364,17 +320,15 @@ def predict_within(
             steps, now, scan_seconds=scan_seconds, scans=len(todo), seconds_left=seconds_left
         )
         if chosen != now:
-            changes.append(
+            (on_change or ignore)(
                 f"{len(todo)} scans at {scan_seconds:.1f} s each do not fit into the "
                 f"{max(0.0, seconds_left):.0f} s left: going on with {steps[chosen].describe()}."
             )
-            (on_change or ignore)(changes[-1])
             now = chosen
         # Several parts, so that a wrong estimate is noticed in time.
         fitting = int(seconds_left / 3 / max(scan_seconds, 1e-9))
         size = max(1, min(math.ceil(len(scans) / 4), fitting))
-    late = tuple(scan.scan_id for scan in todo)
-    return Outcome(used=used, late=late, failed=failed, changes=tuple(changes))
+    return Outcome(used=used, late=tuple(scan.scan_id for scan in todo), failed=failed)
 
 
 def _measure(start: float, at: Sequence[float], end: float, *, known: float) -> tuple[float, float]:

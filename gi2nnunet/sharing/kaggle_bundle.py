@@ -9,7 +9,6 @@ import socket
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import write_json
@@ -32,16 +31,9 @@ _LONGEST_NAME = 50 - len(_OF_NOTEBOOK)  # Kaggle takes 6 to 50 characters
 
 @dataclass(frozen=True, kw_only=True)
 class KaggleBundle:
-    """A bundle that was written.
+    """A bundle that was written: its wheels by name, and its size in bytes.
 
-    Attributes
-    ----------
-    wheels
-        Names of the wheels in it.
-    size
-        Of the whole folder, in bytes.
-    commands
-        They upload the folder, run the notebook and submit its output, in this order.
+    ``commands`` upload the folder, run the notebook and submit its output, in this order.
     """
 
     folder: Path
@@ -53,16 +45,10 @@ class KaggleBundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Notebook:
-    """The notebook on Kaggle: its owner, its name, and how it predicts.
+    """The notebook on Kaggle: its owner's account, and how it predicts.
 
-    Attributes
-    ----------
-    user
-        Name of the Kaggle account.
-    name
-        Name of the Kaggle dataset; the notebook's has ``-notebook`` after it.
-    hours
-        Its time budget, of the nine that the competition gives.
+    ``name`` is the Kaggle dataset's; the notebook's has ``-notebook`` after it. ``hours`` is its
+    time budget, of the nine that the competition gives.
     """
 
     user: str
@@ -87,20 +73,9 @@ def make_bundle(
 ) -> KaggleBundle:
     """Write models, wheels, the notebook and the metadata of Kaggle's client into one folder.
 
-    The folder is flat, as a Kaggle dataset is, and appears whole or not at all.
-
-    Parameters
-    ----------
-    out
-        The folder; new, empty, or, with ``replace``, an earlier bundle.
-    image
-        The machine that the notebook runs on.
-    engine
-        Packs the models; the notebook trusts them if this does.
-    fetch
-        Gets wheels in place of pip.
-    progress
-        Called with ``(done, total, what)``.
+    The folder is flat, as a Kaggle dataset is, and appears whole or not at all. It is new, empty,
+    or, with ``replace``, an earlier bundle. The notebook runs on the image, and trusts the models
+    if the engine does. ``fetch`` gets wheels in place of pip.
 
     Raises
     ------
@@ -174,9 +149,29 @@ def _write_notebook(folder: Path, notebook: Notebook, *, python: str, trust: boo
         "options": [option for option, given in options.items() if given],
     }
     write_json(folder / SETTINGS, settings)
-    user, name = notebook.user, notebook.name
-    write_json(folder / "dataset-metadata.json", _describe_dataset(user, name))
-    write_json(folder / "kernel-metadata.json", _describe_notebook(user, name))
+    bundle = f"{notebook.user}/{notebook.name}"
+    dataset = {
+        "title": notebook.name.replace("-", " "),  # Kaggle makes exactly that name of it
+        "id": bundle,
+        # The weights belong to their owner; each wheel names its own licence.
+        "licenses": [{"name": "other"}],
+    }
+    kernel = {
+        "id": bundle + _OF_NOTEBOOK,
+        "title": (notebook.name + _OF_NOTEBOOK).replace("-", " "),
+        "code_file": _NOTEBOOK,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "dataset_sources": [bundle],
+        "competition_sources": [COMPETITION],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+    write_json(folder / "dataset-metadata.json", dataset)
+    write_json(folder / "kernel-metadata.json", kernel)
 
 
 def _check_names(user: str, name: str) -> None:
@@ -205,34 +200,3 @@ def _check_folder(out: Path, *, replace: bool) -> None:
         raise OutputError(
             f"{out}: holds a bundle already. Replace it with --replace, or give another folder."
         )
-
-
-def _title(name: str) -> str:
-    """Return a title from which Kaggle makes exactly that name."""
-    return name.replace("-", " ")
-
-
-def _describe_dataset(user: str, name: str) -> dict[str, Any]:
-    return {
-        "title": _title(name),
-        "id": f"{user}/{name}",
-        # The weights belong to their owner; each wheel names its own licence.
-        "licenses": [{"name": "other"}],
-    }
-
-
-def _describe_notebook(user: str, name: str) -> dict[str, Any]:
-    return {
-        "id": f"{user}/{name}{_OF_NOTEBOOK}",
-        "title": _title(name + _OF_NOTEBOOK),
-        "code_file": _NOTEBOOK,
-        "language": "python",
-        "kernel_type": "notebook",
-        "is_private": True,
-        "enable_gpu": True,
-        "enable_internet": False,
-        "dataset_sources": [f"{user}/{name}"],
-        "competition_sources": [COMPETITION],
-        "kernel_sources": [],
-        "model_sources": [],
-    }

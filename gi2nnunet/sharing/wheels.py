@@ -40,15 +40,10 @@ Fetch = Callable[[Sequence[str], "Image", Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """The other machine: Linux on x86-64.
+    """The other machine: Linux on x86-64, with the Python ``(major, minor)``.
 
-    Attributes
-    ----------
-    python
-        Its Python, ``(major, minor)``.
-    installed
-        Versions by canonical name, ``None`` if unknown. Empty if nothing is known: then torch is
-        assumed to be there.
+    ``installed`` holds versions by canonical name, ``None`` if unknown. If it is empty, nothing is
+    known of the image, and torch is assumed to be there.
     """
 
     python: tuple[int, int]
@@ -115,13 +110,6 @@ def collect_wheels(image: Image, folder: Path, *, fetch: Fetch | None = None) ->
     that fits. What only the image's Python needs comes in the newest version that fits. If nothing
     is known of the image, everything comes but torch, torchvision and what only they need.
 
-    Parameters
-    ----------
-    folder
-        It holds no wheels yet.
-    fetch
-        Puts requirements into a folder, as wheels or source archives; by default pip.
-
     Raises
     ------
     InputError
@@ -172,7 +160,8 @@ class _Walk:
             if name in sys.stdlib_module_names:  # a backport, such as argparse, would hide it
                 continue
             self.needs.setdefault(name, []).append((parent, need))
-            if name in OF_THE_IMAGE or (name not in self.shipped and self._is_held(name, need)):
+            held = name not in self.shipped and self.image.installed.get(name)
+            if name in OF_THE_IMAGE or (held and _fits(held, need)):
                 continue
             for part in ("", *sorted(need.extras)):
                 if (name, part) not in self._done:
@@ -184,16 +173,12 @@ class _Walk:
         for name, needs in self.needs.items():
             version = self.shipped.get(name) or self.image.installed.get(name)
             for parent, need in needs:
-                if version is not None and not need.specifier.contains(version, prereleases=True):
+                if version is not None and not _fits(version, need):
                     raise InputError(
                         f"{name}: found {version} "
                         f"{'here' if name in self.shipped else 'in the image'}; {parent} needs "
                         f"{need.specifier}. Choose an image with such a version."
                     )
-
-    def _is_held(self, name: str, need: Requirement) -> bool:
-        version = self.image.installed.get(name)
-        return version is not None and need.specifier.contains(version, prereleases=True)
 
     def _ship(self, name: str, need: Requirement) -> Sequence[str]:
         """Note the version that is shipped; return what it requires."""
@@ -212,6 +197,10 @@ class _Walk:
             place = next(n for n in members.namelist() if n.endswith(".dist-info/METADATA"))
             header = HeaderParser().parsestr(members.read(place).decode())
         return header.get_all("Requires-Dist") or ()
+
+
+def _fits(version: Version, need: Requirement) -> bool:
+    return need.specifier.contains(version, prereleases=True)
 
 
 def _find_wheel(folder: Path, name: str) -> Path | None:

@@ -32,22 +32,11 @@ from gi2nnunet.tuning.search import list_tuning_scans, measure_plain
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One configuration, or one ensemble of configurations.
+    """One configuration or ensemble, scored out of fold at the plain threshold.
 
-    Attributes
-    ----------
-    folders
-        Its model folders' names.
-    score
-        Out of fold, at the plain threshold.
-    score_low, score_high
-        Its 95 % interval over patients; NaN for fewer than two.
-    difference, low, high
-        Score minus the best's, with its 95 % interval over patients.
-    seconds_per_scan
-        Of the out-of-fold predictions, summed over the configurations; ``None`` if unknown.
-    peak_memory_bytes, peak_gpu_bytes
-        Also summed: an ensemble needs at most that.
+    ``difference`` is the score minus the best's; both have a 95 % interval over patients, NaN for
+    fewer than two. Seconds and bytes are those of the out-of-fold predictions, summed over the
+    configurations, so that an ensemble needs at most that; ``None`` if unknown.
     """
 
     name: str
@@ -65,23 +54,14 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison:
-    """All models, best first, and which to use.
+    """All models, best first, and the command that predicts with the best.
 
-    Attributes
-    ----------
-    recommended
-        The one with the highest score.
-    command
-        The command that predicts with it.
-    advice
-        The reason, and a cheaper one if its difference may be chance.
-    warnings
-        What was left out and why, one sentence each.
+    ``advice`` gives the reason, and a cheaper model if its difference may be chance; ``warnings``
+    say what was left out and why.
     """
 
     metric: str
     entries: tuple[ModelEntry, ...]
-    recommended: ModelEntry
     command: str
     advice: str
     warnings: tuple[str, ...] = ()
@@ -99,7 +79,7 @@ class ModelComparison:
                 {k: None if v != v else v for k, v in asdict(entry).items()}
                 for entry in self.entries
             ],
-            "recommended": self.recommended.name,
+            "recommended": self.best.name,
             "command": self.command,
             "advice": self.advice,
             "warnings": list(self.warnings),
@@ -122,17 +102,6 @@ def compare_all_models(
 
     A configuration is left out with a warning if a fold is missing, or if the scans that it was
     trained on are unknown.
-
-    Parameters
-    ----------
-    preset, trainer
-        Only models of these.
-    seed
-        Of the bootstrap's draws.
-    jobs
-        Scans in work at once while scoring.
-    progress
-        Called with ``(done, total, what)``.
 
     Raises
     ------
@@ -170,7 +139,6 @@ def compare_all_models(
     return ModelComparison(
         metric=metric,
         entries=tuple(entries),
-        recommended=entries[0],
         command=_spell(groups[entries[0].name], dataset=dataset, metric=metric),
         advice=_advise(entries),
         warnings=tuple(warnings),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,8 @@ def tune_decision(
 ) -> Tuning:
     """Choose the settings that make masks of probabilities, organ by organ, for a metric.
 
-    Parameters
-    ----------
-    scans
-        Of at least two folds, each patient in one.
-    configurations
-        Their names, in the order of the ensemble.
-    seed
-        Of the bootstrap's draws.
-    jobs
-        Scans in work at once; by default one a core. The result does not depend on it.
-    progress
-        Called with ``(done, total, what)``.
+    The scans are of at least two folds, each patient in one. The result does not depend on
+    ``jobs``, the scans in work at once.
 
     Raises
     ------
@@ -244,15 +234,10 @@ class _CrossFit:
 
     def measure(self, organ: int, kept: Sequence[str], numbers: Sequence[int]) -> Gain:
         """Return the gain of an organ's choices on these scans, the other organs plain."""
-        some = list(numbers)
-        tuned = self._decide(organ, kept)
-        return measure_gain(
-            self.plain[:, some],
-            tuned[:, some],
-            [self.patients[n] for n in some],
-            seed=self._seed,
-            confidence=CONFIDENCE_OF_EACH,
-        )
+        some, tuned = list(numbers), self._decide(organ, kept)
+        plain, tuned = self.plain[:, some], tuned[:, some]
+        patients = [self.patients[n] for n in some]
+        return measure_gain(plain, tuned, patients, seed=self._seed, confidence=CONFIDENCE_OF_EACH)
 
     def settle(self, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """Return the organs with choices that gain on these scans, and the properties that gain."""
@@ -291,8 +276,7 @@ class _CrossFit:
 
 def _list_kept() -> list[tuple[str, ...]]:
     """Return every set of properties, in their order."""
-    sizes = range(len(_PROPERTIES) + 1)
-    return list(chain.from_iterable(combinations(_PROPERTIES, size) for size in sizes))
+    return [some for n in range(len(_PROPERTIES) + 1) for some in combinations(_PROPERTIES, n)]
 
 
 def _keep(choice: OrganDecision, names: Sequence[str]) -> OrganDecision:

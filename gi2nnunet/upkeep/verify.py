@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -302,18 +302,7 @@ def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
 class Verification:
     """Result of checking a workspace.
 
-    Attributes
-    ----------
-    datasets
-        Names of the datasets that were checked.
-    checks
-        How many checks were made.
-    quick
-        Whether only names and sizes were checked.
-    findings
-        What is wrong; empty if all is well.
-    notes
-        What could not be checked, one sentence each.
+    ``quick`` says that only names and sizes were checked, ``notes`` what could not be checked.
     """
 
     datasets: tuple[str, ...]
@@ -329,14 +318,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""
-        return {
-            "sound": self.sound,
-            "datasets": list(self.datasets),
-            "checks": self.checks,
-            "quick": self.quick,
-            "findings": [finding.to_json() for finding in self.findings],
-            "notes": list(self.notes),
-        }
+        findings = [finding.to_json() for finding in self.findings]
+        return {"sound": self.sound, **asdict(self), "findings": findings}
 
 
 def verify_workspace(
@@ -350,20 +333,10 @@ def verify_workspace(
 ) -> Verification:
     """Find what is missing, altered, stale, half-made or left behind in a workspace.
 
-    Parameters
-    ----------
-    dataset_id
-        ``None`` for all datasets.
-    quick
-        Only check names, sizes, splits and marks; else also read every file of the datasets
-        (digests, label values, geometry) and every checkpoint (checksums).
-    jobs
-        Checks at once; ``None`` for one a core. The result does not depend on it.
-    progress
-        Called with ``(done, total, what)``.
-    engine
-        Loads the checkpoints, to see whether they belong to their folds and their weights are
-        finite; not used with ``quick``.
+    ``quick`` only checks names, sizes, splits and marks. Otherwise every file of the datasets is
+    read (digests, label values, geometry), and every checkpoint (checksums); an engine also loads
+    these, to see whether they belong to their folds and their weights are finite. The result does
+    not depend on ``jobs``, the checks at once.
 
     Raises
     ------
@@ -381,7 +354,11 @@ def verify_workspace(
             f"{workspace.raw}: holds no dataset{f' {dataset_id}' if dataset_id else ''} to check. "
             "Make one with: gi2nnunet convert SOURCE"
         )
-    findings = [_leftover_dataset(path) for path in hidden]
+    again = "Run the same gi2nnunet convert again to complete it, or delete it."
+    findings = [
+        _finding(path, "a conversion that was interrupted", "a whole dataset", again)
+        for path in hidden
+    ]
     checks: list[Check] = []
     notes: list[str] = []
     for name in names:
@@ -405,7 +382,7 @@ def verify_workspace(
             findings += [finding for finding in refused if finding.file not in damaged]
     folders = [root / name for root in roots for name in names]
     for folder in (*folders, workspace.predictions, workspace.logs):
-        findings += [_leftover_file(path) for path in _find_part_files(folder)]
+        findings += _list_leftovers(folder)
     return Verification(
         datasets=tuple(names),
         checks=len(checks),
@@ -446,20 +423,12 @@ def _open(folder: Path) -> tuple[Dataset | None, list[Finding]]:
     return None, [_finding(path, found, expected, CONVERT_AGAIN)]
 
 
-def _leftover_dataset(path: Path) -> Finding:
-    remedy = "Run the same gi2nnunet convert again to complete it, or delete it."
-    return _finding(path, "a conversion that was interrupted", "a whole dataset", remedy)
-
-
-def _leftover_file(path: Path) -> Finding:
+def _list_leftovers(folder: Path) -> Iterator[Finding]:
+    """Yield a finding for each temporary file under a folder, sorted."""
     found = "a temporary file of a run that was killed"
-    return _finding(path, found, "none, unless a command is running here now", "Delete it.")
-
-
-def _find_part_files(folder: Path) -> Iterator[Path]:
-    """Yield the temporary files under a folder, sorted."""
+    expected = "none, unless a command is running here now"
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             if name.startswith(".") and name.endswith(PART_SUFFIX):
-                yield Path(parent, name)
+                yield _finding(Path(parent, name), found, expected, "Delete it.")

@@ -238,7 +238,9 @@ def _spell_place(context: typer.Context) -> tuple[str, ...]:
 
 
 def _read_profile(context: typer.Context, space: Workspace) -> Profile:
-    file = context.params["profile"] or _find_profile(space)
+    places = (space.logs.parent, Path.home() / ".config" / "gi2nnunet")
+    found = (place / _PROFILE_NAME for place in places if (place / _PROFILE_NAME).is_file())
+    file = context.params["profile"] or next(found, None)
     return read_profile(file, overrides=context.params["slurm"] or ())
 
 
@@ -266,8 +268,3 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
 
 def _jobs_folder(space: Workspace) -> Path:
     return space.logs.parent / "jobs"
-
-
-def _find_profile(space: Workspace) -> Path | None:
-    places = (space.logs.parent, Path.home() / ".config" / "gi2nnunet")
-    return next((p / _PROFILE_NAME for p in places if (p / _PROFILE_NAME).is_file()), None)

@@ -40,18 +40,9 @@ _PATIENT_PART = 0.75
 class JobStatus:
     """State of one submitted job.
 
-    Attributes
-    ----------
-    job_id
-        Slurm's; of a job in an array, the array's with its place, such as ``12_3``.
-    state
-        ``stopped``: Slurm no longer knows it, and it did not record how it ended.
-    reason
-        Slurm's reason for waiting, or empty.
-    log
-        What it printed.
-    last_lines
-        The log's end if the job failed or was stopped, or empty.
+    ``job_id`` is Slurm's, such as ``12_3`` in an array; ``reason`` is Slurm's reason for waiting. A
+    job is ``stopped`` if Slurm no longer knows it and it did not record how it ended.
+    ``last_lines`` are the end of its log if it failed or was stopped.
     """
 
     name: str
@@ -75,28 +66,18 @@ class Submission:
 
 
 def submit(jobs: Sequence[Job], *, profile: Profile, folder: Path, mark: str) -> Submission:
-    """Submit what is missing of a run.
+    """Submit what is missing of a run; each job comes after those it waits for.
 
-    Jobs that finished, run or wait are kept. A job is submitted again if it failed, was
-    stopped, or its results are gone, and so is what finished after such a job. Jobs of one array
-    go to Slurm as one.
-
-    Parameters
-    ----------
-    jobs
-        Each comes after those it waits for.
-    folder
-        The workspace's folder of jobs, on a file system that all nodes see.
-    mark
-        What the jobs work on; a finished job of another mark does not count.
+    Jobs that finished, run or wait are kept. A job is submitted again if it failed, was stopped, or
+    its results are gone, and so is what finished after such a job. Jobs of one array go to Slurm as
+    one. ``folder`` is on a file system that all nodes see. ``mark`` says what the jobs work on: a
+    finished job of another mark does not count.
 
     Raises
     ------
     InputError
         If Slurm is missing or refuses a job, or a job of the same name with other words waits or
         runs.
-    OutputError
-        If another run is submitting.
     """
     _require_slurm()
     submitted: dict[str, str] = {}
@@ -139,11 +120,12 @@ def _list_missing(
         record = find_record(_record(folder, job.name), JobRecord) if status else None
         same = record is not None and _identify(job, mark).items() <= record.items()
         again = {other.name for other in todo} & set(job.after)
+        gone = job.leaves and not any(path.exists() for path in job.leaves)
         if status and record and status.state in _ACTIVE and not same:
             raise _busy(status, record)
         if status and (
             status.state in _ACTIVE
-            or (same and status.state == "finished" and _is_there(job) and not again)
+            or (same and status.state == "finished" and not again and not gone)
         ):
             kept[job.name] = status.state
         else:
@@ -179,10 +161,6 @@ def _busy(status: JobStatus, record: JobRecord) -> InputError:
     )
 
 
-def _is_there(job: Job) -> bool:
-    return not job.leaves or any(path.exists() for path in job.leaves)
-
-
 def _drop_former(
     jobs: Sequence[Job], states: Mapping[str, JobStatus], *, folder: Path
 ) -> None:  # fmt: skip
@@ -197,15 +175,7 @@ def _drop_former(
 
 
 def read_jobs(folder: Path) -> tuple[JobStatus, ...]:
-    """Return the state of every recorded job, in the order of submission.
-
-    Raises
-    ------
-    InputError
-        If a record is damaged.
-    EngineError
-        If Slurm does not answer.
-    """
+    """Return the state of every recorded job, in the order of submission."""
     remedy = "Remove the file and run the same command with --on slurm again."
     paths = (folder / "records").glob("*.json")
     records = [read_record(path, JobRecord, remedy=remedy) for path in paths]
@@ -218,25 +188,22 @@ def _describe_job(
     record: JobRecord, folder: Path, queue: Mapping[str, tuple[str, str]]
 ) -> JobStatus:
     job_id = record["job_id"]
-    state, reason = _find_state(folder, job_id, queue)
-    log = folder / "logs" / f"{job_id}_0_log.out"
-    last_lines = _last_lines(log) if state in ("failed", "stopped") else ""
-    return JobStatus(
-        name=record["name"], job_id=job_id, state=state, reason=reason, log=log,
-        last_lines=last_lines,
-    )  # fmt: skip
-
-
-def _find_state(
-    folder: Path, job_id: str, queue: Mapping[str, tuple[str, str]]
-) -> tuple[State, str]:
     outcome = find_record(folder / "outcomes" / f"{job_id}.json", Outcome)
-    state, reason = queue.get(job_id, ("", ""))
-    if state.startswith(("PENDING", "REQUEUE")):
-        return "waiting", "" if reason == "None" else reason
-    if outcome:
-        return ("failed" if outcome["exit_code"] else "finished"), ""
-    return ("running" if state else "stopped"), ""
+    queued, reason = queue.get(job_id, ("", ""))
+    state: State = "running" if queued else "stopped"
+    if queued.startswith(("PENDING", "REQUEUE")):
+        state = "waiting"
+    elif outcome:
+        state = "failed" if outcome["exit_code"] else "finished"
+    log = folder / "logs" / f"{job_id}_0_log.out"
+    return JobStatus(
+        name=record["name"],
+        job_id=job_id,
+        state=state,
+        reason=reason if state == "waiting" and reason != "None" else "",
+        log=log,
+        last_lines=_last_lines(log) if state in ("failed", "stopped") else "",
+    )
 
 
 def _read_queue() -> dict[str, tuple[str, str]]:
@@ -272,14 +239,12 @@ def _submit_together(
         "signal_delay_s": profile.warning_seconds,
         "stderr_to_stdout": True,
         "additional_parameters": {key.replace("-", "_"): value for key, value in more.items()},
-    }
-    optional = {
         "partition": profile.partition,
         "account": profile.account,
         "mem": profile.memory,
         "gpus_per_node": profile.gpus or None,
     }
-    executor.update_parameters(**asked, **{k: v for k, v in optional.items() if v is not None})
+    executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
     patience = profile.warning_seconds * _PATIENT_PART
     runs = [CommandRun(words=job.words, outcomes=outcomes, patience=patience) for job in jobs]
     try:
@@ -307,20 +272,11 @@ def _last_lines(log: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job: a command line.
+    """One job: the words after ``gi2nnunet``, under a name that is unique in the run.
 
-    Attributes
-    ----------
-    name
-        Unique in the run.
-    words
-        The words after ``gi2nnunet``.
-    after
-        Names of the jobs that must have succeeded before.
-    array
-        Name of its array, if any; the jobs of an array run side by side and wait for the same.
-    leaves
-        If there are any and all of them are gone, a finished job has to run again.
+    It waits until the jobs in ``after`` have succeeded. Jobs of one ``array`` run side by side and
+    wait for the same. If there are ``leaves`` and all of them are gone, a finished job has to run
+    again.
     """
 
     name: str
@@ -415,11 +371,7 @@ class CommandRun:
     def __call__(self) -> int:
         """Run the command, and record how it ended for ``gi2nnunet jobs``.
 
-        Raises
-        ------
-        SystemExit
-            If it failed: jobs that wait for this one do not start, and nothing is printed after
-            the command's own message.
+        If it failed, this process exits too, so that jobs that wait for it do not start.
         """
         from submitit import JobEnvironment
 
@@ -484,26 +436,12 @@ _Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What every job asks for.
+    """What every job asks for, as ``sbatch`` takes it; ``time`` and ``memory`` are of one job.
 
-    Attributes
-    ----------
-    partition, account
-        By default the cluster's own.
-    time
-        Limit of one job, ``[days-]hours:minutes:seconds``; one that reaches it is queued again
-        and goes on from its checkpoint.
-    memory
-        Of one job, such as ``32G``.
-    gpus, cpus
-        Of one job.
-    warning_seconds
-        How long before its limit a job is warned. A training then saves at the end of its epoch,
-        and the job queues itself again, after three quarters of this time at the latest.
-    most_timeouts
-        How often a job may reach its limit before it fails.
-    flags
-        Further options of ``sbatch`` by name, without the dashes.
+    A job that reaches its limit is queued again and goes on from its checkpoint, ``most_timeouts``
+    times at most. It is warned ``warning_seconds`` before: a training then saves at the end of its
+    epoch, and the job queues itself again, after three quarters of this time at the latest.
+    ``flags`` are further options of ``sbatch``, without the dashes.
     """
 
     partition: _Text | None = None
@@ -518,13 +456,7 @@ class Profile:
 
 
 def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile from a TOML file, if any; ``key=value`` texts override its values.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or is not TOML; for unknown keys and wrong values.
-    """
+    """Read a profile from a TOML file, if any; ``key=value`` texts override its values."""
     found: dict[str, Any] = {}
     if file is not None:
         try:
