@@ -209,7 +209,7 @@ def _find_differences(
         described = find_record(preprocessed / DATASET_JSON, dict[str, Any]) or {}
         labels = nnunet_labels(wanted["labels"])[0]
         same = splits == wanted["splits"] and described.get("labels") == labels
-        return [] if same else ["what it was trained on is no longer there to compare with"]
+        return [] if same else ["the data that it was trained on is gone and cannot be compared"]
     former, found = manifest["recipe"], []
     old, new = former["source"], wanted["source"]
     if any(old[key] != new[key] for key in old.keys() & new.keys()):

@@ -1,7 +1,7 @@
 """Hausdorff distance: the farthest voxel of one mask from another, exactly.
 
 Two label maps are put into one array, their foreground is listed once, and all later steps work on
-that list. There is no distance transform: only the farthest voxel matters, and bounds rule out
+that list. It needs no distance transform: only the farthest voxel matters, and bounds rule out
 most.
 """
 

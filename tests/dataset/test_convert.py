@@ -422,7 +422,7 @@ def test_a_raw_dataset_removed_after_training_can_be_made_again_but_not_otherwis
     table = (ws.raw / NAME / "dataset.json").read_text()
     (ws.preprocessed / NAME / "dataset.json").write_text(table)
     shutil.rmtree(ws.raw)
-    with pytest.raises(InputError, match="no longer there to compare"):
+    with pytest.raises(InputError, match="is gone and cannot be compared"):
         convert(source, workspace=ws, folds=2)
     convert(source, workspace=ws)
     (ws.preprocessed / NAME / "dataset.json").unlink()
