@@ -68,7 +68,7 @@ UNUSUAL = re.compile(
     r"\b(?:told|tells|whose|whoever|anew|at hand|reckon\w*|lacks|stands|is no (?!such\b)[a-z]+"
     r"|where there is)\b|\balone\b|(?:(?<=[.:;!?] )|(?<=\n)|(?<=\n    )|(?<=\"\"\"))Where\b"
 )
-MOST_UNUSUAL = 160  # in all modules and pages
+MOST_UNUSUAL = 70  # in all modules and pages
 
 
 def read_helps(run) -> str:

@@ -148,6 +148,10 @@ def _cell(value: float, *, digits: int = 4, sign: bool = False) -> str:
     return "-" if value != value else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
+def _cells(of: object, *names: str) -> tuple[str, ...]:
+    return tuple(_cell(getattr(of, name)) for name in names)
+
+
 def _print_medical(result: Score) -> None:
     print_table(
         f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
@@ -171,12 +175,7 @@ def _print_intervals(found: Mapping[str, Interval]) -> None:
         "95 % intervals over patients",
         ("", "value", "from", "to"),
         [
-            (
-                name.replace("_", " ").replace(".", ", "),
-                _cell(interval.value),
-                _cell(interval.low),
-                _cell(interval.high),
-            )
+            (name.replace("_", " ").replace(".", ", "), *_cells(interval, "value", "low", "high"))
             for name, interval in found.items()
         ],
     )
@@ -189,7 +188,7 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
             "Scans",
             ("scan", "score", "Dice", "Hausdorff"),
             [
-                (scan.scan_id, _cell(scan.score), _cell(scan.dice), _cell(scan.hausdorff))
+                (scan.scan_id, *_cells(scan, "score", "dice", "hausdorff"))
                 for scan in result.per_scan
             ],
         )
@@ -197,17 +196,12 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
         f"Score ({result.metric})",
         ("organ", "score", "Dice", "Hausdorff", "slices", "scans"),
         [
-            (
-                organ.replace("_", " "),
-                _cell(terms.score),
-                _cell(terms.dice),
-                _cell(terms.hausdorff),
-                terms.n_rows,
-                terms.n_units,
+            (name.replace("_", " "), *_cells(terms, "score", "dice", "hausdorff"), *counts)
+            for name, terms, *counts in (
+                *((organ, of, of.n_rows, of.n_units) for organ, of in result.per_organ.items()),
+                ("all", result, "", ""),
             )
-            for organ, terms in result.per_organ.items()
-        ]
-        + [("all", _cell(result.score), _cell(result.dice), _cell(result.hausdorff), "", "")],
+        ],
     )
     print_result(
         f"Score {result.score:.5f} = 0.4 x Dice {result.dice:.5f} + "
