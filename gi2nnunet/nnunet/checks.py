@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gi2nnunet.core.errors import InputError, shorten
-from gi2nnunet.core.files import find_kind, read_json_object
+from gi2nnunet.core.files import find_kind, read_record
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, find_damaged
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, TrainedModel, fold_folder
-from gi2nnunet.source.nifti import DATASET_JSON
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    Fold,
+    Plans,
+    PlansConfiguration,
+    TrainedModel,
+    fold_folder,
+)
+from gi2nnunet.source.dataset import Fold as SplitFold
+from gi2nnunet.source.nifti import DATASET_JSON, DatasetDescription, LabelTable, LabelValues
 
 CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
 """Every configuration that nnU-Net's planners know, but the cascade.
@@ -65,26 +71,18 @@ def require_own_split(dataset: Dataset, preprocessed: Path) -> None:
         If the file is missing, damaged, or has other folds than the manifest.
     """
     path = preprocessed / SPLITS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if found == [dict(fold) for fold in dataset.splits]:
+    remedy = "Restore it by running the same gi2nnunet convert again."
+    found = read_record(path, list[SplitFold], remedy=remedy)
+    if found == list(dataset.splits):
         return
-    what = "missing or damaged" if found is None else "found another split"
     known = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
-    if unknown := sorted(_scans_in(found) - known):
-        what += f" (with the scan {unknown[0]!r}, which the dataset does not train on)"
-    raise InputError(
-        f"{path}: {what}; expected that of {dataset.folder}. "
-        "Restore it by running the same gi2nnunet convert again."
+    unknown = sorted({scan for fold in found for scan in (*fold["train"], *fold["val"])} - known)
+    what = (
+        f" (with the scan {unknown[0]!r}, which the dataset does not train on)" if unknown else ""
     )
-
-
-def _scans_in(splits: object) -> set[str]:
-    folds = splits if isinstance(splits, list) else []
-    lists = [part for fold in folds if isinstance(fold, dict) for part in fold.values()]
-    return {str(scan) for part in lists if isinstance(part, list) for scan in part}
+    raise InputError(
+        f"{path}: found another split{what}; expected that of {dataset.folder}. {remedy}"
+    )
 
 
 def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
@@ -97,9 +95,9 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
     InputError
         Naming the file.
     """
-    plans = read_json_object(model.folder / "plans.json", remedy=_RESTORE_MODEL)
-    configurations = plans.get("configurations")
-    if not isinstance(configurations, dict) or model.configuration not in configurations:
+    plans = read_record(model.folder / "plans.json", Plans, remedy=_RESTORE_MODEL)
+    configurations = plans["configurations"]
+    if model.configuration not in configurations:
         raise InputError(
             f"{model.folder / 'plans.json'}: found no configuration {model.configuration}; "
             f"expected the plans that the model was trained with. {_RESTORE_MODEL}"
@@ -111,29 +109,20 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
             "as input; expected a model that takes only the image. "
             f"Choose others with --config: {', '.join(CONFIGURATION_NAMES)}."
         )
-    described = read_json_object(model.folder / "dataset.json", remedy=_RESTORE_MODEL)
-    for key in ("labels", "channel_names", "file_ending"):
-        if key not in described:
-            raise InputError(
-                f"{model.folder / 'dataset.json'}: found no {key}; expected nnU-Net's description "
-                f"of the dataset. {_RESTORE_MODEL}"
-            )
+    read_record(model.folder / DATASET_JSON, DatasetDescription, remedy=_RESTORE_MODEL)
     for fold in folds:
         check_checkpoint_file(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)
 
 
-def _find_previous_stage(configurations: Mapping[str, Any], name: str) -> str | None:
+def _find_previous_stage(configurations: Mapping[str, PlansConfiguration], name: str) -> str | None:
     """Return the configuration that one needs the segmentation of, possibly by inheritance."""
     seen = set()
     while name not in seen:
         seen.add(name)
-        values = configurations.get(name)
-        if not isinstance(values, dict):
-            break
+        values = configurations.get(name, {})
         if "previous_stage" in values:  # one that is null takes back what is inherited
-            before = values["previous_stage"]
-            return None if before is None else str(before)
-        name = str(values.get("inherits_from"))
+            return values["previous_stage"]
+        name = values.get("inherits_from") or name
     return None
 
 
@@ -141,14 +130,15 @@ def check_same_labels(models: Sequence[TrainedModel]) -> None:
     """Refuse (:class:`InputError`) models of different labels: probabilities cannot be averaged."""
     if len(models) > 1:
         remedy = "Choose models of one label scheme with --config, --preset or --trainer."
-        expected = read_json_object(models[0].folder / DATASET_JSON, remedy=_RESTORE_MODEL)
+        expected = _read_labels(models[0])
         _compare_labels(models[1:], expected, of=models[0].folder, remedy=remedy)
 
 
 def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
     """Refuse (:class:`InputError`) models with other labels than the dataset's."""
     path = dataset.folder / DATASET_JSON
-    expected = read_json_object(path, remedy="Restore it with: gi2nnunet convert SOURCE")
+    convert_again = "Restore it with: gi2nnunet convert SOURCE"
+    expected = read_record(path, LabelTable, remedy=convert_again)["labels"]
     remedy = (
         "Choose models of this dataset with --config, --preset or --trainer, or move that folder "
         "elsewhere."
@@ -157,15 +147,19 @@ def check_labels_of(models: Sequence[TrainedModel], dataset: Dataset) -> None:
 
 
 def _compare_labels(
-    models: Sequence[TrainedModel], expected: Mapping[str, Any], *, of: Path, remedy: str
+    models: Sequence[TrainedModel], expected: LabelValues, *, of: Path, remedy: str
 ) -> None:
     for model in models:
-        found = read_json_object(model.folder / DATASET_JSON, remedy=_RESTORE_MODEL)
-        if found.get("labels") != expected.get("labels"):
+        if (found := _read_labels(model)) != expected:
             raise InputError(
-                f"{model.folder}: found labels {found.get('labels')}; expected those of {of}, "
-                f"{expected.get('labels')}. {remedy}"
+                f"{model.folder}: found labels {found}; expected those of {of}, {expected}. "
+                f"{remedy}"
             )
+
+
+def _read_labels(model: TrainedModel) -> LabelValues:
+    path = model.folder / DATASET_JSON
+    return read_record(path, LabelTable, remedy=_RESTORE_MODEL)["labels"]
 
 
 def check_checkpoint_file(path: Path) -> None:

@@ -25,12 +25,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import part_file
-from gi2nnunet.nnunet.models import Fold
+from gi2nnunet.core.files import Count, Record, parse_record, part_file
+from gi2nnunet.nnunet.models import Fold, Plans, TrainingRecord
 from gi2nnunet.nnunet.trust import check_names
+from gi2nnunet.source.nifti import DatasetDescription
 
 FORMAT = 1
 MANIFEST, DATASET_JSON = "manifest.json", "dataset.json"
@@ -40,6 +44,50 @@ _DATASET = re.compile(r"Dataset(\d{3})_[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _MOST_JSON = 64 * 2**20
 _DAMAGED = "Get the file again from its source."
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # equal models are equal files
+
+
+class Notes(TypedDict):
+    """What a model file says of a fold beside its weights."""
+
+    trained_on: list[str] | None
+    training: TrainingRecord
+    mirroring_axes: list[Annotated[int, Field(ge=0, lt=3)]] | None
+    shared_tensors: dict[str, str]
+    epochs: NotRequired[int | None]
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name of letters, digits and . + - _")
+    return name
+
+
+def _check_dataset(name: str) -> str:
+    if not _DATASET.fullmatch(name):
+        raise ValueError("Dataset, three digits, _ and a name of letters, digits and . + - _")
+    return name
+
+
+_Name = Annotated[str, AfterValidator(_check_name)]
+_Folds = Annotated[tuple[Count | Literal["all"], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    bytes: Count
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    dataset: Annotated[str, AfterValidator(_check_dataset)]
+    trainer: _Name
+    plans_name: _Name
+    models: Annotated[dict[_Name, _Folds], Field(min_length=1)]
+    precision: str
+    n_folds: Count
+    parts: dict[str, _Part]
+    tuning: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +150,14 @@ class Bundle:
             )
         return content
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return one part that is JSON; raises as :meth:`read` does."""
-        return _parse(self.path, name, self.read(name))
+    def read_record(self, name: str, kind: type[Record]) -> Record:
+        """Return one part that is JSON; raises as :meth:`read` does, and if it is damaged."""
+        where = f"{self.path}, {name}"
+        return parse_record(self.read(name), kind, where=where, remedy=_DAMAGED)
+
+    def read_notes(self, configuration: str, fold: Fold) -> Notes:
+        """Return the notes of a fold; raises as :meth:`read_record` does."""
+        return self.read_record(notes_part(configuration, fold), Notes)
 
 
 def weights_part(configuration: str, fold: Fold) -> str:
@@ -138,15 +191,9 @@ class BundleWriter:
 
     def close(self, about: Mapping[str, Any]) -> None:
         """Add the manifest, which comes last; names that cannot be imported are an InputError."""
-        manifest = {"format": FORMAT, **about, "parts": self._parts}
-        try:
-            _describe(self._path, manifest, "")
-        except ValueError as error:
-            raise InputError(
-                f"{self._path}: cannot hold a model with the {error}. Expected letters, digits "
-                "and . + - _ in the names of dataset, trainer, plans and configurations."
-            ) from error
-        self._archive.writestr(zipfile.ZipInfo(MANIFEST, _SAME_TIME), _dump(manifest))
+        manifest = _dump({"format": FORMAT, **about, "parts": self._parts})
+        _describe(self._path, manifest)
+        self._archive.writestr(zipfile.ZipInfo(MANIFEST, _SAME_TIME), manifest)
 
 
 @contextmanager
@@ -178,16 +225,13 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
                 f"{path}: found no {MANIFEST}; expected a model made by gi2nnunet export-model."
             )
         text = _read(members, path, MANIFEST, listed.pop(MANIFEST))
-    manifest = _parse(path, MANIFEST, text)
-    if manifest.get("format") != FORMAT:
+    found = parse_record(text, dict[str, Any], where=f"{path}, {MANIFEST}", remedy=_DAMAGED)
+    if found.get("format") != FORMAT:
         raise InputError(
-            f"{path}: found format {manifest.get('format')!r}; expected {FORMAT}. "
+            f"{path}: found format {found.get('format')!r}; expected {FORMAT}. "
             "Use the version of gi2nnunet that made the file."
         )
-    try:
-        bundle = _describe(path, manifest, hashlib.sha256(text).hexdigest())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: its {MANIFEST} is damaged ({error!r}). {_DAMAGED}") from error
+    bundle = _describe(path, text)
     expected = {DATASET_JSON} | {
         name
         for configuration, folds in bundle.folds.items()
@@ -209,45 +253,30 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
     return bundle
 
 
-def _describe(path: Path, manifest: Mapping[str, Any], digest: str) -> Bundle:
-    names = [manifest[key] for key in ("trainer", "plans_name")] + list(manifest["models"])
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"name {name!r}")
-    if not _DATASET.fullmatch(manifest["dataset"]):
-        raise ValueError(f"dataset {manifest['dataset']!r}")
-    for fold in (fold for folds in manifest["models"].values() for fold in folds):
-        if fold != "all" and (type(fold) is not int or fold < 0):
-            raise ValueError(f"fold {fold!r}")
-    if not manifest["models"] or not all(manifest["models"].values()):
-        raise ValueError("no models")
-    tuning = manifest.get("tuning")
-    if tuning is not None and not isinstance(tuning, dict):
-        raise ValueError("tuning that is not a table")
+def _describe(path: Path, text: bytes) -> Bundle:
+    manifest = parse_record(text, _Manifest, where=f"{path}, {MANIFEST}", remedy=_DAMAGED)
     return Bundle(
         path=path,
-        digest=digest,
-        dataset=manifest["dataset"],
-        trainer=manifest["trainer"],
-        plans_name=manifest["plans_name"],
-        folds={name: tuple(folds) for name, folds in manifest["models"].items()},
-        half=manifest["precision"] == "half",
-        n_folds=int(manifest["n_folds"]),
-        parts={
-            name: (int(part["bytes"]), str(part["sha256"]))
-            for name, part in manifest["parts"].items()
-        },
-        tuning=tuning,
+        digest=hashlib.sha256(text).hexdigest(),
+        dataset=manifest.dataset,
+        trainer=manifest.trainer,
+        plans_name=manifest.plans_name,
+        folds=manifest.models,
+        half=manifest.precision == "half",
+        n_folds=manifest.n_folds,
+        parts={name: (part.bytes, part.sha256) for name, part in manifest.parts.items()},
+        tuning=manifest.tuning,
     )
 
 
 def _check_parts(bundle: Bundle, *, trust: bool) -> None:
     """Check the names that nnU-Net would import; read each small part once, and so check it."""
-    dataset_json = bundle.read_json(DATASET_JSON)
-    _expect_key(bundle, DATASET_JSON, dataset_json, "labels")
-    plans = {name: bundle.read_json(plans_part(name)) for name in bundle.folds}
+    dataset_json = bundle.read_record(DATASET_JSON, DatasetDescription)
+    plans = {name: bundle.read_record(plans_part(name), Plans) for name in bundle.folds}
     for name, content in plans.items():
-        _expect_key(bundle, plans_part(name), content.get("configurations", {}), name)
+        if name not in content["configurations"]:
+            part = plans_part(name)
+            raise InputError(f"{bundle.path}: {part} has no {name!r}. {_DAMAGED}")
     if not trust:
         check_names(
             trainer={f"{bundle.path}, trainer": bundle.trainer},
@@ -256,31 +285,7 @@ def _check_parts(bundle: Bundle, *, trust: bool) -> None:
         )
     for configuration, folds in bundle.folds.items():
         for fold in folds:
-            name = notes_part(configuration, fold)
-            if not _are_notes(bundle.read_json(name)):
-                raise InputError(f"{bundle.path}: {name} is damaged. {_DAMAGED}")
-
-
-def _expect_key(bundle: Bundle, part: str, content: Any, key: str) -> None:
-    if not isinstance(content, dict) or key not in content:
-        raise InputError(f"{bundle.path}: {part} has no {key!r}. {_DAMAGED}")
-
-
-def _are_notes(notes: Mapping[str, Any]) -> bool:
-    axes, scans, shared = (
-        notes.get(key) for key in ("mirroring_axes", "trained_on", "shared_tensors")
-    )
-    return (
-        (axes is None or (_all_of(axes, int) and all(0 <= axis < 3 for axis in axes)))
-        and (scans is None or _all_of(scans, str))
-        and isinstance(shared, dict)
-        and _all_of(list(shared.values()), str)
-        and isinstance(notes.get("training"), dict)
-    )
-
-
-def _all_of(values: Any, kind: type) -> bool:
-    return isinstance(values, list) and all(type(value) is kind for value in values)
+            bundle.read_notes(configuration, fold)
 
 
 @contextmanager
@@ -303,16 +308,6 @@ def _read(members: zipfile.ZipFile, path: Path, name: str, size: int) -> bytes:
     if name.endswith(".json") and size > _MOST_JSON:
         raise InputError(f"{path}: {name} is of {size} bytes; expected less than {_MOST_JSON}.")
     return members.read(name)
-
-
-def _parse(path: Path, name: str, text: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {name} is damaged ({error}). {_DAMAGED}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: {name} is damaged (no object). {_DAMAGED}")
-    return content
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import PositiveFloat, PositiveInt
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
@@ -50,6 +51,23 @@ class TrainingRecord(TypedDict, total=False):
     label_scheme: str
     versions: dict[str, str]
     runs: list[TrainingRun]
+
+
+class PlansConfiguration(TypedDict, total=False):
+    """What is read of a configuration in nnU-Net's plans; one that inherits names only changes."""
+
+    data_identifier: str
+    batch_size: PositiveInt
+    patch_size: list[PositiveInt]
+    spacing: list[PositiveFloat]
+    previous_stage: str | None
+    inherits_from: str | None
+
+
+class Plans(TypedDict):
+    """What is read of nnU-Net's plans."""
+
+    configurations: dict[str, PlansConfiguration]
 
 
 class ImportRecord(TypedDict, total=False):

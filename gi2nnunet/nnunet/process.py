@@ -22,11 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, shorten
+from gi2nnunet.core.files import parse_record
 from gi2nnunet.core.workers import describe_end
 from gi2nnunet.dataset.workspace import Workspace
 
 Event = dict[str, Any]
+
+
+class _Event(TypedDict):
+    event: str
+
 
 _LAST_LINES = 15
 _LOOK_SECONDS = 0.2
@@ -142,7 +150,7 @@ def run_engine(
                 child.stdin.write(json.dumps({"task": task, **options}).encode() + b"\n")
                 child.stdin.flush()
             for line in child.stdout:
-                event = json.loads(line)
+                event = _read_event(line, task, log)
                 begun.set()
                 if event["event"] == "result":
                     result = event
@@ -160,6 +168,14 @@ def run_engine(
     if failure is not None and failure["kind"] == "OutputError":
         raise OutputError(failure["message"])
     raise EngineError(_describe(task, child.returncode, failure, log))
+
+
+def _read_event(line: bytes, task: str, log: LogFile) -> Event:
+    try:
+        kind = parse_record(line, _Event, where="an event of its process", remedy="")
+        return {**kind}
+    except InputError as error:
+        raise EngineError(f"nnU-Net failed in the step '{task}': {error}Log: {log.path}") from error
 
 
 def _follow(child: subprocess.Popen[bytes]) -> None:

@@ -6,7 +6,6 @@ nnU-Net defines itself, and the network parts that its planners write.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -18,9 +17,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.core.files import find_record, read_record
 from gi2nnunet.dataset.manifest import SPLITS
+from gi2nnunet.nnunet.models import Plans
+from gi2nnunet.source.dataset import Fold
 from gi2nnunet.source.nifti import DATASET_JSON
 
 
@@ -133,7 +134,8 @@ def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
         than nnU-Net's own step (only nnU-Net's own commands read that file).
     """
     trainer = {f"{folder}, trainer": folder.name.partition("__")[0]}
-    files = _open(folder, "plans.json", trainer, trust=trust)
+    remedy = "Restore it, or train again with --restart."
+    files = _open(folder, "plans.json", trainer, remedy=remedy, trust=trust)
     if not trust:
         _check_pickles(
             sorted(folder.rglob("postprocessing.pkl")),
@@ -157,15 +159,21 @@ def open_preprocessed(
         With all names that nnU-Net does not ship, or identifiers that lead out of the folder.
     """
     given = {} if trainer is None else {"--trainer": trainer}
-    files = _open(folder, f"{plans_name}.json", given, trust=trust)
+    remedy = "Make it again with: gi2nnunet plan"
+    files = _open(folder, f"{plans_name}.json", given, remedy=remedy, trust=trust)
     if not trust:
         _check_split(folder / SPLITS)
     return files
 
 
-def _open(folder: Path, plans: str, trainer: Mapping[str, object], *, trust: bool) -> ModelFiles:
+def _open(
+    folder: Path, plans: str, trainer: Mapping[str, object], *, remedy: str, trust: bool
+) -> ModelFiles:
     paths = str(folder / plans), str(folder / DATASET_JSON)
-    files = ModelFiles(*(read_json(Path(path)) for path in paths))
+    described = find_record(Path(paths[1]), dict[str, Any], remedy=remedy)
+    files = ModelFiles(
+        plans={**read_record(Path(paths[0]), Plans, remedy=remedy)}, dataset_json=described or {}
+    )
     if not trust:
         check_names(
             trainer=trainer,
@@ -206,20 +214,12 @@ def check_names(
 def _check_split(path: Path) -> None:
     """Refuse a split with identifiers that lead out of the folder of preprocessed scans."""
     remedy = "nnU-Net reads scans by it. Restore it by running the same gi2nnunet convert again."
-    if not path.is_file():
-        return
-    try:
-        named = [
-            (f"{path}, fold {number}, {part}", identifier)
-            for number, fold in enumerate(json.loads(path.read_text(encoding="utf-8")))
-            for part in ("train", "val")
-            for identifier in fold[part]
-        ]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: is damaged ({error!r}). {remedy}") from error
-    raise_problems(
-        (problem for where, name in named for problem in _find_paths(where, name)), remedy=remedy
-    )
+    problems: list[Problem] = []
+    for number, fold in enumerate(find_record(path, list[Fold], remedy=remedy) or ()):
+        for part, names in (("train", fold["train"]), ("val", fold["val"])):
+            for name in names:
+                problems += _find_paths(f"{path}, fold {number}, {part}", name)
+    raise_problems(problems, remedy=remedy)
 
 
 def check_data_folder(folder: Path) -> None:

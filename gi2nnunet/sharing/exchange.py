@@ -14,7 +14,7 @@ from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, find_datasets
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, notes_part, open_bundle, plans_part
+from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
     IMPORT_RECORD,
     TRAINING_RECORD,
@@ -213,7 +213,7 @@ def _write_notes(bundle: Bundle, configuration: str, folder: Path) -> None:
     for name, part in (("plans.json", plans_part(configuration)), (DATASET_JSON, DATASET_JSON)):
         replace_file(folder / name, bundle.read(part))
     for fold in bundle.folds[configuration]:
-        notes = bundle.read_json(notes_part(configuration, fold))
+        notes = bundle.read_notes(configuration, fold)
         if notes["training"]:
             write_json(fold_folder(folder, fold) / TRAINING_RECORD, notes["training"])
         write_json(

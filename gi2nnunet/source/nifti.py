@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
 from gi2nnunet.core.files import find_kind, find_record
@@ -21,6 +22,26 @@ from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume
 from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"
+
+
+LabelValues = dict[str, int | list[int]]
+
+
+class LabelTable(TypedDict):
+    """The labels in nnU-Net's dataset.json."""
+
+    labels: LabelValues
+
+
+class DatasetDescription(LabelTable):
+    """What is read of nnU-Net's dataset.json."""
+
+    channel_names: dict[str, str]
+    file_ending: str
+    regions_class_order: NotRequired[list[int]]
+    converted_by: NotRequired[str]
+
+
 _ENDINGS = (".nii.gz", ".nii")
 # Folder of images, folder of labels, part; the first row that is there decides the layout.
 _LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (

@@ -25,6 +25,7 @@ from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, require_own_split
 from gi2nnunet.nnunet.engine import Engine
+from gi2nnunet.nnunet.models import Plans
 from gi2nnunet.nnunet.presets import PlanOptions, Preset, choose_preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
 
@@ -64,12 +65,6 @@ class DataMark(TypedDict, total=False):
     dataset: str
     preprocessing: str
     scans: Count
-
-
-class Plans(TypedDict):
-    """nnU-Net's plans."""
-
-    configurations: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

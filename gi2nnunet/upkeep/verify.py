@@ -21,6 +21,7 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
+    Plans,
     TrainingRecord,
     find_training_record,
     list_folds,
@@ -32,7 +33,6 @@ from gi2nnunet.training.plan import (
     FINGERPRINT_MARK,
     DataMark,
     PlanMark,
-    Plans,
     completion_mark,
     digest_file,
     digest_preprocessing,

@@ -189,14 +189,36 @@ MODELS = (
     model(
         "plans cut off",
         edit(f"{MODEL}/plans.json", lambda data: data[:300]),
-        "plans.json: is damaged: found no JSON",
+        "plans.json: found no JSON",
     ),
-    model("plans that are text", write(f"{MODEL}/plans.json", "hello"), "plans.json: is damaged"),
+    model(
+        "plans whose configuration is no table",
+        write(f"{MODEL}/plans.json", '{"configurations": {"2d": true}}'),
+        'plans.json: configurations["2d"]: found true; expected an object',
+    ),
+    model(
+        "plans with a patch size as text",
+        write(f"{MODEL}/plans.json", '{"configurations": {"2d": {"patch_size": "12 x 16"}}}'),
+        'plans.json: configurations["2d"].patch_size: found "12 x 16"; expected a valid array',
+    ),
+    model(
+        "plans with a spacing that is no number",
+        write(f"{MODEL}/plans.json", '{"configurations": {"2d": {"spacing": [1.5, NaN]}}}'),
+        'plans.json: configurations["2d"].spacing[1]: found NaN; expected a finite number',
+    ),
+    model(
+        "an import record with infinitely many folds",
+        write(f"{MODEL}/fold_all/gi2nnunet_imported.json", '{"n_folds": Infinity}'),
+        "gi2nnunet_imported.json: n_folds: found Infinity; expected a valid integer",
+        remedy="Import the model again: gi2nnunet import-model FILE --replace",
+    ),
+    model(
+        "plans that are text", write(f"{MODEL}/plans.json", "hello"), "plans.json: found no JSON"
+    ),
     model(
         "plans of nothing",
         write(f"{MODEL}/plans.json", "{}"),
-        "plans.json: found no configuration 2d",
-        "expected the plans",
+        "plans.json: configurations: found nothing; expected this key",
     ),
     model(
         "no dataset.json",
@@ -206,7 +228,7 @@ MODELS = (
     model(
         "a dataset.json of nothing",
         write(f"{MODEL}/dataset.json", "{}"),
-        "dataset.json: found no labels",
+        "dataset.json: labels: found nothing; expected this key",
     ),
     model("an empty checkpoint", lambda here: None, f"{CHECKPOINT}: found an empty file"),
     model(

@@ -202,7 +202,7 @@ WORKSPACES = (
     damaged(
         "a split cut off",
         edit(f"{PREPROCESSED}/splits_final.json", cut),
-        f"{PREPROCESSED}/splits_final.json: missing or damaged",
+        f"{PREPROCESSED}/splits_final.json: found no JSON",
         remedy=RESTORE_SPLIT,
     ),
     damaged(
@@ -220,9 +220,15 @@ WORKSPACES = (
         remedy=RESTORE_SPLIT,
     ),
     damaged(
+        "a split with a number for its scans",
+        edit_splits(lambda splits: [{**splits[0], "val": 7}, *splits[1:]]),
+        "splits_final.json: [0].val: found 7; expected a valid array",
+        remedy=RESTORE_SPLIT,
+    ),
+    damaged(
         "a split that is no list",
         write(f"{PREPROCESSED}/splits_final.json", "{}"),
-        "splits_final.json: found another split",
+        "splits_final.json: found {}; expected a valid array",
         remedy=RESTORE_SPLIT,
     ),
     BadInput(

@@ -175,10 +175,10 @@ def _build_predictor(
     """Build the predictor as nnU-Net's own does from a model folder, but from safe weights."""
     plans, dataset_json = open_model_folder(folder, trust=trust)
     configuration = checkpoint["init_args"]["configuration"]
-    if configuration not in plans.get("configurations", {}) or "labels" not in dataset_json:
+    if configuration not in plans["configurations"] or "labels" not in dataset_json:
         raise InputError(
-            f"{folder}: its plans.json or dataset.json is missing, damaged, or of another "
-            "model. Restore them, or train again with --restart."
+            f"{folder}: its plans.json or dataset.json is missing or of another model. "
+            "Restore them, or train again with --restart."
         )
     plans_manager = PlansManager(plans)
     configuration_manager = plans_manager.get_configuration(configuration)

@@ -19,7 +19,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.files import read_record
 from gi2nnunet.nnunet.trust import check_names, open_preprocessed
 from gi2nnunet.source.nifti import DATASET_JSON
 
@@ -99,7 +99,8 @@ def run_preprocess(
 
 def _check_reader(dataset_id: int) -> None:
     path = Path(nnUNet_raw.get()) / convert_id_to_dataset_name(dataset_id) / DATASET_JSON
-    check_names(dataset_json={str(path): read_json(path)})
+    remedy = "Restore it with: gi2nnunet convert SOURCE"
+    check_names(dataset_json={str(path): read_record(path, dict[str, Any], remedy=remedy)})
 
 
 def _planning_folder() -> str:

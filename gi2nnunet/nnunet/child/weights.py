@@ -109,7 +109,7 @@ def run_import(
 
 def _make_checkpoint(bundle: Bundle, configuration: str, fold: Fold) -> dict[str, Any]:
     part = weights_part(configuration, fold)
-    notes = bundle.read_json(notes_part(configuration, fold))
+    notes = bundle.read_notes(configuration, fold)
     try:
         weights = join_shared(
             safetensors.torch.load(bundle.read(part)), shared=notes["shared_tensors"]
