@@ -5,14 +5,19 @@ All of it is typed, because scripts use it too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 FEET_FIRST = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))  # normal from head to feet
@@ -79,20 +84,42 @@ class SeriesPlan:
 
 
 def write_series(
-    folder: Path, plan: SeriesPlan, *, seed: int = 0, patient_id: str = "MADE-UP"
+    folder: Path,
+    plan: SeriesPlan,
+    *,
+    seed: int = 0,
+    patient_id: str = "MADE-UP",
+    pixels: NDArray[np.uint16] | None = None,
+    uids: Sequence[str] = (),
+    prefix: str = "image",
+    change: Callable[[Dataset, int], None] | None = None,
 ) -> list[Path]:
     """Write one file a slice and return the paths in slice order.
 
     File names and InstanceNumber are shuffled, so that neither tells the order.
+
+    Parameters
+    ----------
+    folder, plan, seed, patient_id
+        Where and what.
+    pixels
+        Those of ``plan.slices``, else random ones.
+    uids
+        Instance UIDs of study, series and frame of reference, else new ones.
+    prefix
+        What file names begin with.
+    change
+        Is given each data set and its slice before it is written.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    study, series, frame = (generate_uid() for _ in range(3))
+    study, series, frame = uids or [generate_uid() for _ in range(3)]
     numbers = rng.permutation(len(plan.slices)) + 1
     paths = []
-    for number, index in zip(numbers.tolist(), plan.slices, strict=True):
-        pixels = rng.integers(0, 1000, plan.shape[1:], dtype=np.uint16)
-        dataset = _make_image(plan, index, pixels, number=number)
+    for at, (number, index) in enumerate(zip(numbers.tolist(), plan.slices, strict=True)):
+        drawn = rng.integers(0, 1000, plan.shape[1:], dtype=np.uint16)
+        plane = drawn if pixels is None else pixels[at]
+        dataset = _make_image(plan, index, plane, number=number)
         dataset.PatientID = patient_id
         dataset.StudyInstanceUID = study
         dataset.SeriesInstanceUID = series
@@ -100,10 +127,61 @@ def write_series(
         for keyword in plan.without:
             if keyword in dataset:
                 del dataset[keyword]
-        path = folder / f"image{number:05d}.dcm"
+        if change is not None:
+            change(dataset, index)
+        path = folder / f"{prefix}{number:05d}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def write_enhanced(
+    path: Path,
+    plan: SeriesPlan,
+    *,
+    echoes: Sequence[float] = (1.3,),
+    rescale: Sequence[tuple[float, float]] = (),
+    seed: int = 0,
+) -> NDArray[np.uint16]:
+    """Write an enhanced MR image of shuffled frames; return its pixels ``(echoes, z, y, x)``.
+
+    ``rescale`` is slope and intercept of each slice.
+    """
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 1000, (len(echoes), *plan.shape), dtype=np.uint16)
+    dataset = _make_image(plan, 0, pixels[0, 0], number=1)
+    for keyword in (
+        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+        "EchoTime",
+    ):  # fmt: skip
+        delattr(dataset, keyword)
+    dataset.SOPClassUID = EnhancedMRImageStorage
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    dataset.FrameOfReferenceUID, dataset.PatientID = generate_uid(), "MADE-UP"
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [round(v, 12) for d in plan.directions for v in d]
+    measures.PixelSpacing = list(plan.pixel_spacing_mm)
+    measures.SliceThickness = plan.slice_spacing_mm
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = []
+    order = rng.permutation(len(echoes) * plan.shape[0])
+    for echo, index in (divmod(int(at), plan.shape[0]) for at in order):
+        groups, position, of_echo = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = plan.position_mm(index)
+        of_echo.EffectiveEchoTime = echoes[echo]
+        groups.PlanePositionSequence, groups.MREchoSequence = [position], [of_echo]
+        if rescale:
+            values = Dataset()
+            values.RescaleSlope, values.RescaleIntercept = rescale[index]
+            values.RescaleType = "US"
+            groups.PixelValueTransformationSequence = [values]
+        dataset.PerFrameFunctionalGroupsSequence.append(groups)
+    dataset.NumberOfFrames = len(order)
+    dataset.PixelData = pixels.reshape(-1, *plan.shape[1:])[order].tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return pixels
 
 
 def _make_image(

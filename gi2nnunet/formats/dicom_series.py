@@ -218,8 +218,8 @@ def split_frames(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     Returns
     -------
     dict
-        Frames by what tells them apart, as ``EchoTime 4.6``; all of them under an empty text if
-        there is one at each position, or nothing tells them apart.
+        Frames by what tells them apart, as ``EchoTime 4.6``, in the order of these values; all of
+        them under an empty text if there is one at each position, or nothing tells them apart.
     """
     varying = [
         keyword for keyword in _CONTRAST if len({f.contrast.get(keyword) for f in frames}) > 1
@@ -227,7 +227,9 @@ def split_frames(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     joined = (varying[:count] for count in range(2, len(varying) + 1))
     for keywords in ((), *((keyword,) for keyword in varying), *joined):
         parts: dict[str, list[Frame]] = {}
-        for frame in frames:
+        for frame in sorted(
+            frames, key=lambda f: [_order(f.contrast.get(k, "")) for k in keywords]
+        ):
             name = ", ".join(f"{keyword} {frame.contrast.get(keyword)}" for keyword in keywords)
             parts.setdefault(name, []).append(frame)
         places = [
@@ -237,6 +239,14 @@ def split_frames(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
         if all(len(place) == len(part) for place, part in zip(places, parts.values(), strict=True)):
             return parts
     return {"": list(frames)}
+
+
+def _order(text: str) -> tuple[float, str]:
+    """Return a sort key of a value: numbers by size, before texts."""
+    try:
+        return float(text), text
+    except ValueError:
+        return np.inf, text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -290,22 +300,13 @@ class Series:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Matrix ``(4, 4)`` from slice, row and column to LPS mm, for slices at equal distances.
-
-        That of a single slice is its SpacingBetweenSlices or SliceThickness, and NaN without both.
-        """
+        """Matrix ``(4, 4)`` from slice, row and column to LPS mm, for slices at equal distances."""
         rows_mm, columns_mm = self.pixel_spacing_mm
         affine = np.eye(4)
+        affine[:3, 0] = (self.positions_mm[-1] - self.positions_mm[0]) / (self.shape[0] - 1)
         affine[:3, 1] = np.array(self.column_direction) * rows_mm
         affine[:3, 2] = np.array(self.row_direction) * columns_mm
         affine[:3, 3] = self.positions_mm[0]
-        if len(self.positions_mm) > 1:
-            steps = len(self.positions_mm) - 1
-            affine[:3, 0] = (self.positions_mm[-1] - self.positions_mm[0]) / steps
-        else:
-            image = self.datasets[0]
-            step = image.get("SpacingBetweenSlices") or image.get("SliceThickness") or np.nan
-            affine[:3, 0] = self.normal * float(step)
         return affine
 
 

@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.dicom_series import Series, read_dicom
-from gi2nnunet.formats.structures import OrganMasks, find_referenced_series, match_names
+from gi2nnunet.formats.structures import (
+    OrganMasks,
+    find_referenced_series,
+    list_structures,
+    match_names,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -100,7 +105,7 @@ def read_rtstruct(
     where = shown_as or f"RTSTRUCT ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
     raise_problems(_check_series(dataset, series, where), remedy=_OTHER_FILE)
     rois = list(dataset.get("StructureSetROISequence") or [])
-    roi_names = [str(roi.get("ROIName", "")) for roi in rois]
+    roi_names, _ = list_structures(dataset)
     match = match_names(roi_names, where=where, given=names)
 
     problems: list[Problem] = []

@@ -37,6 +37,7 @@ from gi2nnunet.formats.structures import (
     choose_names,
     describe_maker,
     find_referenced_series,
+    list_structures,
     match_names,
 )
 
@@ -205,8 +206,8 @@ def read_seg(
     raise_problems(_check_references(dataset, series, where), remedy=_OTHER_FILE)
 
     segments = list(dataset.get("SegmentSequence") or [])
-    labels = [str(segment.get("SegmentLabel", "")) for segment in segments]
-    match = match_names(labels, where=where, given=names, codes=list(map(_find_code, segments)))
+    labels, codes = list_structures(dataset)
+    match = match_names(labels, where=where, given=names, codes=codes)
     by_segment = _find_points(dataset, where)
     masks, problems = {}, []
     for organ, index in match.of_organ.items():
@@ -229,14 +230,6 @@ def read_seg(
         names={organ: labels[index] for organ, index in match.of_organ.items()},
         unmatched=match.unmatched,
     )
-
-
-def _find_code(segment: Dataset) -> str:
-    """Return the code of a segment's kind, if it is one of SNOMED CT."""
-    for code in segment.get("SegmentedPropertyTypeCodeSequence") or []:
-        if code.get("CodingSchemeDesignator") == "SCT":
-            return str(code.get("CodeValue", ""))
-    return ""
 
 
 def _check_references(dataset: Dataset, series: Series, where: str) -> list[Problem]:

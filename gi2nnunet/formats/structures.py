@@ -133,6 +133,25 @@ def find_referenced_series(dataset: Dataset) -> tuple[str, ...]:
     return tuple(dict.fromkeys(uid for uid in uids if uid))
 
 
+def list_structures(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Return name and code of each structure of an RTSTRUCT or SEG.
+
+    A code is that of SNOMED CT in a SEG, or an empty text.
+    """
+    rois = list(dataset.get("StructureSetROISequence") or [])
+    segments = list(dataset.get("SegmentSequence") or [])
+    names = [str(roi.get("ROIName", "")) for roi in rois]
+    names += [str(segment.get("SegmentLabel", "")) for segment in segments]
+    return names, [*("" for _ in rois), *map(_find_code, segments)]
+
+
+def _find_code(segment: Dataset) -> str:
+    for code in segment.get("SegmentedPropertyTypeCodeSequence") or []:
+        if code.get("CodingSchemeDesignator") == "SCT":
+            return str(code.get("CodeValue", ""))
+    return ""
+
+
 def match_names(
     names: Sequence[str],
     *,

@@ -15,10 +15,11 @@ from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.source.competition import CompetitionSource
 from gi2nnunet.source.dataset import DatasetSource
+from gi2nnunet.source.dicom import DicomSource
 from gi2nnunet.source.nifti import NiftiSource
-from gi2nnunet.source.scan import Scan, Scope, Source, SourceOptions
+from gi2nnunet.source.scan import DicomOptions, Scan, Scope, Source, SourceOptions
 
-SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, CompetitionSource)
+SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, DicomSource, CompetitionSource)
 """Tried in this order; the last one says what was expected if no kind fits."""
 
 
@@ -31,15 +32,16 @@ def open_source(
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     workers: int | None = None,
+    dicom: DicomOptions | None = None,
 ) -> Source:
-    """Open what a user gave: the competition's folder or zip, NIfTI volumes, a converted dataset.
+    """Open what a user gave: the competition's folder or zip, NIfTI, DICOM, a converted dataset.
 
     Names, tables and headers are read, but no image.
 
     Parameters
     ----------
     path
-        A folder, a zip or a NIfTI file.
+        A folder, a zip, a NIfTI file or a multi-frame DICOM file.
     scope
         Which scans: ``"all"``; those to be ``"predicted"`` (of the competition ``test/`` if it has
         scans, else ``train/``; of other kinds all); or those of the competition's ``"hidden"`` test
@@ -56,6 +58,8 @@ def open_source(
         How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
     workers
         Label volumes read at once, and in memory; by default one a core.
+    dicom
+        How to open a DICOM source.
 
     Raises
     ------
@@ -69,6 +73,7 @@ def open_source(
         allow_missing=allow_missing,
         source_labels=source_labels,
         workers=workers or count_cores(),
+        dicom=dicom or DicomOptions(),
     )
     for kind in SOURCES:
         source = kind.open(Path(path), options)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.ids import LabelScheme, patient_of
 from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.structures import Maker
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import MaskTable, Row
 from gi2nnunet.formats.volumes import write_volume
@@ -62,6 +64,8 @@ class Scan(ABC):
     ----------
     kind
         Names the subclass in JSON.
+    has_series
+        Whether it is a DICOM series, on which structures can be written.
     scan_id
         Patient and day, ``case123_day20``; a source of other files has other ids.
     part
@@ -75,6 +79,7 @@ class Scan(ABC):
     """
 
     kind: ClassVar[str]
+    has_series: ClassVar[bool] = False
     scan_id: str
     part: Part
     first_number: int
@@ -185,6 +190,53 @@ class Scan(ABC):
         """
         write_volume(path, array, spacing_mm=self.spacing_mm)
 
+    def check_structures(self) -> None:
+        """Check that structures can be written on the scan's own images.
+
+        Raises
+        ------
+        InputError
+            If they are not a DICOM series, or one without a frame of reference.
+        """
+        raise InputError(
+            f"{self.scan_id}: found files that are not DICOM; expected a DICOM series, on which "
+            "RTSTRUCT and SEG are written. Give a DICOM source, or use --nifti."
+        )
+
+    def write_structures(
+        self,
+        folder: Path,
+        masks: Mapping[str, NDArray[np.bool_]],
+        *,
+        rtstruct: bool,
+        seg: bool,
+        names: Mapping[str, str] | None = None,
+        maker: Maker | None = None,
+    ) -> list[Path]:
+        """Write masks onto the scan's DICOM series and return the files.
+
+        Parameters
+        ----------
+        folder
+            Gets ``rtstruct.dcm`` and ``seg.dcm``.
+        masks
+            ``(z, y, x)`` bool by organ, in slice order.
+        rtstruct, seg
+            Which of the two.
+        names
+            Name of an organ's structure where it is not to be that of TG-263.
+        maker
+            The model, if the masks come from one.
+
+        Raises
+        ------
+        InputError
+            As :meth:`check_structures`; if a name does not fit.
+        OutputError
+            If a file cannot be written.
+        """
+        raise ValueError(f"{self.scan_id} is not a DICOM series")
+
     def to_json(self) -> dict[str, Any]:
         """Return the scan without its truth as JSON, for another process.
 
@@ -225,6 +277,36 @@ class Scan(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DicomOptions:
+    """How to open a DICOM source.
+
+    Attributes
+    ----------
+    series
+        Which series of a study: its number, its instance UID or the last six digits or more of
+        that, or its description; ``3/2`` is the second echo or phase of series 3.
+    structures
+        RTSTRUCT or SEG, or a folder or zip of them, in place of those beside the images.
+    roi
+        Name of an organ's structure where it is not one of the usual names.
+    any_modality
+        Take CT, PET and others too.
+    show_paths
+        Show paths in messages, which often hold a patient's name.
+    patients
+        File that keeps the made-up ids of patients; see
+        :func:`~gi2nnunet.source.dicom_patients.make_scan_ids`.
+    """
+
+    series: str | None = None
+    structures: Path | None = None
+    roi: Mapping[str, str] = field(default_factory=dict)
+    any_modality: bool = False
+    show_paths: bool = False
+    patients: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """How to open a source; see :func:`~gi2nnunet.source.open.open_source`."""
 
@@ -234,6 +316,7 @@ class SourceOptions:
     allow_missing: bool = False
     source_labels: LabelScheme | None = None
     workers: int = 1
+    dicom: DicomOptions = DicomOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,475 @@
+"""DICOM source: a folder, a zip or one multi-frame file with series of MR images.
+
+Every series is found and listed; one of each study is taken. RTSTRUCT and SEG files that refer to
+it are its truth. Scan ids are made up; see :mod:`~gi2nnunet.source.dicom_patients`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError, raise_problems
+from gi2nnunet.formats.dicom_series import (
+    Series,
+    build_series,
+    check_masks,
+    list_frames,
+    read_dicom,
+    read_pixels,
+)
+from gi2nnunet.formats.ids import ORGANS, scan_order
+from gi2nnunet.formats.labels import LabelMap, join_organs
+from gi2nnunet.formats.rtstruct import write_rtstruct
+from gi2nnunet.formats.rtstruct_reading import read_rtstruct
+from gi2nnunet.formats.seg import read_seg, write_seg
+from gi2nnunet.formats.structures import Maker, match_names
+from gi2nnunet.formats.volumes import (
+    from_slice_order,
+    place_volume,
+    to_slice_order,
+    write_volume_at,
+)
+from gi2nnunet.source.archive import Archive
+from gi2nnunet.source.dicom_index import (
+    Index,
+    StructureFile,
+    Volume,
+    find_dicom,
+    index_files,
+    open_file,
+)
+from gi2nnunet.source.dicom_patients import make_scan_ids
+from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
+
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_END_BYTES = 4096
+_MOST_LISTED = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomScan(Scan):
+    """A series of DICOM images, or one echo or phase of it.
+
+    Attributes
+    ----------
+    archive
+        The folder or zip.
+    names
+        Path inside it of each slice's file, or of the one multi-frame image.
+    frames
+        Frames of the multi-frame image in slice order; ``None`` if each slice has its file.
+    structures
+        The file that holds its truth.
+    roi
+        Name of an organ's structure where it is not one of the usual names.
+    show_paths
+        Whether messages show paths.
+    """
+
+    kind = "dicom"
+    has_series = True
+    archive: Archive = field(repr=False, compare=False)
+    names: tuple[str, ...] = field(repr=False)
+    frames: tuple[int, ...] | None = None
+    structures: StructureFile | None = None
+    roi: Mapping[str, str] = field(default_factory=dict)
+    show_paths: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the zip, or every file of the series."""
+        place = self.archive.place
+        return (place,) if self.archive.is_zip else tuple(place / name for name in self.names)
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether an RTSTRUCT or SEG refers to it."""
+        return self.structures is not None
+
+    def read_series(self, *, pixels: bool = False) -> Series:
+        """Read the series again, all attributes of its images.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be read, or the slices do not fit together any more.
+        """
+        frames = []
+        for number, name in enumerate(self.names, start=1):
+            path = f"{self.archive.path}/{name}"
+            shown_as = path if self.show_paths else f"{self.scan_id}, file {number}"
+            with open_file(self.archive, name, shown_as=shown_as) as file:
+                dataset = read_dicom(file, shown_as=shown_as, pixels=pixels)
+            frames += list_frames(dataset, shown_as=shown_as)
+        if self.frames is not None:
+            frames = [frame for frame in frames if frame.number in self.frames]
+        return build_series(frames)
+
+    def load(self) -> LoadedScan:
+        """Read the images, each rescaled by its own numbers, and the structures if there are."""
+        series = self.read_series(pixels=True)
+        affine = _TO_RAS @ series.affine
+        return LoadedScan(
+            image=to_slice_order(read_pixels(series), affine=affine),
+            label_map=self._read_labels(series) if self.structures else None,
+            spacing_mm=place_volume(series.shape, affine=affine).spacing_mm,
+            first_number=self.first_number,
+        )
+
+    def load_labels(self) -> tuple[LabelMap, tuple[()]]:
+        """Read the structures; of the images no pixels. An organ without a structure is empty."""
+        if self.structures is None:
+            raise ValueError(f"{self.scan_id} has no truth")
+        return self._read_labels(self.read_series()), ()
+
+    def _read_labels(self, series: Series) -> LabelMap:
+        file = self.structures
+        if file is None:
+            raise ValueError(f"{self.scan_id} has no truth")
+        read = read_rtstruct if file.modality == "RTSTRUCT" else read_seg
+        shown_as = f"{file.shown_as} of {self.scan_id}"
+        with open_file(file.archive, file.name, shown_as=shown_as) as opened:
+            found = read(opened, series=series, names=self.roi, shown_as=shown_as)
+        empty = np.zeros(series.shape, np.bool_)
+        label_map = join_organs([found.masks.get(organ, empty) for organ in ORGANS])
+        return to_slice_order(label_map, affine=_TO_RAS @ series.affine)
+
+    def without_truth(self) -> Self:
+        """Return the scan without its structures."""
+        return replace(self, structures=None, roi={})
+
+    def write_labels(self, path: Path, array: NDArray[Any]) -> None:
+        """Write a volume where the series lies in the patient."""
+        write_volume_at(path, array, affine=_TO_RAS @ self.read_series().affine)
+
+    def check_structures(self) -> None:
+        """Check that structures can be written; raises :class:`InputError` if they cannot."""
+        check_masks({}, self.read_series())
+
+    def write_structures(
+        self,
+        folder: Path,
+        masks: Mapping[str, NDArray[np.bool_]],
+        *,
+        rtstruct: bool,
+        seg: bool,
+        names: Mapping[str, str] | None = None,
+        maker: Maker | None = None,
+    ) -> list[Path]:
+        """Write masks in slice order as ``rtstruct.dcm`` and ``seg.dcm`` on the series."""
+        series = self.read_series()
+        affine = _TO_RAS @ series.affine
+        own = {organ: from_slice_order(mask, affine=affine) for organ, mask in masks.items()}
+        how: dict[str, Any] = {"series": series, "names": names, "maker": maker}
+        written = []
+        if rtstruct:
+            written.append(folder / "rtstruct.dcm")
+            write_rtstruct(written[-1], own, **how)
+        if seg:
+            written.append(folder / "seg.dcm")
+            write_seg(written[-1], own, **how)
+        return written
+
+    def _place_to_json(self) -> dict[str, Any]:
+        return {
+            "archive": str(self.archive.place),
+            "names": list(self.names),
+            "frames": list(self.frames) if self.frames else None,
+            "show_paths": self.show_paths,
+        }
+
+    @classmethod
+    def _place_from_json(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "archive": Archive(Path(content["archive"])),
+            "names": tuple(content["names"]),
+            "frames": tuple(content["frames"]) if content["frames"] else None,
+            "show_paths": content["show_paths"],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomSource(Source):
+    """Series of DICOM images, one or more of each study.
+
+    Its path is not kept, because paths often hold a patient's name.
+    """
+
+    scan_type = DicomScan
+    scans: Mapping[str, DicomScan]
+
+    @classmethod
+    def open(cls, path: Path, options: SourceOptions) -> Self | None:
+        """Open a folder, a zip or a file; ``None`` if it does not hold DICOM files.
+
+        Raises
+        ------
+        InputError
+            If there is no series that can be taken, or several of a study; if DICOM files are
+            damaged or structures do not fit. All that was found is listed.
+        """
+        if options.labels_only or options.scope == "hidden":
+            return None
+        found = find_dicom(path)
+        if found is None:
+            return None
+        asked = options.dicom
+        index = index_files(*found, show_paths=asked.show_paths)
+        warnings: list[str] = []
+        if options.allow_missing:
+            warnings += [f"passed over: {problem}" for problem in index.problems]
+        else:
+            raise_problems(
+                index.problems, remedy="Correct these, or pass over with --allow-missing."
+            )
+        files = _list_structures(index, options) if options.truth else ()
+        volumes = _choose_volumes(index, options, files, warnings)
+        truth = _find_truth(volumes, files, asked.roi, warnings)
+        ids = make_scan_ids(
+            [(v.patient or f"study {v.study}", v.date) for v in volumes], table=asked.patients
+        )
+        nameless = len({volume.study for volume in volumes if not volume.patient})
+        if nameless:
+            warnings.append(
+                f"{nameless} studies have no PatientID: each counts as a patient of its own"
+            )
+        scans = {
+            scan_id: _make_scan(found[0], scan_id, volume, file, options)
+            for scan_id, volume, file in zip(ids, volumes, truth, strict=True)
+        }
+        return cls(
+            path=Path("SOURCE"),
+            kind="dicom",
+            scans={scan_id: scans[scan_id] for scan_id in sorted(scans, key=scan_order)},
+            options={"any_modality": True} if asked.any_modality else {},
+            unnumbered=tuple(scans),
+            scheme="regions" if any(truth) else None,
+            warnings=tuple(warnings),
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return a digest of the sizes and last bytes of all files, and of the names of organs."""
+        listing, size, count = hashlib.sha256(), 0, 0
+        for scan in self.scans.values():
+            files = [(scan.archive, name) for name in scan.names]
+            if scan.structures:
+                files.append((scan.structures.archive, scan.structures.name))
+            for archive, name in files:
+                (of_file,) = archive.sizes([name])
+                end = _read_end(archive, name)
+                listing.update(f"{of_file} {hashlib.sha256(end).hexdigest()}\n".encode())
+                size, count = size + of_file, count + 1
+            listing.update(f"{scan.frames} {sorted(scan.roi.items())}".encode())
+        return {
+            "scans": len(self.scans),
+            "files": count,
+            "bytes": size,
+            "sizes_and_ends_sha256": listing.hexdigest(),
+            "labels": self.scheme,
+        }
+
+    @property
+    def described(self) -> str:
+        """Return how many series it holds."""
+        return f"{self.path} ({len(self.scans)} DICOM series)"
+
+    @property
+    def name(self) -> str:
+        """Return the scan's id, or a name with a digest, because a folder's can name a patient."""
+        if len(self.scans) == 1:
+            return next(iter(self.scans))
+        return f"dicom-{self.fingerprint()['sizes_and_ends_sha256'][:8]}"
+
+
+def _read_end(archive: Archive, name: str) -> bytes:
+    if archive.is_zip:
+        return (archive.digest_checksums([name]) or "").encode()
+    with (archive.place / name).open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _END_BYTES))
+        return file.read()
+
+
+def _make_scan(
+    archive: Archive,
+    scan_id: str,
+    volume: Volume,
+    structures: StructureFile | None,
+    options: SourceOptions,
+) -> DicomScan:
+    series = volume.series
+    if series is None:
+        raise ValueError(f"{scan_id}: a volume with problems")
+    geometry = place_volume(series.shape, affine=_TO_RAS @ series.affine)
+    return DicomScan(
+        scan_id=scan_id,
+        part="train" if structures else "test",
+        first_number=1,
+        shape=geometry.shape,
+        spacing_mm=geometry.spacing_mm,
+        archive=archive,
+        names=volume.files,
+        frames=series.frame_numbers,
+        structures=structures,
+        roi=options.dicom.roi if structures else {},
+        show_paths=options.dicom.show_paths,
+    )
+
+
+def _list_structures(index: Index, options: SourceOptions) -> tuple[StructureFile, ...]:
+    """Return the files that ``--structures`` names, or those beside the images."""
+    path = options.dicom.structures
+    if path is None:
+        return index.structures
+    found = find_dicom(path)
+    given = index_files(*found, show_paths=options.dicom.show_paths) if found else None
+    if given:
+        raise_problems(given.problems, remedy="Give another file with --structures.")
+    if given is None or not given.structures:
+        raise InputError(
+            "--structures: found no RTSTRUCT or SEG there; expected a file, folder or zip of them. "
+            "Give another path."
+        )
+    return given.structures
+
+
+def _choose_volumes(
+    index: Index, options: SourceOptions, files: Sequence[StructureFile], warnings: list[str]
+) -> list[Volume]:
+    """Return the volumes to take, one or more of each study.
+
+    Raises
+    ------
+    InputError
+        As :meth:`DicomSource.open`.
+    """
+    asked = options.dicom
+    listed = "\n".join(f"  {volume}" for volume in index.volumes[:_MOST_LISTED])
+    if len(index.volumes) > _MOST_LISTED:
+        listed += f"\n  ... and {len(index.volumes) - _MOST_LISTED} more"
+    if not index.volumes:
+        also = "a DICOMDIR, which only lists files, and " if index.has_dicomdir else ""
+        raise InputError(
+            f"The source: found {also}{len(index.structures)} RTSTRUCT or SEG files and "
+            f"{index.others} other files; expected a series of MR images. Give the folder that "
+            "holds the images."
+        )
+    pool = list(index.volumes)
+    if asked.series is not None:
+        pool = [volume for volume in pool if volume.is_called(asked.series)]
+        if not pool:
+            raise InputError(
+                f"--series {asked.series}: found no such series; expected the number, UID or "
+                f"description of one of these:\n{listed}"
+            )
+    if not asked.any_modality:
+        of_mr = [volume for volume in pool if volume.modality == "MR"]
+        if not of_mr:
+            kinds = ", ".join(dict.fromkeys(volume.modality for volume in pool))
+            raise InputError(
+                f"The source: found images of the modality {kinds}; expected MR: the models of "
+                "this program are trained on MR of the abdomen. To go on all the same, use "
+                "--any-modality."
+            )
+        pool = of_mr
+    referenced = {uid for file in files for uid in file.series_uids}
+    studies: dict[tuple[str, str], list[Volume]] = {}
+    for volume in pool:
+        studies.setdefault((volume.patient, volume.study), []).append(volume)
+    chosen: list[Volume] = []
+    problems: list[object] = []
+    for of_study in studies.values():
+        fits = of_study
+        if asked.series is None:
+            fits = [v for v in fits if not v.is_localizer] or fits
+            fits = [v for v in fits if v.uid in referenced] or fits
+        # Several of one study are taken only if structures were drawn on each.
+        apart = len({v.uid for v in fits}) == len(fits)
+        if len(fits) > 1 and not (apart and all(v.uid in referenced for v in fits)):
+            more = "\n".join(f"  {volume}" for volume in fits[:_MOST_LISTED])
+            problems.append(f"A study: found several series that fit:\n{more}")
+            continue
+        bad = [problem for volume in fits for problem in volume.problems]
+        if bad and options.allow_missing:
+            warnings.append(f"a series is passed over: {bad[0]}")
+        elif bad:
+            problems += bad
+        else:
+            chosen += fits
+    raise_problems(
+        problems,
+        remedy="Choose with --series, by number, UID or description, or correct the files. "
+        "--allow-missing passes over series that cannot be taken.",
+    )
+    if not chosen:
+        raise InputError(f"The source: no series is left. Found:\n{listed}")
+    left = len(index.volumes) - len(chosen)
+    if left:
+        warnings.append(f"{left} other series are passed over")
+    return chosen
+
+
+def _find_truth(
+    volumes: Sequence[Volume],
+    files: Sequence[StructureFile],
+    roi: Mapping[str, str],
+    warnings: list[str],
+) -> list[StructureFile | None]:
+    """Return the file of structures of each volume, once their names are matched.
+
+    Raises
+    ------
+    InputError
+        If no file refers to a volume, or several to one; if an organ has two structures, or none
+        has one.
+    """
+    truth: list[StructureFile | None] = []
+    problems: list[object] = []
+    unmapped: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    unused = set(files)
+    for volume in volumes:
+        fits = [file for file in files if volume.uid in file.series_uids]
+        if not fits and len(volumes) == 1:  # some programs leave the reference out
+            fits = [file for file in files if not file.series_uids]
+        unused -= set(fits)
+        truth.append(fits[0] if fits else None)
+        if len(fits) > 1:
+            problems.append(
+                f"{', '.join(file.shown_as for file in fits)}: found {len(fits)} files of "
+                "structures for one series; expected one. Name it with --structures"
+            )
+        elif fits:
+            try:
+                match = match_names(
+                    fits[0].names, where=fits[0].shown_as, given=roi, codes=fits[0].codes
+                )
+            except InputError as error:
+                problems.append(error)
+                continue
+            unmapped.update(match.unmatched)
+            missing.update(organ for organ in ORGANS if organ not in match.of_organ)
+    raise_problems(problems, remedy="Correct these files, or name others.")
+    if files and not any(truth):
+        raise InputError(
+            f"{', '.join(file.shown_as for file in files[:5])}: found structures of other series; "
+            "expected some of the series that is taken, or of its frame of reference. Give the "
+            "right file with --structures, or choose the series with --series."
+        )
+    if unused:
+        warnings.append(f"{len(unused)} files of structures belong to no series that is taken")
+    if unmapped:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(unmapped.items()))
+        warnings.append(f"structures that are not mapped to an organ (--roi maps them): {listed}")
+    warnings += [
+        f"{count} of {sum(map(bool, truth))} files have no structure for {organ}: taken as empty"
+        for organ, count in missing.items()
+    ]
+    return truth
