@@ -22,6 +22,7 @@ from gi2nnunet.core.workers import Notice, Progress, ignore
 if TYPE_CHECKING:
     from threading import Event
 
+    from gi2nnunet.dataset.export_dicom import ExportedDicom
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from gi2nnunet.scoring.conventions import Metric, TunedMetric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
-    from gi2nnunet.source.scan import Scan
+    from gi2nnunet.source.scan import DicomOptions, Scan
     from gi2nnunet.training.doctor import Diagnosis
     from gi2nnunet.training.estimate import Estimate
     from gi2nnunet.training.plan import Plan
@@ -95,6 +96,11 @@ def check(
     dataset_id: int | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    series: str | None = None,
+    structures: FilePath | None = None,
+    roi: Mapping[str, str] | Sequence[str] | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> SourceReport:
@@ -103,11 +109,19 @@ def check(
     Parameters
     ----------
     source
-        The competition's folder or zip, or a folder of NIfTI volumes.
+        The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
     model
         Also compare the truth with the out-of-fold predictions stored in the workspace.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
+    series
+        Which DICOM series of a study: its number, UID or description.
+    structures
+        RTSTRUCT or SEG with the truth, or a folder or zip of them, if not beside the series.
+    roi
+        Name of an organ's structure, if it is not a usual one: ``{"stomach": "Magen"}``.
+    any_modality, show_paths
+        Take other modalities than MR; show paths of DICOM files in messages.
 
     Raises
     ------
@@ -117,6 +131,7 @@ def check(
     """
     from gi2nnunet.source.check.check import check_source
 
+    dicom = make_dicom_options(locals())
     require_positive(jobs=jobs)
     stored = None
     if model:
@@ -125,8 +140,9 @@ def check(
         space = find_workspace(workspace)
         dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
+        dicom = replace(dicom, patients=space.patients)
     found = check_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, jobs=jobs,
+        source, allow_missing=allow_missing, source_labels=source_labels, dicom=dicom, jobs=jobs,
         progress=progress,
     )  # fmt: skip
     if stored is None:
@@ -136,6 +152,21 @@ def check(
         jobs=jobs, progress=progress or ignore,
     )  # fmt: skip
     return found.add_disagreements(agreements, predict=stored.predict)
+
+
+def make_dicom_options(given: Mapping[str, Any]) -> DicomOptions:
+    """Return how to open a DICOM source from the arguments of a call by name."""
+    from gi2nnunet.formats.structures import parse_names
+    from gi2nnunet.source.scan import DicomOptions
+
+    structures = given.get("structures")
+    return DicomOptions(
+        series=given["series"],
+        structures=Path(structures) if structures else None,
+        roi=parse_names(given.get("roi"), option="--roi"),
+        any_modality=given["any_modality"],
+        show_paths=given["show_paths"],
+    )
 
 
 def convert(
@@ -151,6 +182,11 @@ def convert(
     leave_out_suspects: Certainty | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    series: str | None = None,
+    structures: FilePath | None = None,
+    roi: Mapping[str, str] | Sequence[str] | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -161,7 +197,7 @@ def convert(
     Parameters
     ----------
     source
-        The competition's folder or zip, or a folder of NIfTI volumes.
+        The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
     workspace
         Folder of all data and models; by default nnU-Net's three environment variables if all are
         set, otherwise ``./gi2nnunet-workspace``.
@@ -174,6 +210,8 @@ def convert(
         or more.
     leave_out_suspects
         Check the source, and do not train on scans with a suspect at least this certain.
+    series, structures, roi, any_modality, show_paths
+        Only for DICOM; see :func:`check`.
     jobs
         Number of scans processed at the same time; by default one per core.
     progress
@@ -199,6 +237,7 @@ def convert(
     from gi2nnunet.dataset.splits import SplitOptions
 
     command = spell_call(convert, locals())
+    dicom = make_dicom_options(locals())
     require_positive(jobs=jobs)
     space = find_workspace(workspace)
     (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
@@ -208,8 +247,8 @@ def convert(
     )  # fmt: skip
     return convert_source(
         Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
-        split=split, allow_missing=allow_missing, source_labels=source_labels, command=command,
-        jobs=jobs, progress=progress,
+        split=split, allow_missing=allow_missing, source_labels=source_labels, dicom=dicom,
+        command=command, jobs=jobs, progress=progress,
     )  # fmt: skip
 
 
@@ -504,9 +543,15 @@ def predict(
     threads: int | None = None,
     nifti: bool = False,
     save_probabilities: bool = False,
+    rtstruct: bool = False,
+    seg: bool = False,
+    roi_name: Mapping[str, str] | Sequence[str] | None = None,
     tuning: bool = True,
     out: FilePath | None = None,
     allow_missing: bool = False,
+    series: str | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
     trust: bool = False,
     device: str = "auto",
     gpus: int | None = None,
@@ -520,8 +565,8 @@ def predict(
     Parameters
     ----------
     source
-        A source (its ``test/`` if there is one, else its ``train/``), or NIfTI files; by default
-        the workspace's own scans, as in :func:`predict_and_score`.
+        A source (its ``test/`` if there is one, else its ``train/``), NIfTI files or DICOM series;
+        by default the workspace's own scans, as in :func:`predict_and_score`.
     config, fold, preset, trainer
         Which models to use; by default the newest complete set.
     mirroring
@@ -532,12 +577,17 @@ def predict(
         Also write label volumes: one bit-coded, and one for each organ.
     save_probabilities
         Also write each configuration's probabilities, in eight bits.
+    rtstruct, seg, roi_name
+        Also write RTSTRUCT and DICOM SEG, for DICOM sources; names of structures in them in place
+        of those of TG-263: ``{"stomach": "Magen"}``.
     tuning
         Apply the settings that ``gi2nnunet tune`` saved for these models, if any.
     out
         Folder for the results; by default one in the workspace.
     allow_missing
         Skip rows without an image and images without rows.
+    series, any_modality, show_paths
+        Only for DICOM; see :func:`check`.
     progress
         Called with ``(done, total, what)`` in scans.
     on_notice
@@ -574,9 +624,17 @@ def predict_and_score(
     threads: int | None = None,
     nifti: bool = False,
     save_probabilities: bool = False,
+    rtstruct: bool = False,
+    seg: bool = False,
+    roi_name: Mapping[str, str] | Sequence[str] | None = None,
     tuning: bool = True,
     out: FilePath | None = None,
     allow_missing: bool = False,
+    series: str | None = None,
+    structures: FilePath | None = None,
+    roi: Mapping[str, str] | Sequence[str] | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
     trust: bool = False,
     device: str = "auto",
     gpus: int | None = None,
@@ -597,6 +655,8 @@ def predict_and_score(
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
+    structures, roi
+        Only for DICOM; see :func:`check`.
 
     Returns
     -------
@@ -614,8 +674,55 @@ def predict_and_score(
     return _predict(predict_and_score, locals())
 
 
+def export_dicom(
+    labels: FilePath,
+    *,
+    series: FilePath,
+    out: FilePath,
+    number: str | None = None,
+    scheme: LabelScheme | None = None,
+    roi_name: Mapping[str, str] | Sequence[str] | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
+) -> ExportedDicom:
+    """Write ``rtstruct.dcm`` and ``seg.dcm`` of label volumes on the series they were made on.
+
+    Parameters
+    ----------
+    labels
+        A NIfTI file of labels, or a folder of one mask per organ.
+    series
+        The folder, zip or file of the DICOM series.
+    out
+        Folder for the two files.
+    number
+        Which series, if there are several: its number, UID or description.
+    scheme
+        How labels are coded; by default as their values show.
+    roi_name
+        Names of structures in place of those of TG-263: ``{"stomach": "Magen"}``.
+    any_modality, show_paths
+        As in :func:`check`.
+
+    Raises
+    ------
+    InputError
+        If labels and series cannot be read, or do not lie on one another.
+    OutputError
+        If a file cannot be written.
+    """
+    from gi2nnunet.dataset.export_dicom import export_dicom as export
+    from gi2nnunet.formats.structures import parse_names
+    from gi2nnunet.source.scan import DicomOptions
+
+    options = DicomOptions(series=number, any_modality=any_modality, show_paths=show_paths)
+    names = parse_names(roi_name, option="--roi-name")
+    return export(Path(labels), Path(series), Path(out), scheme=scheme, names=names, dicom=options)
+
+
 def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evaluation:
     """Do what a call was asked for; its arguments by name."""
+    from gi2nnunet.formats.structures import parse_names
     from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
     from gi2nnunet.nnunet.models import ModelChoice
     from gi2nnunet.prediction.choose import choose_work
@@ -630,7 +737,10 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
     engine = open_engine(given["workspace"], **pick("device", "gpus", "threads", "trust"))
     settings = PredictionSettings(**pick("mirroring", "step_size"))
-    options = PredictionOptions(**pick("nifti", "save_probabilities", "tuning"))
+    options = PredictionOptions(
+        **pick("nifti", "save_probabilities", "tuning", "rtstruct", "seg"),
+        roi_names=parse_names(given["roi_name"], option="--roi-name"),
+    )
     source, out = given["source"], given["out"]
     work = choose_work(
         Path(source) if source else None,
@@ -643,6 +753,7 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
         truth=metric is not None,
         source_labels=given.get("source_labels"),
         allow_missing=given["allow_missing"],
+        dicom=make_dicom_options(given),
         workspace=engine.workspace,
     )
     return evaluate(

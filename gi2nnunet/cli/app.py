@@ -21,7 +21,8 @@ _GROUPS = {
     ),
     "What to compute with": ("device", "gpus", "jobs", "threads", "seed", "checks", "hours"),
     "Output": (
-        "out", "nifti", "save_probabilities", "show_all", "as_json", "quiet", "help",
+        "out", "nifti", "rtstruct", "seg", "save_probabilities", "show_all", "as_json", "quiet",
+        "help",
     ),
 }  # fmt: skip
 _GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in names}
@@ -33,7 +34,7 @@ _MODULES = {
     "slurm.commands": ("jobs",),
     "sharing": ("export-model", "import-model", "predict-hidden", "kaggle-bundle"),
     "prediction": ("predict", "predict-and-score"),
-    "scores": ("encode", "score", "compare"),
+    "scores": ("encode", "export-dicom", "score", "compare"),
     "tuning": ("out-of-fold", "tune", "compare-models"),
 }
 # The commands of each group, in the order of the work, with the first line of their docstrings.
@@ -58,6 +59,7 @@ _COMMANDS = {
         "predict-hidden": "Predict a hidden test set within a time budget.",
         "kaggle-bundle": "Pack models, wheels and a notebook for a submission on Kaggle.",
         "encode": "Turn label volumes into a submission CSV.",
+        "export-dicom": "Write rtstruct.dcm and seg.dcm of label volumes, on their DICOM series.",
     },
     "Scores and choices": {
         "score": "Score a submission against the truth with the competition's metric.",

@@ -14,6 +14,7 @@ import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
+    DicomOptions,
     JobsOption,
     JsonOption,
     SeedOption,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="SOURCE", help="The competition's folder or zip, or a folder of NIfTI volumes."
+        metavar="SOURCE",
+        help="The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.",
     ),
 ]
 
@@ -210,6 +212,7 @@ def _parse_size(text: str) -> Geometry:
 def convert(
     context: typer.Context,
     source: SourceArgument,
+    clinic: DicomOptions,
     workspace: WorkspaceOption = None,
     dataset_id: Annotated[
         int, typer.Option("--id", help="nnU-Net's dataset id.", min=1, max=999)
@@ -309,6 +312,7 @@ def check(
     context: typer.Context,
     source: SourceArgument,
     where: WorkspaceOptions,
+    clinic: DicomOptions,
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
     html: Annotated[

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gi2nnunet.nnunet.engine import Engine
 
 MOST_JOBS = 1024
+_DICOM = "DICOM"
 
 _Result = TypeVar("_Result")
 
@@ -95,6 +96,24 @@ ThreadsOption = Annotated[
 ]
 
 
+AnyModalityOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-modality",
+        help="Also take CT, PET and others. The models are trained on MR.",
+        rich_help_panel=_DICOM,
+    ),
+]
+ShowPathsOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-paths",
+        help="Show paths of files in messages. They can hold a patient's name.",
+        rich_help_panel=_DICOM,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceOptions:
     """Folder of the data and models, and the dataset."""
@@ -118,6 +137,55 @@ class EngineOptions(WorkspaceOptions):
             self.workspace, device=self.device, gpus=self.gpus, jobs=jobs, threads=self.threads,
             trust=self.trust,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesOptions:
+    """Which DICOM series, for sources of DICOM files."""
+
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Which series of a study: its number, UID or description; 3/2 is the second echo "
+            "or phase of series 3. Needed if several fit.",
+            rich_help_panel=_DICOM,
+        ),
+    ] = None
+    any_modality: AnyModalityOption = False
+    show_paths: ShowPathsOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomOptions(SeriesOptions):
+    """Which DICOM series and structures, for sources of DICOM files."""
+
+    structures: Annotated[
+        Path | None,
+        typer.Option(
+            help="RTSTRUCT or SEG file with the truth, or a folder or zip of them. By default "
+            "those beside the series.",
+            rich_help_panel=_DICOM,
+        ),
+    ] = None
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORGAN=NAME",
+            help="Name of an organ's structure, if it is not a usual one; may be repeated.",
+            rich_help_panel=_DICOM,
+        ),
+    ] = None
+
+
+RoiNameOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORGAN=NAME",
+        help="Name of an organ's structure in RTSTRUCT and SEG; by default that of TG-263. May be "
+        "repeated.",
+        rich_help_panel=_DICOM,
+    ),
+]
 
 
 def takes_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,9 +11,12 @@ import typer
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AllowMissingOption,
+    DicomOptions,
     EngineOptions,
     JsonOption,
     MetricOption,
+    RoiNameOption,
+    SeriesOptions,
     SourceLabelsOption,
     require_number,
     takes_groups,
@@ -156,6 +159,20 @@ class ResultOptions:
             "scan).",
         ),
     ] = False
+    rtstruct: Annotated[
+        bool,
+        typer.Option(
+            "--rtstruct",
+            help="Also write an RTSTRUCT for each scan, on the DICOM series that was given.",
+        ),
+    ] = False
+    seg: Annotated[
+        bool,
+        typer.Option(
+            "--seg", help="Also write a DICOM SEG for each scan, on the series that was given."
+        ),
+    ] = False
+    roi_name: RoiNameOption = None
     tuning: TuningOption = True
     out: Annotated[
         Path | None,
@@ -183,8 +200,8 @@ SourceArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A source (its test/ if there is one, otherwise its train/), or NIfTI files. By "
-        "default the workspace's held-out scans.",
+        help="A source (its test/ if there is one, otherwise its train/), NIfTI files or DICOM "
+        "series. By default the workspace's held-out scans.",
     ),
 ]
 
@@ -197,6 +214,7 @@ def predict_and_score(
     result: ResultOptions,
     how: EngineOptions,
     cluster: JobOptions,
+    clinic: DicomOptions,
     source: SourceArgument = None,
     metric: MetricOption = "per-class",
     source_labels: SourceLabelsOption = None,
@@ -222,6 +240,7 @@ def predict(
     result: ResultOptions,
     how: EngineOptions,
     cluster: JobOptions,
+    clinic: SeriesOptions,
     source: SourceArgument = None,
     allow_missing: AllowMissingOption = False,
     part: PartOption = None,
@@ -244,6 +263,7 @@ def _predict(
     metric: Metric | None,
 ) -> None:
     """Predict, as jobs on a cluster, or a part, or all of it here; score if there is a metric."""
+    from gi2nnunet.formats.structures import parse_names
     from gi2nnunet.prediction.choose import choose_work
 
     asked = context.params
@@ -259,6 +279,7 @@ def _predict(
         truth=metric is not None,
         source_labels=asked.get("source_labels"),
         allow_missing=asked["allow_missing"],
+        dicom=api.make_dicom_options(asked),
         workspace=engine.workspace,
     )
     if asked["on"] == "slurm":
@@ -268,7 +289,12 @@ def _predict(
         "engine": engine,
         "settings": window.make_settings(),
         "options": PredictionOptions(
-            nifti=result.nifti, save_probabilities=result.save_probabilities, tuning=result.tuning
+            nifti=result.nifti,
+            save_probabilities=result.save_probabilities,
+            tuning=result.tuning,
+            rtstruct=result.rtstruct,
+            seg=result.seg,
+            roi_names=parse_names(result.roi_name, option="--roi-name"),
         ),
         "on_notice": print_notice,
     }

@@ -10,16 +10,20 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
+    AnyModalityOption,
     JobsOption,
     JsonOption,
     MetricOption,
+    RoiNameOption,
     SeedOption,
+    ShowPathsOption,
     call_api,
     require_number,
 )
 from gi2nnunet.cli.output import (
     count,
     print_json,
+    print_notice,
     print_result,
     print_table,
     print_warnings,
@@ -48,6 +52,53 @@ _STANDINGS = {
     "in-sample": "IN-SAMPLE: these scans were used for training, so the score is too optimistic",
     "unknown": "it is not known which patients the models were trained on",
 }
+
+
+def export_dicom(
+    context: typer.Context,
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="A label volume (NIfTI), or a folder of one mask per organ (stomach.nii.gz).",
+        ),
+    ],
+    series: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The DICOM series that the labels were made on."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the files.", file_okay=False)
+    ],
+    number: Annotated[
+        str | None,
+        typer.Option(help="Which series, if DIR holds several: its number, UID or description."),
+    ] = None,
+    scheme: Annotated[
+        LabelScheme | None,
+        typer.Option(
+            "--labels",
+            help="How the volume is encoded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. By "
+            "default as the values show.",
+        ),
+    ] = None,
+    roi_name: RoiNameOption = None,
+    any_modality: AnyModalityOption = False,
+    show_paths: ShowPathsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write rtstruct.dcm and seg.dcm of label volumes, on their DICOM series.
+
+    Example: gi2nnunet export-dicom labels.nii.gz --series series/ --out structures/
+    """
+    done = call_api(context, api.export_dicom)
+    if as_json:
+        print_json({"files": done.files, "voxels": dict(done.voxels)})
+        return
+    for organ, voxels in done.voxels.items():
+        print_notice(f"{organ.replace('_', ' ')}: {count(voxels, 'voxel')}")
+    for file in done.files:
+        print_result(str(file))
 
 
 def encode(

@@ -7,8 +7,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# A path can hold a patient's name, so a record does not hold paths.
-_PLACEHOLDERS = {"source": "SOURCE", "out": "OUT", "pretrained_weights": "WEIGHTS"}
+# A path can hold a patient's name, so a record does not hold paths, nor the UID of a series.
+_PLACEHOLDERS = {
+    "source": "SOURCE", "out": "OUT", "pretrained_weights": "WEIGHTS", "series": "SERIES",
+    "structures": "STRUCTURES",
+}  # fmt: skip
 _OPTIONS = {"dataset_id": "--id"}
 _NOT_RECORDED = ("workspace", "jobs", "as_json", "progress", "stop")
 
@@ -37,6 +40,8 @@ def spell_call(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
 
 
 def _spell_option(name: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        value = [f"{key}={text}" for key, text in value.items()]
     option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
     if isinstance(value, bool):
         return [option if value else option.replace("--", "--no-", 1)]

@@ -64,7 +64,7 @@ from gi2nnunet.source.check.check import check_opened
 from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart, FileEntry, Fold, ScanEntry
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import Rows, Source
+from gi2nnunet.source.scan import DicomOptions, Rows, Source
 
 
 class ScanRecord(ScanEntry):
@@ -89,6 +89,7 @@ def convert(
     split: SplitOptions | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    dicom: DicomOptions | None = None,
     command: str = "",
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -98,7 +99,7 @@ def convert(
     Parameters
     ----------
     source
-        The competition's folder or zip, or a folder of NIfTI volumes.
+        The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
     workspace
         The dataset goes into its ``raw``, its split also into its ``preprocessed``; its
         ``results`` are only read.
@@ -110,6 +111,8 @@ def convert(
         Skip rows without an image and images without rows.
     source_labels
         How a NIfTI source's labels are coded, if neither its dataset.json nor its values show it.
+    dicom
+        How to open a DICOM source; its patients get ids from the workspace's table.
     command
         The command line to record.
     jobs
@@ -145,8 +148,9 @@ def convert(
         raise ValueError(f"labels {labels!r}, jobs {jobs}")
     workers = jobs or count_cores()
     opened = open_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, workers=workers
-    )
+        source, allow_missing=allow_missing, source_labels=source_labels, workers=workers,
+        dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
+    )  # fmt: skip
     split = split or SplitOptions()
     suspects: Mapping[str, str] = {}
     if split.leave_out_suspects is not None:
@@ -180,7 +184,7 @@ def convert(
                 target.move_back(notes=_NOTES)
             elif not keep:
                 target.discard()
-            raise_problems(wrong, remedy=f"Correct these in {source}, or download them again.")
+            raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
         options = {
             "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
             "allow_missing": allow_missing, "source_labels": source_labels,
@@ -344,7 +348,7 @@ def _write_tables(
         "dataset_id": options["dataset_id"],
         "name": target.folder.name,
         "made_by": {"python": platform.python_version(), **_versions()},
-        "source": {"path": str(opened.path.absolute()), "kind": opened.kind},
+        "source": {"path": opened.recorded_path, "kind": opened.kind},
         "command": command,
         "options": dict(options),
         "recipe": dict(recipe),

@@ -25,6 +25,11 @@ class Workspace:
     predictions: Path
     chosen_by: str
 
+    @property
+    def patients(self) -> Path:
+        """Return the table of the ids that patients of DICOM sources have here."""
+        return self.predictions.parent / "dicom-patients.json"
+
 
 def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Workspace:
     """Find the workspace; nothing is created.

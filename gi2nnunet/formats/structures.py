@@ -245,6 +245,41 @@ def _simplify(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).lower()
 
 
+def find_organ(name: str) -> str | None:
+    """Return the organ that a name ends with, in one of the usual spellings, if any."""
+    simple = _simplify(name)
+    fits = [
+        (len(synonym), organ)
+        for organ, synonyms in _SYNONYMS.items()
+        for synonym in synonyms
+        if simple.endswith(synonym)
+    ]
+    return max(fits)[1] if fits else None  # "smallbowel" also ends with "lbowel"
+
+
+def parse_names(given: Mapping[str, str] | Sequence[str] | None, *, option: str) -> dict[str, str]:
+    """Return names by organ of texts such as ``stomach=Magen``.
+
+    Raises
+    ------
+    InputError
+        If a text does not have this form, names another organ, or one twice.
+    """
+    if isinstance(given, Mapping):
+        given = [f"{organ}={name}" for organ, name in given.items()]
+    names: dict[str, str] = {}
+    for text in given or ():
+        organ, _, name = text.partition("=")
+        organ = organ.strip().lower().replace(" ", "_")
+        if organ not in ORGANS or not name.strip() or organ in names:
+            raise InputError(
+                f"{option} {text!r}: expected ORGAN=NAME, each organ once, with an organ of "
+                f"{', '.join(ORGANS)}. Give it again."
+            )
+        names[organ] = name.strip()
+    return names
+
+
 def choose_names(given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the name of each organ's structure: the given one, or the one of TG-263.
 

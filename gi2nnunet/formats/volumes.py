@@ -207,6 +207,35 @@ def read_volume(path: Path) -> Volume:
     return Volume(array=array, geometry=header.geometry)
 
 
+def read_volume_at(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read a NIfTI volume of any axes as it is in the file.
+
+    Returns
+    -------
+    tuple
+        The array, three axes in the file's order; and ``(4, 4)`` from voxels to RAS mm.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_volume`, but for no orientation.
+    """
+    data = _read_nifti_bytes(path)
+    kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
+    try:
+        image = kind.from_bytes(data)
+        array = np.asarray(image.dataobj)
+        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+        _refuse(path, f"no readable NIfTI volume ({error})")
+    affine = np.asarray(image.affine, np.float64)
+    if array.ndim < 3 or set(array.shape[3:]) - {1} or 0 in array.shape:
+        _refuse(path, f"values of shape {array.shape}", "one volume of numbers")
+    if not any(codes) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+        _refuse(path, "no sform and no qform that says where it lies", "one of the two set")
+    return array.reshape(array.shape[:3]), affine
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Header:
     """A file's header, its geometry, and nibabel's orientation of its axes, ``(3, 2)``."""

@@ -197,11 +197,18 @@ class PredictionOptions:
         Write each configuration's probabilities in eight bits, into ``probabilities/``.
     tuning
         Apply the settings that tuning saved for these models, if any.
+    rtstruct, seg
+        Write RTSTRUCT or DICOM SEG of each scan into ``dicom/``; only for DICOM sources.
+    roi_names
+        Name in these files of an organ's structure, where it is not to be that of TG-263.
     """
 
     nifti: bool = False
     save_probabilities: bool = False
     tuning: bool = True
+    rtstruct: bool = False
+    seg: bool = False
+    roi_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_threads(

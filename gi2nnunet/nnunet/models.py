@@ -154,6 +154,11 @@ class Ensemble:
         ]
         return f"{' + '.join(parts)} ({self.chosen_by})"
 
+    def digest(self) -> str:
+        """Return a digest of all checkpoints; raises :class:`InputError` if one cannot be read."""
+        digests = [digest_checkpoint(model, fold) for model in self.models for fold in self.folds]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+
     def _by_plan(self) -> dict[tuple[str, str], list[str]]:
         grouped: dict[tuple[str, str], list[str]] = {}
         for model in self.models:

@@ -29,7 +29,7 @@ from gi2nnunet.nnunet.models import (
 from gi2nnunet.nnunet.postprocess import find_tuning
 from gi2nnunet.prediction.predict import describe_checkpoints, describe_files
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import Scan
+from gi2nnunet.source.scan import DicomOptions, Scan
 
 KEPT = ".predicting"
 
@@ -104,6 +104,7 @@ def choose_work(
     truth: bool = True,
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
+    dicom: DicomOptions | None = None,
 ) -> Work:
     """Choose scans, models, and the folder for the results; by default one in the workspace.
 
@@ -126,6 +127,7 @@ def choose_work(
             truth=truth,
             source_labels=source_labels,
             allow_missing=allow_missing,
+            dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
         )
     place = out or workspace.predictions / selection.name / ensemble.name
     return Work(selection=selection, ensemble=ensemble, out=place)
@@ -229,6 +231,7 @@ def select_source(
     truth: bool = True,
     source_labels: LabelScheme | None = None,
     allow_missing: bool = False,
+    dicom: DicomOptions | None = None,
 ) -> Selection:
     """Take the scans of a source, and their truth if all have some and it is asked for.
 
@@ -240,13 +243,14 @@ def select_source(
         truth=truth,
         source_labels=source_labels,
         allow_missing=allow_missing,
+        dicom=dicom,
     )
     warnings = list(source.warnings)
     labelled = [scan for scan in source.scans.values() if scan.labelled and truth]
     if 0 < len(labelled) < len(source.scans):
         warnings.append(
-            f"{path}: {len(labelled)} of {len(source.scans)} scans have labels, so nothing is "
-            "scored; give a source of labelled ones only"
+            f"{source.path}: {len(labelled)} of {len(source.scans)} scans have labels, so nothing "
+            "is scored; give a source of labelled ones only"
         )
         labelled = []
     return Selection(

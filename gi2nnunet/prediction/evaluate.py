@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
+from gi2nnunet.formats.structures import Maker, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
@@ -110,12 +111,13 @@ def evaluate(
 
     The folder of the work gets ``submission.csv``, ``prediction.json`` (how it was made),
     ``cost.json`` (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
-    ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/`` and
-    ``probabilities/``. Until it is complete, what an interrupted run leaves is in a hidden folder,
-    and the next run goes on from it. ``command`` is the command line to record.
+    ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/``,
+    ``probabilities/`` and ``dicom/``. Until it is complete, what an interrupted run leaves is in a
+    hidden folder, and the next run goes on from it. ``command`` is the command line to record.
     """
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
+    maker = _check_structures(work, options)
     _announce(work, selection.scans, engine=engine, on_notice=on_notice)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
@@ -147,18 +149,53 @@ def evaluate(
             files += write_score(result, out, truth=selection.truth, about=about)
         files += [out / "labels", out / "organs"] if options.nifti else []
         files += [out / "probabilities"] if options.save_probabilities else []
+        done = Evaluation(
+            submission=work.submission,
+            standing=selection.standing,
+            score=result,
+            files=tuple(files),
+            warnings=(*selection.warnings, *doubts, *notes),
+            seconds_per_scan=seconds_per_scan,
+            computing=computing,
+            tuned=tuned,
+            scans=selection.scans,
+        )
+        written = _write_structures(done, out / "dicom", options, maker) if maker else []
         shutil.rmtree(work.kept, ignore_errors=True)
-    return Evaluation(
-        submission=work.submission,
-        standing=selection.standing,
-        score=result,
-        files=tuple(files),
-        warnings=(*selection.warnings, *doubts, *notes),
-        seconds_per_scan=seconds_per_scan,
-        computing=computing,
-        tuned=tuned,
-        scans=selection.scans,
+    return replace(done, files=(*files, *written))
+
+
+def _check_structures(work: Work, options: PredictionOptions) -> Maker | None:
+    """Check, before hours of prediction, that structures can be written; ``None`` if none are.
+
+    Returns
+    -------
+    Maker
+        The models that they will name.
+    """
+    if not options.rtstruct and not options.seg:
+        return None
+    choose_names(options.roi_names)
+    for scan in work.selection.scans:
+        scan.check_structures()
+    return Maker(
+        model=" + ".join(model.configuration for model in work.ensemble.models),
+        model_digest=work.ensemble.digest(),
     )
+
+
+def _write_structures(
+    done: Evaluation, folder: Path, options: PredictionOptions, maker: Maker
+) -> list[Path]:
+    """Write RTSTRUCT and SEG of each scan into a folder of its own."""
+    return [
+        path
+        for scan in done.scans
+        for path in scan.write_structures(
+            folder / scan.scan_id, done.read_masks(scan.scan_id), rtstruct=options.rtstruct,
+            seg=options.seg, names=options.roi_names, maker=maker,
+        )
+    ]  # fmt: skip
 
 
 def predict_part(
@@ -244,6 +281,8 @@ def _describe_options(
         "tuning": options.tuning,
         "nifti": options.nifti,
         "save_probabilities": options.save_probabilities,
+        "rtstruct": options.rtstruct,
+        "seg": options.seg,
     }
 
 

@@ -168,15 +168,9 @@ class DicomScan(Scan):
         series = self.read_series()
         affine = _TO_RAS @ series.affine
         own = {organ: from_slice_order(mask, affine=affine) for organ, mask in masks.items()}
-        how: dict[str, Any] = {"series": series, "names": names, "maker": maker}
-        written = []
-        if rtstruct:
-            written.append(folder / "rtstruct.dcm")
-            write_rtstruct(written[-1], own, **how)
-        if seg:
-            written.append(folder / "seg.dcm")
-            write_seg(written[-1], own, **how)
-        return written
+        return write_on_series(
+            folder, own, series, rtstruct=rtstruct, seg=seg, names=names, maker=maker
+        )
 
     def _place_to_json(self) -> dict[str, Any]:
         return {
@@ -194,6 +188,27 @@ class DicomScan(Scan):
             "frames": tuple(content["frames"]) if content["frames"] else None,
             "show_paths": content["show_paths"],
         }
+
+
+def write_on_series(
+    folder: Path,
+    masks: Mapping[str, NDArray[np.bool_]],
+    series: Series,
+    *,
+    rtstruct: bool,
+    seg: bool,
+    names: Mapping[str, str] | None = None,
+    maker: Maker | None = None,
+) -> list[Path]:
+    """Write masks ``(slices, rows, columns)``, as :meth:`DicomScan.write_structures` does."""
+    written = []
+    if rtstruct:
+        written.append(folder / "rtstruct.dcm")
+        write_rtstruct(written[-1], masks, series=series, names=names, maker=maker)
+    if seg:
+        written.append(folder / "seg.dcm")
+        write_seg(written[-1], masks, series=series, names=names, maker=maker)
+    return written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +297,11 @@ class DicomSource(Source):
         return f"{self.path} ({len(self.scans)} DICOM series)"
 
     @property
+    def recorded_path(self) -> str:
+        """Return a word in place of the path, which can hold a patient's name."""
+        return str(self.path)
+
+    @property
     def name(self) -> str:
         """Return the scan's id, or a name with a digest, because a folder's can name a patient."""
         if len(self.scans) == 1:
@@ -366,7 +386,7 @@ def _choose_volumes(
         pool = [volume for volume in pool if volume.is_called(asked.series)]
         if not pool:
             raise InputError(
-                f"--series {asked.series}: found no such series; expected the number, UID or "
+                f"The series {asked.series!r}: found no such series; expected the number, UID or "
                 f"description of one of these:\n{listed}"
             )
     if not asked.any_modality:
@@ -397,6 +417,7 @@ def _choose_volumes(
             problems.append(f"A study: found several series that fit:\n{more}")
             continue
         bad = [problem for volume in fits for problem in volume.problems]
+        bad += [problem for v in fits for problem in v.uneven if not asked.uneven]
         if bad and options.allow_missing:
             warnings.append(f"a series is passed over: {bad[0]}")
         elif bad:
@@ -405,8 +426,8 @@ def _choose_volumes(
             chosen += fits
     raise_problems(
         problems,
-        remedy="Choose with --series, by number, UID or description, or correct the files. "
-        "--allow-missing passes over series that cannot be taken.",
+        remedy="Choose with --series (of export-dicom: --number), by number, UID or description, "
+        "or correct the files. --allow-missing passes over series that cannot be taken.",
     )
     if not chosen:
         raise InputError(f"The source: no series is left. Found:\n{listed}")

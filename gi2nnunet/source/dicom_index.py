@@ -60,6 +60,8 @@ class Volume:
         The slices with what was read of their headers; ``None`` if they do not fit together.
     problems
         Why they cannot be taken.
+    uneven
+        Where they lie at unequal distances, so that they make no image.
     patient, study, date
         Real PatientID (empty if missing), StudyInstanceUID, and date (YYYYMMDD, or empty).
     modality, number, description, uid
@@ -77,6 +79,7 @@ class Volume:
     files: tuple[str, ...]
     series: Series | None = field(repr=False)
     problems: tuple[object, ...]
+    uneven: tuple[Problem, ...]
     patient: str = field(repr=False)
     study: str = field(repr=False)
     date: str = field(repr=False)
@@ -100,7 +103,8 @@ class Volume:
         extra = [f"{self.description!r}"] if self.description else []
         extra += [self.contrast] if self.contrast else []
         extra += ["a localizer"] if self.is_localizer else []
-        extra += [f"cannot be taken ({self.problems[0]})"] if self.problems else []
+        wrong = [*self.problems, *self.uneven]
+        extra += [f"cannot be taken ({wrong[0]})"] if wrong else []
         return f"{self.key}: " + ", ".join([self.described, *extra])
 
     def is_called(self, text: str) -> bool:
@@ -302,7 +306,7 @@ def _build_volumes(images: Sequence[tuple[str, Dataset, list[Frame]]]) -> Iterab
         orientations = {tuple(round(x, 3) for x in f.orientation) for f in frames if f.orientation}
         try:
             series = build_series(frames)
-            problems += _find_bad_size(series) or find_uneven_slices(series)
+            problems += _find_bad_size(series)
         except InputError as error:
             problems.append(error)
         except Exception as error:  # a value of a type that DICOM does not allow there
@@ -315,6 +319,7 @@ def _build_volumes(images: Sequence[tuple[str, Dataset, list[Frame]]]) -> Iterab
             files=tuple(dict.fromkeys(name_of[id(dataset)] for dataset in used)),
             series=None if problems else series,
             problems=tuple(problems),
+            uneven=tuple(find_uneven_slices(series)) if series else (),
             patient=str(image.get("PatientID") or "").strip(),
             study=str(image.get("StudyInstanceUID", "")),
             date=next((text for text in dates if is_date(text)), ""),

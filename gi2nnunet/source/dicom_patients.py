@@ -47,8 +47,8 @@ def make_scan_ids(studies: Sequence[tuple[str, str]], *, table: Path | None) -> 
     studies
         For each scan the patient's real id and the date (YYYYMMDD, or empty if unknown).
     table
-        File that keeps the ids, so that a patient has the same one the next time; ``None``, or one
-        that cannot be written yet, numbers the patients of these studies only.
+        File that keeps the ids, so that a patient has the same one the next time. ``None``, or one
+        that is missing where nothing can be written, numbers the patients of these studies only.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def make_scan_ids(studies: Sequence[tuple[str, str]], *, table: Path | None) -> 
     OutputError
         If it cannot be written.
     """
+    if table is not None and not table.exists() and not _may_write(table):
+        table = None
     known = _Table()
     where = nullcontext() if table is None else hold(table, purpose="naming", on_wait=ignore)
     with where:
@@ -80,6 +82,10 @@ def make_scan_ids(studies: Sequence[tuple[str, str]], *, table: Path | None) -> 
         count = sum(other.partition("+")[0] == scan_id for other in ids)
         ids.append(f"{scan_id}+{count + 1}" if count else scan_id)
     return ids
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(next(folder for folder in path.parents if folder.exists()), os.W_OK)
 
 
 def _write(path: Path, table: _Table) -> None:

@@ -7,6 +7,7 @@ one of :class:`~gi2nnunet.source.scan.Scan`, and an entry in :data:`SOURCES`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def open_source(
     for kind in SOURCES:
         source = kind.open(Path(path), options)
         if source is not None:
+            if kind is not DicomSource and replace(options.dicom, patients=None) != DicomOptions():
+                raise InputError(
+                    f"{path}: found no DICOM files; expected some, because an option is only for "
+                    "DICOM (--series, --structures, --roi, --any-modality, --show-paths). Leave "
+                    "it out, or give a DICOM source."
+                )
             return source
     raise InputError(f"{path}: is not a known kind of source.")
 

@@ -293,6 +293,8 @@ class DicomOptions:
         Take CT, PET and others too.
     show_paths
         Show paths in messages, which often hold a patient's name.
+    uneven
+        Take series with slices at unequal distances: not as images, but to write structures on.
     patients
         File that keeps the made-up ids of patients; see
         :func:`~gi2nnunet.source.dicom_patients.make_scan_ids`.
@@ -303,6 +305,7 @@ class DicomOptions:
     roi: Mapping[str, str] = field(default_factory=dict)
     any_modality: bool = False
     show_paths: bool = False
+    uneven: bool = False
     patients: Path | None = None
 
 
@@ -389,6 +392,11 @@ class Source(ABC):
     @abstractmethod
     def described(self) -> str:
         """Return what it is and how many scans are taken, for the screen."""
+
+    @property
+    def recorded_path(self) -> str:
+        """Return the path as a manifest records it."""
+        return str(self.path.absolute())
 
     @property
     def name(self) -> str:

@@ -11,11 +11,14 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
     generate_uid,
 )
@@ -225,7 +228,7 @@ def test_one_of_several_series_is_named_by_number_uid_or_description(tmp_path):
     for text in ("4", uids[1], uids[1][-8:], "HASTE"):
         assert only_scan(tmp_path, series=text).shape == (5, 8, 9)
     message = refusal(tmp_path, series="5")
-    assert "--series 5: found no such series" in message
+    assert "The series '5': found no such series" in message
     assert "'HASTE'" in message
 
 
@@ -462,17 +465,18 @@ def test_no_images(tmp_path):
 
 
 def test_a_dicomdir_is_passed_over_or_named(tmp_path):
-    write_series(tmp_path / "s", PLAN)
-    from pydicom.fileset import FileSet
-
-    files = FileSet()
-    for path in sorted((tmp_path / "s").iterdir()):
-        files.add(path)
-    files.write(tmp_path / "set")
-    (tmp_path / "set" / "readme.txt").write_text("text " * 100)
-    (tmp_path / "set" / "notes").write_text("text " * 100)
-    assert only_scan(tmp_path / "set").shape == (5, 8, 9)
-    assert "found a DICOMDIR, which only lists files" in refusal(tmp_path / "set" / "DICOMDIR")
+    write_series(tmp_path, PLAN)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    listing = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    listing.DirectoryRecordSequence = []
+    listing.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    (tmp_path / "readme.txt").write_text("text " * 100)
+    (tmp_path / "notes").write_text("text " * 100)
+    assert only_scan(tmp_path).shape == (5, 8, 9)
+    assert "found a DICOMDIR, which only lists files" in refusal(tmp_path / "DICOMDIR")
 
 
 @pytest.mark.parametrize("kept", [500, -100])

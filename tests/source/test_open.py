@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.dicom_series import read_series
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import to_exclusive
+from gi2nnunet.formats.rtstruct import write_rtstruct
+from gi2nnunet.formats.seg import write_seg
 from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume
 from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.prediction.choose import select_source
@@ -24,6 +30,7 @@ from gi2nnunet.source.check.check import check_source
 from gi2nnunet.source.open import open_source, scan_from_json
 from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
 from tests.converting import convert
+from tests.dicom_factory import SeriesPlan, write_series
 from tests.source_factory import (
     MadeScan,
     MadeSource,
@@ -154,6 +161,7 @@ class Given:
     labelled: bool = True
     numbered: bool = True
     has_rows: bool = False
+    named: bool = True  # ids and the source's name are those of its files
 
 
 def give_folder(root: Path, made: MadeSource) -> Given:
@@ -187,6 +195,31 @@ def give_dataset(root: Path, made: MadeSource) -> Given:
     return Given(path=dataset.folder, scans=made.train)
 
 
+def give_dicom(root: Path, made: MadeSource) -> Given:
+    """Series with their truth as RTSTRUCT or SEG; patients get ids by number, days from 0."""
+    ids = ("patient-0001_day0", "patient-0001_day9", "patient-0002_day0")
+    scans = []
+    for index, (scan, scan_id) in enumerate(zip(made.train, ids, strict=True)):
+        folder = root / "given" / str(index)
+        depth, height, width = scan.image.shape
+        plan = SeriesPlan(shape=(depth, height, width), pixel_spacing_mm=spacing_of(scan)[1:])
+        patient, day = scan.scan_id.split("_day")
+        paths = write_series(
+            folder, plan, pixels=scan.image[::-1], patient_id=patient,
+            change=partial(set_date, date=f"202603{int(day):02}"),
+        )  # fmt: skip
+        assert len(paths) == depth
+        masks = dict(zip(ORGANS, scan.masks[:, ::-1].astype(bool), strict=True))
+        write = write_seg if index == 1 else write_rtstruct
+        write(folder / "truth.dcm", masks, series=read_series(folder))
+        scans.append(replace(scan, scan_id=scan_id))
+    return Given(path=root / "given", scans=tuple(scans), numbered=False, named=False)
+
+
+def set_date(dataset: Dataset, _: int, *, date: str) -> None:
+    dataset.StudyDate = date
+
+
 def give_arrays(root: Path, made: MadeSource) -> Given:
     (root / "given").mkdir()
     for scan in made.train:
@@ -203,6 +236,7 @@ KINDS: dict[str, Callable[[Path, MadeSource], Given]] = {
     "NIfTI folder": give_nifti,
     "NIfTI file": give_one_file,
     "converted dataset": give_dataset,
+    "DICOM": give_dicom,
     "a further kind": give_arrays,
 }
 
@@ -245,7 +279,8 @@ def test_an_opened_source_tells_its_scans_and_reads_no_image(
         assert all(file.is_file() for file in found.files)
     assert set(source.unnumbered) == (set() if given.numbered else set(source.scans))
     assert str(len(source.scans)) in source.described
-    assert source.name == given.path.name.partition(".")[0]
+    if given.named:
+        assert source.name == given.path.name.partition(".")[0]
 
 
 def test_a_scan_is_loaded_with_its_truth(given: Given) -> None:
@@ -321,6 +356,9 @@ def test_a_source_is_told_by_its_fingerprint(given: Given) -> None:
         files = {name: Archive(file).read_bytes(name) for name in Archive(file).names()}
         name = next(name for name in files if name.endswith(".png"))
         write_zip(file, {**files, name: files[name][:-1] + b"\0"})
+    elif file.suffix == ".dcm":
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
         np.savez(file, image=np.zeros((5, 12, 17)), bits=0, spacing=(3, 1, 1), first=1)
     assert fingerprint() != before
@@ -337,10 +375,12 @@ def test_every_command_takes_every_kind(given: Given, tmp_path: Path) -> None:
         given.path, workspace=open_workspace(tmp_path / "again", environ={}),
         source_labels="regions", folds=None, holdout=0,
     )  # fmt: skip
-    for scan in given.scans:
-        np.testing.assert_array_equal(dataset.read_image(scan.scan_id), scan.image)
-        assert dataset.scan(scan.scan_id).numbers == numbers_of(given, scan)
-        np.testing.assert_array_equal(dataset.open_scan(scan.scan_id).read().image, scan.image)
+    ids = [scan.scan_id for scan in dataset.scans]
+    assert not given.named or ids == [scan.scan_id for scan in given.scans]
+    for scan, scan_id in zip(given.scans, ids, strict=True):
+        np.testing.assert_array_equal(dataset.read_image(scan_id), scan.image)
+        assert dataset.scan(scan_id).numbers == numbers_of(given, scan)
+        np.testing.assert_array_equal(dataset.open_scan(scan_id).read().image, scan.image)
 
 
 # -- label volumes

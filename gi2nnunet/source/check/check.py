@@ -37,7 +37,7 @@ from gi2nnunet.source.check.suspects import (
     find_usual_organs,
 )
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import LoadedScan, Scan, Source
+from gi2nnunet.source.scan import DicomOptions, LoadedScan, Scan, Source
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
@@ -243,6 +243,7 @@ def check_source(
     *,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    dicom: DicomOptions | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> SourceReport:
@@ -274,7 +275,7 @@ def check_source(
         told together.
     """
     opened = open_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, workers=jobs
+        source, allow_missing=allow_missing, source_labels=source_labels, workers=jobs, dicom=dicom
     )
     return check_opened(opened, jobs=jobs, progress=progress)
 
