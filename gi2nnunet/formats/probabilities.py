@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from isal import igzip, isal_zlib
 from numpy.typing import NDArray
+from pydantic import PositiveFloat
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import replace_file
+from gi2nnunet.core.files import Count, parse_record, replace_file
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap
 
@@ -124,6 +125,20 @@ def write_probabilities(
     replace_file(path, b"".join([*parts, packer.flush()]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    format: Literal[2]
+    scan_id: str
+    organs: tuple[str, ...]
+    shape: tuple[Count, Count, Count, Count]
+    numbers: tuple[int, ...]
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    about: dict[str, Any]
+
+
+_AGAIN = "Delete it and run gi2nnunet out-of-fold again."
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """Return how a file's probabilities were made; empty if it, or its header, is not readable."""
     try:
@@ -145,26 +160,25 @@ def read_probabilities(path: Path) -> StoredProbabilities:
     """
     try:
         with igzip.open(path) as file:
-            header = json.loads(file.readline(_MOST_HEADER_BYTES))
-            organs, planes, _, _ = shape = header["shape"]
+            line = file.readline(_MOST_HEADER_BYTES)
+            header = parse_record(line, _Header, where=f"{path}, header", remedy=_AGAIN)
+            organs, planes, _, _ = shape = header.shape
             size = math.prod(shape)
             if (
-                header["format"] != _FORMAT
-                or header["organs"] != list(ORGANS)
-                or (organs, planes) != (len(ORGANS), len(header["numbers"]))
+                header.organs != ORGANS
+                or (organs, planes) != (len(ORGANS), len(header.numbers))
                 or not 0 < size <= _MOST_VOXELS
             ):
                 raise ValueError("its parts do not fit")
             content = file.read(size + 1)  # reads to the end, so the checksum is compared
         if len(content) != size:
             raise ValueError(f"{len(content)} voxels instead of {size}")
-        z, y, x = header["spacing_mm"]
         return StoredProbabilities(
-            scan_id=str(header["scan_id"]),
-            numbers=tuple(int(number) for number in header["numbers"]),
-            spacing_mm=(float(z), float(y), float(x)),
+            scan_id=header.scan_id,
+            numbers=header.numbers,
+            spacing_mm=header.spacing_mm,
             array=np.frombuffer(content, np.uint8).reshape(shape),
-            about=dict(header["about"]),
+            about=header.about,
         )
     except _DAMAGES as error:
         raise InputError(

@@ -77,7 +77,7 @@ def test_every_truncation_and_every_altered_byte_is_named(written):
     ]
     for content in [*altered, *(whole[:length] for length in range(len(whole)))]:
         written.write_bytes(content)
-        with pytest.raises(InputError, match=r"scan: found a damaged file"):
+        with pytest.raises(InputError, match=r"scan(, header)?: .*found .*; expected "):
             read_probabilities(written)
         assert read_about(written) in ({}, {"fold": 0})
 
@@ -100,12 +100,13 @@ def test_every_truncation_and_every_altered_byte_is_named(written):
         lambda content: change_header(content, numbers=[1, None]),
         lambda content: change_header(content, organs=["liver"]),
         lambda content: change_header(content, spacing_mm=[3, 1]),
+        lambda content: change_header(content, spacing_mm=[3, float("nan"), 1]),
         lambda content: change_header(content, about=3),
     ],
 )
 def test_a_damaged_file_is_named(written, spoil):
     written.write_bytes(spoil(written.read_bytes()))
-    with pytest.raises(InputError, match=r"scan: found a damaged file"):
+    with pytest.raises(InputError, match=r"scan(, header)?: .*found .*; expected "):
         read_probabilities(written)
 
 
