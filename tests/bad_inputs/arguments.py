@@ -67,8 +67,7 @@ ARGUMENTS = (
     ),
     refused(
         "jobs",
-        f"{JOBS}/records/plan.json: is damaged",
-        "expected its name, words and job_id",
+        f"{JOBS}/records/plan.json: words: found nothing; expected this key",
         "Remove the file",
         name="a damaged record of a job",
         make=write(f"{JOBS}/records/plan.json", '{"name": "plan", "job_id": "many"}'),

@@ -316,7 +316,7 @@ VOLUMES = (
     converting(
         "a dataset.json cut off",
         then(pair(), write("in/dataset.json", '{"labels": {')),
-        "in/dataset.json: is damaged: found no JSON",
+        "in/dataset.json: found no JSON",
         "Restore it, or remove it",
     ),
     converting(
