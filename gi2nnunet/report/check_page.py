@@ -21,7 +21,7 @@ from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.report.figures import draw_figures
 from gi2nnunet.report.pictures import Picture, View, join_words, take_pictures
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
-from gi2nnunet.source.check.in_scans import tell_placement
+from gi2nnunet.source.check.in_scans import describe_placement
 from gi2nnunet.source.check.measures import ScanMeasures
 from gi2nnunet.source.check.suspects import MEANINGS, Suspect
 
@@ -504,7 +504,7 @@ def _show_placed(scan: ScanMeasures, suspect: Suspect) -> Iterator[Strip]:
                      _ORGAN_HEIGHTS)  # fmt: skip
     for title, chosen in (
         ("The masks as they are", None),
-        (f"The same slices {tell_placement(placement, scan.spacing_mm)}", placement),
+        (f"The same slices {describe_placement(placement, scan.spacing_mm)}", placement),
     ):
         yield Strip(
             title=title,

@@ -16,7 +16,7 @@ from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.formats.ids import CERTAINTIES, KNOWN_BAD_SCANS, ORGANS, Certainty, LabelScheme
 from gi2nnunet.formats.labels import LabelMap
-from gi2nnunet.source.check.in_models import ScanAgreement, find_disagreements, tell_tested
+from gi2nnunet.source.check.in_models import ScanAgreement, describe_tested, find_disagreements
 from gi2nnunet.source.check.in_scans import (
     LEAST_DAYS,
     LEAST_SCANS_WITH_DAYS,
@@ -31,6 +31,7 @@ from gi2nnunet.source.check.suspects import (
     LEAST_SCANS,
     Labelled,
     Suspect,
+    SuspectKind,
     Tested,
     drop_explained,
     find_usual_fit,
@@ -95,7 +96,7 @@ class SourceReport:
         predict
             Gives the predicted label map ``(z, y, x)`` of one of them.
         """
-        tested = tell_tested(len(agreements), len(self.masks))
+        tested = describe_tested(len(agreements), len(self.masks))
         return replace(
             self,
             suspects=sort_suspects([*self.suspects, *find_disagreements(agreements)], self.scans),
@@ -115,9 +116,9 @@ class SourceReport:
         kinds: dict[str, dict[str, None]] = {}
         for suspect in self.suspects:
             if suspect.certainty in enough:
-                told = f"{suspect.kind}, {suspect.certainty}"
-                kinds.setdefault(suspect.scan_id, {})[told] = None
-        return {scan_id: f"suspect: {'; '.join(told)}" for scan_id, told in kinds.items()}
+                reason = f"{suspect.kind}, {suspect.certainty}"
+                kinds.setdefault(suspect.scan_id, {})[reason] = None
+        return {scan_id: f"suspect: {'; '.join(found)}" for scan_id, found in kinds.items()}
 
     def count_parts(self) -> dict[str, dict[str, int]]:
         """Return patients, scans, slices, slices with truth and without any mask, by part."""
@@ -168,19 +169,12 @@ class SourceReport:
 
     def measure_volumes(self) -> dict[str, tuple[int, float, float, float] | None]:
         """Return by organ the scans that have it and least, median and greatest volume in ml."""
-        found: dict[str, tuple[int, float, float, float] | None] = {}
+        found: dict[str, tuple[int, float, float, float] | None] = dict.fromkeys(ORGANS)
         for index, organ in enumerate(ORGANS):
             volumes = [m.volume_ml[index] for m in self.masks if m.volume_ml[index] > 0]
-            found[organ] = (
-                (
-                    len(volumes),
-                    float(min(volumes)),
-                    float(np.median(volumes)),
-                    float(max(volumes)),
-                )
-                if volumes
-                else None
-            )
+            if volumes:
+                least, middle, most = np.percentile(volumes, (0, 50, 100)).tolist()
+                found[organ] = (len(volumes), least, middle, most)
         return found
 
     def count_overlaps(self) -> dict[str, tuple[int, int]]:
@@ -251,8 +245,6 @@ def check_source(
 
     Parameters
     ----------
-    source
-        The competition's folder or zip, or a folder of NIfTI volumes.
     allow_missing
         Pass over rows without an image and images without rows.
     source_labels
@@ -271,8 +263,8 @@ def check_source(
     Raises
     ------
     InputError
-        Where the source does not fit together or a file of it cannot be read; all problems are
-        told together.
+        If the source does not fit together or a file of it cannot be read; all problems are
+        reported together.
     """
     opened = open_source(
         source, allow_missing=allow_missing, source_labels=source_labels, workers=jobs, dicom=dicom
@@ -288,42 +280,9 @@ def check_opened(
     Raises
     ------
     InputError
-        Where a file of it cannot be read; all problems are reported together.
+        If a file of it cannot be read; all problems are reported together.
     """
-    path, workers = opened.path, jobs or count_cores()
-    report = progress or ignore
-
-    def measure(scan: Scan) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
-        loaded = scan.load()
-        if loaded.problems:
-            return None, loaded.problems, 0
-        measured = measure_scan(
-            scan_id=scan.scan_id,
-            part=scan.part,
-            image=loaded.image,
-            label_map=loaded.label_map,
-            spacing_mm=loaded.spacing_mm,
-            first_number=loaded.first_number,
-        )
-        return measured, (), loaded.eight_bit
-
-    scans: list[ScanMeasures] = []
-    problems: list[Problem] = []
-    eight_bit = 0
-    report(0, len(opened.scans), "measuring scans")
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        running = pool.map(measure, opened.scans.values())
-        try:
-            for done, (measured, wrong, of_scan) in enumerate(running, 1):
-                problems += wrong
-                eight_bit += of_scan
-                if measured is not None:
-                    scans.append(measured)
-                report(done, len(opened.scans), "measuring scans")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    raise_problems(problems, remedy=f"Correct these in {path}, or download it again.")
+    scans, eight_bit = _measure_scans(opened, jobs or count_cores(), progress or ignore)
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     if eight_bit:
         warnings.append(
@@ -331,7 +290,7 @@ def check_opened(
             "not comparable"
         )
     return SourceReport(
-        path=path,
+        path=opened.path,
         kind=opened.kind,
         scans=tuple(scans),
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
@@ -340,6 +299,40 @@ def check_opened(
         warnings=tuple(warnings),
         load=lambda scan_id: opened.scans[scan_id].load(),
     )
+
+
+def _measure_scans(
+    opened: Source, workers: int, report: Progress
+) -> tuple[list[ScanMeasures], int]:
+    """Return what each scan measures, and how many slices are 8-bit."""
+
+    def measure(scan: Scan) -> tuple[ScanMeasures | None, tuple[Problem, ...], int]:
+        loaded = scan.load()
+        if loaded.problems:
+            return None, loaded.problems, 0
+        measured = measure_scan(
+            scan_id=scan.scan_id, part=scan.part, image=loaded.image, label_map=loaded.label_map,
+            spacing_mm=loaded.spacing_mm, first_number=loaded.first_number,
+        )  # fmt: skip
+        return measured, (), loaded.eight_bit
+
+    scans: list[ScanMeasures] = []
+    problems: list[Problem] = []
+    eight_bit, every = 0, len(opened.scans)
+    report(0, every, "measuring scans")
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+        try:
+            running = pool.map(measure, opened.scans.values())
+            for done, (measured, wrong, of_scan) in enumerate(running, 1):
+                problems += wrong
+                eight_bit += of_scan
+                scans += [measured] if measured else []
+                report(done, every, "measuring scans")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    raise_problems(problems, remedy=f"Correct these in {opened.path}, or download it again.")
+    return scans, eight_bit
 
 
 def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
@@ -360,12 +353,7 @@ def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
     for scan, masks in labelled:
         found += find_in_masks(scan, masks)
         found += find_in_fit(scan, masks, fit)
-    turned = {s.scan_id for s in found if s.kind in ("masks turned", "masks moved")}
-    found += [
-        suspect
-        for suspect in find_in_organs(labelled, organs)
-        if not (suspect.scan_id in turned and suspect.kind in ("scan turned", "organs exchanged"))
-    ]
+    found += find_in_organs(labelled, organs)
     found += find_copied(scans)
     found += find_unlike_days(labelled)
     return sort_suspects(drop_explained(found), scans)
@@ -376,70 +364,52 @@ def sort_suspects(
 ) -> tuple[Suspect, ...]:
     """Return suspects in the order of the scans, then of the slices, then of their certainty."""
     order = {scan.scan_id: index for index, scan in enumerate(scans)}
-    return tuple(
-        sorted(
-            suspects,
-            key=lambda s: (
-                order[s.scan_id], s.slice_number or 0, s.rank,
-                s.organ or "", s.kind,
-            ),
-        )
-    )  # fmt: skip
+
+    def key(s: Suspect) -> tuple[int, int, int, str, str]:
+        return order[s.scan_id], s.slice_number or 0, s.rank, s.organ or "", s.kind
+
+    return tuple(sorted(suspects, key=key))
 
 
 def _list_labelled(scans: Sequence[ScanMeasures]) -> Labelled:
-    """Return the scans that have masks; those of a scan without signal are held against nothing."""
+    """Return the scans that have masks."""
     return [(scan, scan.masks) for scan in scans if scan.masks is not None]
 
 
 def list_tested(scans: Sequence[ScanMeasures]) -> tuple[Tested, ...]:
-    """Return what :func:`find_suspects` tests in these scans, and what it would need for the rest.
-
-    Parameters
-    ----------
-    scans
-        A source's scans.
-    """
+    """Return what :func:`find_suspects` tests in scans, and what it needs to test the rest."""
     labelled = _list_labelled(scans)
-    few = ""
-    if labelled and len(labelled) < LEAST_SCANS:
+    fitting = sum(bool(np.isfinite(masks.fit.whole)) for _, masks in labelled)
+    needs = few = "" if labelled else "needs labelled scans"
+    if 0 < len(labelled) < LEAST_SCANS:
         few = (
             f"usual values are the competition's: the source would need {LEAST_SCANS} labelled "
             f"scans and has {len(labelled)}"
         )
-    days = Counter(scan.patient_id for scan, _ in labelled)
-    with_days = sum(number for number in days.values() if number >= LEAST_DAYS)
-    return (
-        Tested(
-            what="images: signal, order, joints and repeats of slices",
-            kinds=("no signal", "slice order", "joint", "repeated slices"), scans=len(scans),
+    copies = (len(scans), "") if len(scans) > 1 else (0, "needs two scans")
+    of_patient = Counter(scan.patient_id for scan, _ in labelled)
+    days = (sum(number for number in of_patient.values() if number >= LEAST_DAYS), "")
+    if days[0] < LEAST_SCANS_WITH_DAYS:
+        most = f"{LEAST_SCANS_WITH_DAYS} scans of patients with {LEAST_DAYS} days or more"
+        days = (0, f"needs {most}")
+    groups: tuple[tuple[str, tuple[int, str], tuple[SuspectKind, ...]], ...] = (
+        (
+            "images: signal, order, joints and repeats of slices", (len(scans), ""),
+            ("no signal", "slice order", "joint", "repeated slices"),
         ),
-        Tested(
-            what="copies among the scans", kinds=("copied images", "copied masks"),
-            scans=len(scans) if len(scans) > 1 else 0,
-            note="" if len(scans) > 1 else "needs two scans",
+        ("copies among the scans", copies, ("copied images", "copied masks")),
+        ("masks, slice by slice", (len(labelled), needs), ("mask jump", "gap")),
+        (
+            "masks against their images", (fitting, few),
+            ("masks turned", "masks moved", "masks do not fit", "outline"),
         ),
-        Tested(
-            what="masks, slice by slice", kinds=("mask jump", "gap"), scans=len(labelled),
-            note="" if labelled else "needs labelled scans",
+        (
+            "organs: which is which, volumes, places, ends", (len(labelled), few),
+            ("organs exchanged", "scan turned", "cut off", "missing organ", "volume", "place"),
         ),
-        Tested(
-            what="masks against their images",
-            kinds=("masks turned", "masks moved", "masks do not fit", "outline"),
-            scans=sum(bool(np.isfinite(masks.fit.whole)) for _, masks in labelled),
-            note=few if labelled else "needs labelled scans",
-        ),
-        Tested(
-            what="organs: which is which, volumes, places, ends",
-            kinds=("organs exchanged", "scan turned", "cut off", "missing organ", "volume",
-                   "place"),
-            scans=len(labelled), note=few if labelled else "needs labelled scans",
-        ),
-        Tested(
-            what="days of a patient", kinds=("day",),
-            scans=with_days if with_days >= LEAST_SCANS_WITH_DAYS else 0,
-            note=""
-            if with_days >= LEAST_SCANS_WITH_DAYS
-            else f"needs {LEAST_SCANS_WITH_DAYS} scans of patients with {LEAST_DAYS} days or more",
-        ),
+        ("days of a patient", days, ("day",)),
     )  # fmt: skip
+    return tuple(
+        Tested(what=what, kinds=kinds, scans=number, note=note)
+        for what, (number, note), kinds in groups
+    )

@@ -9,16 +9,16 @@ mask. So masks that were moved, turned or taken from another scan show, each sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,9 +31,15 @@ Turn = Literal[
     "transposed",
     "rotated by 180 degrees",
 ]
-_TURNS: tuple[Turn, ...] = (
-    "upside down", "mirrored", "back to front", "transposed", "rotated by 180 degrees",
-)  # fmt: skip
+# The axes along which each turn flips.
+_FLIPS: Mapping[Turn, tuple[int, ...]] = {
+    "as they are": (),
+    "upside down": (0,),
+    "mirrored": (2,),
+    "back to front": (1,),
+    "transposed": (),
+    "rotated by 180 degrees": (1, 2),
+}
 
 _MOST_POINTS = 1200  # of an organ's outline, each way
 _LINE = 4
@@ -52,8 +58,6 @@ class Placement:
 
     Attributes
     ----------
-    turn
-        How the masks would be turned.
     slices, rows, columns
         By how much they would be moved: to caudal, to posterior, to the patient's left.
     growth
@@ -87,17 +91,16 @@ class OutlineFit:
         ``(organs, z)``: how many points those are.
     edges
         ``(organs,)``: pixels at the outline in every fourth line, before points were taken.
-    better
-        The best other placement of all masks together, if one was looked for.
-    better_of_organ
-        The same for each organ by itself.
+    better, better_of_organ
+        The best other placement of all masks together, and of each organ by itself, if one was
+        looked for.
     """
 
     contrast: FloatArray
     points: IntArray
     edges: IntArray
-    better: Alternative | None
-    better_of_organ: tuple[Alternative | None, ...]
+    better: Alternative | None = None
+    better_of_organ: tuple[Alternative | None, ...] = (None,) * len(ORGANS)
 
     @property
     def of_organs(self) -> FloatArray:
@@ -107,18 +110,7 @@ class OutlineFit:
     @property
     def whole(self) -> float:
         """Return the mean over the organs, each counting by its points; NaN without masks."""
-        return _weigh(self.of_organs, self.points.sum(axis=1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outline:
-    """Points of one organ's outline: the pixel before and the one after it, along one axis."""
-
-    z: IntArray
-    y: IntArray
-    x: IntArray
-    step_y: IntArray  # from inside to outside
-    step_x: IntArray
+        return float(_weigh(self.of_organs, self.points.sum(axis=1)))
 
 
 def measure_fit(
@@ -138,29 +130,25 @@ def measure_fit(
     Returns
     -------
     OutlineFit
-        Where the fit is poor, or better a little aside, with the best other placement: up to 12
+        If the fit is poor, or better a little aside, with the best other placement: up to 12
         slices or 20 pixels away, turned, or grown or shrunk by up to 8 pixels.
     """
-    outlines, edges = _find_outlines(label_map)
-    inverse = np.zeros(len(level))
-    inverse[level > 0] = 1 / level[level > 0]
+    outline, edges = _find_outline(label_map)
+    inverse = np.divide(1.0, level, out=np.zeros(len(level)), where=level > 0)
+    look = _Looker(image=image, inverse=inverse, outline=outline)
+    values, kept = look.measure_points(Placement())
     shape = (len(ORGANS), len(image))
-    contrast, points = np.zeros(shape), np.zeros(shape, np.int64)
-    for organ, outline in enumerate(outlines):
-        values, kept = _look(image, inverse, outline, Placement())
-        contrast[organ] = np.bincount(outline.z[kept], values, minlength=len(image))
-        points[organ] = np.bincount(outline.z[kept], minlength=len(image))
+    at = (outline[0] * len(image) + outline[1])[kept]
+    contrast, points = (
+        np.bincount(at, weights, shape[0] * shape[1]).reshape(shape) for weights in (values, None)
+    )
     found = OutlineFit(
-        contrast=contrast, points=points, edges=edges, better=None,
-        better_of_organ=(None,) * len(ORGANS),
-    )  # fmt: skip
+        contrast=contrast.astype(np.float64), points=points.astype(np.int64), edges=edges
+    )
     if not points.any():
         return found
-    look = _Looker(image=image, inverse=inverse, outlines=outlines)
-    fits = found.of_organs
-    if not (fits < SEARCH_BELOW).any() and found.whole >= float(
-        look.weigh(look.measure(_NEAR)).max()
-    ):
+    poor = (found.of_organs < SEARCH_BELOW).any()
+    if not poor and found.whole >= look.weigh(look.measure(_NEAR)).max():
         return found
     return look.search(found)
 
@@ -170,11 +158,7 @@ def place_masks(label_map: LabelMap, placement: Placement) -> LabelMap:
 
     Masks that grow or shrink do so in each slice, by as many pixels to all sides.
     """
-    axes = {
-        "upside down": (0,), "mirrored": (2,), "back to front": (1,),
-        "rotated by 180 degrees": (1, 2),
-    }  # fmt: skip
-    placed = np.flip(label_map, axes[placement.turn]) if placement.turn in axes else label_map
+    placed = np.flip(label_map, _FLIPS[placement.turn])
     if placement.turn == "transposed":
         placed = placed.transpose(0, 2, 1)
     for axis, by in enumerate((placement.slices, placement.rows, placement.columns)):
@@ -184,150 +168,123 @@ def place_masks(label_map: LabelMap, placement: Placement) -> LabelMap:
             edge[axis] = slice(0, by) if by > 0 else slice(by, None)
             placed[tuple(edge)] = 0
     if placement.growth:
-        side = 2 * abs(placement.growth) + 1
-        change = ndimage.maximum_filter if placement.growth > 0 else ndimage.minimum_filter
-        grown = np.zeros_like(placed)
-        for bit in ORGAN_BITS:
-            grown |= change(placed & bit, (1, side, side))
-        placed = grown
+        reach = abs(placement.growth)
+        join = np.bitwise_or if placement.growth > 0 else np.bitwise_and
+        for axis in (1, 2):
+            around = [(reach * (a == axis),) * 2 for a in range(3)]
+            padded = np.pad(placed, around, "edge")
+            placed = join.reduce(sliding_window_view(padded, 2 * reach + 1, axis), axis=-1)
     return np.ascontiguousarray(placed)
 
 
-def _find_outlines(label_map: LabelMap) -> tuple[list[_Outline], IntArray]:
-    """Return by organ points at which its mask ends, evenly taken, and how many there were."""
-    filled = np.flatnonzero(label_map.any(axis=(1, 2)))
-    low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
-    part = label_map[low:high]
-    found: list[list[tuple[IntArray, ...]]] = [[] for _ in ORGAN_BITS]
+def _find_outline(label_map: LabelMap) -> tuple[IntArray, IntArray]:
+    """Return ``(6, points)``: points at which an organ's mask ends, evenly taken; and how many are.
+
+    The rows are the organ, z, y and x of the pixel inside, and the step to the outside along y and
+    along x; points of an organ follow each other.
+    """
+    inside = find_box(label_map)[0]
+    part = label_map[inside]
+    found: list[list[IntArray]] = [[] for _ in ORGAN_BITS]
+    edges = np.zeros(len(ORGANS), np.int64)
     # Every fourth line: a mask's outline goes on for longer than a pixel.
     for axis, before, after in (
         (1, part[:, :-1, ::_LINE], part[:, 1:, ::_LINE]),
         (2, part[:, ::_LINE, :-1], part[:, ::_LINE, 1:]),
     ):
         differs = before != after
-        at = np.flatnonzero(differs)
-        z, y, x = np.unravel_index(at, differs.shape)
-        edge, inside_first = before[z, y, x] ^ after[z, y, x], before[z, y, x]
+        places = np.array(np.unravel_index(np.flatnonzero(differs), differs.shape))
+        first = before[tuple(places)]
+        edge = first ^ after[tuple(places)]
+        places *= np.array([[1], [1 if axis == 1 else _LINE], [1 if axis == 2 else _LINE]])
+        places[0] += inside.start
         for organ, bit in enumerate(ORGAN_BITS):
-            found[organ].append(
-                _take_points(axis, z + low, y, x, (edge & bit) != 0, (inside_first & bit) != 0)
-            )
-    outlines = []
-    for parts in found:
-        z, y, x, step_y, step_x, _ = (np.concatenate(row) for row in zip(*parts, strict=True))
-        outlines.append(_Outline(z=z, y=y, x=x, step_y=step_y, step_x=step_x))
-    return outlines, np.array([sum(int(row[-1][0]) for row in parts) for parts in found])
+            at = np.flatnonzero(edge & bit)
+            edges[organ] += len(at)
+            at = at[:: max(1, -(-len(at) // _MOST_POINTS))]
+            points = np.zeros((6, len(at)), np.int64)
+            points[0], points[1:4] = organ, places[:, at]
+            step = points[3 + axis] = np.where(first[at] & bit, 1, -1)
+            points[1 + axis] += step < 0  # then the pixel inside is the later one
+            found[organ].append(points)
+    return np.concatenate([points for of_organ in found for points in of_organ], axis=1), edges
 
 
-def _take_points(
-    axis: int, z: IntArray, y: IntArray, x: IntArray, edge: NDArray[np.bool_],
-    inside_first: NDArray[np.bool_],
-) -> tuple[IntArray, ...]:  # fmt: skip
-    """Return of some edges the pixel inside, the step to outside along both axes; and how many."""
-    at = np.flatnonzero(edge)
-    number = np.array([len(at)])
-    at = at[:: max(1, -(-len(at) // _MOST_POINTS))]
-    out = np.where(inside_first[at], 1, -1)
-    second = (out < 0).astype(np.int64)  # then the pixel inside is the later one
-    nothing = np.zeros_like(out)
-    if axis == 1:
-        return z[at], y[at] + second, x[at] * _LINE, out, nothing, number
-    return z[at], y[at] * _LINE, x[at] + second, nothing, out, number
+def _average(sums: NDArray[Any], numbers: IntArray) -> FloatArray:
+    """Return ``(organs,)`` the mean contrast without its sign; NaN without points."""
+    none = np.full(numbers.shape, np.nan)
+    averages: FloatArray = np.divide(np.abs(sums), numbers, out=none, where=numbers > 0)
+    return averages
 
 
-def _look(
-    image: NDArray[Any], inverse: FloatArray, outline: _Outline, placement: Placement
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Return the contrast at an outline's points, and which of them stay in the image."""
-    depth, height, width = image.shape
-    z, y, x = outline.z, outline.y, outline.x
-    step_y, step_x = outline.step_y, outline.step_x
-    if placement.turn == "upside down":
-        z = depth - 1 - z
-    if placement.turn in ("back to front", "rotated by 180 degrees"):
-        y, step_y = height - 1 - y, -step_y
-    if placement.turn in ("mirrored", "rotated by 180 degrees"):
-        x, step_x = width - 1 - x, -step_x
-    if placement.turn == "transposed":
-        y, x, step_y, step_x = x, y, step_x, step_y
-    z = z + placement.slices
-    grown_in, grown_out = placement.growth - (_REACH - 1), placement.growth + _REACH
-    y_in, x_in = (
-        y + placement.rows + grown_in * step_y,
-        x + placement.columns + grown_in * step_x,
-    )
-    y_out, x_out = (
-        y + placement.rows + grown_out * step_y,
-        x + placement.columns + grown_out * step_x,
-    )
-    kept = (
-        (z >= 0) & (z < depth)
-        & (np.minimum(y_in, y_out) >= 0) & (np.maximum(y_in, y_out) < height)
-        & (np.minimum(x_in, x_out) >= 0) & (np.maximum(x_in, x_out) < width)
-    )  # fmt: skip
-    z, y_in, x_in, y_out, x_out = (part[kept] for part in (z, y_in, x_in, y_out, x_out))
-    flat = image.reshape(-1)
-    start = z * (height * width)
-    outside = flat[start + y_out * width + x_out].astype(np.float64)
-    inside = flat[start + y_in * width + x_in].astype(np.float64)
-    values = (outside - inside) * inverse[z]
-    return np.clip(values, -_MOST_CONTRAST, _MOST_CONTRAST), kept
-
-
-def _average(sums: FloatArray, numbers: IntArray) -> FloatArray:
-    found = np.full(len(sums), np.nan)
-    some = numbers > 0
-    found[some] = np.abs(sums[some]) / numbers[some]
-    return found
-
-
-def _weigh(fits: FloatArray, points: IntArray) -> float:
-    some = np.isfinite(fits) & (points > 0)
-    return float(np.average(fits[some], weights=points[some])) if some.any() else float("nan")
+def _weigh(fits: FloatArray, points: IntArray) -> FloatArray:
+    """Return ``(...,)`` the mean of ``(..., organs)``, each organ counting by its points."""
+    some = points > 0
+    if not some.any():
+        return np.full(fits.shape[:-1], np.nan)
+    weighed: FloatArray = fits[..., some] @ (points[some] / points.sum())
+    return weighed
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Looker:
-    """Looks at one scan's outlines under other placements."""
+    """Looks at the points of one scan's outlines, as :func:`_find_outline` gives them."""
 
     image: NDArray[Any]
     inverse: FloatArray
-    outlines: Sequence[_Outline]
+    outline: IntArray
+
+    def measure_points(self, placement: Placement) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Return the contrast at the points that stay in the image, and which do."""
+        depth, height, width = self.image.shape
+        _, z, y, x, step_y, step_x = self.outline
+        flips = _FLIPS[placement.turn]
+        if 0 in flips:
+            z = depth - 1 - z
+        if 1 in flips:
+            y, step_y = height - 1 - y, -step_y
+        if 2 in flips:
+            x, step_x = width - 1 - x, -step_x
+        if placement.turn == "transposed":
+            y, x, step_y, step_x = x, y, step_x, step_y
+        z, y, x = z + placement.slices, y + placement.rows, x + placement.columns
+        ends = [
+            (y + reach * step_y, x + reach * step_x)
+            for reach in (placement.growth + 1 - _REACH, placement.growth + _REACH)
+        ]
+        kept = (z >= 0) & (z < depth)
+        for y, x in ends:
+            kept &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        z = z[kept]
+        inside, outside = (self.image[z, y[kept], x[kept]].astype(np.float64) for y, x in ends)
+        values = (outside - inside) * self.inverse[z]
+        return np.clip(values, -_MOST_CONTRAST, _MOST_CONTRAST), kept
 
     def measure(self, placements: Sequence[Placement]) -> FloatArray:
         """Return ``(placements, organs)`` the contrast; NaN without the organ.
 
         Points that leave the image have no contrast, so moving masks out of it gains nothing.
         """
-        fits = np.full((len(placements), len(self.outlines)), np.nan)
-        for organ, outline in enumerate(self.outlines):
-            if not len(outline.z):
-                continue
-            for at, placement in enumerate(placements):
-                values, _ = _look(self.image, self.inverse, outline, placement)
-                fits[at, organ] = abs(values.sum()) / len(outline.z)
+        organ, points = self.outline[0], self.count_points()
+        fits = np.empty((len(placements), len(points)))
+        for at, placement in enumerate(placements):
+            values, kept = self.measure_points(placement)
+            fits[at] = _average(np.bincount(organ[kept], values, len(points)), points)
         return fits
 
-    def weigh(self, fits: FloatArray) -> FloatArray:
-        """Return ``(placements,)`` the mean over the organs, each counting by its points."""
-        points = np.array([len(outline.z) for outline in self.outlines], np.float64)
-        some = points > 0
-        weighed: FloatArray = fits[:, some] @ (points[some] / points.sum())
-        return weighed
+    def count_points(self) -> IntArray:
+        """Return ``(organs,)`` how many points each organ has."""
+        return np.bincount(self.outline[0], minlength=len(ORGANS))
 
-    def thin(self) -> _Looker:
-        """Return one that looks at every third point."""
-        outlines = [
-            _Outline(**{name: part[::3] for name, part in vars(outline).items()})
-            for outline in self.outlines
-        ]
-        return _Looker(image=self.image, inverse=self.inverse, outlines=outlines)
+    def weigh(self, fits: FloatArray) -> FloatArray:
+        """Return ``(placements,)`` the mean over the organs."""
+        return _weigh(fits, self.count_points())
 
     def search(self, found: OutlineFit) -> OutlineFit:
         """Look everywhere, coarsely, and then around the best places."""
         square = self.image.shape[1] == self.image.shape[2]
         places = [p for p in _FAR if square or p.turn != "transposed"]
-        fits = self.thin().measure(places)
+        fits = replace(self, outline=self.outline[:, ::3]).measure(places)  # every third point
 
         def refine(column: FloatArray, organ: int | None) -> Alternative | None:
             if not np.isfinite(column).any():
@@ -362,7 +319,7 @@ def _surround(placement: Placement) -> list[Placement]:
 
 _NEAR = _surround(Placement())
 _FAR = [
-    *(Placement(turn=turn) for turn in _TURNS),
+    *(Placement(turn=turn) for turn in _FLIPS if turn != "as they are"),
     *(Placement(slices=n) for n in range(-_MOST_SLICES_AWAY, _MOST_SLICES_AWAY + 1) if n),
     *(
         Placement(rows=rows, columns=columns)

@@ -37,8 +37,8 @@ class ScanAgreement:
 
     Attributes
     ----------
-    scan_id, first_number
-        The scan, and the number of its first slice.
+    first_number
+        Number of the first slice.
     truth, predicted, shared
         ``(organs, z)``: pixels of the truth, of the prediction, and of both.
     """
@@ -83,7 +83,7 @@ def find_disagreements(agreements: Sequence[ScanAgreement]) -> tuple[Suspect, ..
     )
 
 
-def tell_tested(predicted: int, labelled: int) -> Tested:
+def describe_tested(predicted: int, labelled: int) -> Tested:
     """Return what :func:`find_disagreements` tests with so many predicted scans."""
     note = "" if predicted == labelled else f"{labelled - predicted} scans have no prediction"
     if predicted < LEAST_SCANS:
@@ -104,7 +104,7 @@ def _find_scans(agreements: Sequence[ScanAgreement], organ: int) -> Iterator[Sus
         z = (loss - usual) / spread
         if z > MOST_Z_OF_SCAN and loss - usual > _LEAST_LOSS:
             yield Suspect(
-                kind="model", scan_id=agreement.scan_id, slice_number=None, organ=ORGANS[organ],
+                kind="model", scan_id=agreement.scan_id, organ=ORGANS[organ],
                 measured=f"Dice {1 - loss:.2f} of truth and prediction (robust z {-z:+.1f})",
                 usual=f"Dice {1 - usual:.2f}",
                 remedy="Look at the truth; correct its rows, or leave the scan out. It can be the "

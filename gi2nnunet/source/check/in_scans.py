@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
+from typing import Literal
 
 import numpy as np
 
@@ -52,6 +53,7 @@ _SHORTER, _SHORT, _VERY_SHORT, _BOTH_SHORT = -1.0, -2.0, -4.0, -5.5
 _ABRUPT, _VERY_ABRUPT = 0.5, 0.8
 _NEAR_END = 1  # slice
 
+_ALONG = ("cranial", "caudal")
 _DIRECTIONS = (("anterior", "posterior"), ("right", "left"))
 _REMEDY = "Look at the scan's masks; correct its rows, or leave the scan out."
 
@@ -101,11 +103,11 @@ def _judge(
         return None
     elsewhere = ""
     if better is not None:
-        elsewhere = f", {better.fit:.2f} {tell_placement(better.placement, scan.spacing_mm)}"
+        elsewhere = f", {better.fit:.2f} {describe_placement(better.placement, scan.spacing_mm)}"
     return Suspect(
-        kind=kind, scan_id=scan.scan_id, slice_number=None, organ=organ,
+        kind=kind, scan_id=scan.scan_id, organ=organ,
         measured=f"contrast {here:.2f} across the outlines{elsewhere}",
-        usual=f"contrast {own:.2f}{usual.tell_origin()}",
+        usual=f"contrast {own:.2f}{usual.origin}",
         remedy="Look whether the masks belong to this image; correct the rows, or leave the scan "
         "out.",
         certainty=rate_certainty(strength),
@@ -113,30 +115,24 @@ def _judge(
     )  # fmt: skip
 
 
-def tell_placement(placement: Placement, spacing_mm: tuple[float, float, float]) -> str:
+def describe_placement(placement: Placement, spacing_mm: tuple[float, float, float]) -> str:
     """Return in words how masks would have to be placed."""
     if placement.turn != "as they are":
         return f"with the masks {placement.turn}"
     moves = [
-        f"{abs(number)} {'slice' if abs(number) == 1 else 'slices'} to "
-        f"{'caudal' if number > 0 else 'cranial'}"
-        for number in [placement.slices]
+        f"{abs(number) * size:.0f} {unit} to {names[int(number > 0)]}"
+        for number, size, unit, names in (
+            (placement.slices, 1, "slice" if abs(placement.slices) == 1 else "slices", _ALONG),
+            (placement.rows, spacing_mm[1], "mm", _DIRECTIONS[0]),
+            (placement.columns, spacing_mm[2], "mm", _DIRECTIONS[1]),
+        )
         if number
     ]
-    moves += [
-        f"{abs(pixels) * mm:.0f} mm to {names[int(pixels > 0)]}"
-        for pixels, mm, names in (
-            (placement.rows, spacing_mm[1], _DIRECTIONS[0]),
-            (placement.columns, spacing_mm[2], _DIRECTIONS[1]),
-        )
-        if pixels
-    ]
-    told = f"moved by {' and '.join(moves)}" if moves else ""
+    changes = [f"moved by {' and '.join(moves)}"] if moves else []
     if placement.growth:
         mm = abs(placement.growth) * spacing_mm[2]
-        grown = f"drawn {mm:.0f} mm {'larger' if placement.growth > 0 else 'smaller'}"
-        told = f"{told} and {grown}" if told else grown
-    return f"with the masks {told}"
+        changes.append(f"drawn {mm:.0f} mm {'larger' if placement.growth > 0 else 'smaller'}")
+    return f"with the masks {' and '.join(changes)}"
 
 
 def find_in_organs(labelled: Labelled, usual: UsualOrgans) -> Iterator[Suspect]:
@@ -170,12 +166,12 @@ def _find_exchanged(
     if choice is None or best < least:
         return
     names = [ORGANS[other] for organ, other in enumerate(choice) if organ != other]
-    told = ", ".join(name.replace("_", " ") for name in names)
+    exchanged = ", ".join(name.replace("_", " ") for name in names)
     yield Suspect(
-        kind="organs exchanged", scan_id=scan.scan_id, slice_number=None, organ=None,
+        kind="organs exchanged", scan_id=scan.scan_id,
         measured=f"squared z-scores of the organs' measures {now:.0f}, {now - best:.0f} with "
-        f"{told} exchanged",
-        usual=f"least with their own names{usual.tell_origin()}",
+        f"{exchanged} exchanged",
+        usual=f"least with their own names{usual.origin}",
         remedy="Look which organ is which; correct the class of its rows.",
         certainty=rate_certainty(best / least),
     )  # fmt: skip
@@ -203,9 +199,9 @@ def _find_turned(
     if now - then < least or then > now / 2:
         return
     yield Suspect(
-        kind="scan turned", scan_id=scan.scan_id, slice_number=None, organ=None,
+        kind="scan turned", scan_id=scan.scan_id,
         measured=f"squared z-scores of the organs' places {now:.0f}, {then:.0f} if it were {name}",
-        usual=f"least as they are{usual.tell_origin()}",
+        usual=f"least as they are{usual.origin}",
         remedy="Look which way up the images are; turn them, or leave the scan out.",
         certainty=rate_certainty((now - then) / least),
     )  # fmt: skip
@@ -223,17 +219,17 @@ def _find_cut_off(
         f"the large bowel begins with {ends.large_first:.0%} of its median area": ends.large_first,
         f"the small bowel begins with {ends.small_first:.0%} of its median area": ends.small_first,
     }
-    told = [text for text, share in signs.items() if share > _ABRUPT]
+    abrupt = [text for text, share in signs.items() if share > _ABRUPT]
     worst = max((share for share in signs.values() if np.isfinite(share)), default=0.0)
     near_end = ends.stomach_to_end <= _NEAR_END
     if near_end:
-        told.append("the stomach ends where all masks end")
+        abrupt.append("the stomach ends where all masks end")
     # A small bowel that is short too says that slices are missing at its end.
     both = short + min(0.0, float(usual.score(features)[ORGANS.index("small_bowel"), LONG]))
     rules = (
         (True, short / _VERY_SHORT),
         (short <= _SHORT and np.isfinite(both), both / _BOTH_SHORT),
-        (short <= _SHORT and bool(told), 1 + (short / _SHORT - 1) / 2),
+        (short <= _SHORT and bool(abrupt), 1 + (short / _SHORT - 1) / 2),
         (short <= _SHORTER and near_end, 1.0),
         (not short > 0, worst / _VERY_ABRUPT),
     )
@@ -247,9 +243,7 @@ def _find_cut_off(
         low, high = np.exp(middle - 2 * spread), np.exp(middle + 2 * spread)
         usually = f"{low:.0f} to {high:.0f} mm; {usually}"
     yield Suspect(
-        kind="cut off", scan_id=scan.scan_id, slice_number=None, organ=None,
-        measured="; ".join([length, *told]),
-        usual=usually,
+        kind="cut off", scan_id=scan.scan_id, measured="; ".join([length, *abrupt]), usual=usually,
         remedy="Look at the slices beyond the first and the last mask; draw what is there, or "
         "leave the scan out.",
         certainty=rate_certainty(strength),
@@ -261,51 +255,42 @@ def _find_unusual(
 ) -> Iterator[Suspect]:
     scores = usual.score(features)
     low, high = usual.middle - MOST_Z * usual.spread, usual.middle + MOST_Z * usual.spread
-    origin = usual.tell_origin()
     for index, organ in enumerate(ORGANS):
         if not np.isfinite(features[index, VOLUME]):
             having, every = usual.having[index], usual.scans
             if having >= USUAL_SHARE * every:
                 yield Suspect(
-                    kind="missing organ", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                    measured="no mask", usual=f"in {having} of {every} scans{origin}",
-                    remedy=_REMEDY, certainty="likely",
+                    kind="missing organ", scan_id=scan.scan_id, organ=organ, measured="no mask",
+                    usual=f"in {having} of {every} scans{usual.origin}", remedy=_REMEDY,
+                    certainty="likely",
                 )  # fmt: skip
             continue
-        if abs(z := float(scores[index, VOLUME])) > MOST_Z:
-            volume, least, most = (np.exp(value[index, VOLUME]) for value in (features, low, high))
-            yield Suspect(
-                kind="volume", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                measured=f"{volume:.0f} ml (robust z {z:+.1f})",
-                usual=f"{least:.0f} to {most:.0f} ml{origin}",
-                remedy=_REMEDY, certainty=rate_certainty(abs(z) / MOST_Z),
-            )  # fmt: skip
-        if abs(z := float(scores[index, LONG])) > MOST_Z:
-            length, least, most = (np.exp(value[index, LONG]) for value in (features, low, high))
-            yield Suspect(
-                kind="volume", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                measured=f"standard deviation {length:.0f} mm along the body (robust z {z:+.1f})",
-                usual=f"{least:.0f} to {most:.0f} mm{origin}",
-                remedy=_REMEDY, certainty=rate_certainty(abs(z) / MOST_Z),
-            )  # fmt: skip
-        for axis, feature in enumerate((HEIGHT, BACK, LEFT)):
-            if abs(z := float(scores[index, feature])) > MOST_Z:
-                place = float(features[index, feature])
+        for feature in (VOLUME, LONG, HEIGHT, BACK, LEFT):
+            z = float(scores[index, feature])
+            if abs(z) > MOST_Z:
+                here, *span = (float(value[index, feature]) for value in (features, low, high))
                 yield Suspect(
-                    kind="place", scan_id=scan.scan_id, slice_number=None, organ=organ,
-                    measured=f"centre at {_tell_places(axis, place)} (robust z {z:+.1f})",
-                    usual=_tell_places(axis, low[index, feature], high[index, feature]) + origin,
+                    kind="volume" if feature in (VOLUME, LONG) else "place",
+                    scan_id=scan.scan_id, organ=organ,
+                    measured=f"{_describe_values(feature, here)} (robust z {z:+.1f})",
+                    usual=_describe_values(feature, *span) + usual.origin,
                     remedy=_REMEDY, certainty=rate_certainty(abs(z) / MOST_Z),
                 )  # fmt: skip
 
 
-def _tell_places(axis: int, *places: float) -> str:
-    """Return relative heights, or mm from the image's middle with their direction."""
-    if axis == 0:
-        shares = " to ".join(f"{min(max(place, 0), 1):.0%}" for place in places)
-        return f"{shares} of the height from cranial"
-    told = [f"{abs(place):.0f} mm {_DIRECTIONS[axis - 1][int(place > 0)]}" for place in places]
-    return f"{' to '.join(told)} of the image's middle"
+def _describe_values(feature: int, *values: float) -> str:
+    """Return values of one feature of an organ in words, with their unit."""
+    if feature in (VOLUME, LONG):
+        numbers = " to ".join(f"{np.exp(value):.0f}" for value in values)
+        if feature == VOLUME:
+            return f"{numbers} ml"
+        return f"standard deviation {numbers} mm along the body"
+    if feature == HEIGHT:
+        shares = " to ".join(f"{min(max(value, 0), 1):.0%}" for value in values)
+        return f"centre at {shares} of the height from cranial"
+    names = _DIRECTIONS[0 if feature == BACK else 1]
+    away = " to ".join(f"{abs(value):.0f} mm {names[int(value > 0)]}" for value in values)
+    return f"centre {away} of the image's middle"
 
 
 MOST_Z_OF_DAY = 3.0
@@ -316,69 +301,76 @@ _LEAST_COPIED_MASKS = 4
 
 def find_copied(scans: Sequence[ScanMeasures]) -> Iterator[Suspect]:
     """Yield scans that hold slices, or masks, of another one; both are named."""
-    for copy in find_copies([scan.prints for scan in scans]):
-        pair = (scans[copy.first], scans[copy.second])
-        for side, (scan, other) in enumerate((pair, pair[::-1])):
-            numbers = sorted({scan.first_number + slices[side] for slices in copy.slices})
-            whole = len(numbers) >= 0.9 * scan.shape[0]
-            yield Suspect(
-                kind="copied images", scan_id=scan.scan_id,
-                slice_number=None if whole else numbers[0],
-                last_slice_number=None if whole else numbers[-1], organ=None,
-                measured=f"{len(numbers)} of {scan.shape[0]} slices are slices of "
-                f"{other.scan_id} too",
-                usual="no slice of another scan",
-                remedy="Find out which scan the images are of; leave the other one out.",
-                other_scan_id=other.scan_id, certainty="certain",
+    for (first, second), slices in find_copies([scan.prints for scan in scans]).items():
+        for scan, other, numbers in _list_sides(scans[first], scans[second], slices):
+            every = scan.shape[0]
+            yield _describe_copy(
+                "images", scan, other, numbers, whole=len(numbers) >= 0.9 * every,
+                measured=f"{len(numbers)} of {every} slices are slices",
             )  # fmt: skip
-    yield from _find_copied_masks(scans)
+    for (first, second), slices in _find_shared_masks(scans).items():
+        for scan, other, numbers in _list_sides(scans[first], scans[second], slices):
+            drawn = np.count_nonzero(scan.masks.pixels.any(axis=0)) if scan.masks else 0
+            yield _describe_copy(
+                "masks", scan, other, numbers, whole=len(numbers) >= 0.8 * drawn,
+                measured=f"masks of {len(numbers)} of {drawn} slices are masks",
+            )  # fmt: skip
 
 
-def _find_copied_masks(scans: Sequence[ScanMeasures]) -> Iterator[Suspect]:
-    """Find masks that measure exactly as those of another scan, in slices that follow each other.
+def _list_sides(
+    first: ScanMeasures, second: ScanMeasures, slices: Sequence[tuple[int, int]]
+) -> Iterator[tuple[ScanMeasures, ScanMeasures, list[int]]]:
+    """Yield each of two scans with the other one and the numbers of the slices that they share."""
+    for side, (scan, other) in enumerate(((first, second), (second, first))):
+        yield scan, other, sorted({scan.first_number + pair[side] for pair in slices})
 
-    Pixels of each organ and their overlap with the next slice are equal only if the masks are.
+
+def _describe_copy(
+    what: Literal["images", "masks"], scan: ScanMeasures, other: ScanMeasures,
+    numbers: Sequence[int], *, whole: bool, measured: str,
+) -> Suspect:  # fmt: skip
+    images = what == "images"
+    remedy = "leave the other one out" if images else "correct the rows of the other one"
+    return Suspect(
+        kind="copied images" if images else "copied masks", scan_id=scan.scan_id,
+        slice_number=None if whole else numbers[0],
+        last_slice_number=None if whole else numbers[-1],
+        measured=f"{measured} of {other.scan_id} too",
+        usual=f"no {'slice' if images else 'mask'} of another scan",
+        remedy=f"Find out which scan the {what} are of; {remedy}.",
+        other_scan_id=other.scan_id, certainty="certain",
+    )  # fmt: skip
+
+
+def _find_shared_masks(
+    scans: Sequence[ScanMeasures],
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return by pair of scans the slices, of both, in which masks measure exactly alike.
+
+    Pixels of each organ and their overlap with the next slices are equal only if the masks are.
     """
-    where: dict[tuple[float, ...], list[tuple[int, int]]] = defaultdict(list)
+    where: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for index, scan in enumerate(scans):
         if scan.masks is None:
             continue
-        values = np.concatenate([scan.masks.pixels, scan.masks.next_iou, scan.masks.second_iou])
-        keys = np.nan_to_num(values, nan=-1.0).T
+        masks = scan.masks
+        keys = np.nan_to_num([*masks.pixels, *masks.next_iou, *masks.second_iou], nan=-1.0).T
         # One organ of some pixels that overlaps the next slice says enough.
-        for z in np.flatnonzero((scan.masks.next_iou > 0).any(axis=0)).tolist():
-            where[tuple(keys[z].tolist())].append((index, z))
+        for z in np.flatnonzero((masks.next_iou > 0).any(axis=0)).tolist():
+            where[keys[z].tobytes()].append((index, z))
     shared: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for places in where.values():
-        for at, (first, z) in enumerate(places[:-1]):
-            for second, z_second in places[at + 1 :]:
-                if first != second:
-                    shared[first, second].append((z, z_second))
-    for (first, second), slices in sorted(shared.items()):
-        if len(slices) < _LEAST_COPIED_MASKS:
-            continue
-        pair = (scans[first], scans[second])
-        for side, (scan, other) in enumerate((pair, pair[::-1])):
-            numbers = sorted({scan.first_number + places[side] for places in slices})
-            masks = scan.masks
-            drawn = int(np.count_nonzero(masks.pixels.any(axis=0))) if masks is not None else 0
-            whole = len(numbers) >= 0.8 * drawn
-            yield Suspect(
-                kind="copied masks", scan_id=scan.scan_id,
-                slice_number=None if whole else numbers[0],
-                last_slice_number=None if whole else numbers[-1], organ=None,
-                measured=f"masks of {len(numbers)} of {drawn} slices are masks of "
-                f"{other.scan_id} too",
-                usual="no mask of another scan",
-                remedy="Find out which scan the masks are of; correct the rows of the other one.",
-                other_scan_id=other.scan_id, certainty="certain",
-            )  # fmt: skip
+        for (first, z), (second, z_second) in combinations(places, 2):
+            if first != second:
+                shared[first, second].append((z, z_second))
+    return {
+        pair: slices for pair, slices in sorted(shared.items())
+        if len(slices) >= _LEAST_COPIED_MASKS
+    }  # fmt: skip
 
 
-def find_unlike_days(
-    labelled: Labelled,
-) -> Iterator[Suspect]:
-    """Hold each day of a patient with three or more against the median of the patient's others."""
+def find_unlike_days(labelled: Labelled) -> Iterator[Suspect]:
+    """Yield days far from the median of the patient's other days, of three or more."""
     of_patient: dict[str, list[tuple[ScanMeasures, MaskMeasures]]] = {}
     for scan, masks in labelled:
         of_patient.setdefault(scan.patient_id, []).append((scan, masks))
@@ -397,7 +389,7 @@ def find_unlike_days(
             if measured[farthest] <= limit:
                 break
             yield Suspect(
-                kind="day", scan_id=left.pop(farthest)[0].scan_id, slice_number=None, organ=None,
+                kind="day", scan_id=left.pop(farthest)[0].scan_id,
                 measured=f"organs {measured[farthest]:.0f} mm away from the patient's other days",
                 usual=f"{usual:.0f} mm, at most {limit:.0f}",
                 remedy="Look whether the scan is the patient's; else leave it out.",

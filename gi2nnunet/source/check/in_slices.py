@@ -11,7 +11,7 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.measures import FloatArray, MaskMeasures, ScanMeasures
 from gi2nnunet.source.check.suspects import Suspect, rate_certainty
 
-# A slice is out of line where its two neighbours agree with each other so much better than either
+# A slice is out of line if its two neighbours agree with each other so much better than either
 # does with it.
 LEAST_IOU_GAIN = 0.2
 LEAST_PIXELS = 30
@@ -33,10 +33,11 @@ MOST_SHARE = 0.35
 def find_in_images(scan: ScanMeasures) -> Iterator[Suspect]:
     """Yield what is unusual in a scan's images by themselves."""
     yield from _find_no_signal(scan)
-    order = list(_find_slices_out_of_order(scan))
-    repeated = list(_find_repeated(scan))
+    order = list(_find_exchanged(scan))
+    swapped = {n + ahead for s in order if (n := s.slice_number) for ahead in (-1, 0, 1, 2)}
+    order += [s for s in _find_foreign(scan) if s.slice_number not in swapped]
     yield from order
-    yield from repeated
+    yield from _find_repeated(scan)
     taken = {n for s in order for n in (s.slice_number, s.exchanged_with) if n is not None}
     yield from _find_joints(scan, taken)
 
@@ -50,8 +51,8 @@ def find_in_masks(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
 
 def find_runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return first and last position of each unbroken run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
 
 
 def find_median(values: FloatArray) -> float:
@@ -63,20 +64,15 @@ def find_median(values: FloatArray) -> float:
 def _find_no_signal(scan: ScanMeasures) -> Iterator[Suspect]:
     depth = len(scan.signal)
     for first, last in find_runs(~scan.signal):
-        whole = last - first + 1 == depth
+        number, whole = last - first + 1, last - first + 1 == depth
         yield Suspect(
-            kind="no signal",
-            scan_id=scan.scan_id,
+            kind="no signal", scan_id=scan.scan_id,
             slice_number=None if whole else scan.first_number + first,
             last_slice_number=None if whole else scan.first_number + last,
-            organ=None,
-            measured="one value in every slice"
-            if whole
-            else f"one value in {last - first + 1} of {depth} slices",
+            measured=f"one value in {'every slice' if whole else f'{number} of {depth} slices'}",
             usual="many values in every slice",
-            remedy="Get the image again, or leave the scan out.",
-            certainty="certain",
-        )
+            remedy="Get the image again, or leave the scan out.", certainty="certain",
+        )  # fmt: skip
 
 
 def _find_repeated(scan: ScanMeasures) -> Iterator[Suspect]:
@@ -85,16 +81,12 @@ def _find_repeated(scan: ScanMeasures) -> Iterator[Suspect]:
     same[:-1] &= (scan.prints[:-1] == scan.prints[1:]) & (scan.next_correlation[:-1] > 0.9999)
     for first, last in find_runs(same):
         yield Suspect(
-            kind="repeated slices",
-            scan_id=scan.scan_id,
-            slice_number=scan.first_number + first,
+            kind="repeated slices", scan_id=scan.scan_id, slice_number=scan.first_number + first,
             last_slice_number=scan.first_number + last + 1,
-            organ=None,
             measured=f"{last - first + 2} slices with the same image",
             usual="no two slices with the same image",
-            remedy="Get these slices again, or leave the scan out.",
-            certainty="certain",
-        )
+            remedy="Get these slices again, or leave the scan out.", certainty="certain",
+        )  # fmt: skip
 
 
 def _find_joints(scan: ScanMeasures, taken: set[int]) -> Iterator[Suspect]:
@@ -109,17 +101,13 @@ def _find_joints(scan: ScanMeasures, taken: set[int]) -> Iterator[Suspect]:
         if times < LEAST_JOINT or {number - 1, number, number + 1, number + 2} & taken:
             continue
         yield Suspect(
-            kind="joint",
-            scan_id=scan.scan_id,
-            slice_number=number,
-            last_slice_number=number + 1,
-            organ=None,
+            kind="joint", scan_id=scan.scan_id, slice_number=number, last_slice_number=number + 1,
             measured=f"likeness {1 - away[z]:.3f} of slices {number} and {number + 1}",
             usual=f"likeness {usual:.3f} of neighbours in this scan",
             remedy="Look at both sides of the joint; put the right slices there, or leave the scan "
             "out.",
             certainty=rate_certainty(times / LEAST_JOINT),
-        )
+        )  # fmt: skip
 
 
 def _find_gaps(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
@@ -137,21 +125,18 @@ def _find_gaps(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
             if beside < least:
                 continue
             yield Suspect(
-                kind="gap",
-                scan_id=scan.scan_id,
-                slice_number=scan.first_number + first,
-                last_slice_number=scan.first_number + last,
-                organ=organ,
+                kind="gap", scan_id=scan.scan_id, organ=organ,
+                slice_number=scan.first_number + first, last_slice_number=scan.first_number + last,
                 measured=f"no mask in {last - first + 1} slices, {beside} pixels or more beside "
                 "them",
                 usual="an organ without gaps",
                 remedy="Look at these slices; draw the organ, or leave the scan out.",
                 certainty=rate_certainty(beside / least),
-            )
+            )  # fmt: skip
 
 
 def _find_misfits(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
-    """Find stretches of slices whose outlines have no contrast while those of the others have."""
+    """Find stretches of slices without contrast at the outlines, while the others have some."""
     whole = masks.fit.whole
     points, contrast = masks.fit.points.sum(axis=0), masks.fit.contrast
     sign = np.sign(contrast.sum(axis=1, keepdims=True))
@@ -172,16 +157,13 @@ def _find_misfits(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
         if here > MOST_SHARE * usual:
             continue
         yield Suspect(
-            kind="masks do not fit",
-            scan_id=scan.scan_id,
-            slice_number=scan.first_number + first,
-            last_slice_number=scan.first_number + last,
-            organ=None,
+            kind="masks do not fit", scan_id=scan.scan_id,
+            slice_number=scan.first_number + first, last_slice_number=scan.first_number + last,
             measured=f"contrast {here:.2f} across the outlines",
             usual=f"contrast {usual:.2f} in the rest of this scan",
             remedy="Look whether image and masks of these slices belong together.",
             certainty=rate_certainty((MOST_SHARE * usual / max(here, 0.01)) ** 0.5),
-        )
+        )  # fmt: skip
 
 
 def _find_out_of_line(
@@ -205,57 +187,48 @@ def _find_jumps(scan: ScanMeasures, masks: MaskMeasures) -> Iterator[Suspect]:
             if min(masks.pixels[index, z - 1], masks.pixels[index, z + 1]) < LEAST_PIXELS:
                 continue
             yield Suspect(
-                kind="mask jump",
-                scan_id=scan.scan_id,
-                slice_number=scan.first_number + z,
+                kind="mask jump", scan_id=scan.scan_id, slice_number=scan.first_number + z,
                 organ=organ,
                 measured=f"IoU {measured:.2f} with its neighbours, which have {across:.2f}",
                 usual=f"IoU {usual:.2f} of neighbours in this scan",
                 remedy="Look at the three slices; correct the row, or leave the scan out.",
                 certainty=rate_certainty((across - measured) / LEAST_IOU_GAIN),
-            )
+            )  # fmt: skip
 
 
-def _find_slices_out_of_order(scan: ScanMeasures) -> Iterator[Suspect]:
+def _find_exchanged(scan: ScanMeasures) -> Iterator[Suspect]:
+    """Find neighbours that would be more like the slices around them in each other's place."""
     following, second = scan.next_correlation, scan.second_correlation
-    usual = find_median(following)
-    swapped = set()
-    # Were slices z and z + 1 exchanged, the likeness at both joints would rise.
-    if len(following) >= 4:
-        now = following[:-3] + following[2:-1]
-        exchanged = second[:-3] + second[1:-2]
-        rise = exchanged - now
-        margin = max(0.01, abs(find_median(rise)) / 2)
-        for index in np.flatnonzero(rise > margin).tolist():
-            if index and rise[index - 1] > rise[index]:
-                continue
-            if index + 1 < len(rise) and rise[index + 1] > rise[index]:
-                continue
-            z = index + 1
-            swapped |= {z, z + 1}
-            number = scan.first_number + z
-            yield Suspect(
-                kind="slice order",
-                scan_id=scan.scan_id,
-                slice_number=number,
-                organ=None,
-                measured=f"likeness {now[index] / 2:.3f} at the joints, {exchanged[index] / 2:.3f} "
-                f"with slices {number} and {number + 1} exchanged",
-                usual=f"likeness {usual:.3f} of neighbours in this scan",
-                remedy="Look at these slices; put the files in order, or leave the scan out.",
-                exchanged_with=number + 1,
-                certainty=rate_certainty(rise[index] / margin),
-            )
-    for z, measured, across in _find_out_of_line(following, second, least=LEAST_CORRELATION_GAIN):
-        if {z - 1, z, z + 1} & swapped:
-            continue
+    if len(following) < 4:
+        return
+    now = following[:-3] + following[2:-1]
+    exchanged = second[:-3] + second[1:-2]
+    rise = exchanged - now
+    margin = max(0.01, abs(find_median(rise)) / 2)
+    around = np.pad(rise, 1, constant_values=-np.inf)
+    best = ~(around[:-2] > rise) & ~(around[2:] > rise)
+    for index in np.flatnonzero((rise > margin) & best).tolist():
+        number = scan.first_number + index + 1
         yield Suspect(
-            kind="slice order",
-            scan_id=scan.scan_id,
-            slice_number=scan.first_number + z,
-            organ=None,
+            kind="slice order", scan_id=scan.scan_id, slice_number=number,
+            exchanged_with=number + 1,
+            measured=f"likeness {now[index] / 2:.3f} at the joints, {exchanged[index] / 2:.3f} "
+            f"with slices {number} and {number + 1} exchanged",
+            usual=f"likeness {find_median(following):.3f} of neighbours in this scan",
+            remedy="Look at these slices; put the files in order, or leave the scan out.",
+            certainty=rate_certainty(rise[index] / margin),
+        )  # fmt: skip
+
+
+def _find_foreign(scan: ScanMeasures) -> Iterator[Suspect]:
+    """Find slices that are less like both neighbours than these are like each other."""
+    for z, measured, across in _find_out_of_line(
+        scan.next_correlation, scan.second_correlation, least=LEAST_CORRELATION_GAIN
+    ):
+        yield Suspect(
+            kind="slice order", scan_id=scan.scan_id, slice_number=scan.first_number + z,
             measured=f"likeness {measured:.3f} to its neighbours, which have {across:.3f}",
-            usual=f"likeness {usual:.3f} of neighbours in this scan",
+            usual=f"likeness {find_median(scan.next_correlation):.3f} of neighbours in this scan",
             remedy="Look whether this slice belongs here; else leave the scan out.",
             certainty=rate_certainty((across - measured) / LEAST_CORRELATION_GAIN),
-        )
+        )  # fmt: skip

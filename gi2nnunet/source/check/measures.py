@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -295,23 +296,6 @@ LEAST_SLICES = 3
 """So many slices in the same order make a copy."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copy:
-    """Slices of one scan that are in another one too.
-
-    Attributes
-    ----------
-    first, second
-        Which scans, as positions in what was given.
-    slices
-        ``(z in the first, z in the second)`` of each, in order.
-    """
-
-    first: int
-    second: int
-    slices: tuple[tuple[int, int], ...]
-
-
 def take_prints(image: NDArray[Any]) -> NDArray[np.uint64]:
     """Return ``(z,)`` uint64: the fingerprint of each slice of an image ``(z, y, x)``.
 
@@ -326,7 +310,9 @@ def take_prints(image: NDArray[Any]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).reshape(-1)
 
 
-def find_copies(prints: Sequence[NDArray[np.uint64]]) -> tuple[Copy, ...]:
+def find_copies(
+    prints: Sequence[NDArray[np.uint64]],
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """Return the pairs of scans that share slices in the same order.
 
     Parameters
@@ -336,11 +322,12 @@ def find_copies(prints: Sequence[NDArray[np.uint64]]) -> tuple[Copy, ...]:
 
     Returns
     -------
-    tuple of Copy
-        Pairs with at least :data:`LEAST_SLICES` slices at the same distance from each other.
+    dict
+        By pair of positions in ``prints`` the pairs of slices, in order: those of which at least
+        :data:`LEAST_SLICES` are at the same distance from each other.
     """
     if not prints:
-        return ()
+        return {}
     every = np.concatenate(prints)
     scan = np.repeat(np.arange(len(prints)), [len(of_scan) for of_scan in prints])
     z = np.concatenate([np.arange(len(of_scan)) for of_scan in prints])
@@ -355,14 +342,12 @@ def find_copies(prints: Sequence[NDArray[np.uint64]]) -> tuple[Copy, ...]:
     rows = zip(scan[one], scan[two], z[one], z[two], strict=True)
     for first, second, z_first, z_second in ([int(n) for n in row] for row in rows):
         by_pair[first, second][z_second - z_first].append((z_first, z_second))
-    found = []
-    for (first, second), by_distance in sorted(by_pair.items()):
-        slices = sorted(
-            pair for pairs in by_distance.values() if len(pairs) >= LEAST_SLICES for pair in pairs
-        )
-        if slices:
-            found.append(Copy(first=first, second=second, slices=tuple(slices)))
-    return tuple(found)
+    found = {}
+    for pair, by_distance in sorted(by_pair.items()):
+        enough = [pairs for pairs in by_distance.values() if len(pairs) >= LEAST_SLICES]
+        if enough:
+            found[pair] = sorted(chain.from_iterable(enough))
+    return found
 
 
 def _find_alike(

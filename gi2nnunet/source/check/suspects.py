@@ -14,27 +14,10 @@ from gi2nnunet.source.check.fit import Placement
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 
 SuspectKind = Literal[
-    "masks turned",
-    "masks moved",
-    "masks do not fit",
-    "outline",
-    "organs exchanged",
-    "scan turned",
-    "copied images",
-    "copied masks",
-    "no signal",
-    "joint",
-    "repeated slices",
-    "cut off",
-    "gap",
-    "missing organ",
-    "volume",
-    "place",
-    "day",
-    "mask jump",
-    "slice order",
-    "model",
-]
+    "masks turned", "masks moved", "masks do not fit", "outline", "organs exchanged", "scan turned",
+    "copied images", "copied masks", "no signal", "joint", "repeated slices", "cut off", "gap",
+    "missing organ", "volume", "place", "day", "mask jump", "slice order", "model",
+]  # fmt: skip
 
 MEANINGS: dict[SuspectKind, str] = {
     "masks turned": "The masks would fit the image if they were turned as it says.",
@@ -46,7 +29,7 @@ MEANINGS: dict[SuspectKind, str] = {
     "scan turned": "The organs lie as if image and masks had been turned together.",
     "copied images": "Slices of this scan are slices of another scan too.",
     "copied masks": "Masks of this scan are masks of another scan too.",
-    "no signal": "The image of these slices holds one value only.",
+    "no signal": "The image of these slices has only one value.",
     "joint": "The image changes from this slice to the next as it does between two scans: slices "
     "may be missing, or the rest may be another scan's.",
     "repeated slices": "The same image follows itself.",
@@ -71,8 +54,7 @@ WHOLE_SCAN: frozenset[SuspectKind] = frozenset(
     }
 )  # fmt: skip
 """Kinds that explain why a scan's organs measure unlike the others."""
-
-_SURE = (("certain", 2.0), ("likely", 1.4))
+_SYMPTOMS = ("place", "volume", "day", "cut off", "mask jump")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,35 +63,27 @@ class Suspect:
 
     Attributes
     ----------
-    kind
-        What was noticed.
-    scan_id
-        In which scan.
-    slice_number
-        In which slice, or from which on; ``None`` for a whole scan.
+    measured, usual, remedy
+        What was measured, what is usual, and what to do.
+    slice_number, last_slice_number
+        The slice, or the first and the last one; ``None`` for a whole scan.
     organ
-        In which organ, if it is one.
-    measured, usual
-        What was measured and what is usual.
-    remedy
-        What to do.
+        ``None`` if it is not about one organ.
     exchanged_with
         The slice with which this one may have changed places.
-    last_slice_number
-        The last slice, if it is about several.
     other_scan_id
         The other scan, if it is about two.
     certainty
         How sure it is. ``"certain"``: identical, or at least twice as far from usual as a suspect
         must be; ``"likely"``: at least 1.4 times as far; else ``"possible"``.
     placement
-        Where the masks would fit better.
+        The place in which the masks would fit better.
     """
 
     kind: SuspectKind
     scan_id: str
-    slice_number: int | None
-    organ: str | None
+    slice_number: int | None = None
+    organ: str | None = None
     measured: str
     usual: str
     remedy: str
@@ -133,12 +107,8 @@ class Tested:
     ----------
     what
         What was tested, in words.
-    kinds
-        The kinds of suspect that it can find.
-    scans
-        How many scans were tested.
     note
-        Against what, or what it would need; empty if nothing is missing.
+        What the scans were compared with, or what the test would need; may be empty.
     """
 
     what: str
@@ -148,31 +118,31 @@ class Tested:
 
 
 def rate_certainty(strength: float) -> Certainty:
-    """Return how sure a suspect is that is so many times as far from usual as it must be."""
-    for certainty, least in _SURE:
-        if strength >= least:
-            return certainty  # type: ignore[return-value]
-    return "possible"
+    """Return how sure a suspect is; ``strength`` is its distance from usual over the least one."""
+    return "certain" if strength >= 2 else "likely" if strength >= 1.4 else "possible"
 
 
 def drop_explained(suspects: Sequence[Suspect]) -> list[Suspect]:
     """Drop what a scan's other suspects explain.
 
-    If a scan's masks are turned, moved, another scan's or exchanged, it goes without saying that
-    its organs have unusual places and volumes, and that stretches of its slices do not fit.
+    If all masks of a scan are turned, moved, another scan's or exchanged, then its organs have
+    unusual places and volumes, and stretches of its slices do not fit. If masks are turned or
+    moved, then the scan looks turned and its organs exchanged.
     """
+    turned = {s.scan_id for s in suspects if s.kind in ("masks turned", "masks moved")}
+    left = [
+        s for s in suspects
+        if s.scan_id not in turned or s.kind not in ("scan turned", "organs exchanged")
+    ]  # fmt: skip
     explained = {
-        s.scan_id
-        for s in suspects
+        s.scan_id for s in left
         if s.kind in WHOLE_SCAN and s.organ is None and s.slice_number is None
-    }
-    symptoms = {"place", "volume", "day", "cut off", "mask jump"}
+    }  # fmt: skip
     return [
-        s
-        for s in suspects
+        s for s in left
         if s.scan_id not in explained
-        or not (s.kind in symptoms or (s.kind == "masks do not fit" and s.slice_number is not None))
-    ]
+        or not (s.kind in _SYMPTOMS or (s.kind == "masks do not fit" and s.slice_number))
+    ]  # fmt: skip
 
 
 FloatArray = NDArray[np.float64]
@@ -192,7 +162,20 @@ _LEAST_SPREAD_MM = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsualOrgans:
+class _Usual:
+    """Usual values: how many scans they come from, and whether they are the source's own."""
+
+    scans: int
+    of_source: bool
+
+    @property
+    def origin(self) -> str:
+        """Return what to add to a usual value that is not the source's own."""
+        return "" if self.of_source else f" ({self.scans} scans of the competition)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualOrgans(_Usual):
     """Usual values of what is measured of organs.
 
     Attributes
@@ -205,11 +188,7 @@ class UsualOrgans:
     log_length
         Middle and spread of the logarithm of the length in mm over which there are masks.
     having
-        Scans that have each organ.
-    scans
-        How many scans these values come from.
-    of_source
-        Whether they are the source's own.
+        How many scans have each organ.
     """
 
     middle: FloatArray
@@ -217,8 +196,6 @@ class UsualOrgans:
     heights: FloatArray
     log_length: tuple[float, float]
     having: tuple[int, ...]
-    scans: int
-    of_source: bool
 
     def score(self, features: FloatArray) -> FloatArray:
         """Return robust z-scores of ``(organs, features)``; NaN where nothing is usual."""
@@ -230,23 +207,13 @@ class UsualOrgans:
         scores: FloatArray = (heights - self.heights[0]) / self.heights[1]
         return scores
 
-    def tell_origin(self) -> str:
-        """Return what to add to a usual value that is not the source's own."""
-        return "" if self.of_source else f" ({self.scans} scans of the competition)"
-
 
 @dataclass(frozen=True, kw_only=True)
-class UsualFit:
+class UsualFit(_Usual):
     """Usual contrast across outlines: of all masks, and of each organ, ``(organs,)``."""
 
     whole: float
     of_organs: FloatArray
-    scans: int
-    of_source: bool
-
-    def tell_origin(self) -> str:
-        """Return what to add to a usual value that is not the source's own."""
-        return "" if self.of_source else f" ({self.scans} scans of the competition)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,8 +288,7 @@ def _measure_end(pixels: NDArray[np.int64], end: int) -> float:
 def measure_spread(values: FloatArray) -> float:
     """Return the robust standard deviation of values, by their median absolute deviation.
 
-    The fewer values there are, the less they say of how far others may lie: it is widened by three
-    parts in their number.
+    Few values say little about how far off others may be: it is widened by 3 / their number.
     """
     widened = _NORMAL * (1 + 3 / len(values))
     return float(widened * np.median(np.abs(values - np.median(values))))

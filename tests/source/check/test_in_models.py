@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gi2nnunet.source.check.in_models import ScanAgreement, find_disagreements, tell_tested
+from gi2nnunet.source.check.in_models import ScanAgreement, describe_tested, find_disagreements
 
 
 def make_agreement(index: int) -> ScanAgreement:
@@ -68,10 +68,10 @@ def empty(pixels: np.ndarray) -> np.ndarray:
 def test_few_predictions_are_not_tested(agreements: list[ScanAgreement]) -> None:
     agreements[0] = replace(agreements[0], shared=agreements[0].shared * 0)
     assert find_disagreements(agreements[:5]) == ()
-    assert tell_tested(5, 20).scans == 0
-    assert tell_tested(5, 20).note == "needs 12 predicted scans and has 5"
-    assert tell_tested(18, 20).note == "2 scans have no prediction"
-    assert (tell_tested(20, 20).scans, tell_tested(20, 20).note) == (20, "")
+    assert describe_tested(5, 20).scans == 0
+    assert describe_tested(5, 20).note == "needs 12 predicted scans and has 5"
+    assert describe_tested(18, 20).note == "2 scans have no prediction"
+    assert (describe_tested(20, 20).scans, describe_tested(20, 20).note) == (20, "")
 
 
 def test_an_organ_in_no_scan_has_no_agreement(agreements: list[ScanAgreement]) -> None:
