@@ -242,13 +242,14 @@ def _spell_key(parts: Sequence[Any], content: Any) -> str:
     """Return ``a["2d"].b[0]``, without the names of types that pydantic puts in between."""
     text = ""
     for number, part in enumerate(parts):
-        there = part in content if isinstance(content, dict) else isinstance(part, int)
+        keys = range(len(content)) if isinstance(content, list) else content
+        there = isinstance(content, dict | list) and part in keys
         if not there and number < len(parts) - 1:
             continue
         if isinstance(content, dict | list):
             name = str(part)
             text += f".{name}" if name.isidentifier() else f"[{json.dumps(part)}]"
-        content = content[part] if there and isinstance(content, dict | list) else None
+        content = content[part] if there else None
     return text.removeprefix(".")
 
 

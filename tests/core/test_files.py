@@ -196,6 +196,10 @@ class Table(TypedDict):
         ('{"name": "a", "parts": {"x": {"size": "9"}}}', "parts.x.size", '"9"', "array"),
         ('{"name": "a", "parts": {"x": {"size": [Infinity]}}}', "parts.x.size[0]", "Infinity", ""),
         ('{"name": 3, "parts": {}}', "name", "3", "a valid string"),
+        (
+            '{"name": "a", "parts": {"x": {"size": [], "spacing": [1]}}}',
+            "parts.x.spacing[1]", "nothing", "this key",
+        ),
         ('{"parts": {}}', "name", "nothing", "this key"),
         (
             '{"name": "a", "parts": {"x": {"size": [], "spacing": [1, NaN]}}}',
