@@ -326,17 +326,7 @@ def build_series(frames: Sequence[Frame]) -> Series:
     """
     if not frames:
         raise ValueError("a series needs at least one image")
-    problems = [
-        Problem(where=frame.shown_as or "an image", found=f"no {what}", expected="one")
-        for frame in frames
-        for what, values in (
-            ("ImagePositionPatient", frame.position_mm),
-            ("ImageOrientationPatient", frame.orientation),
-            ("PixelSpacing", frame.spacing_mm),
-        )
-        if not values
-    ]
-    raise_problems(problems, remedy=_OTHER_SERIES)
+    raise_problems(_find_missing(frames), remedy=_OTHER_SERIES)
     first = frames[0]
     orientation = np.array(first.orientation)
     row_direction, column_direction = orientation[:3], orientation[3:]
@@ -345,18 +335,7 @@ def build_series(frames: Sequence[Frame]) -> Series:
     order = np.argsort(positions @ normal, kind="stable")
     ordered = [frames[index] for index in order]
     positions = positions[order]
-    lengths = [np.linalg.norm(row_direction), np.linalg.norm(column_direction)]
-    cosine = row_direction @ column_direction
-    if max(np.abs(np.array([*lengths, cosine]) - (1, 1, 0))) > _SAME_DIRECTION or (
-        min(first.spacing_mm) <= 0
-    ):
-        problems.append(
-            Problem(
-                where=first.shown_as or "an image",
-                found=f"orientation {first.orientation}, spacing {first.spacing_mm}",
-                expected="two unit vectors at a right angle, two positive numbers",
-            )
-        )
+    problems = list(_check_axes(first))
     for number, frame in enumerate(ordered, start=1):
         problems += _compare_frames(frame, first, frame.shown_as or f"slice {number} of the series")
     problems += [
@@ -386,6 +365,29 @@ def build_series(frames: Sequence[Frame]) -> Series:
         series_instance_uid=str(image.SeriesInstanceUID),
         datasets=(image,) if numbers else tuple(frame.dataset for frame in ordered),
     )
+
+
+def _find_missing(frames: Sequence[Frame]) -> Iterator[Problem]:
+    for frame in frames:
+        for what, values in (
+            ("ImagePositionPatient", frame.position_mm),
+            ("ImageOrientationPatient", frame.orientation),
+            ("PixelSpacing", frame.spacing_mm),
+        ):
+            if not values:
+                where = frame.shown_as or "an image"
+                yield Problem(where=where, found=f"no {what}", expected="one")
+
+
+def _check_axes(frame: Frame) -> Iterator[Problem]:
+    row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
+    found = np.array([np.linalg.norm(row), np.linalg.norm(column), row @ column])
+    if np.abs(found - (1, 1, 0)).max() > _SAME_DIRECTION or min(frame.spacing_mm) <= 0:
+        yield Problem(
+            where=frame.shown_as or "an image",
+            found=f"orientation {frame.orientation}, spacing {frame.spacing_mm}",
+            expected="two unit vectors at a right angle, two positive numbers",
+        )
 
 
 _OTHER_SERIES = "Give a series with one image at each position."

@@ -47,7 +47,7 @@ from gi2nnunet.source.dicom_index import (
     open_file,
 )
 from gi2nnunet.source.dicom_patients import make_scan_ids
-from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
+from gi2nnunet.source.scan import DicomOptions, LoadedScan, Scan, Source, SourceOptions
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _END_BYTES = 4096
@@ -228,8 +228,8 @@ class DicomSource(Source):
         Raises
         ------
         InputError
-            If there is no series that can be taken, or several of a study; if DICOM files are
-            damaged or structures do not fit. All that was found is listed.
+            If no series can be taken, or several of a study fit; if DICOM files are damaged or
+            structures do not fit. All that was found is listed.
         """
         if options.labels_only or options.scope == "hidden":
             return None
@@ -363,7 +363,7 @@ def _list_structures(index: Index, options: SourceOptions) -> tuple[StructureFil
 def _choose_volumes(
     index: Index, options: SourceOptions, files: Sequence[StructureFile], warnings: list[str]
 ) -> list[Volume]:
-    """Return the volumes to take, one or more of each study.
+    """Return the volumes to take: one of each study, or those that structures refer to.
 
     Raises
     ------
@@ -371,52 +371,22 @@ def _choose_volumes(
         As :meth:`DicomSource.open`.
     """
     asked = options.dicom
-    listed = "\n".join(f"  {volume}" for volume in index.volumes[:_MOST_LISTED])
-    if len(index.volumes) > _MOST_LISTED:
-        listed += f"\n  ... and {len(index.volumes) - _MOST_LISTED} more"
-    if not index.volumes:
-        also = "a DICOMDIR, which only lists files, and " if index.has_dicomdir else ""
-        raise InputError(
-            f"The source: found {also}{len(index.structures)} RTSTRUCT or SEG files and "
-            f"{index.others} other files; expected a series of MR images. Give the folder that "
-            "holds the images."
-        )
-    pool = list(index.volumes)
-    if asked.series is not None:
-        pool = [volume for volume in pool if volume.is_called(asked.series)]
-        if not pool:
-            raise InputError(
-                f"The series {asked.series!r}: found no such series; expected the number, UID or "
-                f"description of one of these:\n{listed}"
-            )
-    if not asked.any_modality:
-        of_mr = [volume for volume in pool if volume.modality == "MR"]
-        if not of_mr:
-            kinds = ", ".join(dict.fromkeys(volume.modality for volume in pool))
-            raise InputError(
-                f"The source: found images of the modality {kinds}; expected MR: the models of "
-                "this program are trained on MR of the abdomen. To go on all the same, use "
-                "--any-modality."
-            )
-        pool = of_mr
     referenced = {uid for file in files for uid in file.series_uids}
     studies: dict[tuple[str, str], list[Volume]] = {}
-    for volume in pool:
+    for volume in _narrow(index, asked):
         studies.setdefault((volume.patient, volume.study), []).append(volume)
     chosen: list[Volume] = []
     problems: list[object] = []
-    for of_study in studies.values():
-        fits = of_study
+    for fits in studies.values():
         if asked.series is None:
             fits = [v for v in fits if not v.is_localizer] or fits
             fits = [v for v in fits if v.uid in referenced] or fits
         # Several of one study are taken only if structures were drawn on each.
         apart = len({v.uid for v in fits}) == len(fits)
         if len(fits) > 1 and not (apart and all(v.uid in referenced for v in fits)):
-            more = "\n".join(f"  {volume}" for volume in fits[:_MOST_LISTED])
-            problems.append(f"A study: found several series that fit:\n{more}")
+            problems.append(f"A study: found several series that fit:\n{_list_volumes(fits)}")
             continue
-        bad = [problem for volume in fits for problem in volume.problems]
+        bad = [problem for v in fits for problem in v.problems]
         bad += [problem for v in fits for problem in v.uneven if not asked.uneven]
         if bad and options.allow_missing:
             warnings.append(f"a series is passed over: {bad[0]}")
@@ -430,11 +400,42 @@ def _choose_volumes(
         "or correct the files. --allow-missing passes over series that cannot be taken.",
     )
     if not chosen:
-        raise InputError(f"The source: no series is left. Found:\n{listed}")
-    left = len(index.volumes) - len(chosen)
-    if left:
+        raise InputError(f"The source: no series is left. Found:\n{_list_volumes(index.volumes)}")
+    if left := len(index.volumes) - len(chosen):
         warnings.append(f"{left} other series are passed over")
     return chosen
+
+
+def _narrow(index: Index, asked: DicomOptions) -> list[Volume]:
+    """Return the volumes that are called as asked, of MR only unless others are asked for."""
+    if not index.volumes:
+        also = "a DICOMDIR, which only lists files, and " if index.has_dicomdir else ""
+        raise InputError(
+            f"The source: found {also}{len(index.structures)} RTSTRUCT or SEG files and "
+            f"{index.others} other files; expected a series of MR images. Give the folder that "
+            "holds the images."
+        )
+    called = [v for v in index.volumes if asked.series is None or v.is_called(asked.series)]
+    if not called:
+        raise InputError(
+            f"The series {asked.series!r}: found no such series; expected the number, UID or "
+            f"description of one of these:\n{_list_volumes(index.volumes)}"
+        )
+    fits = [v for v in called if v.modality == "MR" or asked.any_modality]
+    if not fits:
+        raise InputError(
+            f"The source: found images of the modality {', '.join({v.modality for v in called})}; "
+            "expected MR: the models of this program are trained on MR of the abdomen. To go on "
+            "all the same, use --any-modality."
+        )
+    return fits
+
+
+def _list_volumes(volumes: Sequence[Volume]) -> str:
+    lines = [f"  {volume}" for volume in volumes[:_MOST_LISTED]]
+    if len(volumes) > _MOST_LISTED:
+        lines.append(f"  ... and {len(volumes) - _MOST_LISTED} more")
+    return "\n".join(lines)
 
 
 def _find_truth(

@@ -340,7 +340,7 @@ def _find_bad_size(series: Series) -> list[Problem]:
     slices, rows, columns = series.shape
     where = f"series ...{series.series_instance_uid[-6:]}"
     if slices < 2:
-        return [Problem(where=where, found="one slice", expected="a series of two or more")]
+        return [Problem(where=where, found="one slice", expected="the folder of a series")]
     if max(series.shape) > MOST_SIDE or slices * rows * columns > MOST_VOXELS:
         found = f"{slices} slices of {columns} x {rows} pixels"
         expected = f"at most {MOST_SIDE} each way and {MOST_VOXELS} voxels in all"

@@ -79,7 +79,8 @@ def open_source(
     for kind in SOURCES:
         source = kind.open(Path(path), options)
         if source is not None:
-            if kind is not DicomSource and replace(options.dicom, patients=None) != DicomOptions():
+            asked = replace(options.dicom, patients=None, uneven=False)
+            if kind is not DicomSource and asked != DicomOptions():
                 raise InputError(
                     f"{path}: found no DICOM files; expected some, because an option is only for "
                     "DICOM (--series, --structures, --roi, --any-modality, --show-paths). Leave "

@@ -493,7 +493,7 @@ def test_a_truncated_file_is_refused_before_anything_is_read(tmp_path, kept):
 
 def test_one_slice_is_not_a_volume(tmp_path):
     (path,) = write_series(tmp_path, SeriesPlan(shape=(1, 8, 9)))
-    assert "found one slice; expected a series of two or more" in refusal(path)
+    assert "found one slice; expected the folder of a series" in refusal(path)
 
 
 def test_pixels_that_cannot_be_decoded(tmp_path):
