@@ -7,6 +7,7 @@ from tests.bad_inputs.archives import ARCHIVES
 from tests.bad_inputs.arguments import ARGUMENTS
 from tests.bad_inputs.bundles import BUNDLES
 from tests.bad_inputs.checks import CHECKS
+from tests.bad_inputs.clinic import CLINIC
 from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.images import IMAGES
 from tests.bad_inputs.models import MODELS
@@ -26,6 +27,7 @@ CATALOGUE: tuple[BadInput, ...] = (
     *TABLES,
     *TEXTS,
     *VOLUMES,
+    *CLINIC,
     *WORKSPACES,
     *MODELS,
     *TUNINGS,
