@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from gi2nnunet.dataset.checks import find_shared_patients
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
@@ -358,9 +356,3 @@ def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool
         first_number=scan.first_number,
         small=small,
     )
-
-
-def list_patients(scan_ids: Sequence[str]) -> list[str]:
-    """Return the patients of some scans, each once, in numeric order."""
-    patients = {patient_of(scan_id) for scan_id in scan_ids}
-    return sorted(patients, key=lambda p: [int(n) for n in re.findall(r"\d+", p)] or [0])

@@ -18,18 +18,21 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.core.workers import Progress
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
-from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap, find_box
+from gi2nnunet.report.template import name_of
 from gi2nnunet.scoring.metric import dice_of_counts
+from gi2nnunet.scoring.result import to_plain
 from gi2nnunet.source.check.fit import Placement, place_masks
 from gi2nnunet.source.scan import LoadedScan
 
+_BITS = dict(zip(ORGANS, ORGAN_BITS, strict=True))
 _MARK_COLOUR = (255, 214, 0)
 _MARK = 12  # pixels
 _MARKED = 128  # code of a marked row; no organ has this bit
 _JOINTS = 8  # slices above and below those that are marked
 _WINDOW_PERCENTILES = (1.0, 99.5)
 _LONGEST_SIDE = 320
-_QUALITY = 60
+_QUALITY, _SHEET_QUALITY = 60, 50
 _MARGIN_MM = 30.0
 _LEAST_SIDE_MM = 130.0
 
@@ -40,8 +43,6 @@ class View:
 
     Attributes
     ----------
-    scan_id
-        Of which scan.
     plane
         ``"axial"``: one slice. ``"coronal"``: one row of every slice, with the outlines of the
         organs as seen from the front. ``"joints"``: the middle of some slices, one above the
@@ -49,19 +50,19 @@ class View:
     slices
         The slice of an axial view; those to be marked in a view of joints.
     organ
-        The organ that it is about: its contour is thick; ``None`` for all alike.
+        Has a thick contour; ``None`` for all alike.
     around
-        Slices whose mask of that organ an axial view is cut out around; empty for the whole.
+        An axial view is cropped around the organ's masks in these slices; empty for the whole.
     placement
-        Where to draw the masks, if not where they are.
+        Moves the masks first.
     predicted
-        Draw the masks that models predict, in place of the truth.
+        Draw the masks that models predict instead of the truth.
     """
 
     scan_id: str
     plane: Literal["axial", "coronal", "joints"]
     slices: tuple[int, ...] = ()
-    organ: int | None = None
+    organ: str | None = None
     around: tuple[int, ...] = ()
     placement: Placement | None = None
     predicted: bool = False
@@ -90,7 +91,7 @@ def take_pictures(
     Raises
     ------
     InputError
-        Where a scan cannot be read any more.
+        If a scan can no longer be read.
     """
     of_scan: dict[str, list[View]] = {}
     for view in dict.fromkeys(views):
@@ -110,13 +111,9 @@ def take_pictures(
 
     taken: dict[View, Picture] = {}
     with ThreadPoolExecutor(jobs, thread_name_prefix="pictures") as pool:
-        try:
-            for done, found in enumerate(pool.map(take, of_scan), 1):
-                taken.update(found)
-                progress(done, len(of_scan), "taking pictures")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for done, found in enumerate(pool.map(take, of_scan), 1):
+            taken |= found
+            progress(done, len(of_scan), "taking pictures")
     return taken
 
 
@@ -136,17 +133,7 @@ def scale_grey(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.
 
 
 def encode_image(image: Image.Image, format_name: str, **options: Any) -> str:
-    """Return a picture as a data URI.
-
-    Parameters
-    ----------
-    image
-        The picture.
-    format_name
-        ``"webp"``, ``"jpeg"`` or ``"png"``.
-    options
-        Those of Pillow's writer of that format.
-    """
+    """Return a picture as a data URI, with the options of Pillow's writer of that format."""
     content = io.BytesIO()
     image.save(content, format_name, **options)
     text = base64.b64encode(content.getbuffer()).decode("ascii")
@@ -154,17 +141,7 @@ def encode_image(image: Image.Image, format_name: str, **options: Any) -> str:
 
 
 def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -> Picture:
-    """Take one picture.
-
-    Parameters
-    ----------
-    view
-        Which; its slices must lie inside the scan.
-    scan
-        Its scan.
-    window
-        Of :func:`find_window`.
-    """
+    """Take one picture; its slices must be inside the scan, ``window`` is from `find_window`."""
     image, spacing_mm = scan.image, scan.spacing_mm
     labels = np.zeros(image.shape, np.uint8) if scan.label_map is None else scan.label_map
     if view.placement is not None:
@@ -191,13 +168,8 @@ def take_picture(view: View, *, scan: LoadedScan, window: tuple[float, float]) -
     picture = picture.resize((width, height), Image.Resampling.NEAREST)
     codes = np.asarray(Image.fromarray(codes).resize((width, height), Image.Resampling.NEAREST))
     pixels = np.array(picture.convert("RGB"))
-    for index in sorted(range(len(ORGANS)), key=lambda organ: organ == view.organ):
-        _draw_contour(
-            pixels,
-            (codes & ORGAN_BITS[index]) != 0,
-            colour=CONTOUR_COLOURS[ORGANS[index]],
-            thick=index == view.organ,
-        )
+    for organ in sorted(ORGANS, key=lambda organ: organ == view.organ):
+        _draw_contour(pixels, (codes & _BITS[organ]) != 0, organ=organ, thick=organ == view.organ)
     marked = (codes == _MARKED).any(axis=1)
     pixels[marked, :_MARK] = pixels[marked, -_MARK:] = _MARK_COLOUR
     return Picture(
@@ -216,51 +188,43 @@ def _find_box(
     if view.plane == "joints":
         length = min(width, round(_LEAST_SIDE_MM / spacing_mm[2]))
         return slice(0, height), slice((width - length) // 2, (width + length) // 2)
-    mask: NDArray[np.bool_] = np.zeros((height, width), np.bool_)
-    if view.organ is not None and view.around:
-        mask |= (labels[list(view.around)] & ORGAN_BITS[view.organ]).any(axis=0)
-    if not mask.any():
+    bits = _BITS[view.organ] if view.organ else 0
+    _, *spans = find_box(labels[list(view.around)] & np.uint8(bits))
+    if spans[0].stop == 0:
         return slice(0, height), slice(0, width)
-    spans = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
-    sides = [
-        (last - first + 1) * mm for (first, last), mm in zip(spans, spacing_mm[1:], strict=True)
-    ]
+    sides = [(span.stop - span.start) * mm for span, mm in zip(spans, spacing_mm[1:], strict=True)]
     side_mm = max(_LEAST_SIDE_MM, max(sides) + 2 * _MARGIN_MM)
     box = []
-    for (first, last), mm, most in zip(spans, spacing_mm[1:], (height, width), strict=True):
+    for span, mm, most in zip(spans, spacing_mm[1:], (height, width), strict=True):
         length = min(most, round(side_mm / mm))
-        start = min(max((int(first) + int(last) + 1 - length) // 2, 0), most - length)
+        start = min(max((span.start + span.stop - length) // 2, 0), most - length)
         box.append(slice(start, start + length))
     return box[0], box[1]
 
 
-def _find_row(labels: LabelMap, organ: int | None) -> int:
+def _find_row(labels: LabelMap, organ: str | None) -> int:
     """Return the row through the middle of the organ, of all organs, or of the image."""
-    bits = ORGAN_BITS[organ] if organ is not None else ALL_BITS
-    counted = (labels & bits).any(axis=2).sum(axis=0, dtype=np.int64)
+    counted = (
+        (labels & (_BITS[organ] if organ else ALL_BITS)).any(axis=2).sum(axis=0, dtype=np.int64)
+    )
     if not counted.any():
         return len(counted) // 2
-    middle = float(counted @ np.arange(len(counted)) / counted.sum())
-    return round(middle)
+    return round(float(counted @ np.arange(len(counted)) / counted.sum()))
 
 
 def _draw_contour(
-    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], *, colour: str, thick: bool
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], *, organ: str, thick: bool
 ) -> None:
     if not mask.any():
         return
     inner = binary_erosion(mask, iterations=3 if thick else 2, border_value=1)
     rim = binary_dilation(mask) & ~mask
     pixels[rim] //= 3
-    pixels[mask & ~inner] = ImageColor.getrgb(colour)
+    pixels[mask & ~inner] = ImageColor.getrgb(CONTOUR_COLOURS[organ])
 
 
 def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str:
-    there = [
-        organ.replace("_", " ")
-        for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
-        if (codes & bit).any()
-    ]
+    there = [name_of(organ) for organ, bit in _BITS.items() if (codes & bit).any()]
     masks = f"with contours of {join_words(there)}" if there else "without any mask"
     if view.placement is not None:
         masks += ", drawn elsewhere"
@@ -279,17 +243,12 @@ def join_words(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-_SHEET_QUALITY = 50
-
-
 @dataclass(frozen=True, kw_only=True)
 class PackedScan:
     """A scan as the viewer's script reads it.
 
     Attributes
     ----------
-    scan_id
-        Which.
     content
         Values for JSON: geometry, window, images, masks, Dice of each organ and slice.
     """
@@ -312,12 +271,10 @@ def pack_scan(
 
     Parameters
     ----------
-    scan_id
-        Its name.
     image
         ``(z, y, x)`` intensities in slice order.
     truth, pred
-        Bit-coded label maps of that shape; ``None`` where there is none.
+        Bit-coded label maps of that shape; ``None`` if unknown.
     spacing_mm
         ``(z, y, x)``.
     first_number
@@ -328,7 +285,7 @@ def pack_scan(
     Raises
     ------
     ValueError
-        Where the shapes differ.
+        If the shapes differ.
     """
     for mask in (truth, pred):
         if mask is not None and mask.shape != image.shape:
@@ -339,7 +296,10 @@ def pack_scan(
     tiles = [Image.fromarray(grey) for grey in scale_grey(image, window)]
     if small:
         tiles = [tile.reduce(2) for tile in tiles]
-    codes = [Image.fromarray(plane * 4 + 2) for plane in _join(truth, pred, image.shape)]
+    codes = np.zeros(image.shape, np.uint8)
+    codes |= 0 if truth is None else truth  # the three low bits
+    codes |= 0 if pred is None else pred << len(ORGANS)  # the three above
+    dice = None if truth is None or pred is None else slice_dice(pred, truth).round(4)
     content: dict[str, Any] = {
         "id": scan_id,
         "shape": [depth, height, width],
@@ -354,14 +314,9 @@ def pack_scan(
         "hasTruth": truth is not None,
         "hasPrediction": pred is not None,
         # Four times the code and two, so that a browser that changes pixels a little does no harm.
-        "masks": encode_image(_lay_out(codes, columns), "png"),
-        "dice": None,
+        "masks": encode_image(_lay_out(map(Image.fromarray, codes * 4 + 2), columns), "png"),
+        "dice": None if dice is None else to_plain(dice.tolist()),
     }
-    if truth is not None and pred is not None:
-        content["dice"] = [
-            [None if np.isnan(value) else round(float(value), 4) for value in of_organ]
-            for of_organ in slice_dice(pred, truth)
-        ]
     return PackedScan(scan_id=scan_id, content=content)
 
 
@@ -382,13 +337,3 @@ def slice_dice(pred: LabelMap, truth: LabelMap) -> NDArray[np.float64]:
         for mask in (pred & truth, pred, truth)
     )
     return dice_of_counts(both, in_pred, in_truth)
-
-
-def _join(truth: LabelMap | None, pred: LabelMap | None, shape: tuple[int, ...]) -> LabelMap:
-    """Return truth in the three low bits and the prediction in the three above."""
-    codes = np.zeros(shape, np.uint8)
-    if truth is not None:
-        codes |= truth
-    if pred is not None:
-        codes |= pred << len(ORGANS)
-    return codes

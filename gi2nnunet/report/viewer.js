@@ -2,16 +2,12 @@
 (function () {
   const element = (id) => document.getElementById(id);
   if (!element("v")) return;
-  const organs = JSON.parse(element("v-organs").textContent);
-  const COLOURS = organs.map((organ) => organ.colour);
+  const colours = JSON.parse(element("v-organs").textContent);
+  const ORGANS = Object.keys(colours), COLOURS = Object.values(colours);
   const EDGES = { axial: ["R", "L", "A", "P"], coronal: ["R", "L", "H", "F"], sagittal: ["A", "P", "H", "F"] };
   const views = ["axial", "coronal", "sagittal"];
   const boxes = Array.from(document.querySelectorAll("[data-organ]"));
   let scan = null, at = [0, 0, 0], request = 0;
-
-  organs.forEach((organ, index) => {
-    document.querySelectorAll(".swatch-" + index).forEach((s) => { s.style.background = COLOURS[index]; });
-  });
 
   function load(address) {
     return new Promise((resolve, reject) => {
@@ -39,7 +35,7 @@
 
   function open(index) {
     const mine = ++request;
-    // Each scan's content stands alone, so that only what is looked at is read.
+    // Each scan is an element of its own, so that only what is looked at is parsed.
     const described = JSON.parse(element("v-data-" + index).textContent);
     element("v-error").textContent = "";
     const show = ([image, masks]) => {
@@ -181,9 +177,9 @@
     views.forEach(drawPlane);
     drawStrip();
     element("v-dice").textContent = scan.about.dice
-      ? "Dice of slice " + number + ": " + organs.map((organ, i) => {
+      ? "Dice of slice " + number + ": " + ORGANS.map((organ, i) => {
         const d = scan.about.dice[i][at[0]];
-        return organ.name.replace("_", " ") + " " + (d === null ? "– (both empty)" : d.toFixed(3));
+        return organ.replace("_", " ") + " " + (d === null ? "– (both empty)" : d.toFixed(3));
       }).join(", ")
       : "No Dice: " + (scan.about.hasTruth ? "no prediction" : "no truth") + " of this scan.";
   }

@@ -50,7 +50,7 @@ def test_a_jump_is_shown_between_its_neighbours(found: SourceReport, faults: Fau
     frames = card.strips[0].frames
     assert [frame.view.slices for frame in frames] == [(middle - 2,), (middle - 1,), (middle,)]
     assert [frame.marked for frame in frames] == [False, True, False]
-    assert {frame.view.organ for frame in frames} == {2}
+    assert {frame.view.organ for frame in frames} == {"stomach"}
     assert all("pixels" in frame.caption for frame in frames)
 
 
