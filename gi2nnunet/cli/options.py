@@ -67,7 +67,11 @@ MetricOption = Annotated[
 ]
 AllowMissingOption = Annotated[
     bool,
-    typer.Option("--allow-missing", help="Skip rows without an image and images without rows."),
+    typer.Option(
+        "--allow-missing",
+        help="Skip rows without an image and images without rows; of DICOM files, series that "
+        "cannot be used.",
+    ),
 ]
 SourceLabelsOption = Annotated[
     LabelScheme | None,

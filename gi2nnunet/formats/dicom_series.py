@@ -476,7 +476,8 @@ def read_pixels(series: Series) -> NDArray[Any]:
         plane = whole if number is None or whole.ndim == 2 else whole[number - 1]
         slope, intercept = _find_rescale(dataset, number)
         if (slope, intercept) != (1.0, 0.0):
-            plane = (plane * slope + intercept).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # whoever looks finds infinity
+                plane = (plane * slope + intercept).astype(np.float32)
         planes.append(plane)
     return np.stack(planes)
 

@@ -112,8 +112,8 @@ def write_seg(
         for number, organ in enumerate(masks, start=1)
     ]
     dataset = highdicom.seg.Segmentation(
-        source_images=[_fill_missing(image) for image in series.datasets],
-        pixel_array=_order_frames(np.stack(list(masks.values()), axis=-1), series),
+        source_images=[_choose_frames(_fill_missing(image), series) for image in series.datasets],
+        pixel_array=np.stack(list(masks.values()), axis=-1),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         omit_empty_frames=any(mask.any() for mask in masks.values()),
@@ -129,6 +129,7 @@ def write_seg(
         content_description=(maker.model or "gi2nnunet")[:64],
         series_description="gi2nnunet segments",
     )
+    _restore_frame_numbers(dataset, series)
     dataset.SeriesDescription = "gi2nnunet segments"
     dataset.ImageComments = describe_maker(maker)
     with part_file(path) as part:
@@ -146,13 +147,31 @@ def _fill_missing(image: Dataset) -> Dataset:
     return filled
 
 
-def _order_frames(masks: NDArray[np.bool_], series: Series) -> NDArray[np.bool_]:
-    """Return masks ``(slices, rows, columns, organs)`` in the order of the images' frames."""
+def _choose_frames(image: Dataset, series: Series) -> Dataset:
+    """Return an image with the frames of the series alone, in the order of its slices.
+
+    highdicom does not take images with several frames at one position, such as echoes.
+    """
+    if series.frame_numbers is not None:
+        groups = image.PerFrameFunctionalGroupsSequence
+        image.PerFrameFunctionalGroupsSequence = [groups[n - 1] for n in series.frame_numbers]
+        image.NumberOfFrames = len(series.frame_numbers)
+    return image
+
+
+def _restore_frame_numbers(dataset: Dataset, series: Series) -> None:
+    """Put the numbers that frames have in the image itself into a SEG's references to them."""
     if series.frame_numbers is None:
-        return masks
-    frames = np.zeros((int(series.datasets[0].NumberOfFrames), *masks.shape[1:]), np.bool_)
-    frames[np.array(series.frame_numbers) - 1] = masks
-    return frames
+        return
+    sources = {
+        id(source): source  # an item can be shared by several frames
+        for groups in dataset.PerFrameFunctionalGroupsSequence
+        for derivation in groups.get("DerivationImageSequence") or []
+        for source in derivation.SourceImageSequence
+        if "ReferencedFrameNumber" in source
+    }
+    for source in sources.values():
+        source.ReferencedFrameNumber = series.frame_numbers[int(source.ReferencedFrameNumber) - 1]
 
 
 def read_seg(

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.dicom_series import (
     Series,
     build_series,
@@ -117,11 +117,17 @@ class DicomScan(Scan):
         """Read the images, each rescaled by its own numbers, and the structures if there are."""
         series = self.read_series(pixels=True)
         affine = _TO_RAS @ series.affine
+        image = to_slice_order(read_pixels(series), affine=affine)
+        problems: tuple[Problem, ...] = ()
+        if not np.isfinite(image).all():  # by its RescaleSlope
+            where, found = self.scan_id, "NaN or infinity"
+            problems = (Problem(where=where, found=found, expected="finite intensities"),)
         return LoadedScan(
-            image=to_slice_order(read_pixels(series), affine=affine),
+            image=image,
             label_map=self._read_labels(series) if self.structures else None,
             spacing_mm=place_volume(series.shape, affine=affine).spacing_mm,
             first_number=self.first_number,
+            problems=problems,
         )
 
     def load_labels(self) -> tuple[LabelMap, tuple[()]]:

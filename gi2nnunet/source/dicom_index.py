@@ -7,12 +7,14 @@ shown: a file is "file 12 of the series" with the last digits of the series' ins
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from gi2nnunet.core.errors import MOST_SIDE, MOST_VOXELS, InputError, Problem
+from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.dicom_series import (
     FRAME_KEYWORDS,
     Frame,
@@ -176,19 +178,15 @@ def find_dicom(path: Path) -> tuple[Archive, list[str]] | None:
     One file is looked at in its folder. Files whose names end like those of other kinds are passed
     over.
     """
-    if path.is_file() and not _is_zip(path):
+    kind = find_kind(path)
+    if kind == "file" and not zipfile.is_zipfile(path):
         archive = Archive(path.parent)
         return (archive, [path.name]) if is_dicom(archive, path.name) else None
-    if not path.exists():
+    if kind not in ("file", "folder"):
         return None
     archive = Archive(path)
     names = [name for name in archive.names() if not name.lower().endswith(_NOT_DICOM)]
     return (archive, names) if any(is_dicom(archive, name) for name in names) else None
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
 
 
 def is_dicom(archive: Archive, name: str) -> bool:

@@ -10,7 +10,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.export_dicom import export_dicom
-from gi2nnunet.formats.dicom_series import read_series
+from gi2nnunet.formats.dicom_series import build_series, list_frames, read_series, split_frames
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import to_bits
 from gi2nnunet.formats.rtstruct_reading import read_rtstruct
@@ -68,13 +68,24 @@ def test_labels_in_any_order_of_axes(tmp_path, directions, axes):
     assert done.voxels == {organ: int(mask.sum()) for organ, mask in split(bits).items()}
 
 
-def test_an_enhanced_image(tmp_path):
-    write_enhanced(tmp_path / "s" / "e.dcm", PLAN)
-    series = read_series(tmp_path / "s")
+@pytest.mark.parametrize("echoes", [(1.3,), (1.3, 4.6)])
+def test_an_enhanced_image(tmp_path, echoes):
+    """Structures refer to the frames of their own echo, at whatever number these are."""
+    path = tmp_path / "s" / "e.dcm"
+    write_enhanced(path, PLAN, echoes=echoes)
+    frames = list(split_frames(list_frames(pydicom.dcmread(path))).values())[-1]
+    series = build_series(frames)
     bits = draw_labels(series.shape)
-    path = save(tmp_path / "labels.nii.gz", bits, TO_RAS @ series.affine)
-    export_dicom(path, tmp_path / "s" / "e.dcm", tmp_path / "out")
+    labels = save(tmp_path / "labels.nii.gz", bits, TO_RAS @ series.affine)
+    number = f"3/{len(echoes)}" if len(echoes) > 1 else None
+    export_dicom(labels, path, tmp_path / "out", dicom=DicomOptions(series=number))
     assert_both(tmp_path / "out", series, split(bits))
+    positions = {frame.number: frame.position_mm for frame in frames}
+    dataset = pydicom.dcmread(tmp_path / "out" / "seg.dcm")
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        (source,) = groups.DerivationImageSequence[0].SourceImageSequence
+        own = tuple(groups.PlanePositionSequence[0].ImagePositionPatient)
+        assert np.allclose(positions[source.ReferencedFrameNumber], own)
 
 
 @pytest.fixture

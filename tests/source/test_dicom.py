@@ -14,6 +14,7 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -115,6 +116,12 @@ def test_slices_are_rescaled_each_by_its_own_numbers(tmp_path):
     np.testing.assert_array_equal(image[::-1], (pixels * (0.5 + slopes) - slopes).astype("f4"))
 
 
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    write_series(tmp_path, PLAN, change=set_value("RescaleSlope", "1e300"))
+    with pytest.raises(InputError, match="found NaN or infinity; expected finite intensities"):
+        only_scan(tmp_path).read()
+
+
 def test_plain_values_keep_their_type(tmp_path):
     pixels = draw_pixels(PLAN.shape)
 
@@ -178,8 +185,11 @@ def encode(codec, uid):
             partial(imagecodecs.jpeg2k_encode, level=0, codecformat="j2k"), JPEG2000Lossless
         ),
         lambda dataset, _: dataset.compress(RLELossless, generate_instance_uid=False),
+        lambda dataset, _: setattr(
+            dataset.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian
+        ),
     ],
-    ids=["JPEG lossless", "JPEG-LS", "JPEG 2000", "RLE"],
+    ids=["JPEG lossless", "JPEG-LS", "JPEG 2000", "RLE", "deflated"],
 )  # fmt: skip
 def test_compressed_pixels(tmp_path, change):
     pixels = draw_pixels((3, 16, 18))
