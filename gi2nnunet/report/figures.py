@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,164 +21,104 @@ from matplotlib.ticker import (
     PercentFormatter,
     ScalarFormatter,
 )
+from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.report.template import name_of
 from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
+from gi2nnunet.source.check.measures import MaskMeasures
 from gi2nnunet.training.record import Epoch
 
 # Each has a contrast of at least 4.5 on white (text) and 3 on mid grey (contours are outlined).
 ORGAN_COLOURS = {"large_bowel": "#b3430a", "small_bowel": "#00663d", "stomach": "#2a4fb8"}
-STYLE: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
-_DARK = "#333333"
-
-
-def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, str, str]:
-    """Draw loss, pseudo Dice and learning rate over epochs; return the SVG text of each."""
-    numbers = [epoch.number + 1 for epoch in epochs]
-    # A line of a single epoch would not be seen.
-    marker = "." if len(epochs) < 30 else ""
-
-    def frame(axes: Any) -> None:
-        if len(epochs) == 1:
-            axes.set_xlim(numbers[0] - 0.5, numbers[0] + 0.5)
-
-    def draw_loss(axes: Any) -> None:
-        losses = [e.train_loss for e in epochs], [e.val_loss for e in epochs]
-        axes.plot(numbers, losses[0], "-", color=_DARK, marker=marker, label="training")
-        axes.plot(numbers, losses[1], "--", color="#b3430a", marker=marker, label="validation")
-        axes.legend(loc="upper right")
-        frame(axes)
-
-    def draw_dice(axes: Any) -> None:
-        for index, (organ, style) in enumerate(zip(ORGANS, ("-", "--", ":"), strict=True)):
-            values = [
-                e.pseudo_dice[index] if index < len(e.pseudo_dice) else math.nan for e in epochs
-            ]
-            name, colour = organ.replace("_", " "), ORGAN_COLOURS[organ]
-            axes.plot(numbers, values, style, color=colour, marker=marker, label=name)
-        axes.set_ylim(0, 1)
-        axes.legend(loc="lower right")
-        frame(axes)
-
-    def draw_rate(axes: Any) -> None:
-        axes.plot(numbers, [e.learning_rate for e in epochs], color=_DARK, marker=marker)
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-        frame(axes)
-
-    said = f"{title}: {{}} over {len(epochs)} epochs"
-    loss, dice, rate = (
-        _draw(draw, heading=heading, label=said.format(heading), x_label="epoch")
-        for draw, heading in (
-            (draw_loss, "loss"), (draw_dice, "pseudo Dice"), (draw_rate, "learning rate"),
-        )
-    )  # fmt: skip
-    return loss, dice, rate
-
-
-def draw_scores(score: Score, intervals: Mapping[str, Interval]) -> str:
-    """Draw the score and each organ's Dice of every scan, with the mean and its interval."""
-    rows = [("score", _DARK, "score", [scan.score for scan in score.per_scan])]
-    rows += [
-        (
-            f"{organ.replace('_', ' ')} Dice", ORGAN_COLOURS[organ], f"{organ}.dice",
-            [scan.per_organ[organ].dice for scan in score.per_scan],
-        )
-        for organ in ORGANS
-    ]  # fmt: skip
-
-    def draw(axes: Any) -> None:
-        for place, (_, colour, key, values) in enumerate(reversed(rows)):
-            known = [value for value in values if not math.isnan(value)]
-            # Spread by a fixed pattern, so that equal values do not hide one another.
-            heights = [place + 0.22 * ((7 * index) % 11 - 5) / 5 for index in range(len(known))]
-            axes.plot(known, heights, "o", color=colour, markersize=4, alpha=0.55)
-            if (found := intervals.get(key)) is not None and not math.isnan(found.value):
-                if not math.isnan(found.low):
-                    axes.plot([found.low, found.high], [place, place], "-", color="black", lw=2)
-                axes.plot([found.value], [place], "D", color="black", markersize=6)
-        axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        shown = [value for row in rows for value in row[3] if not math.isnan(value)]
-        axes.set_xlim(max(0.0, min(shown, default=0) - 0.05), 1.005)
-
-    label = f"Score and Dice of each of {len(score.per_scan)} scans, with means and intervals"
-    return _draw(draw, heading="", label=label, x_label="", size=(7, 2.6), left=0.18)
-
-
-def _draw(
-    draw: Callable[[Any], None],
-    *,
-    heading: str,
-    label: str,
-    x_label: str,
-    size: tuple[float, float] = (3.4, 2.5),
-    left: float = 0.2,
-) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size)
-        # Fixed margins: to find them, matplotlib would lay out all text once more.
-        figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
-        axes = figure.subplots()
-        draw(axes)
-        axes.set_title(heading)
-        axes.set_xlabel(x_label)
-        if x_label:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        return to_svg(figure, title=label, label=label)
-
-
-def to_svg(figure: Figure, *, title: str, label: str) -> str:
-    """Return a figure as SVG text to stand in a page; to be called within :data:`STYLE`.
-
-    Parameters
-    ----------
-    figure
-        What to draw.
-    title
-        Unlike that of every other figure of the page: ids are made of it.
-    label
-        What it shows, in words, for whoever does not see it.
-    """
-    text = io.StringIO()
-    # savefig would draw it twice.
-    canvas: Any = FigureCanvasSVG(figure)
-    canvas.print_svg(text, metadata={"Date": None, "Title": title})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # One page holds many figures: an id must not stand twice in it.
-    mark = re.sub(r"\W+", "-", title)
-    svg = re.sub(r'\bid="', f'id="{mark}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-
-
 # Organs differ by more than their colour.
 _LINES = dict(zip(ORGANS, ("-", "--", ":"), strict=True))
 _MARKERS = dict(zip(ORGANS, ("o", "s", "^"), strict=True))
+_STYLE: Any = {"svg.hashsalt": "gi2nnunet", "svg.fonttype": "none", "font.size": 9}
 _PLAIN = "#333333"
 
 
-def draw_figures(found: SourceReport) -> Mapping[str, str]:
-    """Draw every plot that the source has something for; by name, as SVG text."""
-    with mpl.rc_context(STYLE):
-        figures = {
-            "days": _draw_days(found),
-            "intensities": _draw_intensities(found),
-        }
-        if found.masks:
-            figures |= {
-                "prevalence": _draw_prevalence(found),
-                "volumes": _draw_volumes(found),
-                "places": _draw_places(found),
-            }
-    return figures
+@mpl.rc_context(_STYLE)
+def draw_curves(epochs: Sequence[Epoch], *, title: str) -> tuple[str, ...]:
+    """Draw loss, pseudo Dice and learning rate over epochs; return the SVG text of each."""
+    dice = np.full((len(ORGANS), len(epochs)), np.nan)
+    for at, epoch in enumerate(epochs):
+        dice[: len(epoch.pseudo_dice), at] = epoch.pseudo_dice[: len(ORGANS)]
+    curves: dict[str, list[tuple[str, str, str, Sequence[Any]]]] = {
+        "loss": [
+            ("training", "-", _PLAIN, [epoch.train_loss for epoch in epochs]),
+            ("validation", "--", "#b3430a", [epoch.val_loss for epoch in epochs]),
+        ],
+        "pseudo Dice": [
+            (name_of(organ), _LINES[organ], ORGAN_COLOURS[organ], values.tolist())
+            for organ, values in zip(ORGANS, dice, strict=True)
+        ],
+        "learning rate": [("", "-", _PLAIN, [epoch.learning_rate for epoch in epochs])],
+    }
+    return tuple(
+        _draw_curve(epochs, lines, heading=heading, title=title)
+        for heading, lines in curves.items()
+    )
 
 
-def _new(columns: int = 1, *, width: float = 4.6, height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _draw_curve(
+    epochs: Sequence[Epoch], lines: Sequence[tuple[str, str, str, Sequence[Any]]], *,
+    heading: str, title: str,
+) -> str:  # fmt: skip
+    figure, (axes,) = _new(size=(3.4, 2.5), left=0.2)
+    numbers = [epoch.number + 1 for epoch in epochs]
+    marker = "." if len(epochs) < 30 else ""  # a line of a single epoch would not be seen
+    for name, line, colour, values in lines:
+        axes.plot(numbers, values, line, color=colour, marker=marker, label=name)
+    if heading == "learning rate":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    else:
+        axes.legend(loc="upper right" if heading == "loss" else "lower right")
+    if heading == "pseudo Dice":
+        axes.set_ylim(0, 1)
+    if len(epochs) == 1:
+        axes.set_xlim(numbers[0] - 0.5, numbers[0] + 0.5)
+    axes.set_title(heading)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return _to_svg(figure, label=f"{title}: {heading} over {len(epochs)} epochs")
+
+
+@mpl.rc_context(_STYLE)
+def draw_scores(score: Score, intervals: Mapping[str, Interval]) -> str:
+    """Draw the score and each organ's Dice of every scan, with the mean and its interval."""
+    rows = [("score", _PLAIN, "score", [scan.score for scan in score.per_scan])]
+    for organ in ORGANS:
+        values = [scan.per_organ[organ].dice for scan in score.per_scan]
+        rows.append((f"{name_of(organ)} Dice", ORGAN_COLOURS[organ], f"{organ}.dice", values))
+    rows.reverse()
+    figure, (axes,) = _new(size=(7, 2.6), left=0.18)
+    for place, (_, colour, key, values) in enumerate(rows):
+        known = [value for value in values if not math.isnan(value)]
+        # Spread by a fixed pattern, so that equal values do not hide one another.
+        heights = [place + 0.22 * ((7 * index) % 11 - 5) / 5 for index in range(len(known))]
+        axes.plot(known, heights, "o", color=colour, markersize=4, alpha=0.55)
+        if (found := intervals.get(key)) is not None and not math.isnan(found.value):
+            if not math.isnan(found.low):
+                axes.plot([found.low, found.high], [place, place], "-", color="black", lw=2)
+            axes.plot([found.value], [place], "D", color="black", markersize=6)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    shown = [value for row in rows for value in row[3] if not math.isnan(value)]
+    axes.set_xlim(max(0.0, min(shown, default=0) - 0.05), 1.005)
+    label = f"Score and Dice of each of {len(score.per_scan)} scans, with means and intervals"
+    return _to_svg(figure, label=label)
+
+
+def _new(
+    columns: int = 1, *, size: tuple[float, float] = (4.6, 2.6), left: float | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure; with ``left``, the share of its left margin, it has fixed margins."""
+    figure = Figure(figsize=size, layout=None if left else "constrained")
+    if left:  # to find margins, matplotlib would lay out all text once more
+        figure.subplots_adjust(left=left, right=0.97, bottom=0.18, top=0.9)
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for one in axes:
         one.grid(alpha=0.3)
@@ -186,29 +126,53 @@ def _new(columns: int = 1, *, width: float = 4.6, height: float = 2.6) -> tuple[
     return figure, axes
 
 
+def _to_svg(figure: Figure, *, label: str, title: str = "") -> str:
+    """Return SVG text; ``label`` describes the figure, and only it may have this title or label."""
+    text, title = io.StringIO(), title or label
+    # savefig would draw it twice.
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(text, metadata={"Date": None, "Title": title})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # A page holds many figures: ids of each begin with its title, so that none is used twice.
+    mark = re.sub(r"\W+", "-", title)
+    svg = re.sub(r'\bid="', f'id="{mark}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+@mpl.rc_context(_STYLE)
+def draw_figures(found: SourceReport) -> Mapping[str, str]:
+    """Draw every plot that the source has something for; by name, as SVG text."""
+    figures = {"days": _draw_days(found), "intensities": _draw_intensities(found)}
+    if found.masks:
+        figures["prevalence"] = _draw_prevalence(found)
+        figures["volumes"] = _draw_volumes(found)
+        figures["places"] = _draw_places(found)
+    return figures
+
+
 def _draw_days(found: SourceReport) -> str:
-    figure, (axes,) = _new(height=2.2)
+    figure, (axes,) = _new(size=(4.6, 2.2))
     days = found.count_days()
-    bars = axes.bar(list(days), list(days.values()), color=_PLAIN, width=0.7)
-    axes.bar_label(bars)
+    axes.bar_label(axes.bar(list(days), list(days.values()), color=_PLAIN, width=0.7))
     axes.margins(y=0.2)
     axes.set_xticks(list(days))
     axes.set_xlabel("scans of the patient")
     axes.set_ylabel("patients")
-    told = ", ".join(f"{patients} with {number}" for number, patients in days.items())
-    return to_svg(figure, title="Scans of a patient", label=f"Patients by their scans: {told}")
+    counts = ", ".join(f"{patients} with {number}" for number, patients in days.items())
+    return _to_svg(figure, title="Scans of a patient", label=f"Patients by their scans: {counts}")
 
 
 def _draw_prevalence(found: SourceReport) -> str:
     figure, (axes,) = _new()
     middles = (np.arange(HEIGHT_BINS) + 0.5) / HEIGHT_BINS
     for organ, shares in found.measure_prevalence().items():
-        values = [np.nan if share is None else share for share in shares]
         axes.plot(
-            middles, values, _LINES[organ], marker=_MARKERS[organ], markersize=4,
-            color=ORGAN_COLOURS[organ], label=organ.replace("_", " "),
+            middles, np.array(shares, float), _LINES[organ], marker=_MARKERS[organ], markersize=4,
+            color=ORGAN_COLOURS[organ], label=name_of(organ),
         )  # fmt: skip
-    empty = [np.nan if share is None else share for share in found.measure_emptiness()]
+    empty = np.array(found.measure_emptiness(), float)  # None becomes NaN
     axes.plot(middles, empty, "-.", color=_PLAIN, label="no mask at all")
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.02, 1.02)
@@ -218,62 +182,59 @@ def _draw_prevalence(found: SourceReport) -> str:
     axes.set_ylabel("slices")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     label = "Share of slices that show each organ, by height in the scan; numbers in the table"
-    return to_svg(figure, title="Prevalence", label=label)
+    return _to_svg(figure, title="Prevalence", label=label)
+
+
+def _list_organs(
+    found: SourceReport, kind: str
+) -> Iterator[tuple[int, list[MaskMeasures], NDArray[np.bool_]]]:
+    """Yield for each organ its index, measures of scans that have it, and which are suspect."""
+    odd = {(s.scan_id, s.organ) for s in found.suspects if s.kind == kind}
+    for index, organ in enumerate(ORGANS):
+        named = [(s.scan_id, s.masks) for s in found.scans if s.masks and s.masks.volume_ml[index]]
+        marked = np.array([(scan_id, organ) in odd for scan_id, _ in named], np.bool_)
+        yield index, [masks for _, masks in named], marked
+
+
+def _scatter(
+    axes: Axes, index: int, x: NDArray[Any], y: NDArray[Any], marked: NDArray[np.bool_]
+) -> None:
+    """Plot scans of an organ, with circles around the suspect ones."""
+    organ = ORGANS[index]
+    axes.plot(
+        x, y, _MARKERS[organ], markersize=3.5, color=ORGAN_COLOURS[organ], alpha=0.55,
+        markeredgewidth=0, label=name_of(organ),
+    )  # fmt: skip
+    axes.plot(x[marked], y[marked], "o", markersize=10, mfc="none", mec="black")
 
 
 def _draw_volumes(found: SourceReport) -> str:
-    figure, (axes,) = _new(height=2.6)
+    figure, (axes,) = _new()
     generator = np.random.default_rng(0)
-    odd = {(s.scan_id, s.organ) for s in found.suspects if s.kind == "volume"}
-    for index, organ in enumerate(ORGANS):
-        named = [
-            (scan.scan_id, scan.masks.volume_ml[index])
-            for scan in found.scans
-            if scan.masks is not None and scan.masks.volume_ml[index] > 0
-        ]
-        if not named:
+    for index, of_scans, marked in _list_organs(found, "volume"):
+        if not of_scans:
             continue
-        values = np.array([value for _, value in named])
+        values = np.array([masks.volume_ml[index] for masks in of_scans])
         places = index + generator.uniform(-0.25, 0.25, len(values))
-        axes.plot(
-            values, places, _MARKERS[organ], markersize=3.5, color=ORGAN_COLOURS[organ], alpha=0.55,
-            markeredgewidth=0,
-        )  # fmt: skip
+        _scatter(axes, index, values, places, marked)
         axes.plot([np.median(values)] * 2, [index - 0.35, index + 0.35], color="black", lw=2)
-        marked = [at for at, (scan_id, _) in enumerate(named) if (scan_id, organ) in odd]
-        axes.plot(values[marked], places[marked], "o", markersize=10, mfc="none", mec="black")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yticks(range(len(ORGANS)), [organ.replace("_", " ") for organ in ORGANS])
+    axes.set_yticks(range(len(ORGANS)), [name_of(organ) for organ in ORGANS])
     axes.invert_yaxis()
     axes.set_xlabel("ml (line: median; circle: suspect)")
-    return to_svg(
-        figure, title="Volumes", label="Volume of each organ in every scan; numbers in the table"
-    )
+    label = "Volume of each organ in every scan; numbers in the table"
+    return _to_svg(figure, title="Volumes", label=label)
 
 
 def _draw_places(found: SourceReport) -> str:
-    figure, (front, below) = _new(2, height=3.2)
-    odd = {(s.scan_id, s.organ) for s in found.suspects if s.kind == "place"}
-    for index, organ in enumerate(ORGANS):
-        named = [
-            (scan.scan_id, *scan.masks.centre[index])
-            for scan in found.scans
-            if scan.masks is not None and scan.masks.volume_ml[index] > 0
-        ]
-        for axes, across in ((front, 1), (below, 2)):
-            axes.plot(
-                [row[3] for row in named], [row[across] for row in named], _MARKERS[organ],
-                markersize=3.5, color=ORGAN_COLOURS[organ], alpha=0.55, markeredgewidth=0,
-                label=organ.replace("_", " ") if axes is front else None,
-            )  # fmt: skip
-            marked = [row for row in named if (row[0], organ) in odd]
-            axes.plot(
-                [row[3] for row in marked], [row[across] for row in marked], "o", markersize=10,
-                mfc="none", mec="black",
-            )  # fmt: skip
+    figure, (front, below) = _new(2, size=(4.6, 3.2))
+    for index, of_scans, marked in _list_organs(found, "place"):
+        centres = np.array([masks.centre[index] for masks in of_scans]).reshape(-1, 3)
+        for axes, across in ((front, 0), (below, 1)):
+            _scatter(axes, index, centres[:, 2], centres[:, across], marked)
     front.set_title("from the front")
     front.set_ylabel("height in the scan")
     front.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -282,9 +243,10 @@ def _draw_places(found: SourceReport) -> str:
     for axes in (front, below):
         axes.invert_yaxis()
         axes.set_xlabel("mm to the left")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    handles, labels = front.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     label = "Centre of each organ in every scan, seen from the front and from the feet"
-    return to_svg(figure, title="Places", label=label)
+    return _to_svg(figure, title="Places", label=label)
 
 
 def _draw_intensities(found: SourceReport) -> str:
@@ -304,4 +266,4 @@ def _draw_intensities(found: SourceReport) -> str:
     axes.set_ylabel("intensity")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     label = "Median, 99th percentile and greatest intensity of every scan; numbers in the table"
-    return to_svg(figure, title="Intensities", label=label)
+    return _to_svg(figure, title="Intensities", label=label)
