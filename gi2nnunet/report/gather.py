@@ -1,4 +1,4 @@
-"""What stands in the report, read from a workspace and a folder of predictions."""
+"""Content of the report, read from a workspace and a folder of predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
-from gi2nnunet.core.workers import Progress, count_cores
+from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import find_shared_patients
 from gi2nnunet.dataset.manifest import Dataset, read_dataset
 from gi2nnunet.dataset.splits import check_leaks
@@ -25,8 +25,8 @@ from gi2nnunet.prediction.choose import KEPT
 from gi2nnunet.report.history import (
     Cost,
     TuningFound,
-    find_lacking,
     find_tunings,
+    find_unfinished,
     list_commands,
     list_costs,
 )
@@ -50,16 +50,14 @@ class Prediction:
 
     Attributes
     ----------
-    folder
-        Where.
     about
-        ``prediction.json``, or ``score.json`` where that is missing.
+        The content of ``prediction.json``, or of ``score.json`` if that is missing.
     score
-        As ``score.json`` has it; ``None`` without truth.
+        ``None`` without truth.
     intervals
         Over patients, by quantity.
     note
-        Why it was scored again in place of reading ``score.json``; empty if it was not.
+        Why it was scored again although there is a ``score.json``; empty if it was not.
     """
 
     folder: Path
@@ -71,28 +69,20 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes
     ----------
-    dataset
-        What was trained on.
     leaks
-        Patients in training and held out, or on both sides of a fold, one sentence each; empty is
-        well.
+        Patients in training and held out, or on both sides of a fold, one sentence each.
     shared
         Patients in training and held out because the hold-out is meant to be so.
     trainings
         Every configuration and fold, finished or not.
-    prediction
-        ``None`` where nothing was predicted yet.
     tunings
-        What tuning chose, for the prediction's models first.
-    costs
-        Time and memory.
+        Those for the prediction's models first.
     commands
-        The command lines that made all of it, as they were recorded; or a remark, which begins
-        with ``#``.
+        The command lines that made all of it, as recorded; a remark begins with ``#``.
     shown
         Scans of the viewer.
     missing
@@ -124,13 +114,11 @@ def gather_report(
 
     Parameters
     ----------
-    workspace, dataset_id
-        Of what.
     prediction
         A folder with ``submission.csv``; by default the workspace's newest.
     scans
-        Scans to show in the viewer; by default some of the worst, middle and best, or, where
-        nothing was scored, the first.
+        Scans to show in the viewer; by default some of the worst, middle and best, or, if nothing
+        was scored, the first.
     show_all
         Show every scan that was predicted.
     progress
@@ -139,35 +127,33 @@ def gather_report(
     Raises
     ------
     InputError
-        Where there is no dataset, no such folder, no such scan, or a damaged file.
+        If there is no dataset, no such folder, no such scan, or a damaged file.
     """
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     results = workspace.results / dataset.name
     trainings = find_trainings(results)
-    missing = find_lacking(trainings, n_folds=len(dataset.splits))
-    if not trainings:
-        missing.append("Nothing is trained yet: gi2nnunet train --fold all")
-    missing += find_interrupted(workspace.predictions)
     folder = prediction or find_newest_prediction(workspace.predictions)
-    predicted: Prediction | None = None
-    table: MaskTable | None = None
-    if folder is None:
-        missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
-    else:
-        predicted, table = read_prediction(folder, progress=progress)
-        if predicted.score is None:
-            missing.append(f"{folder.name} has no truth.csv, so it has no score.")
+    predicted, table = read_prediction(folder, progress=progress) if folder else (None, None)
     about = predicted.about if predicted else None
     tunings, damaged = find_tunings(results, about)
+    names = choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
+    shown = _pack_all(dataset, names, table, progress=progress)
+    missing = find_unfinished(trainings, n_folds=len(dataset.splits))
+    missing += [] if trainings else ["Nothing is trained yet: gi2nnunet train --fold all"]
+    missing += find_interrupted(workspace.predictions)
+    if predicted is None:
+        missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
+    elif predicted.score is None:
+        missing.append(f"{predicted.folder.name} has no truth.csv, so it has no score.")
     missing += damaged
     if not tunings and not damaged and _has_every_fold(trainings, len(dataset.splits)):
         missing.append("Nothing is tuned yet, though every fold is trained: gi2nnunet tune")
-    names = choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
-    shown = _pack_all(dataset, names, table, progress=progress)
     if not shown:
-        missing.append("None of the predicted scans lies in the dataset, so none can be shown.")
+        missing.append("None of the predicted scans is in the dataset, so none can be shown.")
     shared, unexpected = find_shared_patients(dataset)
     leaks = [f"{patient} is in training and in the held-out set" for patient in unexpected]
+    out_of_fold = workspace.predictions / dataset.name / "out_of_fold"
+    contents = [tuning.content for tuning in tunings]
     return Report(
         dataset=dataset,
         leaks=(*leaks, *check_leaks(dataset.splits)),
@@ -175,17 +161,8 @@ def gather_report(
         trainings=trainings,
         prediction=predicted,
         tunings=tuple(tunings),
-        costs=list_costs(
-            trainings,
-            prediction=folder,
-            out_of_fold=workspace.predictions / dataset.name / "out_of_fold",
-        ),
-        commands=list_commands(
-            dataset.manifest,
-            trainings,
-            tunings=[tuning.content for tuning in tunings],
-            about=about,
-        ),
+        costs=list_costs(trainings, prediction=folder, out_of_fold=out_of_fold),
+        commands=list_commands(dataset.manifest, trainings, tunings=contents, about=about),
         shown=shown,
         missing=tuple(missing),
     )
@@ -197,8 +174,8 @@ def _has_every_fold(trainings: Sequence[TrainedFold], n_folds: int) -> bool:
 
 
 def find_newest_prediction(predictions: Path) -> Path | None:
-    """Return the folder under a workspace's predictions whose submission is newest."""
-    found = predictions.glob("**/submission.csv") if predictions.is_dir() else ()
+    """Return the folder with the newest submission in a workspace's predictions."""
+    found = predictions.glob(f"**/{SUBMISSION}")
     newest = max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     return None if newest is None else newest.parent
 
@@ -208,10 +185,10 @@ def find_interrupted(predictions: Path) -> list[str]:
     lines = []
     for kept in sorted(predictions.glob(f"**/{KEPT}")):
         folder = kept.parent
-        scans = sum(1 for path in kept.iterdir() if path.suffix == ".json")
+        scans = len(list(kept.glob("*.json")))
         running = find_holder(folder / "prediction")
         state = "is running" if running else "was interrupted"
-        then = "" if running else " The same command again goes on with it."
+        then = "" if running else " Run the same command again to continue it."
         done = f"{scans} scan{'' if scans == 1 else 's'} done"
         lines.append(f"The prediction {folder.relative_to(predictions)} {state}, {done}.{then}")
     return lines
@@ -241,25 +218,21 @@ def read_prediction(
     note = ""
     try:
         record = read_score(folder)
+        score, intervals = record.score, record.intervals
     except InputError as error:
         if (folder / TRUTH).is_file():
             metric: Any = recorded.get("metric")
+            report = progress or ignore
             score = score_submission(
                 table,
                 folder / TRUTH,
                 metric=metric if metric in CONVENTIONS else "per-class",
-                progress=(lambda done, total, _: progress(done, total, "scoring"))
-                if progress
-                else None,
+                progress=lambda done, total, _: report(done, total, "scoring"),
             )
             intervals = estimate_intervals(score)
             note = f"{error} So the submission was scored again for this page."
-    else:
-        score, intervals = record.score, record.intervals
-    return (
-        Prediction(folder=folder, about=about, score=score, intervals=intervals, note=note),
-        table,
-    )
+    found = Prediction(folder=folder, about=about, score=score, intervals=intervals, note=note)
+    return found, table
 
 
 def choose_scans(
@@ -272,8 +245,7 @@ def choose_scans(
 ) -> tuple[str, ...]:
     """Choose what the viewer shows, worst first."""
     known = [scan.scan_id for scan in dataset.scans]
-    unknown = [scan_id for scan_id in scans if scan_id not in known]
-    if unknown:
+    if unknown := [scan_id for scan_id in scans if scan_id not in known]:
         raise InputError(
             f"--scans: found {', '.join(unknown)}; expected scans of {dataset.name}, "
             f"for example {known[0]}."
@@ -295,11 +267,7 @@ def choose_scans(
 
 
 def _pack_all(
-    dataset: Dataset,
-    names: Sequence[str],
-    table: MaskTable | None,
-    *,
-    progress: Progress | None,
+    dataset: Dataset, names: Sequence[str], table: MaskTable | None, *, progress: Progress | None
 ) -> tuple[PackedScan, ...]:
     """Pack scans, a few at a time; in the order of ``names``."""
     small = len(names) > MOST_SHOWN
@@ -318,17 +286,15 @@ def _pack_all(
 def _list_masks(
     dataset: Dataset, names: Sequence[str], table: MaskTable | None
 ) -> Iterator[tuple[DatasetScan, Mask | None]]:
-    """Give each of some scans with its predicted masks, decoded one after another."""
-    left = set(names)
+    """Yield each scan with its predicted masks, decoded one after another."""
+    left = dict.fromkeys(names)
     known = {scan.scan_id: (scan.height, scan.width) for scan in dataset.scans}
     if table is not None and set(table.scan_ids) <= set(known):
         some = take_rows(table, names)
         for scan_id, numbers, label_map in decode_table(some, sizes=known) if some else ():
-            left.remove(scan_id)
+            del left[scan_id]
             yield dataset.scan(scan_id), (numbers, label_map)
-    for scan_id in names:
-        if scan_id in left:
-            yield dataset.scan(scan_id), None
+    yield from ((dataset.scan(scan_id), None) for scan_id in left)
 
 
 def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool) -> PackedScan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.engine import COST, PredictionCost
 from gi2nnunet.nnunet.models import is_fold_number
 from gi2nnunet.nnunet.postprocess import OrganDecision, read_decision
+from gi2nnunet.report.template import DASH
 from gi2nnunet.training.record import TrainedFold
 
 
-def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]:
-    """Return what is begun and not finished, and folds of the split that others have."""
+def find_unfinished(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]:
+    """Return trainings that are not finished, and folds of the split that a model does not have."""
     lines = []
     for training in trainings:
         if not training.finished:
-            then = "" if training.running else " The same gi2nnunet train again goes on with it."
+            then = "" if training.running else " Run the same gi2nnunet train again to continue it."
             lines.append(f"{training.name} ({training.plans_name}): {training.state}.{then}")
     models: dict[tuple[str, str, str], set[str]] = {}
     for training in trainings:
@@ -30,9 +30,9 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
         models.setdefault(key, set()).add(training.fold)
     for (configuration, plans_name, _), folds in models.items():
         numbers = {int(fold) for fold in folds if is_fold_number(fold)}
-        lacking = sorted(set(range(n_folds)) - numbers)
-        if numbers and lacking:
-            some = f"fold {lacking[0]}" if len(lacking) == 1 else f"folds {_join(lacking)}"
+        missing = [str(number) for number in range(n_folds) if number not in numbers]
+        if numbers and missing:
+            some = f"fold{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
             lines.append(
                 f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun; "
                 "gi2nnunet train --fold cv with the same options trains the rest."
@@ -40,26 +40,18 @@ def find_lacking(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[str]
     return lines
 
 
-def _join(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one step took; ``None`` where it is not known.
+    """Time and memory of one step; ``None`` if unknown.
 
     Attributes
     ----------
-    step
-        Which.
     amount, unit
-        How many of what: an epoch, a scan.
+        How many of what: epochs, scans.
     seconds
         Of all of them.
     memory_bytes, gpu_bytes
-        The largest process at its height, and what PyTorch took on the card.
-    device
-        ``cuda``, ``cpu`` or ``mps``.
+        The most that one process used, and that PyTorch used on the GPU.
     """
 
     step: str
@@ -81,14 +73,7 @@ def list_costs(
 ) -> tuple[Cost, ...]:
     """Return what is known of trainings, out-of-fold predictions and the prediction.
 
-    Parameters
-    ----------
-    trainings
-        All of them.
-    prediction
-        Folder of the prediction.
-    out_of_fold
-        Folder that holds one of predictions for each model, where ``tune`` leaves them.
+    ``out_of_fold`` has a folder of predictions for each model, made by ``tune``.
     """
     rows = [
         Cost(
@@ -105,17 +90,14 @@ def list_costs(
     ]
     for path in sorted(out_of_fold.glob(f"*/{COST}")):
         configuration = path.parent.name.rpartition("__")[2]
-        rows.append(
-            _of_scans(
-                f"out-of-fold prediction, {configuration}", find_record(path, PredictionCost) or {}
-            )
-        )
-    if prediction is not None and (found := find_record(prediction / COST, PredictionCost)):
-        rows.append(_of_scans("prediction", found))
+        rows.append(_read_cost(f"out-of-fold prediction, {configuration}", path))
+    if prediction is not None and (prediction / COST).is_file():
+        rows.append(_read_cost("prediction", prediction / COST))
     return tuple(rows)
 
 
-def _of_scans(step: str, cost: PredictionCost) -> Cost:
+def _read_cost(step: str, path: Path) -> Cost:
+    cost: PredictionCost = find_record(path, PredictionCost) or {}
     known = "scans" in cost and "seconds_per_scan" in cost
     return Cost(
         step=step,
@@ -130,51 +112,51 @@ def _of_scans(step: str, cost: PredictionCost) -> Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningFound:
-    """One choice.
+    """Settings that tuning chose.
 
     Attributes
     ----------
     heading
-        For which models, and whether the prediction used it.
+        For which models, and whether the prediction used them.
     basis
-        On what it was chosen.
+        The data they were chosen on.
     choices
         Rows of organ, whether it is used, blend, threshold, gate, smallest ml, gaps filled.
     gains
-        By organ and for ``all``: plain, tuned, gain, low, high; NaN where not known.
+        By organ and for ``all``: plain, tuned, gain, low, high; ``None`` if unknown.
     content
-        All that was recorded.
+        Everything that was recorded.
     """
 
     heading: str
     basis: str
     choices: tuple[tuple[str, ...], ...]
-    gains: Mapping[str, tuple[float, ...]]
+    gains: Mapping[str, tuple[float | None, ...]]
     content: Mapping[str, Any]
 
 
 def find_tunings(
     results: Path, about: Mapping[str, Any] | None
 ) -> tuple[list[TuningFound], list[str]]:
-    """Return what was chosen, what the prediction used first; and files that cannot be read.
+    """Return what tuning chose, the prediction's first; and a line for each damaged file.
 
     Parameters
     ----------
     results
-        nnU-Net's results folder of the dataset, where ``tune`` leaves its files.
+        nnU-Net's results folder of the dataset, which has the files of ``tune``.
     about
-        ``prediction.json``; ``None`` where nothing was predicted.
+        The content of ``prediction.json``; ``None`` if nothing was predicted.
     """
     used = take_mapping(about, "tuning")
     trained = take_list(take_mapping(about, "options"), "trained")
     found: list[TuningFound] = []
     damaged: list[str] = []
-    files = sorted(results.glob("gi2nnunet_tuning_*.json"))
-    contents = {path.name: read_json(path) for path in files}
+    paths = sorted(results.glob("gi2nnunet_tuning_*.json"))
+    contents = {path.name: read_json(path) for path in paths}
     if used:
         name = Path(str(used.get("file") or "")).name
         content = contents.pop(name, {})
-        # The file may have been made anew since: what the prediction says counts.
+        # Tuning may have run again since: what the prediction recorded counts.
         if any(content.get(key) != used.get(key) for key in ("decision", "gains")):
             content = dict(used)
         contents = {name: {**content, "used": True}, **contents}
@@ -197,11 +179,9 @@ def _name_models(folders: Iterable[Any]) -> str:
     """Return ``2d + 3d_fullres, TRAINER, PLANS`` of model folders of one trainer and plan."""
     names = [str(folder) for folder in folders]
     parts = [name.split("__", 2) for name in names]
-    kinds = {(part[0], part[1]) for part in parts if len(part) == 3}
-    if len(kinds) != 1 or any(len(part) != 3 for part in parts):
+    if len({tuple(part[:2]) for part in parts}) != 1 or any(len(part) != 3 for part in parts):
         return ", ".join(names)
-    ((trainer, plans_name),) = kinds
-    return f"{' + '.join(part[2] for part in parts)}, {trainer}, {plans_name}"
+    return f"{' + '.join(part[2] for part in parts)}, {parts[0][0]}, {parts[0][1]}"
 
 
 def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
@@ -217,9 +197,7 @@ def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
             if organ in searched
         ),
         gains={
-            str(name): tuple(
-                math.nan if (value := take_number(values, key)) is None else value for key in keys
-            )
+            str(name): tuple(take_number(values, key) for key in keys)
             for name, values in content["gains"].items()
         },
         content=content,
@@ -227,21 +205,17 @@ def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
 
 
 def _list_basis(content: Mapping[str, Any]) -> Iterable[str]:
-    for key, one in (("n_scans", "scans"), ("n_patients", "patients"), ("n_folds", "folds")):
-        if content.get(key) is not None:
-            yield f"{content[key]} {one}"
+    for noun in ("scans", "patients", "folds"):
+        if (number := content.get(f"n_{noun}")) is not None:
+            yield f"{number} {noun}"
     if content.get("metric"):
         yield f"convention {content['metric']}"
 
 
 def _cells(choice: OrganDecision) -> tuple[str, ...]:
-    return (
-        ", ".join(f"{name} {weight:g}" for name, weight in choice.weights) or "mean",
-        f"{choice.threshold:g}",
-        f"{choice.gate:g}" if choice.gate else "–",  # noqa: RUF001
-        f"{choice.smallest_ml:g}" if choice.smallest_ml else "–",  # noqa: RUF001
-        str(choice.fill_slices) if choice.fill_slices else "–",  # noqa: RUF001
-    )
+    blend = ", ".join(f"{name} {weight:g}" for name, weight in choice.weights) or "mean"
+    optional = (choice.gate, choice.smallest_ml, choice.fill_slices)
+    return blend, f"{choice.threshold:g}", *(f"{value:g}" if value else DASH for value in optional)
 
 
 def list_commands(
@@ -251,24 +225,16 @@ def list_commands(
     tunings: Iterable[Mapping[str, Any]] = (),
     about: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
-    """Return the command lines that made what is there, in order, each once.
+    """Return the command lines that made what is there, in order, each once, as recorded.
+
+    For a step that recorded none there is a remark, which begins with ``#``.
 
     Parameters
     ----------
-    manifest
-        Of the dataset.
-    trainings
-        What was trained.
     tunings
         Contents of the files that :func:`~gi2nnunet.nnunet.postprocess.save_tuning` wrote.
     about
-        ``prediction.json``; ``None`` if nothing was predicted.
-
-    Returns
-    -------
-    tuple
-        Command lines as they were recorded; a remark, which begins with ``#``, for each step that
-        recorded none.
+        The content of ``prediction.json``; ``None`` if nothing was predicted.
     """
     lines = [_command_of(manifest, "the conversion")]
     for training in trainings:

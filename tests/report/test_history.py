@@ -17,7 +17,7 @@ from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
 from gi2nnunet.prediction.choose import KEPT
 from gi2nnunet.report.gather import gather_report
-from gi2nnunet.report.history import find_lacking, find_tunings, list_commands, list_costs
+from gi2nnunet.report.history import find_tunings, find_unfinished, list_commands, list_costs
 from gi2nnunet.report.page import render_report
 from gi2nnunet.training.record import find_trainings
 from tests.report.test_report import make_log, predict_truth, space
@@ -118,7 +118,7 @@ def test_what_is_not_finished_is_said(tmp_path: Path) -> None:
     add_training(tmp_path, f"{TINY}__3d_fullres", 1)
     trainings = find_trainings(tmp_path)
     assert trainings[0].state == "stopped after epoch 2 of 40"
-    lines = find_lacking(trainings, n_folds=3)
+    lines = find_unfinished(trainings, n_folds=3)
     assert lines[0].startswith("2d, fold 0 (gi2nnunetTinyPlans): stopped after epoch 2 of 40.")
     assert "folds 1, 2 of the split's 3 not begun" in lines[1]
     assert "folds 0, 2 of the split's 3 not begun" in lines[2]
@@ -189,12 +189,10 @@ def test_the_tuning_of_the_prediction_comes_first(tmp_path: Path) -> None:
     assert found[0].choices[-1] == ("stomach", "yes", "mean", "0.4", "0.6", "1", "2")
     assert found[0].choices[0][:2] == ("large_bowel", "no")
     assert found[0].gains["all"][:4] == (0.7, 0.75, 0.05, 0.01)
-    # Made anew since: what the prediction tells counts.
+    # Made again since: what the prediction recorded counts.
     used["gains"] = {"all": {**GAIN, "gain": 0.02}}
     found, _ = find_tunings(tmp_path, {"tuning": used})
-    assert found[0].gains == {
-        "all": pytest.approx((0.7, 0.75, 0.02, 0.01, float("nan")), nan_ok=True)
-    }
+    assert found[0].gains == {"all": (0.7, 0.75, 0.02, 0.01, None)}
     found, _ = find_tunings(tmp_path, {"tuning": None, "options": {"trained": ["mine"]}})
     assert "not used by this prediction: mine" in "".join(t.heading for t in found)
 
