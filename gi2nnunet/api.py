@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import require_positive
@@ -277,6 +277,7 @@ def train(
     patch_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     trainer: str | None = None,
     pretrained_weights: FilePath | None = None,
+    augment: str | None = None,
     restart: bool = False,
     nnunet_validation: bool = False,
     trust: bool = False,
@@ -319,6 +320,10 @@ def train(
         One of nnU-Net's trainer classes.
     pretrained_weights
         Start from the weights of this checkpoint.
+    augment
+        ``processor`` or ``device`` (patches are augmented there, as nnU-Net does it but faster), or
+        ``nnunet`` for nnU-Net's own data pipeline. By default as a training was begun; a new one by
+        ``processor``.
     restart
         Delete earlier training of these folds and start over.
     nnunet_validation
@@ -378,6 +383,7 @@ def train(
         iterations=iterations,
         learning_rate=lr,
         pretrained_weights=str(Path(pretrained_weights).absolute()) if pretrained_weights else None,
+        augment=cast("presets.Augment | None", augment),
     )
     engine = open_engine(
         workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
@@ -396,7 +402,7 @@ def train(
     return train_folds(
         dataset, planned, engine=engine, folds=folds, settings=settings, restart=restart,
         nnunet_validation=nnunet_validation, command=command, stop=stop, on_start=on_start,
-        on_epoch=on_epoch,
+        on_epoch=on_epoch, on_notice=on_notice,
     )  # fmt: skip
 
 

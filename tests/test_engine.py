@@ -524,11 +524,12 @@ def test_out_of_fold_and_resume(two_folds: Path) -> None:
     assert (results / "fold_0" / "checkpoint_latest.pth").is_file()
     assert not (results / "fold_0" / "checkpoint_final.pth").exists()
 
-    done = run(*words, cwd=two_folds)
+    done = run(*words, "--augment", "device", cwd=two_folds)
     first = int(re.findall(r"2d, fold 0: epoch (\d+) of 14", done.stderr)[0])
     assert 11 <= first <= 13  # ten epochs were safe, or more where a later one was the best
     assert "2d, fold 0: resumed" in done.stdout
     assert "2d, fold 1: trained" in done.stdout
+    run(*words, "--augment", "nnunet", cwd=two_folds, code=3)
 
     done = run("predict-and-score", "--json", cwd=two_folds)
     content = json.loads(done.stdout)

@@ -170,6 +170,7 @@ def training(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "plans_name": "gi2nnunetTinyPlans", "configuration": "2d", "fold": "all",
         "trainer": "nnUNetTrainer", "device": "cpu", "epochs": 1, "iterations": 1,
         "learning_rate": None, "pretrained_weights": None, "resume_from": None,
+        "augment": "processor",
         "nnunet_validation": False, "threads": 2, "trust": False, **changes,
     }  # fmt: skip
 

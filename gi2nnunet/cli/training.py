@@ -45,6 +45,7 @@ from gi2nnunet.cli.slurm.commands import (
 )
 from gi2nnunet.nnunet.presets import (
     STOCK_TRAINER,
+    Augment,
     PlanOptions,
     PresetChoice,
     TrainingSettings,
@@ -202,6 +203,15 @@ def train(
             help="Start from the weights of this checkpoint.",
             exists=True,
             dir_okay=False,
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    augment: Annotated[
+        Augment | None,
+        typer.Option(
+            help="Where patches are augmented: on the processors or on the device, in both cases "
+            "as nnU-Net does it but faster; nnunet uses nnU-Net's own data pipeline. By default as "
+            "a training was begun; a new one on the processors.",
             rich_help_panel=_SETTINGS,
         ),
     ] = None,

@@ -32,6 +32,10 @@ class PredictionCost(TypedDict, total=False):
     peak_gpu_bytes: Count
 
 
+HELPERS_VARIABLE = "nnUNet_n_proc_DA"
+_MOST_HELPERS = 12  # nnU-Net's own number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """How nnU-Net is run: the same for planning, training, predicting and passing models on.
@@ -100,6 +104,10 @@ class Engine:
     def choose_threads(self, *, training: bool) -> int:
         """Return the threads of each process that trains or, else, predicts."""
         return choose_threads(self.threads, device=self.hardware.device, training=training)
+
+    def choose_helpers(self) -> int:
+        """Return the workers that augment beside each training; raises as the function."""
+        return choose_helpers(self.jobs, hardware=self.hardware, environ=self.environ)
 
     def new_log(self, name: str) -> LogFile:
         """Return a new log file in the workspace."""
@@ -226,6 +234,33 @@ def choose_threads(
     if device == "cpu":
         return known
     return 1 if training else max(1, known // 2)
+
+
+def choose_helpers(
+    jobs: int | None, *, hardware: Hardware, environ: Mapping[str, str], cores: int | None = None
+) -> int:
+    """Return the workers that augment beside each training; 0 for the training process itself.
+
+    On a CPU they would gain nothing. Else ``nnUNet_n_proc_DA`` in ``environ`` counts, if ``jobs``
+    are not fewer. Without it the jobs are divided among the cards: by default one for each core,
+    but not more than 12, as in nnU-Net.
+
+    Raises
+    ------
+    InputError
+        If the variable is not a number of processes.
+    """
+    if hardware.device == "cpu":
+        return 0
+    if asked := environ.get(HELPERS_VARIABLE, "").strip():
+        if not (asked.isascii() and asked.isdecimal() and len(asked) <= 4):
+            raise InputError(
+                f"{HELPERS_VARIABLE}: found {asked!r}; expected a number of processes, such as 12. "
+                f"Set it to one, or remove it: unset {HELPERS_VARIABLE}"
+            )
+        return min(int(asked), jobs or int(asked))
+    most = jobs or min(_MOST_HELPERS, cores or count_cores())
+    return max(1, most // len(hardware.slots))
 
 
 DeviceName = Literal["cuda", "cpu", "mps"]

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import Count, find_record
-from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, read_plans_name
+from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, Augment, read_plans_name
 
 Fold = int | str  # a fold's number, or "all"
 
@@ -26,6 +26,7 @@ class TrainingLength(TypedDict, total=False):
 
     epochs: Count | None
     iterations: Count | None
+    augment: Augment | None
 
 
 class TrainingRun(TypedDict, total=False):

@@ -10,11 +10,13 @@ from typing import Literal, get_args
 from gi2nnunet.core.errors import InputError, require_positive
 
 PresetName = Literal["default", "resenc-m", "resenc-l", "resenc-xl", "tiny"]
+Augment = Literal["processor", "device", "nnunet"]
 DeviceChoice = Literal["auto", "cuda", "cpu", "mps"]
 PresetChoice = Literal["auto", PresetName]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 CONFIGURATIONS = ("2d", "3d_fullres")
 STOCK_TRAINER = "nnUNetTrainer"
+DEFAULT_AUGMENT: Augment = "processor"
 
 # nnU-Net's own: 1000 epochs of 250 iterations.
 STOCK_EPOCHS, STOCK_ITERATIONS = 1000, 250
@@ -95,6 +97,10 @@ class TrainingSettings:
         Replace the trainer's own.
     pretrained_weights
         Checkpoint with the weights to start from.
+    augment
+        Where and how patches are augmented: by this program on the processors or on the device,
+        or by nnU-Net's own data pipeline. ``None``: as the training was begun, a new one by
+        :data:`DEFAULT_AUGMENT`.
 
     Raises
     ------
@@ -109,6 +115,7 @@ class TrainingSettings:
     iterations: int | None = None
     learning_rate: float | None = None
     pretrained_weights: str | None = None
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         require_positive(epochs=self.epochs, iterations=self.iterations, lr=self.learning_rate)
@@ -116,6 +123,10 @@ class TrainingSettings:
             raise InputError(
                 f"--trainer: found {self.trainer!r}; expected the name of a trainer class, such as "
                 "nnUNetTrainer or nnUNetTrainerNoMirroring. Give one of nnU-Net's."
+            )
+        if self.augment not in (None, *get_args(Augment)):
+            raise InputError(
+                f"--augment: found {self.augment!r}; expected {', '.join(get_args(Augment))}."
             )
 
 

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.manifest import Dataset
-from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware
+from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware, choose_helpers
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.presets import PRESETS, STOCK_TRAINER, PlanOptions, Preset, choose_preset
 from gi2nnunet.training.machine import (
@@ -36,7 +36,7 @@ _PIN = "Install the tested versions: pip install -c constraints.txt ."
 # A card's memory is a little less than its name says; a plan needs nearly all it was made for.
 _CARD_TIGHT, _CARD_TOO_SMALL = 0.9, 0.75
 _DISK_TIGHT = 1.2
-_MOST_PREPROCESSING, _MOST_AUGMENTATION = 8, 12
+_MOST_PREPROCESSING = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,14 @@ class Work:
     trainings: int
 
 
-def plan_work(*, jobs: int | None, cores: int, hardware: Hardware, training: bool) -> Work:
+def plan_work(
+    *, jobs: int | None, cores: int, hardware: Hardware, training: bool, environ: Mapping[str, str]
+) -> Work:
     """Return the processes that a run of ``plan`` or ``train`` starts."""
-    wanted = jobs or cores
-    on_cpu = hardware.device == "cpu"
+    helpers = choose_helpers(jobs, hardware=hardware, environ=environ, cores=cores)
     return Work(
-        processes=min(_MOST_PREPROCESSING, wanted),
-        workers=0 if on_cpu or not training else min(_MOST_AUGMENTATION, max(1, wanted - 1)),
+        processes=min(_MOST_PREPROCESSING, jobs or cores),
+        workers=helpers if training else 0,
         trainings=len(hardware.slots) if training else 0,
     )
 
@@ -374,7 +375,8 @@ def examine_start(
         trainings=len(todo),
     )
     work = plan_work(
-        jobs=engine.jobs, cores=measured.cores, hardware=hardware, training=bool(todo)
+        jobs=engine.jobs, cores=measured.cores, hardware=hardware, training=bool(todo),
+        environ=engine.environ,
     )  # fmt: skip
     places = disks or {
         "preprocessed": measure_disk(folder),

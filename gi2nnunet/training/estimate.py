@@ -25,7 +25,12 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import require_own_split
 from gi2nnunet.nnunet.engine import COST, Engine, Hardware, PredictionCost
 from gi2nnunet.nnunet.models import Fold
-from gi2nnunet.nnunet.presets import STOCK_ITERATIONS, Preset, TrainingSettings
+from gi2nnunet.nnunet.presets import (
+    DEFAULT_AUGMENT,
+    STOCK_ITERATIONS,
+    Preset,
+    TrainingSettings,
+)
 from gi2nnunet.training.doctor import judge_hardware, plan_work
 from gi2nnunet.training.need import count_operations, estimate_need, is_stock, stock_plan
 from gi2nnunet.training.plan import (
@@ -195,8 +200,9 @@ class _Estimation:
         self.hardware = request.card.as_hardware() if request.card else engine.hardware
         self.cards = request.cards if self.hardware.device == "cuda" else 1
         self.work = plan_work(
-            jobs=engine.jobs, cores=count_cores(), hardware=self.hardware, training=True
-        )
+            jobs=engine.jobs, cores=count_cores(), hardware=self.hardware, training=True,
+            environ=engine.environ,
+        )  # fmt: skip
         self.preset = request.preset
         self.settings = fill_in(request.settings, request.preset)
         self.epochs, self.iterations = read_length(self.settings)
@@ -359,6 +365,7 @@ class _Estimation:
                 "trainer": self.settings.trainer,
                 "epochs": self.settings.epochs,
                 "iterations": self.settings.iterations,
+                "augment": self.settings.augment or DEFAULT_AUGMENT,
                 "device": self.hardware.device,
                 "threads": threads,
                 "trust": engine.trust,

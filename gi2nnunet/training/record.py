@@ -26,7 +26,14 @@ from gi2nnunet.nnunet.models import (
     find_training_record,
     list_folds,
 )
-from gi2nnunet.nnunet.presets import STOCK_EPOCHS, STOCK_ITERATIONS, Preset, TrainingSettings
+from gi2nnunet.nnunet.presets import (
+    DEFAULT_AUGMENT,
+    STOCK_EPOCHS,
+    STOCK_ITERATIONS,
+    Augment,
+    Preset,
+    TrainingSettings,
+)
 from gi2nnunet.training.plan import Plan, digest_file
 
 
@@ -113,6 +120,18 @@ def make_record(
     }
 
 
+def choose_augment(training: Training) -> Augment:
+    """Return how a training augments: as asked, else as it was begun, else by default.
+
+    Those without a word of it in their record were begun with nnU-Net's own data pipeline.
+    """
+    if asked := training.record["settings"].get("augment"):
+        return asked
+    if training.last_checkpoint() is None:
+        return DEFAULT_AUGMENT
+    return find_training_record(training.folder).get("settings", {}).get("augment") or "nnunet"
+
+
 def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", "finished"]:
     """Return how far a training is; refuse to continue one of other settings."""
     if restart or training.last_checkpoint() is None:
@@ -126,10 +145,13 @@ def find_state(training: Training, *, restart: bool) -> Literal["new", "begun", 
             f"{training.folder}: holds a training that nnU-Net itself began. "
             "Finish it with nnUNetv2_train --c, or start again with --restart."
         )
+    had, now = _settings_of(before), _settings_of(training.record)
+    had["augment"] = had.get("augment") or "nnunet"
+    now["augment"] = choose_augment(training)
     changed = [
-        f"{key}: found {found!r}, now {value!r}"
-        for key, value in _settings_of(training.record).items()
-        if (found := _settings_of(before).get(key)) != value
+        f"{key}: found {had.get(key)!r}, now {value!r}"
+        for key, value in now.items()
+        if had.get(key) != value and {had.get(key), value} != {"processor", "device"}
     ]
     if changed:
         state = "finished" if finished else "begun"

@@ -14,6 +14,7 @@ from threading import Thread
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
+from gi2nnunet.core.workers import Notice, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.checks import require_own_split
@@ -22,6 +23,7 @@ from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     TRAINING_RECORD,
     Fold,
+    TrainingLength,
     TrainingRun,
     find_training_record,
     fold_folder,
@@ -33,13 +35,13 @@ from gi2nnunet.training.plan import Plan
 from gi2nnunet.training.record import (
     Training,
     TrainingResult,
+    choose_augment,
     fill_in,
     find_state,
     make_record,
     remove_fold,
 )
 
-_MOST_AUGMENTATION_PROCESSES = 12  # nnU-Net's own number
 # What PyTorch prints where a card, its driver or a library on it gives up.
 _CARD_FAILURES = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cudaError", "NVML")
 
@@ -131,6 +133,7 @@ def train_folds(
     stop: threading.Event | None = None,
     on_start: Callable[[str, Fold, Path], None] | None = None,
     on_epoch: Callable[[TrainingProgress], None] | None = None,
+    on_notice: Notice | None = None,
 ) -> tuple[TrainingResult, ...]:
     """Train every planned configuration on every given fold.
 
@@ -155,6 +158,8 @@ def train_folds(
         Called with configuration, fold and log path when a training starts.
     on_epoch
         Called after each epoch.
+    on_notice
+        Called with a sentence if patches are augmented in another way than asked for.
 
     Raises
     ------
@@ -171,7 +176,7 @@ def train_folds(
     run = _Run(
         dataset=dataset, plan=plan, engine=engine, settings=fill_in(settings, plan.preset),
         restart=restart, nnunet_validation=nnunet_validation, command=command, stop=stop,
-        on_start=on_start, on_epoch=on_epoch,
+        on_start=on_start, on_epoch=on_epoch, on_notice=on_notice or ignore,
     )  # fmt: skip
     if any(fold != "all" for fold in folds):
         require_own_split(dataset, run.folder)
@@ -200,6 +205,7 @@ class _Run:
     stop: threading.Event | None
     on_start: Callable[[str, Fold, Path], None] | None
     on_epoch: Callable[[TrainingProgress], None] | None
+    on_notice: Notice
 
     @property
     def folder(self) -> Path:
@@ -243,9 +249,11 @@ class _Run:
         runs = find_training_record(training.folder).get("runs", []) if resume_from else []
         this_run: TrainingRun = {"device": device, "threads": n_threads}
         this_run |= {"command": self.command} if self.command else {}
-        training = replace(training, record={**training.record, "runs": [*runs, this_run]})
-        # A CPU training gains nothing from augmenting beside it on the same cores.
-        helpers = 0 if device == "cpu" else max(1, engine.workers - 1)
+        augment = choose_augment(training)
+        chosen: TrainingLength = {**training.record["settings"], "augment": augment}
+        training = replace(
+            training, record={**training.record, "settings": chosen, "runs": [*runs, this_run]}
+        )
         done = engine.run(
             "train",
             {
@@ -255,6 +263,7 @@ class _Run:
                 "fold": training.fold,
                 "device": device,
                 **asdict(self.settings),
+                "augment": augment,
                 "resume_from": str(resume_from) if resume_from else None,
                 "nnunet_validation": self.nnunet_validation,
                 "trust": engine.trust,
@@ -262,10 +271,10 @@ class _Run:
             },
             log=log,
             processes=min(8, engine.workers),
-            helpers=min(helpers, _MOST_AUGMENTATION_PROCESSES),
+            helpers=engine.choose_helpers(),
             threads=n_threads,
             gpu=gpu,
-            on_event=lambda event: _take(event, training, this_run, self.on_epoch),
+            on_event=lambda event: _take(event, training, this_run, self.on_epoch, self.on_notice),
             stop=self.stop,
         )
         if (epoch := done.get("stopped_after")) is not None:
@@ -285,8 +294,11 @@ def _take(
     training: Training,
     this_run: TrainingRun,
     on_epoch: Callable[[TrainingProgress], None] | None,
+    on_notice: Notice,
 ) -> None:
     """Take an event; ``this_run`` is the last of the record's runs."""
+    if event["event"] == "notice":
+        on_notice(f"{training.configuration}, fold {training.fold}: {event['message']}")
     if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
         # Not before the engine begins: a refused start is not a training.
         write_json(training.folder / TRAINING_RECORD, training.record)

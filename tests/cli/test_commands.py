@@ -435,7 +435,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         "train", "--device", "cpu", "--preset", "tiny", "--fold", "cv", "--config", "2d",
         "--epochs", 3, "--iterations", 4, "--lr", 0.5, "--batch-size", 5, "--patch-size", "32x48",
         "--patch-size", "8X16X24", "--trainer", "nnUNetTrainerNoMirroring", "--restart",
-        "--nnunet-validation", "--pretrained-weights", "w.pth", "--jobs", 2,
+        "--nnunet-validation", "--pretrained-weights", "w.pth", "--jobs", 2, "--augment", "device",
     )  # fmt: skip
     assert code == 0
     (planned,), (trained,) = engine.planned, engine.trained
@@ -449,6 +449,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         iterations=4,
         learning_rate=0.5,
         pretrained_weights=str(converted / "w.pth"),
+        augment="device",
     )
     assert trained["folds"] == (0, 1)
     assert (trained["restart"], trained["nnunet_validation"]) == (True, True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.nnunet.engine import Hardware
+from gi2nnunet.nnunet.engine import HELPERS_VARIABLE, Hardware, choose_helpers
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.training.doctor import (
     Verdict,
@@ -141,16 +141,44 @@ def test_a_stock_network_on_a_cpu_is_a_warning(preset: str, level: str) -> None:
     [
         (None, CPU, True, Work(processes=8, workers=0, trainings=1)),
         (None, CARD, True, Work(processes=8, workers=12, trainings=1)),
-        (4, CARD, True, Work(processes=4, workers=3, trainings=1)),
+        (4, CARD, True, Work(processes=4, workers=4, trainings=1)),
         (1, CARD, True, Work(processes=1, workers=1, trainings=1)),
-        (4, replace(CARD, gpus=(0, 1)), True, Work(processes=4, workers=3, trainings=2)),
+        (20, CARD, True, Work(processes=8, workers=20, trainings=1)),
+        (4, replace(CARD, gpus=(0, 1)), True, Work(processes=4, workers=2, trainings=2)),
+        (1, replace(CARD, gpus=(0, 1)), True, Work(processes=1, workers=1, trainings=2)),
         (4, CARD, False, Work(processes=4, workers=0, trainings=0)),
     ],
 )
 def test_the_processes_are_those_that_a_run_starts(
     jobs: int | None, hardware: Hardware, training: bool, expected: Work
 ) -> None:
-    assert plan_work(jobs=jobs, cores=16, hardware=hardware, training=training) == expected
+    work = plan_work(jobs=jobs, cores=16, hardware=hardware, training=training, environ={})
+    assert work == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "jobs", "hardware", "expected"),
+    [
+        ("28", None, CARD, 28),
+        ("28", 6, CARD, 6),
+        (" 3 ", None, replace(CARD, gpus=(0, 1)), 3),
+        ("0", None, CARD, 0),
+        ("", None, CARD, 12),
+        ("28", None, CPU, 0),
+    ],
+)
+def test_nnunets_own_variable_is_respected_on_a_card(
+    said: str, jobs: int | None, hardware: Hardware, expected: int
+) -> None:
+    environ = {HELPERS_VARIABLE: said}
+    assert choose_helpers(jobs, hardware=hardware, environ=environ, cores=16) == expected
+
+
+@pytest.mark.parametrize("said", ["many", "-1", "1.5", "\u0664", "99999"])
+def test_a_variable_that_is_no_number_of_processes_is_refused(said: str) -> None:
+    with pytest.raises(InputError, match=r"nnUNet_n_proc_DA: found .*unset nnUNet_n_proc_DA"):
+        choose_helpers(None, hardware=CARD, environ={HELPERS_VARIABLE: said}, cores=16)
+    assert choose_helpers(None, hardware=CARD, environ={}, cores=16) == 12  # the remedy
 
 
 def test_a_good_machine() -> None:

@@ -233,6 +233,7 @@ def test_measuring_trains_as_training_would_and_elsewhere(
     expected = {
         "trainer": "nnUNetTrainerDA5", "configuration": "2d", "fold": 1, "iterations": 10,
         "seconds": 7, "device": "cpu", "trust": False, "helpers": 0, "warm_up": 2,
+        "augment": "processor",
     }  # fmt: skip
     assert {key: asked[key] for key in expected} == expected
     assert asked["results"] != workspace.results

@@ -65,6 +65,7 @@ class Engine:
         self.poison: set[tuple[str, int | str]] = set()
         self.together = threading.Barrier(1)
         self.peaks: dict[str, int] = {}
+        self.notice = ""
 
     def __call__(
         self,
@@ -84,6 +85,8 @@ class Engine:
         if options["trainer"] == "Typo":
             raise InputError("no such trainer")
         on_event({"event": "start", "epoch": 0, "epochs": 4})
+        if self.notice:
+            on_event({"event": "notice", "message": self.notice})
         if (options["configuration"], options["fold"]) in self.failing:
             raise EngineError("out of luck")
         card = environment.get("CUDA_VISIBLE_DEVICES")
@@ -255,6 +258,83 @@ def test_other_settings_are_refused_until_restarted(bench: Bench, state: str) ->
     assert [r.outcome for r in results] == ["trained", "trained"]
     assert bench.engine.asked[-1]["resume_from"] is None
     assert bench.engine.asked[-1]["epochs"] == 7
+
+
+def augment_of(bench: Bench) -> tuple[str, str]:
+    """How the last training was to augment, and what is recorded of it."""
+    record = json.loads((bench.folder("3d_fullres", 0) / TRAINING_RECORD).read_text())
+    return bench.engine.asked[-1]["augment"], record["settings"]["augment"]
+
+
+def interrupt(bench: Bench) -> None:
+    for name in ("2d", "3d_fullres"):
+        folder = bench.folder(name, 0)
+        (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+
+
+def test_a_new_training_augments_by_default_on_the_processor(bench: Bench) -> None:
+    bench.train(folds=(0,))
+    assert augment_of(bench) == ("processor", "processor")
+
+
+@pytest.mark.parametrize("began", ["processor", "device", "nnunet"])
+def test_a_training_continues_as_it_was_begun(bench: Bench, began: Any) -> None:
+    bench.train(folds=(0,), settings=TrainingSettings(augment=began))
+    interrupt(bench)
+    bench.train(folds=(0,))
+    assert augment_of(bench) == (began, began)
+
+
+@pytest.mark.parametrize(("began", "other"), [("processor", "device"), ("device", "processor")])
+def test_a_training_may_move_between_processor_and_device(
+    bench: Bench, began: Any, other: Any
+) -> None:
+    bench.train(folds=(0,), settings=TrainingSettings(augment=began))
+    interrupt(bench)
+    bench.train(folds=(0,), settings=TrainingSettings(augment=other))
+    assert augment_of(bench) == (other, other)
+    assert {r.outcome for r in bench.train(folds=(0,))} == {"kept"}
+
+
+@pytest.mark.parametrize(
+    ("began", "other"),
+    [("processor", "nnunet"), ("device", "nnunet"), ("nnunet", "processor"), ("nnunet", "device")],
+)
+def test_a_training_does_not_change_to_another_pipeline(
+    bench: Bench, began: Any, other: Any
+) -> None:
+    bench.train(folds=(0,), settings=TrainingSettings(augment=began))
+    interrupt(bench)
+    with pytest.raises(InputError, match=f"augment: found '{began}', now '{other}'"):
+        bench.train(folds=(0,), settings=TrainingSettings(augment=other))
+
+
+def test_a_training_of_an_older_version_continues_with_nnunets_pipeline(bench: Bench) -> None:
+    bench.train(folds=(0,))
+    interrupt(bench)
+    for name in ("2d", "3d_fullres"):
+        path = bench.folder(name, 0) / TRAINING_RECORD
+        record = json.loads(path.read_text())
+        del record["settings"]["augment"]
+        path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="augment: found 'nnunet', now 'device'"):
+        bench.train(folds=(0,), settings=TrainingSettings(augment="device"))
+    bench.train(folds=(0,))
+    assert augment_of(bench) == ("nnunet", "nnunet")
+
+
+def test_a_notice_of_the_engine_reaches_the_caller(bench: Bench) -> None:
+    bench.engine.notice = "nnU-Net's own data pipeline is used"
+    said: list[str] = []
+    bench.train(folds=(0,), on_notice=said.append)
+    assert said == [
+        f"{name}, fold 0: nnU-Net's own data pipeline is used" for name in ("2d", "3d_fullres")
+    ]
+
+
+def test_how_to_augment_is_one_of_three_words() -> None:
+    with pytest.raises(InputError, match=r"--augment: found 'gpu'; expected processor, device"):
+        TrainingSettings(augment="gpu")  # type: ignore[arg-type]
 
 
 def test_a_changed_plan_is_not_trained_on_with_old_checkpoints(bench: Bench) -> None:

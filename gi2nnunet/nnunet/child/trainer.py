@@ -1,9 +1,9 @@
 """Training of one configuration and fold by nnU-Net's trainer, in the engine's child process.
 
-The trainer is subclassed for five reasons: checkpoints are written atomically and often, each epoch
-is reported to the parent, a training can be asked to stop, one that diverges ends, and its length
-can be set. The subclass keeps its parent's name, so that plain ``nnUNetv2_predict`` finds the class
-that a checkpoint names.
+The trainer is subclassed for six reasons: checkpoints are written atomically and often, each epoch
+is reported to the parent, a training can be asked to stop, one that diverges ends, its length can
+be set, and data are loaded by :mod:`~gi2nnunet.nnunet.child.pipeline`. The subclass keeps its
+parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpoint names.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.files import part_file
+from gi2nnunet.nnunet.child.pipeline import use_pipeline
 from gi2nnunet.nnunet.child.weights import describe_not_finite, load_checkpoint, load_fold
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
 from gi2nnunet.nnunet.trust import check_data_folder, open_preprocessed
@@ -48,6 +49,7 @@ def run_training(
     resume_from: str | None,
     nnunet_validation: bool,
     trust: bool,
+    augment: str,
     **preparation: Any,
 ) -> dict[str, Any]:
     """Train to the end, from the start or from a checkpoint; ``None`` keeps nnU-Net's values.
@@ -61,15 +63,21 @@ def run_training(
         Called after each epoch; if it returns true, the training is saved and ends.
     nnunet_validation
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
+    augment
+        See :func:`~gi2nnunet.nnunet.child.pipeline.use_pipeline`.
 
     Returns
     -------
     dict
         ``stopped_after``: the finished epochs if it was asked to stop before the last one.
     """
+
+    def notify(message: str) -> None:
+        emit({"event": "notice", "message": message})
+
     run = prepare_training(
         trainer,
-        lambda base: _make_trainer(base, emit, stopping),
+        lambda base: _make_trainer(use_pipeline(base, augment, notify), emit, stopping),
         resuming=resume_from is not None,
         trust=trust,
         **preparation,
@@ -253,7 +261,7 @@ _VALIDATION_SHARE = 0.2  # of the seconds, as nnU-Net validates on a fifth of it
 
 
 def run_measurement(
-    *, started: float, seconds: float, warm_up: int, trainer: str, **options: Any
+    *, started: float, seconds: float, warm_up: int, trainer: str, augment: str, **options: Any
 ) -> dict[str, Any]:
     """Time a few batches of a training that is then thrown away.
 
@@ -277,7 +285,7 @@ def run_measurement(
         took beyond its batches; ``batches``, the number of training batches timed.
     """
     device = str(options["device"])
-    run = prepare_training(trainer, **options)
+    run = prepare_training(trainer, lambda base: use_pipeline(base, augment, print), **options)
     run.num_epochs = max(2, run.num_epochs)  # nnU-Net divides by them
     run.on_train_start()
     run.on_epoch_start()
