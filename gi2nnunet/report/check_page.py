@@ -43,13 +43,7 @@ class WrittenPage:
 
 
 def check_page_place(path: Path, *, source: Path) -> None:
-    """Refuse a place where the page cannot be written, or would be written into its source.
-
-    Raises
-    ------
-    OutputError
-        If it is such a place; the message says which of the two.
-    """
+    """Raise an :class:`OutputError` for a place that cannot be written, or inside the source."""
     there, of_source = path.absolute().resolve(), source.absolute().resolve()
     if there == of_source or of_source in there.parents:
         raise OutputError(
@@ -235,14 +229,7 @@ class Strip:
 class Card:
     """Suspects of one scan, or of some neighbouring slices of it, with their pictures.
 
-    Attributes
-    ----------
-    where
-        ``"whole scan"``, or which slices.
-    anchor
-        Its id in the page.
-    strips
-        Empty if too many others of its kind came before.
+    ``anchor`` is its id in the page. It has no strips if too many others of its kind came before.
     """
 
     scan_id: str
@@ -261,23 +248,23 @@ def plan_cards(found: SourceReport, *, show_all: bool = False) -> tuple[Card, ..
     """
     typical = find_typical(found)
     groups = [
-        (scan_id, suspects)
-        for scan_id, of_scan in groupby(found.suspects, key=lambda suspect: suspect.scan_id)
+        suspects
+        for _, of_scan in groupby(found.suspects, key=lambda suspect: suspect.scan_id)
         for suspects in _group_slices(list(of_scan))
     ]
-    groups.sort(key=lambda group: min(s.rank for s in group[1]))
+    groups.sort(key=lambda group: min(suspect.rank for suspect in group))
     pictured: Counter[str] = Counter()
     anchors: Counter[str] = Counter()
     cards = []
-    for scan_id, suspects in groups:
-        kind, number = suspects[0].kind, suspects[0].slice_number
-        pictured[kind] += 1
-        shown = show_all or pictured[kind] <= MOST_CARDS_OF_A_KIND
-        anchor = f"{scan_id}-{number or 'whole'}"
+    for suspects in groups:
+        first = suspects[0]
+        pictured[first.kind] += 1
+        shown = show_all or pictured[first.kind] <= MOST_CARDS_OF_A_KIND
+        anchor = f"{first.scan_id}-{first.slice_number or 'whole'}"
         anchors[anchor] += 1
         cards.append(
             Card(
-                scan_id=scan_id,
+                scan_id=first.scan_id,
                 where=_tell_where(suspects),
                 anchor=anchor if anchors[anchor] == 1 else f"{anchor}-{anchors[anchor]}",
                 suspects=tuple(suspects),
@@ -441,8 +428,8 @@ def _show_days(scan: ScanMeasures, found: SourceReport) -> Iterator[Strip]:
     """Show a scan beside the patient's nearest other days."""
     days = [day for day in found.scans if day.patient_id == scan.patient_id and day.masks]
     here = [day.scan_id for day in days].index(scan.scan_id)
-    near = sorted(range(len(days)), key=lambda at: abs(at - here))
-    shown = [days[at] for at in near[: 1 + _MOST_OTHER_DAYS]]
+    near = sorted(enumerate(days), key=lambda day: abs(day[0] - here))
+    shown = [day for _, day in near[: 1 + _MOST_OTHER_DAYS]]
     fullest = [_axial(day, _find_fullest(day), named=True, marked=day is scan) for day in shown]
     fronts = [_front(day, caption=day.scan_id, marked=day is scan) for day in shown]
     title = "The slice with most organs, on this and on other days"
@@ -497,7 +484,7 @@ def _predict(frame: Frame) -> Frame:
 def find_typical(found: SourceReport) -> dict[Geometry, str]:
     """Return for each geometry the scan that is most like the others: nearest to their medians.
 
-    Scans that are suspect or known to be bad are taken only if there is no other.
+    Scans that are suspect or known to be bad are taken only if all are.
     """
     doubtful = {*found.known_bad, *(suspect.scan_id for suspect in found.suspects)}
     typical = {}

@@ -11,16 +11,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-    ScalarFormatter,
-)
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
@@ -77,12 +71,11 @@ def _draw_curve(
     else:
         axes.legend(loc="upper right" if heading == "loss" else "lower right")
     if heading == "pseudo Dice":
-        axes.set_ylim(0, 1)
+        axes.set(ylim=(0, 1))
     if len(epochs) == 1:
-        axes.set_xlim(numbers[0] - 0.5, numbers[0] + 0.5)
-    axes.set_title(heading)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set(xlim=(numbers[0] - 0.5, numbers[0] + 0.5))
+    axes.set(title=heading, xlabel="epoch")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     return _to_svg(figure, label=f"{title}: {heading} over {len(epochs)} epochs")
 
 
@@ -105,9 +98,9 @@ def draw_scores(score: Score, intervals: Mapping[str, Interval]) -> str:
                 axes.plot([found.low, found.high], [place, place], "-", color="black", lw=2)
             axes.plot([found.value], [place], "D", color="black", markersize=6)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
     shown = [value for row in rows for value in row[3] if not math.isnan(value)]
-    axes.set_xlim(max(0.0, min(shown, default=0) - 0.05), 1.005)
+    left = max(0.0, min(shown, default=0) - 0.05)
+    axes.set(ylim=(-0.6, len(rows) - 0.4), xlim=(left, 1.005))
     label = f"Score and Dice of each of {len(score.per_scan)} scans, with means and intervals"
     return _to_svg(figure, label=label)
 
@@ -157,9 +150,7 @@ def _draw_days(found: SourceReport) -> str:
     days = found.count_days()
     axes.bar_label(axes.bar(list(days), list(days.values()), color=_PLAIN, width=0.7))
     axes.margins(y=0.2)
-    axes.set_xticks(list(days))
-    axes.set_xlabel("scans of the patient")
-    axes.set_ylabel("patients")
+    axes.set(xticks=list(days), xlabel="scans of the patient", ylabel="patients")
     counts = ", ".join(f"{patients} with {number}" for number, patients in days.items())
     return _to_svg(figure, title="Scans of a patient", label=f"Patients by their scans: {counts}")
 
@@ -174,12 +165,10 @@ def _draw_prevalence(found: SourceReport) -> str:
         )  # fmt: skip
     empty = np.array(found.measure_emptiness(), float)  # None becomes NaN
     axes.plot(middles, empty, "-.", color=_PLAIN, label="no mask at all")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="slices")
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     axes.set_xlabel("height in the scan: cranial left, caudal right")
-    axes.set_ylabel("slices")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     label = "Share of slices that show each organ, by height in the scan; numbers in the table"
     return _to_svg(figure, title="Prevalence", label=label)
@@ -219,9 +208,9 @@ def _draw_volumes(found: SourceReport) -> str:
         _scatter(axes, index, values, places, marked)
         axes.plot([np.median(values)] * 2, [index - 0.35, index + 0.35], color="black", lw=2)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_yticks(range(len(ORGANS)), [name_of(organ) for organ in ORGANS])
     axes.invert_yaxis()
     axes.set_xlabel("ml (line: median; circle: suspect)")
@@ -235,11 +224,9 @@ def _draw_places(found: SourceReport) -> str:
         centres = np.array([masks.centre[index] for masks in of_scans]).reshape(-1, 3)
         for axes, across in ((front, 0), (below, 1)):
             _scatter(axes, index, centres[:, 2], centres[:, across], marked)
-    front.set_title("from the front")
-    front.set_ylabel("height in the scan")
-    front.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    below.set_title("from the feet")
-    below.set_ylabel("mm to posterior")
+    front.set(title="from the front", ylabel="height in the scan")
+    front.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
+    below.set(title="from the feet", ylabel="mm to posterior")
     for axes in (front, below):
         axes.invert_yaxis()
         axes.set_xlabel("mm to the left")
@@ -261,9 +248,8 @@ def _draw_intensities(found: SourceReport) -> str:
     ):
         axes.plot(numbers, values, marker, markersize=3.5, color=colour, label=name)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("scan, in the order of the table of scans")
-    axes.set_ylabel("intensity")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.set(xlabel="scan, in the order of the table of scans", ylabel="intensity")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     label = "Median, 99th percentile and greatest intensity of every scan; numbers in the table"
     return _to_svg(figure, title="Intensities", label=label)

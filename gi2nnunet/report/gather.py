@@ -22,14 +22,7 @@ from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.prediction.choose import KEPT
-from gi2nnunet.report.history import (
-    Cost,
-    TuningFound,
-    find_tunings,
-    find_unfinished,
-    list_commands,
-    list_costs,
-)
+from gi2nnunet.report import history
 from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import CONVENTIONS
@@ -37,6 +30,7 @@ from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
+from gi2nnunet.source.scan import LoadedScan
 from gi2nnunet.training.record import TrainedFold, find_trainings
 
 Mask = tuple[tuple[int, ...], LabelMap]
@@ -94,8 +88,8 @@ class Report:
     shared: tuple[str, ...]
     trainings: tuple[TrainedFold, ...]
     prediction: Prediction | None
-    tunings: tuple[TuningFound, ...]
-    costs: tuple[Cost, ...]
+    tunings: tuple[history.TuningFound, ...]
+    costs: tuple[history.Cost, ...]
     commands: tuple[str, ...]
     shown: tuple[PackedScan, ...]
     missing: tuple[str, ...]
@@ -127,20 +121,20 @@ def gather_report(
     Raises
     ------
     InputError
-        If there is no dataset, no such folder, no such scan, or a damaged file.
+        If the dataset, the folder or a scan is missing, or a file is damaged.
     """
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     results = workspace.results / dataset.name
     trainings = find_trainings(results)
-    folder = prediction or find_newest_prediction(workspace.predictions)
-    predicted, table = read_prediction(folder, progress=progress) if folder else (None, None)
+    folder = prediction or _find_newest(workspace.predictions)
+    predicted, table = _read_prediction(folder, progress=progress) if folder else (None, None)
     about = predicted.about if predicted else None
-    tunings, damaged = find_tunings(results, about)
-    names = choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
+    tunings, damaged = history.find_tunings(results, about)
+    names = _choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
     shown = _pack_all(dataset, names, table, progress=progress)
-    missing = find_unfinished(trainings, n_folds=len(dataset.splits))
+    missing = history.find_unfinished(trainings, n_folds=len(dataset.splits))
     missing += [] if trainings else ["Nothing is trained yet: gi2nnunet train --fold all"]
-    missing += find_interrupted(workspace.predictions)
+    missing += _find_interrupted(workspace.predictions)
     if predicted is None:
         missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
     elif predicted.score is None:
@@ -161,8 +155,8 @@ def gather_report(
         trainings=trainings,
         prediction=predicted,
         tunings=tuple(tunings),
-        costs=list_costs(trainings, prediction=folder, out_of_fold=out_of_fold),
-        commands=list_commands(dataset.manifest, trainings, tunings=contents, about=about),
+        costs=history.list_costs(trainings, prediction=folder, out_of_fold=out_of_fold),
+        commands=history.list_commands(dataset.manifest, trainings, tunings=contents, about=about),
         shown=shown,
         missing=tuple(missing),
     )
@@ -173,14 +167,14 @@ def _has_every_fold(trainings: Sequence[TrainedFold], n_folds: int) -> bool:
     return n_folds > 1 and {str(number) for number in range(n_folds)} <= finished
 
 
-def find_newest_prediction(predictions: Path) -> Path | None:
+def _find_newest(predictions: Path) -> Path | None:
     """Return the folder with the newest submission in a workspace's predictions."""
     found = predictions.glob(f"**/{SUBMISSION}")
     newest = max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     return None if newest is None else newest.parent
 
 
-def find_interrupted(predictions: Path) -> list[str]:
+def _find_interrupted(predictions: Path) -> list[str]:
     """Return predictions that were begun and not finished, one sentence each."""
     lines = []
     for kept in sorted(predictions.glob(f"**/{KEPT}")):
@@ -194,16 +188,10 @@ def find_interrupted(predictions: Path) -> list[str]:
     return lines
 
 
-def read_prediction(
+def _read_prediction(
     folder: Path, *, progress: Progress | None = None
 ) -> tuple[Prediction, MaskTable]:
-    """Read one folder of predictions; score it if it has no whole ``score.json`` of its own.
-
-    Raises
-    ------
-    InputError
-        If it holds no submission, or one that cannot be read.
-    """
+    """Read one folder of predictions; score it if it has no ``score.json`` of its own."""
     path = folder / SUBMISSION
     if not path.is_file():
         raise InputError(
@@ -235,14 +223,10 @@ def read_prediction(
     return found, table
 
 
-def choose_scans(
-    dataset: Dataset,
-    prediction: Prediction | None,
-    table: MaskTable | None,
-    *,
-    scans: Sequence[str] = (),
-    show_all: bool = False,
-) -> tuple[str, ...]:
+def _choose_scans(
+    dataset: Dataset, prediction: Prediction | None, table: MaskTable | None, *,
+    scans: Sequence[str], show_all: bool,
+) -> tuple[str, ...]:  # fmt: skip
     """Choose what the viewer shows, worst first."""
     known = [scan.scan_id for scan in dataset.scans]
     if unknown := [scan_id for scan_id in scans if scan_id not in known]:
@@ -303,22 +287,16 @@ def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool
     if scan.labelled:
         truth = read_volume(dataset.label_path(scan.scan_id)).array
         truth = to_bits(truth) if dataset.label_scheme == "exclusive" else truth
-    shape = (scan.depth, scan.height, scan.width)
     for kind, array in (("image", image), ("label volume", truth)):
-        if array is not None and array.shape != shape:
+        if array is not None and array.shape != scan.shape:
             raise InputError(
                 f"{dataset.folder}: the {kind} of {scan.scan_id} has the shape {array.shape}; "
-                f"expected {shape}, as manifest.json says. gi2nnunet verify finds all such files."
+                f"expected {scan.shape}, as manifest.json says. "
+                "gi2nnunet verify finds all such files."
             )
-    pred = None
-    if mask is not None and mask[1].shape == image.shape and mask[0] == scan.numbers:
-        pred = mask[1]
-    return pack_scan(
-        scan.scan_id,
-        image=image,
-        truth=truth,
-        pred=pred,
-        spacing_mm=scan.spacing_mm,
-        first_number=scan.first_number,
-        small=small,
+    numbers, pred = mask or ((), None)
+    fits = pred is not None and pred.shape == image.shape and numbers == scan.numbers
+    loaded = LoadedScan(
+        image=image, label_map=truth, spacing_mm=scan.spacing_mm, first_number=scan.first_number
     )
+    return pack_scan(scan.scan_id, loaded, pred=pred if fits else None, small=small)

@@ -140,12 +140,8 @@ def find_tunings(
 ) -> tuple[list[TuningFound], list[str]]:
     """Return what tuning chose, the prediction's first; and a line for each damaged file.
 
-    Parameters
-    ----------
-    results
-        nnU-Net's results folder of the dataset, which has the files of ``tune``.
-    about
-        The content of ``prediction.json``; ``None`` if nothing was predicted.
+    ``results`` is nnU-Net's folder of the dataset, which has the files of ``tune``; ``about`` is
+    the content of ``prediction.json``, ``None`` if nothing was predicted.
     """
     used = take_mapping(about, "tuning")
     trained = take_list(take_mapping(about, "options"), "trained")
@@ -227,14 +223,8 @@ def list_commands(
 ) -> tuple[str, ...]:
     """Return the command lines that made what is there, in order, each once, as recorded.
 
-    For a step that recorded none there is a remark, which begins with ``#``.
-
-    Parameters
-    ----------
-    tunings
-        Contents of the files that :func:`~gi2nnunet.nnunet.postprocess.save_tuning` wrote.
-    about
-        The content of ``prediction.json``; ``None`` if nothing was predicted.
+    For a step that recorded none there is a remark, which begins with ``#``. ``tunings`` and
+    ``about`` are the contents of the files of ``tune`` and of ``prediction.json``.
     """
     lines = [_command_of(manifest, "the conversion")]
     for training in trainings:

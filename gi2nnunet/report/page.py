@@ -58,9 +58,8 @@ def render_report(report: Report) -> str:
         score=score,
         score_figure=draw_scores(score, prediction.intervals) if prediction and score else "",
         by_score=by_score,
-        extremes=_pick_extremes(by_score),
-        viewed={scan.scan_id: index for index, scan in enumerate(report.shown)},
         scores={scan.scan_id: scan.score for scan in by_score},
+        viewed={scan.scan_id: index for index, scan in enumerate(report.shown)},
         patients=_average_patients(by_score),
         about=_flatten({key: value for key, value in about.items() if key in _RECORDED}),
         versions=_list_versions(report),
@@ -71,13 +70,6 @@ def render_report(report: Report) -> str:
 
 def _list_patients(scan_ids: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(patient_of, sorted(scan_ids, key=scan_order))))
-
-
-def _pick_extremes(by_score: Sequence[ScanScore]) -> list[tuple[str, list[ScanScore]]]:
-    """Return the worst and the best scans, none twice."""
-    known = [scan for scan in by_score if not math.isnan(scan.score)]
-    some = min(3, len(known) // 2)
-    return [("Worst", known[:some]), ("Best", known[-some:][::-1])] if some else []
 
 
 def _list_versions(report: Report) -> list[tuple[str, str, str]]:
@@ -102,10 +94,7 @@ def _flatten(content: Mapping[str, Any], *, before: str = "") -> list[tuple[str,
 
 
 def _average_patients(scans: Sequence[ScanScore]) -> list[tuple[str, int, float, float, float]]:
-    """Return ``(patient, scans, mean, lowest, highest score)``, worst first.
-
-    Scans without a value are left out.
-    """
+    """Return patient, number of scans, mean, lowest and highest score; worst first."""
     of_patient: dict[str, list[float]] = {}
     for scan in scans:
         if not math.isnan(scan.score):

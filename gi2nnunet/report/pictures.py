@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
-from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import binary_dilation, binary_erosion, center_of_mass
 
 from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.core.workers import Progress
@@ -86,12 +86,9 @@ def take_pictures(
     jobs: int,
     progress: Progress,
 ) -> dict[View, Picture]:
-    """Take pictures, each scan loaded once and as many at once as there are ``jobs``.
+    """Take pictures, each scan loaded once and ``jobs`` scans at the same time.
 
-    Raises
-    ------
-    InputError
-        If a scan can no longer be read.
+    Raises :class:`InputError` if a scan can no longer be read.
     """
     of_scan: dict[str, list[View]] = {}
     for view in dict.fromkeys(views):
@@ -204,12 +201,8 @@ def _find_box(
 
 def _find_row(labels: LabelMap, organ: str | None) -> int:
     """Return the row through the middle of the organ, of all organs, or of the image."""
-    counted = (
-        (labels & (_BITS[organ] if organ else ALL_BITS)).any(axis=2).sum(axis=0, dtype=np.int64)
-    )
-    if not counted.any():
-        return len(counted) // 2
-    return round(float(counted @ np.arange(len(counted)) / counted.sum()))
+    seen = (labels & (_BITS[organ] if organ else ALL_BITS)).any(axis=2)
+    return round(float(center_of_mass(seen)[1])) if seen.any() else labels.shape[1] // 2
 
 
 def _draw_contour(
@@ -245,48 +238,21 @@ def join_words(words: Sequence[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedScan:
-    """A scan as the viewer's script reads it.
-
-    Attributes
-    ----------
-    content
-        Values for JSON: geometry, window, images, masks, Dice of each organ and slice.
-    """
+    """A scan as the viewer's script reads it; the content is JSON."""
 
     scan_id: str
     content: dict[str, Any]
 
 
 def pack_scan(
-    scan_id: str,
-    *,
-    image: NDArray[Any],
-    truth: LabelMap | None,
-    pred: LabelMap | None,
-    spacing_mm: tuple[float, float, float],
-    first_number: int = 1,
-    small: bool = False,
+    scan_id: str, scan: LoadedScan, *, pred: LabelMap | None, small: bool = False
 ) -> PackedScan:
-    """Pack one scan.
+    """Pack a scan with its truth and a bit-coded prediction of the same shape, if known.
 
-    Parameters
-    ----------
-    image
-        ``(z, y, x)`` intensities in slice order.
-    truth, pred
-        Bit-coded label maps of that shape; ``None`` if unknown.
-    spacing_mm
-        ``(z, y, x)``.
-    first_number
-        The competition's number of slice z = 0.
-    small
-        Halve the picture in both directions of the slice; masks stay as they are.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    ``small`` halves the picture in both directions of the slice; masks stay as they are. Raises
+    :class:`ValueError` if the shapes differ.
     """
+    image, truth = scan.image, scan.label_map
     for mask in (truth, pred):
         if mask is not None and mask.shape != image.shape:
             raise ValueError(f"{scan_id}: masks of shape {mask.shape} on {image.shape}")
@@ -296,6 +262,7 @@ def pack_scan(
     tiles = [Image.fromarray(grey) for grey in scale_grey(image, window)]
     if small:
         tiles = [tile.reduce(2) for tile in tiles]
+    sheet = _lay_out(tiles, columns)
     codes = np.zeros(image.shape, np.uint8)
     codes |= 0 if truth is None else truth  # the three low bits
     codes |= 0 if pred is None else pred << len(ORGANS)  # the three above
@@ -303,14 +270,12 @@ def pack_scan(
     content: dict[str, Any] = {
         "id": scan_id,
         "shape": [depth, height, width],
-        "spacing": list(spacing_mm),
-        "first": first_number,
+        "spacing": list(scan.spacing_mm),
+        "first": scan.first_number,
         "window": [round(bound) for bound in window],
         "columns": columns,
         "tile": list(tiles[0].size[::-1]),
-        "image": encode_image(
-            _lay_out(tiles, columns), "jpeg", quality=_SHEET_QUALITY, optimize=True
-        ),
+        "image": encode_image(sheet, "jpeg", quality=_SHEET_QUALITY, optimize=True),
         "hasTruth": truth is not None,
         "hasPrediction": pred is not None,
         # Four times the code and two, so that a browser that changes pixels a little does no harm.

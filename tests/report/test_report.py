@@ -28,6 +28,7 @@ from gi2nnunet.report.pictures import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.scan import LoadedScan
 from gi2nnunet.training.record import parse_log, read_curves
 from gi2nnunet.upkeep.verify import verify_workspace
 from tests.converting import convert
@@ -80,6 +81,14 @@ def test_dice_of_the_slices_is_the_metrics(truth: np.ndarray, pred: np.ndarray) 
     np.testing.assert_array_equal(slice_dice(pred, truth), score_label_maps(pred, truth).dice)
 
 
+def pack(
+    image: np.ndarray, *, truth: np.ndarray | None = None, pred: np.ndarray | None = None,
+    small: bool = False,
+) -> PackedScan:  # fmt: skip
+    scan = LoadedScan(image=image, label_map=truth, spacing_mm=(3, 2, 1), first_number=1)
+    return pack_scan("case1_day1", scan, pred=pred, small=small)
+
+
 def read_sheet(packed: PackedScan, key: str) -> np.ndarray:
     """Decode a sheet as the page's script does, ``(z, rows, columns)`` of a tile's size."""
     content = base64.b64decode(packed.content[key].partition(",")[2])
@@ -94,7 +103,7 @@ def read_sheet(packed: PackedScan, key: str) -> np.ndarray:
 @given(truth=MAPS, pred=MAPS)
 def test_masks_survive_the_packing(truth: np.ndarray, pred: np.ndarray) -> None:
     image = np.arange(105, dtype=np.uint16).reshape(3, 5, 7)
-    packed = pack_scan("case1_day1", image=image, truth=truth, pred=pred, spacing_mm=(3, 2, 1))
+    packed = pack(image, truth=truth, pred=pred)
     sheet = read_sheet(packed, "masks").astype(int)
     for changed in (-1, 0, 1):  # some browsers change what a script reads of a picture a little
         codes = (sheet + changed) >> 2
@@ -107,9 +116,7 @@ def test_each_tile_shows_its_slice_between_the_windows_bounds(small: bool) -> No
     image = np.zeros((5, 16, 24), np.uint16)
     for z in range(5):
         image[z, 4:12, 8:16] = 1000 * z
-    packed = pack_scan(
-        "case1_day1", image=image, truth=None, pred=None, spacing_mm=(3, 1, 1), small=small
-    )
+    packed = pack(image, small=small)
     grey = read_sheet(packed, "image").astype(int)
     step = 2 if small else 1
     assert grey.shape == (5, 16 // step, 24 // step)
@@ -119,9 +126,7 @@ def test_each_tile_shows_its_slice_between_the_windows_bounds(small: bool) -> No
 
 def test_an_odd_scan_of_half_size_has_a_tile_for_its_last_row() -> None:
     image = np.full((2, 5, 7), 9, np.uint16)
-    packed = pack_scan(
-        "case1_day1", image=image, truth=None, pred=None, spacing_mm=(3, 1, 1), small=True
-    )
+    packed = pack(image, small=True)
     assert packed.content["tile"] == [3, 4]
     assert read_sheet(packed, "image").shape == (2, 3, 4)
     assert read_sheet(packed, "masks").shape == (2, 5, 7)
@@ -129,13 +134,7 @@ def test_an_odd_scan_of_half_size_has_a_tile_for_its_last_row() -> None:
 
 def test_masks_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="masks of shape"):
-        pack_scan(
-            "case1_day1",
-            image=np.zeros((2, 2, 2), np.uint16),
-            truth=np.zeros((2, 2, 3), np.uint8),
-            pred=None,
-            spacing_mm=(3, 1, 1),
-        )
+        pack(np.zeros((2, 2, 2), np.uint16), truth=np.zeros((2, 2, 3), np.uint8))
 
 
 def test_scans_are_packed_by_as_many_workers_as_there_are_cores_for_this_process(
