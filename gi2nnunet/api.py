@@ -466,7 +466,10 @@ def plan(
         for warning in doctor.list_warnings(verdicts):
             (on_warning or tell)(warning)
         doctor.raise_errors(verdicts)
-    return plan_dataset(dataset, options, engine=engine, progress=progress)
+    made = plan_dataset(dataset, options, engine=engine, progress=progress)
+    for warning in made.warnings:
+        (on_warning or tell)(warning)
+    return made
 
 
 def diagnose(

@@ -45,7 +45,7 @@ def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
             partial(check_file, dataset.folder / name, described, quick=quick)
             for name, described in dataset.manifest["files"].items()
         ),
-        partial(_check_strangers, dataset),
+        partial(find_strangers, dataset),
         partial(_check_description, dataset),
         partial(_check_parts, dataset),
         partial(compare_split, dataset.folder / SPLITS, dataset, remedy=CONVERT_AGAIN),
@@ -147,7 +147,7 @@ def _check_description(dataset: Dataset) -> list[Finding]:
     return []
 
 
-def _check_strangers(dataset: Dataset) -> list[Finding]:
+def find_strangers(dataset: Dataset) -> list[Finding]:
     """Find volumes that are not in the manifest: nnU-Net trains on every file there."""
     known = set(list_files(dataset.manifest))
     findings = []

@@ -169,8 +169,9 @@ def convert(
             folder_name=dataset_name_of(dataset_id, name),
         )  # fmt: skip
         same = target.manifest if target.same_recipe else None
-        if same and not find_damaged(target.folder, same):
+        if same and not find_damaged(target.folder, same, read=True):
             target.write_split(plan.splits)
+            target.discard()  # of an interrupted conversion by another recipe
             return open_dataset(target.folder)
         writer = ScanWriter(
             source=opened, folder=target.hidden, notes=target.hidden / _NOTES, scheme=labels
@@ -419,7 +420,11 @@ class ScanWriter:
     def find_done(self, scan_id: str, part: DatasetPart) -> ScanRecord | None:
         """Return the record of a scan if an earlier run wrote all its files."""
         record = find_record(self.notes / f"{scan_id}.json", ScanRecord)
-        if record is None or record["part"] != part or list_damaged(self.folder, record["files"]):
+        if (
+            record is None
+            or record["part"] != part
+            or list_damaged(self.folder, record["files"], read=True)
+        ):
             return None
         return record
 

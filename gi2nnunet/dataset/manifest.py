@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.seals import Seal, find_changed
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.volumes import read_volume
@@ -207,15 +208,21 @@ def open_dataset(folder: Path) -> Dataset:
     )
 
 
-def find_damaged(folder: Path, manifest: ManifestContent) -> list[str]:
-    """Return the files that are missing or have another size than in the manifest."""
-    return list_damaged(folder, list_files(manifest))
+def find_damaged(folder: Path, manifest: ManifestContent, *, read: bool = False) -> list[str]:
+    """Return the files that are not as in the manifest; see :func:`list_damaged`."""
+    return list_damaged(folder, list_files(manifest), read=read)
 
 
-def list_damaged(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """Return the files that are missing or have another size."""
-    return [
+def list_damaged(folder: Path, files: Mapping[str, FileEntry], *, read: bool = False) -> list[str]:
+    """Return the files that are missing or have another size or, with ``read``, other content."""
+    damaged = [
         name
         for name, described in files.items()
         if not (path := folder / name).is_file() or path.stat().st_size != described["bytes"]
     ]
+    seals: dict[str, Seal] = {
+        name: {"bytes": described["bytes"], "sha256": described["sha256"], "modified_ns": 0}
+        for name, described in files.items()
+        if read and "sha256" in described and name not in damaged
+    }
+    return damaged + find_changed(folder, seals, read=True)

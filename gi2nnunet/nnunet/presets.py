@@ -156,6 +156,17 @@ def read_plans_name(plans_name: str) -> tuple[Preset, int | None, tuple[str, ...
     return None
 
 
+def spell_preset(plans_name: str) -> list[str]:
+    """Return the options of ``plan`` and ``train`` that give plans of a name; none if unknown."""
+    known = read_plans_name(plans_name)
+    if known is None:
+        return []
+    preset, batch_size, patches = known
+    words = [f"--preset {preset.name}"]
+    words += [f"--batch-size {batch_size}"] if batch_size else []
+    return words + [f"--patch-size {patch}" for patch in patches]
+
+
 def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
     """Return a preset by its name; ``auto`` chooses by the memory of the card, if there is one.
 

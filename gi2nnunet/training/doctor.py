@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware, choose_helpers
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
@@ -26,7 +28,7 @@ from gi2nnunet.training.machine import (
     read_machine,
 )
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
-from gi2nnunet.training.plan import read_planned
+from gi2nnunet.training.prepared import PLAN_AGAIN, list_prepared_checks, read_planned
 
 Level = Literal["ok", "warning", "error"]
 
@@ -287,6 +289,26 @@ def judge_disks(disks: Mapping[str, Disk], need: Need) -> list[Verdict]:
     return verdicts
 
 
+def judge_data(dataset: Dataset, preprocessed: Path) -> list[Verdict]:
+    """Judge the files that a run reads, by sizes and marks; ``plan`` and ``train`` make some again.
+
+    ``preprocessed`` is nnU-Net's folder of the dataset.
+    """
+    checks = list_dataset_checks(dataset, quick=True)
+    checks += list_prepared_checks(dataset, preprocessed, read=False)
+    findings = list(dict.fromkeys(finding for check in checks for finding in check()))
+    return [
+        Verdict(
+            name="data",
+            level="warning" if finding.remedy.startswith(PLAN_AGAIN) else "error",
+            found=f"{finding.found} ({finding.file})",
+            expected=finding.expected,
+            remedy=finding.remedy,
+        )
+        for finding in findings
+    ] or [_judge("data", f"{len(checks)} checks passed", "that all do", remedy="")]
+
+
 def raise_errors(verdicts: Sequence[Verdict]) -> None:
     """Raise an :class:`InputError` with all verdicts that are errors, if there are any."""
     errors = [str(verdict) for verdict in verdicts if verdict.level == "error"]
@@ -440,6 +462,7 @@ def diagnose(
             dataset, options, engine=engine, folds=folds, free_gib=free_gib, machine=machine,
             disks=disks,
         )  # fmt: skip
+        verdicts += judge_data(dataset, engine.workspace.preprocessed / dataset.name)
     return Diagnosis(dataset=name, verdicts=tuple(verdicts))
 
 

@@ -33,11 +33,11 @@ from gi2nnunet.nnunet.presets import (
 )
 from gi2nnunet.training.doctor import judge_hardware, plan_work
 from gi2nnunet.training.need import count_operations, estimate_need, is_stock, stock_plan
-from gi2nnunet.training.plan import (
+from gi2nnunet.training.prepared import (
     PlanMark,
     PlannedConfiguration,
     digest_preprocessing,
-    is_preprocessed,
+    inspect_data,
     read_planned,
 )
 from gi2nnunet.training.record import TrainedFold, fill_in, find_trainings, read_length
@@ -449,7 +449,8 @@ class _Estimation:
     def _is_ready(self, name: str) -> bool:
         """Return whether a configuration is preprocessed."""
         preprocessing = digest_preprocessing(self.plans_file, name)
-        return is_preprocessed(self.planned[name], self.dataset, preprocessing=preprocessing)
+        folder = self.planned[name].data_folder
+        return inspect_data(folder, self.dataset, preprocessing=preprocessing).whole
 
     def _validation_scans(self) -> set[str]:
         folds = [int(fold) for fold in self.request.folds if fold != "all"]

@@ -17,7 +17,7 @@ from gi2nnunet.core.files import find_record
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, Preset, PresetName
 from gi2nnunet.source.dataset import DatasetScan
-from gi2nnunet.training.plan import DataMark, PlannedConfiguration, completion_mark
+from gi2nnunet.training.prepared import DataMark, PlannedConfiguration, completion_mark
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -146,7 +146,7 @@ def _count_voxels(scan: DatasetScan, spacing_mm: Sequence[float]) -> int:
 
 def _is_whole(folder: Path, dataset: Dataset) -> bool:
     mark = find_record(completion_mark(folder), DataMark)
-    return mark is not None and mark.get("dataset") == dataset.digest
+    return mark is not None and mark["dataset"] == dataset.digest
 
 
 def _label_bytes(dataset: Dataset) -> int:

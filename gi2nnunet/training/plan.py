@@ -1,84 +1,52 @@
-"""Planning and preprocessing of a dataset for a preset; only missing steps are run.
-
-Small JSON marks beside nnU-Net's own files record from which dataset the fingerprint and the plans
-were made, and that a data folder is complete (nnU-Net trains on a half-filled one without warning).
-"""
+"""Planning and preprocessing of a dataset for a preset; only what is missing or damaged is made."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from pydantic import PositiveFloat
-from typing_extensions import TypedDict
-
-from gi2nnunet.core.errors import EngineError, InputError
-from gi2nnunet.core.files import Count, check_place, find_record, write_json
+from gi2nnunet.core.errors import EngineError, InputError, OutputError, name_some
+from gi2nnunet.core.files import check_place, find_record, part_file, replace_file, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
+from gi2nnunet.core.seals import Seal, find_changed, renew_seals
 from gi2nnunet.core.workers import Progress, ignore
+from gi2nnunet.dataset.checks import find_strangers
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, require_own_split
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.models import Plans
 from gi2nnunet.nnunet.presets import PlanOptions, Preset, choose_preset, name_sizes
 from gi2nnunet.nnunet.process import LogFile
+from gi2nnunet.source.dataset import Fold
+from gi2nnunet.source.nifti import DATASET_JSON
+from gi2nnunet.training.foreground import find_organs, warn_of_absent_organs
+from gi2nnunet.training.prepared import (
+    FINGERPRINT,
+    FINGERPRINT_MARK,
+    TRUTH_FOLDER,
+    FingerprintMark,
+    PlanMark,
+    PlannedConfiguration,
+    completion_mark,
+    digest_file,
+    digest_preprocessing,
+    inspect_data,
+    list_truth_copies,
+    name_data_files,
+    name_strangers,
+    plan_mark,
+    read_planned,
+    seal_data,
+    seal_source,
+)
 
 _MOST_PROCESSES = 8
-
-FINGERPRINT_MARK = "gi2nnunet_fingerprint.json"
-_PREPROCESSING_OF_PLANS = (
-    "image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel",
-)  # fmt: skip
-_PREPROCESSING_OF_CONFIGURATION = (
-    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm",
-    "resampling_fn_data", "resampling_fn_data_kwargs",
-    "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
-
-
-class PlannedEntry(TypedDict):
-    """What a plan's mark says of a configuration, in nnU-Net's words."""
-
-    data_identifier: str
-    batch_size: Count
-    patch_size: tuple[Count, ...]
-    spacing: tuple[PositiveFloat, ...]
-
-
-class PlanMark(TypedDict):
-    """Our mark beside nnU-Net's plans: from what they were made, their digest, what they hold."""
-
-    recipe: dict[str, Any]
-    plans: str | None
-    configurations: dict[str, PlannedEntry]
-
-
-class DataMark(TypedDict, total=False):
-    """Our mark of a fingerprint, and of a folder of preprocessed scans that is whole."""
-
-    dataset: str
-    preprocessing: str
-    scans: Count
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedConfiguration:
-    """What nnU-Net planned for one configuration, such as ``2d``.
-
-    Patch size (voxels) and target spacing have their slowest axis first.
-    """
-
-    name: str
-    data_folder: Path
-    batch_size: int
-    patch_size: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +61,8 @@ class Plan:
         By name, the requested ones.
     log
         nnU-Net's output; ``None`` if there was nothing to do.
+    warnings
+        Sentences on organs that are not in every fold.
     """
 
     preset: Preset
@@ -100,12 +70,15 @@ class Plan:
     plans_file: Path
     configurations: Mapping[str, PlannedConfiguration]
     log: Path | None
+    warnings: tuple[str, ...] = ()
 
 
 def plan_dataset(
     dataset: Dataset, options: PlanOptions, *, engine: Engine, progress: Progress | None = None
 ) -> Plan:
-    """Fingerprint, plan and preprocess a dataset by nnU-Net; each step only if it is missing.
+    """Fingerprint, plan and preprocess a dataset by nnU-Net; only what is missing or damaged.
+
+    Files are compared by size and time stamp, and by content if the time stamp is another one.
 
     Parameters
     ----------
@@ -120,7 +93,8 @@ def plan_dataset(
     ------
     InputError
         For a configuration that nnU-Net does not plan for this dataset, or sizes it cannot use;
-        for a dataset with a missing or truncated file, or with a split that is not its own.
+        for a dataset with a missing or changed file, with a split that is not its own, or without
+        any organ; for files among the preprocessed scans that are not of these.
     EngineError
         If nnU-Net fails.
     """
@@ -131,8 +105,6 @@ def plan_dataset(
     check_configurations(options.configurations)
     planning = _Planning(dataset, options, engine, progress or ignore)
     check_dataset(dataset)
-    if (planning.folder / SPLITS).exists():
-        require_own_split(dataset, planning.folder)
     with (
         hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="planning"),
         # Two trainings that start together: the second waits for what the first preprocesses.
@@ -142,9 +114,12 @@ def plan_dataset(
             on_wait=lambda holder: planning.report(0, 1, holder),
         ),
     ):
+        planning.check_source()
+        planning.restore_split()
         planning.fingerprint()
         planning.plan()
         chosen = planning.choose()
+        planning.restore_copies()
         for configuration in chosen.values():
             planning.preprocess(configuration)
     return Plan(
@@ -153,6 +128,7 @@ def plan_dataset(
         plans_file=planning.plans_file,
         configurations=chosen,
         log=planning.log.path if planning.log else None,
+        warnings=tuple(warn_of_absent_organs(planning.organs, dataset.splits)),
     )
 
 
@@ -169,24 +145,86 @@ class _Planning:
         self.folder = engine.workspace.preprocessed / dataset.name
         self.plans_file = self.folder / f"{self.plans_name}.json"
         self.processes = min(_MOST_PROCESSES, engine.workers)
-        self.source = {"dataset": dataset.digest}
+        self.source: dict[str, Seal] = {}
+        self.organs: dict[str, list[str]] = {}
+        self.truth = list_truth_copies(dataset)
         self.log: LogFile | None = None
+
+    def check_source(self) -> None:
+        """Refuse a dataset with other contents than its manifest says, or without any organ."""
+        mark = self._find_mark()
+        noted = mark["modified_ns"] if mark else {}
+        self.report(0, 1, "checking the dataset")
+        if strangers := find_strangers(self.dataset):
+            raise InputError("\n".join(map(str, strangers)))
+        seals = seal_source(self.dataset, noted)
+        if changed := find_changed(self.dataset.folder, seals):
+            raise InputError(
+                f"{self.dataset.folder}: found other content in {name_some(changed)}; expected the "
+                "files as they were converted. Repair it by running the same gi2nnunet convert "
+                "again."
+            )
+        self.source = renew_seals(self.dataset.folder, seals)
+        self.organs = mark["organs"] if mark else find_organs(self.dataset)
+        if not any(self.organs.values()):
+            raise InputError(
+                f"{self.dataset.folder}: found no foreground in any training scan; expected masks "
+                "of organs. Convert a source that has some."
+            )
+        if mark and self._modified_ns != noted:
+            with suppress(OutputError):  # only saves reading the files next time
+                write_json(self._mark_file, {**mark, "modified_ns": self._modified_ns})
+
+    @property
+    def _mark_file(self) -> Path:
+        return self.folder / FINGERPRINT_MARK
+
+    @property
+    def _modified_ns(self) -> dict[str, int]:
+        return {name: seal["modified_ns"] for name, seal in self.source.items()}
+
+    def _find_mark(self) -> FingerprintMark | None:
+        """Return the mark of the fingerprint, if it is of this dataset."""
+        mark = find_record(self._mark_file, FingerprintMark)
+        return mark if mark and mark["dataset"] == self.dataset.digest else None
+
+    def restore_split(self) -> None:
+        """Write the split if it is missing or damaged; refuse another one than the dataset's."""
+        path = self.folder / SPLITS
+        if self.dataset.splits and find_record(path, list[Fold]) is None:
+            check_place(path)
+            replace_file(path, json.dumps(list(self.dataset.splits), indent=2) + "\n")
+        if path.exists():
+            require_own_split(self.dataset, self.folder)
 
     def fingerprint(self) -> None:
         """Extract nnU-Net's fingerprint of the dataset."""
-        mark = self.folder / FINGERPRINT_MARK
-        is_there = (self.folder / "dataset_fingerprint.json").is_file()
-        if is_there and find_record(mark, DataMark) == self.source:
+        path, mark = self.folder / FINGERPRINT, self._find_mark()
+        if mark and mark["fingerprint"] is not None and mark["fingerprint"] == digest_file(path):
             return
         self.report(0, 1, "extracting the dataset's fingerprint")
         self._run("fingerprint", {"processes": self.processes})
-        write_json(mark, self.source)
+        content: FingerprintMark = {
+            "dataset": self.dataset.digest,
+            "fingerprint": digest_file(path),
+            "modified_ns": self._modified_ns,
+            "organs": self.organs,
+        }
+        write_json(self._mark_file, content)
+
+    def restore_copies(self) -> None:
+        """Copy the dataset's description and labels again where nnU-Net's copies are not equal."""
+        copied = {f"{TRUTH_FOLDER}/{name}": f"labelsTr/{name}" for name in self.truth}
+        copied |= {DATASET_JSON: DATASET_JSON}
+        for name in find_changed(self.folder, {to: self.source[of] for to, of in copied.items()}):
+            with part_file(self.folder / name) as part:
+                shutil.copy2(self.dataset.folder / copied[name], part)
 
     def plan(self) -> None:
         """Write nnU-Net's plans, unless they were made by the same recipe."""
-        path = _plan_mark(self.folder, self.plans_name)
+        path = plan_mark(self.folder, self.plans_name)
         recipe = {
-            **self.source,
+            "dataset": self.dataset.digest,
             "preset": asdict(self.preset),
             "batch_size": self.options.batch_size,
             "patch_sizes": self.sizes,
@@ -225,41 +263,50 @@ class _Planning:
         return {name: planned[name] for name in self.options.configurations}
 
     def preprocess(self, configuration: PlannedConfiguration) -> None:
-        """Preprocess every training scan, unless that is done; report progress meanwhile."""
-        folder, total = configuration.data_folder, dataset_size(self.dataset)
+        """Preprocess the training scans that are missing or damaged; report progress meanwhile."""
+        folder = configuration.data_folder
         digest = digest_preprocessing(self.plans_file, configuration.name)
-        if is_preprocessed(configuration, self.dataset, preprocessing=digest):
+        found = inspect_data(folder, self.dataset, preprocessing=digest)
+        if strangers := list(name_strangers(folder, found)):
+            raise InputError("\n".join(map(str, strangers)))
+        files = found.mark["files"] if found.mark else {}
+        if found.whole:
+            if renew_seals(folder, files) != files:
+                with suppress(OutputError):  # only saves reading the files next time
+                    seal_data(folder, self.dataset, preprocessing=digest, kept=files)
             return
-        completion_mark(folder).unlink(missing_ok=True)
+        scans = found.scans_to_make
+        if not files:  # what was there is not known: all is made again
+            completion_mark(folder).unlink(missing_ok=True)
+        self._preprocess(configuration, scans)
+        made = set(name_data_files(scans)) if files else set()
+        kept = {name: seal for name, seal in files.items() if name not in made}
+        try:
+            seal_data(folder, self.dataset, preprocessing=digest, kept=kept)
+        except FileNotFoundError as error:
+            raise EngineError(
+                f"{error.filename}: found nothing; expected a preprocessed scan. Run the same "
+                "command again; if another run works on this workspace, let it end first."
+            ) from error
+
+    def _preprocess(self, configuration: PlannedConfiguration, scans: Sequence[str]) -> None:
+        """Preprocess some scans or, if none are named, all of them, and show how many are done."""
+        folder, total = configuration.data_folder, len(scans) or len(self.organs)
         what, done = f"preprocessing {configuration.name}", Event()
 
         def watch() -> None:
             while not done.wait(0.5):
-                self.report(min(_count_scans(folder), total), total, what)
+                self.report(0 if scans else min(_count_scans(folder), total), total, what)
 
         watcher = Thread(target=watch, daemon=True)
         watcher.start()
+        options = {"plans_name": self.plans_name, "configuration": configuration.name}
         try:
-            self._run(
-                "preprocess",
-                {
-                    "plans_name": self.plans_name,
-                    "configuration": configuration.name,
-                    "processes": self.processes,
-                },
-            )
+            self._run("preprocess", {**options, "processes": self.processes, "scans": list(scans)})
         finally:
             done.set()
             watcher.join()
         self.report(total, total, what)
-        found = _count_scans(folder)
-        if found != total:
-            raise EngineError(
-                f"{folder}: found {found} preprocessed scans; expected {total}. Run the same "
-                "command again; if another run works on this workspace, let it end first."
-            )
-        mark = {**self.source, "preprocessing": digest, "scans": found}
-        write_json(completion_mark(folder), mark)
 
     def _run(self, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
         check_place(self.folder / "plans.json")
@@ -271,60 +318,6 @@ class _Planning:
             processes=self.processes,
             helpers=self.processes,
         )
-
-
-def _plan_mark(folder: Path, plans_name: str) -> Path:
-    return folder / f"gi2nnunet_{plans_name}.json"
-
-
-def read_planned(folder: Path, plans_name: str) -> dict[str, PlannedConfiguration]:
-    """Return what was planned under a name in a preprocessed folder; empty if nothing was."""
-    mark = find_record(_plan_mark(folder, plans_name), PlanMark)
-    return {
-        name: PlannedConfiguration(
-            name=name,
-            data_folder=folder / values["data_identifier"],
-            batch_size=values["batch_size"],
-            patch_size=values["patch_size"],
-            spacing_mm=values["spacing"],
-        )
-        for name, values in (mark["configurations"] if mark else {}).items()
-    }
-
-
-def is_preprocessed(
-    configuration: PlannedConfiguration, dataset: Dataset, *, preprocessing: str
-) -> bool:
-    """Return whether a data folder holds every training scan of this dataset as it is now.
-
-    ``preprocessing`` is :func:`digest_preprocessing` of the plan to train by.
-    """
-    mark = find_record(completion_mark(configuration.data_folder), DataMark) or {}
-    return (
-        mark.get("dataset") == dataset.digest
-        and mark.get("preprocessing") == preprocessing
-        and _count_scans(configuration.data_folder) == dataset_size(dataset)
-    )
-
-
-def digest_preprocessing(plans_file: Path, configuration: str) -> str:
-    """Return a short digest of everything in a plan that preprocessed scans depend on.
-
-    Network, batch and patch size are left out: plans that differ in these share a data folder.
-    """
-    remedy = "Make it again with: gi2nnunet plan"
-    plans: dict[str, Any] = {**(find_record(plans_file, Plans, remedy=remedy) or {})}
-    configured = plans.get("configurations", {}).get(configuration, {})
-    values = [
-        *(plans.get(key) for key in _PREPROCESSING_OF_PLANS),
-        *(configured.get(key) for key in _PREPROCESSING_OF_CONFIGURATION),
-    ]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def dataset_size(dataset: Dataset) -> int:
-    """Return the number of training scans."""
-    return sum(scan.part == "train" for scan in dataset.scans)
 
 
 def _assign_sizes(
@@ -346,22 +339,8 @@ def _assign_sizes(
     return {name: by_axes[axes] for name, axes in axes_of.items() if axes in by_axes}
 
 
-def completion_mark(folder: Path) -> Path:
-    """Return the file that records that a data folder is complete."""
-    # Beside the data folder: nnU-Net reads every file inside as a scan.
-    return folder.with_name(f"gi2nnunet_{folder.name}.complete.json")
-
-
 def _count_scans(folder: Path) -> int:
     try:
         return sum(entry.name.endswith(".pkl") for entry in os.scandir(folder))
     except OSError:
         return 0
-
-
-def digest_file(path: Path) -> str | None:
-    """Return a short digest of a file; ``None`` if it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError:
-        return None

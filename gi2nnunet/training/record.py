@@ -34,7 +34,8 @@ from gi2nnunet.nnunet.presets import (
     Preset,
     TrainingSettings,
 )
-from gi2nnunet.training.plan import Plan, digest_file
+from gi2nnunet.training.plan import Plan
+from gi2nnunet.training.prepared import digest_file
 
 
 @dataclass(frozen=True, kw_only=True)

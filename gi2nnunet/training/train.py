@@ -17,7 +17,6 @@ from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import Notice, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.nnunet.checks import require_own_split
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
@@ -32,6 +31,7 @@ from gi2nnunet.nnunet.models import (
 from gi2nnunet.nnunet.presets import TrainingSettings
 from gi2nnunet.nnunet.process import Event
 from gi2nnunet.training.plan import Plan
+from gi2nnunet.training.prepared import require_prepared
 from gi2nnunet.training.record import (
     Training,
     TrainingResult,
@@ -164,8 +164,8 @@ def train_folds(
     Raises
     ------
     InputError
-        If a training was begun with other settings and ``restart`` is off, or if nnU-Net would
-        read another split than the dataset's.
+        If a training was begun with other settings and ``restart`` is off, or if what nnU-Net
+        reads is not whole: preprocessed scans, plans, the dataset's split.
     EngineError
         If trainings failed, after all others were done.
     OutputError
@@ -178,8 +178,6 @@ def train_folds(
         restart=restart, nnunet_validation=nnunet_validation, command=command, stop=stop,
         on_start=on_start, on_epoch=on_epoch, on_notice=on_notice or ignore,
     )  # fmt: skip
-    if any(fold != "all" for fold in folds):
-        require_own_split(dataset, run.folder)
     trainings = [run.describe(name, fold) for name in plan.configurations for fold in folds]
     todo = [training for training in trainings if not run.is_done(training)]
     with hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="training"):
@@ -232,6 +230,9 @@ class _Run:
         with hold(training.folder, purpose=name):
             if self.is_done(training):  # by another run since
                 return training.result("kept", None)
+            require_prepared(
+                self.dataset, self.folder, self.plan.plans_name, training.configuration
+            )
             check_place(training.folder / FINAL_CHECKPOINT)
             if self.stop is not None and self.stop.is_set():
                 raise _stopped(training, "before it began")

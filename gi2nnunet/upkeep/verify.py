@@ -12,60 +12,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gi2nnunet.core.errors import Check, Finding, InputError, name_some
+from gi2nnunet.core.errors import Check, Finding, InputError
 from gi2nnunet.core.files import PART_SUFFIX, find_record
 from gi2nnunet.core.workers import Progress, count_cores, ignore
-from gi2nnunet.dataset.checks import CONVERT_AGAIN, check_file, compare_split, list_dataset_checks
-from gi2nnunet.dataset.manifest import SPLITS, Dataset, open_dataset
+from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
+from gi2nnunet.dataset.manifest import Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
-    Plans,
     TrainingRecord,
     find_training_record,
     list_folds,
 )
 from gi2nnunet.nnunet.process import new_log
-from gi2nnunet.source.dataset import MANIFEST, list_files
+from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
-from gi2nnunet.training.plan import (
-    FINGERPRINT_MARK,
-    DataMark,
-    PlanMark,
-    completion_mark,
-    digest_file,
-    digest_preprocessing,
-)
+from gi2nnunet.training.prepared import digest_file, list_prepared_checks
 
-PLAN_AGAIN = "Make it again with: gi2nnunet plan"
 TRAIN_AGAIN = "Train it again with: gi2nnunet train --restart"
-_TRUTH_FOLDER = "gt_segmentations"
-_MARK, _COMPLETE = "gi2nnunet_", ".complete.json"
-_FRAME_MAGIC, _FRAME_LENGTH = slice(2, 10), slice(16, 24)  # of a Blosc2 frame, length big-endian
-
-
-def list_preprocessed_checks(dataset: Dataset, folder: Path, *, quick: bool) -> list[Check]:
-    """Return the checks of nnU-Net's preprocessed folder of a dataset; none if it is missing.
-
-    ``quick`` only looks at names and sizes.
-    """
-    if not folder.is_dir():
-        return []
-    remedy = "Restore it with: gi2nnunet convert SOURCE"
-    checks: list[Check] = [
-        partial(compare_split, folder / SPLITS, dataset, remedy=remedy),
-        partial(_check_copied_description, dataset, folder),
-        partial(_check_fingerprint, dataset, folder),
-    ]
-    marks = _list_plan_marks(folder)
-    checks += [partial(_check_plan_file, dataset, folder, name, marks[name]) for name in marks]
-    for data in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if data.name == _TRUTH_FOLDER:
-            checks += _list_truth_checks(dataset, data, quick=quick)
-        else:
-            checks.append(partial(_check_data, dataset, data, marks))
-    return checks
 
 
 def list_model_checks(
@@ -98,137 +63,6 @@ def inspect_checkpoints(results: Path, engine: Engine) -> list[Finding]:
         )
         for path, why in done["refused"].items()
     ]  # fmt: skip
-
-
-def _list_plan_marks(folder: Path) -> dict[str, PlanMark | None]:
-    """Return our mark of each plan by the plan's name; ``None`` for a damaged one."""
-    marks = {}
-    for path in sorted(folder.glob(f"{_MARK}*.json")):
-        if path.name != FINGERPRINT_MARK and not path.name.endswith(_COMPLETE):
-            marks[path.stem.removeprefix(_MARK)] = find_record(path, PlanMark)
-    return marks
-
-
-def _check_copied_description(dataset: Dataset, folder: Path) -> list[Finding]:
-    path = folder / DATASET_JSON
-    original = find_record(dataset.folder / DATASET_JSON, dict[str, Any])
-    if not path.is_file() or not original or find_record(path, dict[str, Any]) == original:
-        return []
-    return [_stale(path, "another description than the dataset's", PLAN_AGAIN)]
-
-
-def _check_fingerprint(dataset: Dataset, folder: Path) -> list[Finding]:
-    mark = folder / FINGERPRINT_MARK
-    path = folder / "dataset_fingerprint.json"
-    if not mark.is_file():
-        return []
-    if not path.is_file():
-        return [_finding(path, "nothing", "nnU-Net's fingerprint of the dataset", PLAN_AGAIN)]
-    if (find_record(mark, DataMark) or {}).get("dataset") != dataset.digest:
-        return [_stale(path, "a fingerprint of another dataset", PLAN_AGAIN)]
-    return []
-
-
-def _check_plan_file(
-    dataset: Dataset, folder: Path, name: str, mark: PlanMark | None
-) -> list[Finding]:  # fmt: skip
-    path = folder / f"{name}.json"
-    digest = digest_file(path)
-    if digest is None:
-        return [_finding(path, "nothing", "the plans", PLAN_AGAIN)]
-    findings = []
-    if mark is None or digest != mark["plans"]:
-        findings.append(_finding(path, "plans that were altered", "them as planned", PLAN_AGAIN))
-    if mark is None or mark["recipe"].get("dataset") != dataset.digest:
-        findings.append(_stale(path, "plans of another dataset", PLAN_AGAIN))
-    return findings
-
-
-def _list_truth_checks(dataset: Dataset, folder: Path, *, quick: bool) -> list[Check]:
-    """Compare nnU-Net's copies of the training labels with the manifest."""
-    return [
-        partial(
-            check_file, folder / name.removeprefix("labelsTr/"), described,
-            quick=quick, remedy="Delete its folder, then run: gi2nnunet plan",
-        )
-        for name, described in list_files(dataset.manifest).items()
-        if name.startswith("labelsTr/")
-    ]  # fmt: skip
-
-
-def _check_data(dataset: Dataset, folder: Path, marks: dict[str, PlanMark | None]) -> list[Finding]:
-    """Check one folder of preprocessed scans."""
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    if not any(name.endswith((".pkl", ".b2nd", ".npz")) for name in sizes):
-        return []  # nothing of nnU-Net's
-    train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
-    findings = []
-    missing = sorted(scan_id for scan_id in train if not _is_whole(scan_id, sizes))
-    if missing:
-        found = f"{len(train) - len(missing)} of {len(train)} scans (not {name_some(missing)})"
-        findings.append(_finding(folder, found, "every training scan", PLAN_AGAIN))
-    strangers = sorted({name[:-4] for name in sizes if name.endswith(".pkl")} - train)
-    if strangers:
-        found = f"{name_some(strangers)}, not among the training scans"
-        remedy = "Delete the folder, then run: gi2nnunet plan"
-        findings.append(_finding(folder, found, "only training scans", remedy))
-    findings += [
-        _finding(folder / name, f"{size} bytes, a part of the file", f"{length} bytes", PLAN_AGAIN)
-        for name, size in sorted(sizes.items())
-        if name.endswith(".b2nd") and size and size != (length := _frame_length(folder / name))
-    ]
-    plans = {
-        name: configuration
-        for name, mark in marks.items()
-        for configuration, values in (mark["configurations"] if mark else {}).items()
-        if values["data_identifier"] == folder.name
-    }
-    return findings + _check_completion(dataset, folder, plans, whole=not findings)
-
-
-def _check_completion(
-    dataset: Dataset, folder: Path, plans: dict[str, str], *, whole: bool
-) -> list[Finding]:
-    """Compare a data folder's mark with the dataset and with the plans that use the folder."""
-    path = completion_mark(folder)
-    mark = find_record(path, DataMark) or {}
-    if not path.is_file():
-        if plans and whole:
-            found = "no mark that it is whole: preprocessing was interrupted"
-            return [_finding(folder, found, path.name, PLAN_AGAIN)]
-        return []  # plain nnU-Net's, or reported already
-    if mark.get("dataset") != dataset.digest:
-        return [_stale(folder, "scans of another dataset", PLAN_AGAIN)]
-    for name, configuration in plans.items():
-        plans_file = folder.parent / f"{name}.json"
-        if not find_record(plans_file, Plans):
-            continue  # reported already
-        if mark.get("preprocessing") != digest_preprocessing(plans_file, configuration):
-            found = "scans preprocessed by another plan"
-            return [_finding(folder, found, f"as {plans_file.name} says", PLAN_AGAIN)]
-    return []
-
-
-def _is_whole(scan_id: str, sizes: dict[str, int]) -> bool:
-    """Return whether a scan has all its files, none of them empty."""
-    packed = (f"{scan_id}.b2nd", f"{scan_id}_seg.b2nd")
-    arrays = all(sizes.get(name) for name in packed) or sizes.get(f"{scan_id}.npz")
-    return bool(arrays and sizes.get(f"{scan_id}.pkl"))
-
-
-def _frame_length(path: Path) -> int:
-    """Return how long a Blosc2 file says it is; 0 if it is another kind of file.
-
-    References
-    ----------
-    https://github.com/Blosc/c-blosc2/blob/main/README_CFRAME_FORMAT.rst
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(_FRAME_LENGTH.stop)
-    except OSError:
-        return 0
-    return int.from_bytes(start[_FRAME_LENGTH], "big") if start[_FRAME_MAGIC] == b"b2frame\0" else 0
 
 
 def _check_fold(
@@ -354,7 +188,10 @@ def verify_workspace(
             f"{workspace.raw}: holds no dataset{f' {dataset_id}' if dataset_id else ''} to check. "
             "Make one with: gi2nnunet convert SOURCE"
         )
-    again = "Run the same gi2nnunet convert again to complete it, or delete it."
+    again = (
+        "Run that gi2nnunet convert again to complete it; the one that made the dataset that is "
+        "there now removes it."
+    )
     findings = [
         _finding(path, "a conversion that was interrupted", "a whole dataset", again)
         for path in hidden
@@ -367,7 +204,7 @@ def verify_workspace(
         findings += problem
         if dataset is not None:
             checks += list_dataset_checks(dataset, quick=quick)
-            checks += list_preprocessed_checks(dataset, preprocessed, quick=quick)
+            checks += list_prepared_checks(dataset, preprocessed, read=not quick)
         else:
             notes.append(
                 f"{name}: its dataset is missing, so plans and models cannot be compared with it; "

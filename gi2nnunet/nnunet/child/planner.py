@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_record
@@ -86,14 +89,37 @@ def run_plan(
 
 
 def run_preprocess(
-    *, dataset_id: int, plans_name: str, configuration: str, processes: int
+    *, dataset_id: int, plans_name: str, configuration: str, processes: int, scans: Sequence[str]
 ) -> dict[str, Any]:
-    """Preprocess one configuration; nnU-Net deletes its data folder first."""
+    """Preprocess some scans of a configuration again or, if none are named, its whole folder.
+
+    nnU-Net deletes the folder before it preprocesses all.
+    """
     name = convert_id_to_dataset_name(dataset_id)
-    open_preprocessed(Path(nnUNet_preprocessed.get()) / name, plans_name)
-    preprocess_dataset(
-        dataset_id, plans_name, (configuration,), [processes], show_progress_bar=False
-    )
+    folder = Path(nnUNet_preprocessed.get()) / name
+    described = open_preprocessed(folder, plans_name).dataset_json
+    if not scans:
+        preprocess_dataset(
+            dataset_id, plans_name, (configuration,), [processes], show_progress_bar=False
+        )
+        return {}
+    plans = PlansManager(str(folder / f"{plans_name}.json"))
+    chosen = plans.get_configuration(configuration)
+    data = folder / chosen.data_identifier
+    data.mkdir(exist_ok=True)
+    listed = get_filenames_of_train_images_and_targets(str(Path(nnUNet_raw.get()) / name))
+    for scan in scans:
+        for path in (data / f"{scan}.b2nd", data / f"{scan}_seg.b2nd", data / f"{scan}.pkl"):
+            path.unlink(missing_ok=True)
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(scans))) as pool:
+        pool.starmap(
+            chosen.preprocessor_class(verbose=False).run_case_save,
+            [
+                (str(data / scan), listed[scan]["images"], listed[scan]["label"], plans, chosen,
+                 described)
+                for scan in scans
+            ],
+        )  # fmt: skip
     return {}
 
 
