@@ -18,7 +18,7 @@ class Seal(TypedDict):
 
     bytes: Count
     sha256: str
-    modified_ns: Count
+    modified_ns: int
 
 
 def hash_file(path: Path) -> str:

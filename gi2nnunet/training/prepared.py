@@ -73,7 +73,7 @@ class FingerprintMark(TypedDict):
 
     dataset: str
     fingerprint: str | None
-    modified_ns: dict[str, Count]
+    modified_ns: dict[str, int]
     organs: dict[str, list[str]]
 
 

@@ -200,12 +200,6 @@ WORKSPACES = (
         "expected the files listed in manifest.json",
     ),
     damaged(
-        "a split cut off",
-        edit(f"{PREPROCESSED}/splits_final.json", cut),
-        f"{PREPROCESSED}/splits_final.json: found no JSON",
-        remedy=RESTORE_SPLIT,
-    ),
-    damaged(
         "a split with an unknown scan",
         edit_splits(lambda splits: [{**splits[0], "train": ["case99_day9"]}, *splits[1:]]),
         "splits_final.json: found another split",
@@ -217,18 +211,6 @@ WORKSPACES = (
         edit_splits(lambda splits: splits[:1]),
         "splits_final.json: found another split",
         "expected that of",
-        remedy=RESTORE_SPLIT,
-    ),
-    damaged(
-        "a split with a number for its scans",
-        edit_splits(lambda splits: [{**splits[0], "val": 7}, *splits[1:]]),
-        "splits_final.json: [0].val: found 7; expected a valid array",
-        remedy=RESTORE_SPLIT,
-    ),
-    damaged(
-        "a split that is no list",
-        write(f"{PREPROCESSED}/splits_final.json", "{}"),
-        "splits_final.json: found {}; expected a valid array",
         remedy=RESTORE_SPLIT,
     ),
     BadInput(

@@ -25,7 +25,7 @@ from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.phantom.listing import read_listing
 from gi2nnunet.training.estimate import CARDS, Estimate, Request, TrainingCost, estimate_costs
 from gi2nnunet.training.need import STOCK_PLANS, count_operations, is_stock, stock_plan
-from gi2nnunet.training.plan import completion_mark, digest_preprocessing
+from gi2nnunet.training.prepared import digest_preprocessing, name_data_files, seal_data
 from tests.converting import convert
 from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
@@ -89,13 +89,10 @@ def plan(dataset: Dataset, workspace: Workspace, *, ready: bool = True) -> None:
     )  # fmt: skip
     for name in names if ready else ():
         (folder / name).mkdir(exist_ok=True)
-        for scan in dataset.scans:
-            (folder / name / f"{scan.scan_id}.pkl").touch()
-        mark = {
-            "dataset": dataset.digest,
-            "preprocessing": digest_preprocessing(folder / f"{TINY.plans_name}.json", name),
-        }
-        write_json(completion_mark(folder / name), mark)
+        for file in name_data_files(s.scan_id for s in dataset.scans if s.part == "train"):
+            (folder / name / file).touch()
+        preprocessing = digest_preprocessing(folder / f"{TINY.plans_name}.json", name)
+        seal_data(folder / name, dataset, preprocessing=preprocessing)
 
 
 def train(

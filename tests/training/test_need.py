@@ -12,7 +12,7 @@ from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
 from gi2nnunet.training.need import STOCK_PLANS
-from gi2nnunet.training.plan import read_planned
+from gi2nnunet.training.prepared import read_planned
 from tests.engines import make_engine
 from tests.training.test_estimate import GEOMETRIES
 
@@ -90,7 +90,7 @@ def test_the_known_plans_are_those_that_nnunet_makes(tmp_path: Path, preset: Any
     }  # fmt: skip
     made = engine.run("plan", options, log=engine.new_log("plan"), helpers=1)
     mark = preprocessed / f"gi2nnunet_{preset.plans_name}.json"
-    write_json(mark, {"configurations": made["configurations"]})
+    write_json(mark, {"recipe": {}, "plans": None, **made})
     planned = read_planned(preprocessed, preset.plans_name)
     plans = read_json(preprocessed / f"{preset.plans_name}.json")
     for name in CONFIGURATIONS:

@@ -17,7 +17,7 @@ from gi2nnunet.training import doctor
 from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
 from gi2nnunet.training.machine import Disk, Installation, Machine
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
-from gi2nnunet.training.plan import PlannedConfiguration
+from gi2nnunet.training.prepared import PlannedConfiguration
 from tests.converting import convert
 from tests.engines import make_engine
 from tests.source_factory import make_source, write_source
@@ -97,9 +97,11 @@ def test_checkpoints_are_counted_for_what_is_to_be_trained(dataset: Dataset) -> 
 
 
 def test_what_is_preprocessed_already_takes_no_more(dataset: Dataset) -> None:
-    write_json(dataset.folder / "gi2nnunet_2d.complete.json", {"dataset": dataset.digest})
+    mark = {"preprocessing": "", "files": {}}
+    path = dataset.folder / "gi2nnunet_2d.complete.json"
+    write_json(path, {**mark, "dataset": dataset.digest})
     assert estimate(dataset, (1.5, 1.5)).preprocessed == 0
-    write_json(dataset.folder / "gi2nnunet_2d.complete.json", {"dataset": "another"})
+    write_json(path, {**mark, "dataset": "another"})
     assert estimate(dataset, (1.5, 1.5)).preprocessed > 0
 
 

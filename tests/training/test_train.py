@@ -17,11 +17,13 @@ from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.engine import Hardware
 from gi2nnunet.nnunet.models import TRAINING_RECORD
 from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
-from gi2nnunet.training.plan import Plan, PlannedConfiguration
+from gi2nnunet.training.plan import Plan
+from gi2nnunet.training.prepared import PlannedConfiguration
 from gi2nnunet.training.record import TrainingResult
 from gi2nnunet.training.train import TrainingProgress, expand_folds, train_folds
 from tests.converting import convert
 from tests.engines import make_engine
+from tests.prepared_factory import prepare
 from tests.source_factory import write_source
 
 CPU = Hardware(device="cpu", gpus=(), memory_gib=None, name="CPU")
@@ -121,7 +123,7 @@ class Bench:
         )
         self.engine = Engine()
         plans_file = self.workspace.preprocessed / self.dataset.name / "gi2nnunetTinyPlans.json"
-        plans_file.write_text("{}")
+        prepare(self.dataset, plans_file)
         self.plan = Plan(
             preset=PRESETS["tiny"],
             plans_name="gi2nnunetTinyPlans",
@@ -129,7 +131,7 @@ class Bench:
             configurations={
                 name: PlannedConfiguration(
                     name=name,
-                    data_folder=folder,
+                    data_folder=plans_file.with_name(name),
                     batch_size=2,
                     patch_size=(8, 8),
                     spacing_mm=(1, 1),
@@ -237,7 +239,7 @@ def test_another_split_than_the_datasets_is_not_trained_on(
     path.unlink()
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=r"splits_final\.json: (missing|found another)"):
+    with pytest.raises(InputError, match=r"splits_final\.json: found (nothing|no list|fold 0)"):
         bench.train(folds=(0,))
     assert not bench.engine.asked
     assert bench.train(folds=("all",))[0].outcome == "trained"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
 from gi2nnunet.source.dataset import list_files
-from gi2nnunet.training.plan import digest_file, digest_preprocessing
+from gi2nnunet.training.prepared import digest_file, digest_preprocessing, seal_data
 from gi2nnunet.upkeep.verify import Verification, run_checks, verify_workspace
 from tests.converting import convert
 from tests.source_factory import make_source, write_source
@@ -28,12 +29,6 @@ NAME, PLANS = "Dataset501_UWGI", "gi2nnunetTinyPlans"
 SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2", "case5_day1")
 CONFIGURED = {"data_identifier": f"{PLANS}_2d", "batch_size": 2, "patch_size": [8, 8],
               "spacing": [1.5, 1.5]}  # fmt: skip
-
-
-def frame(content: bytes) -> bytes:
-    """Return bytes that begin as a Blosc2 file of their length does."""
-    start = b"\x9e\xa8b2frame\0\xd2\0\0\0\x57\xcf"
-    return start + (len(start) + 8 + len(content)).to_bytes(8, "big") + content
 
 
 class Space:
@@ -61,7 +56,11 @@ class Space:
         plans = self.made / f"{PLANS}.json"
         write_json(plans, {"configurations": {"2d": CONFIGURED}})
         write_json(self.made / "dataset_fingerprint.json", {"spacings": []})
-        write_json(self.made / "gi2nnunet_fingerprint.json", {"dataset": digest})
+        write_json(
+            self.made / "gi2nnunet_fingerprint.json",
+            {"dataset": digest, "fingerprint": digest_file(self.made / "dataset_fingerprint.json"),
+             "modified_ns": {}, "organs": {}},
+        )  # fmt: skip
         shutil.copy(self.raw / "dataset.json", self.made)
         write_json(
             self.made / f"gi2nnunet_{PLANS}.json",
@@ -70,14 +69,10 @@ class Space:
         )  # fmt: skip
         self.data.mkdir()
         for scan_id in self.train:
-            (self.data / f"{scan_id}.b2nd").write_bytes(frame(b"image"))
-            (self.data / f"{scan_id}_seg.b2nd").write_bytes(frame(b"labels"))
+            (self.data / f"{scan_id}.b2nd").write_bytes(b"image")
+            (self.data / f"{scan_id}_seg.b2nd").write_bytes(b"labels")
             (self.data / f"{scan_id}.pkl").write_bytes(b"properties")
-        write_json(
-            self.made / f"gi2nnunet_{PLANS}_2d.complete.json",
-            {"dataset": digest, "preprocessing": digest_preprocessing(plans, "2d"),
-             "scans": len(self.train)},
-        )  # fmt: skip
+        seal_data(self.data, self.dataset, preprocessing=digest_preprocessing(plans, "2d"))
         shutil.copytree(self.raw / "labelsTr", self.made / "gt_segmentations")
 
     def _train(self, fold: str) -> None:
@@ -165,6 +160,13 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
+
+
+def flip_unseen(path: Path) -> None:
+    """Alter a file, but neither its size nor its time stamp, as a disk may do."""
+    before = path.stat()
+    flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def edit(path: Path, **values: object) -> None:
@@ -258,24 +260,45 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     ),
     "altered plans": (lambda s: edit(s.plans, x=1), lambda s: s.plans, "were altered", True),
     "no plans": (lambda s: s.plans.unlink(), lambda s: s.plans, "found nothing", True),
+    "an altered fingerprint": (
+        lambda s: cut(s.made / "dataset_fingerprint.json"),
+        lambda s: s.made / "dataset_fingerprint.json", "was altered", True,
+    ),
     "another description preprocessed": (
         lambda s: edit(s.made / "dataset.json", labels={}),
         lambda s: s.made / "dataset.json", "another description", True,
     ),
+    "no description preprocessed": (
+        lambda s: (s.made / "dataset.json").unlink(),
+        lambda s: s.made / "dataset.json", "or none", True,
+    ),
     "a scan is not preprocessed": (
-        lambda s: (s.data / f"{s.train[1]}_seg.b2nd").unlink(), lambda s: s.data, "(not case", True,
+        lambda s: (s.data / f"{s.train[1]}_seg.b2nd").unlink(),
+        lambda s: s.data / f"{s.train[1]}_seg.b2nd", "found nothing", True,
     ),
     "an empty file": (
         lambda s: (s.data / f"{s.train[1]}.pkl").write_bytes(b""),
-        lambda s: s.data, "(not case", True,
+        lambda s: s.data / f"{s.train[1]}.pkl", "0 bytes", True,
     ),
     "a truncated scan": (
         lambda s: cut(s.data / f"{s.train[1]}.b2nd"),
-        lambda s: s.data / f"{s.train[1]}.b2nd", "a part of the file", True,
+        lambda s: s.data / f"{s.train[1]}.b2nd", "2 bytes; expected 5 bytes", True,
+    ),
+    "an altered scan": (
+        lambda s: flip(s.data / f"{s.train[1]}.b2nd"),
+        lambda s: s.data / f"{s.train[1]}.b2nd", "other content (SHA-256", True,
+    ),
+    "an altered scan with its old time stamp": (
+        lambda s: flip_unseen(s.data / f"{s.train[1]}.b2nd"),
+        lambda s: s.data / f"{s.train[1]}.b2nd", "other content (SHA-256", False,
     ),
     "a held-out scan preprocessed": (
         lambda s: (s.data / f"{s.held[0]}.pkl").touch(),
-        lambda s: s.data, "not among the training scans", True,
+        lambda s: s.data / f"{s.held[0]}.pkl", "not of a training scan", True,
+    ),
+    "a stray file among the preprocessed scans": (
+        lambda s: (s.data / "notes.txt").touch(), lambda s: s.data / "notes.txt",
+        "not of a training scan", True,
     ),
     "no mark of completion": (
         lambda s: (s.made / f"gi2nnunet_{PLANS}_2d.complete.json").unlink(),
@@ -425,9 +448,6 @@ def test_what_plain_nnunet_made_has_no_marks_and_is_no_finding(space: Space) -> 
     for fold in ("0", "all"):
         (model / f"fold_{fold}" / "gi2nnunet_training.json").unlink()
     assert space.verify().sound
-    (space.made / "nnUNetPlans_2d" / f"{space.train[0]}.b2nd").unlink()
-    (finding,) = space.verify().findings
-    assert finding.file == space.made / "nnUNetPlans_2d"
 
 
 def test_models_alone_are_checked_as_far_as_they_go(space: Space) -> None:
