@@ -242,7 +242,6 @@ def test_another_split_than_the_datasets_is_not_trained_on(
     with pytest.raises(InputError, match=r"splits_final\.json: found (nothing|no list|fold 0)"):
         bench.train(folds=(0,))
     assert not bench.engine.asked
-    assert bench.train(folds=("all",))[0].outcome == "trained"
 
 
 @pytest.mark.parametrize("state", ["finished", "begun"])
