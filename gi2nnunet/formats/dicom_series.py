@@ -12,6 +12,7 @@ https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.ht
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -41,9 +42,11 @@ PATIENT_AND_STUDY = (
 
 
 def require_dicom() -> None:
-    """Check that the optional packages for DICOM are installed.
+    """Check that the optional packages for DICOM are installed, and make pydicom discreet.
 
-    They are imported inside functions, because importing them takes up to a second.
+    Its warnings of invalid values show them, and a value can name the patient, also in a log. This
+    is set for the whole process. The packages are imported inside functions, because importing
+    them takes up to a second.
 
     Raises
     ------
@@ -56,6 +59,11 @@ def require_dicom() -> None:
             f"DICOM files: found no package {' and no package '.join(missing)}; expected both of "
             "pydicom and highdicom. Install them with: pip install 'gi2nnunet[dicom]'"
         )
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    config.settings.writing_validation_mode = config.IGNORE
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 def read_dicom(
@@ -81,15 +89,13 @@ def read_dicom(
     """
     require_dicom()
     import pydicom
-    from pydicom.config import disable_value_validation
     from pydicom.dataelem import RawDataElement
 
     # Not "from error": a traceback in a log would show the path or a value.
     try:
-        with disable_value_validation():
-            dataset = pydicom.dcmread(
-                file, stop_before_pixels=not pixels, specific_tags=None if tags is None else [*tags]
-            )
+        dataset = pydicom.dcmread(
+            file, stop_before_pixels=not pixels, specific_tags=None if tags is None else [*tags]
+        )
     except OSError as error:
         raise InputError(
             f"{shown_as}: cannot be read ({error.strerror or type(error).__name__}); expected a "

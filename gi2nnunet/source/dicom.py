@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.formats.dicom_series import (
     Series,
     build_series,
@@ -408,7 +408,9 @@ def _choose_volumes(
     if not chosen:
         raise InputError(f"The source: no series is left. Found:\n{_list_volumes(index.volumes)}")
     if left := len(index.volumes) - len(chosen):
-        warnings.append(f"{left} other series are passed over")
+        taken = {id(volume) for volume in chosen}
+        others = [f"{v.key}: {v.described}" for v in index.volumes if id(v) not in taken]
+        warnings.append(f"{left} other series are passed over ({name_some(others, most=5)})")
     return chosen
 
 

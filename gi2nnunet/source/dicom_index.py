@@ -231,7 +231,11 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
             modality = str(dataset.get("Modality", ""))
             uid = str(dataset.get("SeriesInstanceUID", ""))
             if modality in STRUCTURES:
-                known_as = path if show_paths else f"{modality} ...{dataset.SOPInstanceUID[-6:]}"
+                known_as = (
+                    path
+                    if show_paths
+                    else f"{modality} ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
+                )
                 structures.append(_describe_structures(archive, name, dataset, known_as))
             elif dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
                 has_dicomdir = True
@@ -243,6 +247,13 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
                 of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
         except InputError as error:
             problems.append(error)
+        except Exception as error:  # pydicom converts a value when it is asked for
+            problems.append(
+                InputError(
+                    f"{shown_as}: found damaged values ({type(error).__name__}); expected a DICOM "
+                    "file. Copy it again from where it came from."
+                )
+            )
     volumes = [volume for images in series.values() if images for volume in _build_volumes(images)]
     volumes.sort(key=lambda v: (v.patient, v.date, v.study, v.number.zfill(9), v.uid, v.part))
     return Index(

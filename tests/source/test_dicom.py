@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from contextlib import suppress
 from functools import partial
 
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -248,14 +251,17 @@ def test_localizers_and_other_modalities_are_passed_over(tmp_path):
     localizer = (uids[0], generate_uid(), uids[2])
     for directions in (AXIAL, SAGITTAL, CORONAL):
         plan = SeriesPlan(shape=(1, 8, 9), directions=directions)
-        write_series(tmp_path, plan, uids=localizer, prefix=f"{directions[1]}")
+        write_series(tmp_path, plan, uids=localizer, prefix=str(directions))
     write_series(
         tmp_path, PLAN, uids=(uids[0], generate_uid(), uids[2]), prefix="ct",
         change=set_value("Modality", "CT"),
     )  # fmt: skip
     source = open_dicom(tmp_path)
     assert [scan.shape for scan in source.scans.values()] == [(5, 8, 9)]
-    assert source.warnings == ("2 other series are passed over",)
+    (warning,) = source.warnings
+    assert warning.startswith("2 other series are passed over (3: ")
+    assert "3: MR, 3 slices of 9 x 8, ..." in warning
+    assert "3: CT, 5 slices of 9 x 8, ..." in warning
 
 
 def test_each_study_gives_its_series_with_made_up_ids(tmp_path):
@@ -499,6 +505,30 @@ def test_a_truncated_file_is_refused_before_anything_is_read(tmp_path, kept):
     assert str(tmp_path) not in message
     if kept < 0:
         assert "of the series" in message
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from(["image", "enhanced.dcm", "truth.dcm"]),
+    at=st.floats(0, 1),
+    content=st.binary(min_size=1, max_size=8),
+)
+def test_damaged_bytes_are_refused_or_read(tmp_path_factory, name, at, content):
+    """Whatever is in a file, nothing but an error of ours comes of it, without its values."""
+    folder = tmp_path_factory.mktemp("damaged")
+    if name == "enhanced.dcm":
+        write_enhanced(folder / name, PLAN)
+        path = folder / name
+    else:
+        write_with_truth(folder)
+        path = next(p for p in folder.iterdir() if p.name.startswith(name))
+    data = bytearray(path.read_bytes())
+    place = 132 + int(at * (len(data) - 140))
+    data[place : place + len(content)] = content
+    path.write_bytes(data)
+    with suppress(InputError):
+        for scan in open_dicom(folder, any_modality=True).scans.values():
+            scan.load()
 
 
 def test_one_slice_is_not_a_volume(tmp_path):
