@@ -124,7 +124,7 @@ def describe_placement(placement: Placement, spacing_mm: tuple[float, float, flo
         for number, size, unit, names in (
             (placement.slices, 1, "slice" if abs(placement.slices) == 1 else "slices", _ALONG),
             (placement.rows, spacing_mm[1], "mm", _DIRECTIONS[0]),
-            (placement.columns, spacing_mm[2], "mm", _DIRECTIONS[1]),
+            (placement.columns, spacing_mm[2], "mm", ("the patient's right", "the patient's left")),
         )
         if number
     ]
@@ -165,12 +165,12 @@ def _find_exchanged(
     least = LEAST_GAIN if usual.of_source else 3 * LEAST_GAIN
     if choice is None or best < least:
         return
-    names = [ORGANS[other] for organ, other in enumerate(choice) if organ != other]
-    exchanged = ", ".join(name.replace("_", " ") for name in names)
+    names = [ORGANS[organ] for organ, other in enumerate(choice) if organ != other]
+    exchanged = " and ".join(names).replace("_", " ")
     yield Suspect(
         kind="organs exchanged", scan_id=scan.scan_id,
-        measured=f"squared z-scores of the organs' measures {now:.0f}, {now - best:.0f} with "
-        f"{exchanged} exchanged",
+        measured=f"sum of squared z-scores of the organs' measures {now:.0f}, "
+        f"{now - best:.0f} with {exchanged} exchanged",
         usual=f"least with their own names{usual.origin}",
         remedy="Look which organ is which; correct the class of its rows.",
         certainty=rate_certainty(best / least),
@@ -180,27 +180,19 @@ def _find_exchanged(
 def _find_turned(
     scan: ScanMeasures, masks: MaskMeasures, features: FloatArray, usual: UsualOrgans
 ) -> Iterator[Suspect]:
-    heights = describe_heights(scan, masks)
-    ways = {
-        "upside down": (
-            _sum_squares(usual.score_heights(heights)),
-            _sum_squares(usual.score_heights(-heights)),
-        )
-    }
+    heights, scores = describe_heights(scan, masks), usual.score(features)
+    ways = {"upside down": (usual.score_heights(heights), usual.score_heights(-heights))}
     for name, axis in (("back to front", BACK), ("mirrored", LEFT)):
-        turned = features.copy()
-        turned[:, axis] *= -1
-        ways[name] = (
-            _sum_squares(usual.score(features)[:, axis]),
-            _sum_squares(usual.score(turned)[:, axis]),
-        )
-    name, (now, then) = max(ways.items(), key=lambda way: way[1][0] - way[1][1])
+        ways[name] = (scores[:, axis], usual.score(-features)[:, axis])
+    sums = {name: (_sum_squares(here), _sum_squares(there)) for name, (here, there) in ways.items()}
+    name, (now, then) = max(sums.items(), key=lambda way: way[1][0] - way[1][1])
     least = LEAST_GAIN if usual.of_source else 3 * LEAST_GAIN
     if now - then < least or then > now / 2:
         return
     yield Suspect(
         kind="scan turned", scan_id=scan.scan_id,
-        measured=f"squared z-scores of the organs' places {now:.0f}, {then:.0f} if it were {name}",
+        measured=f"sum of squared z-scores of the organs' places {now:.0f}, {then:.0f} if the "
+        f"scan were {name}",
         usual=f"least as they are{usual.origin}",
         remedy="Look which way up the images are; turn them, or leave the scan out.",
         certainty=rate_certainty((now - then) / least),

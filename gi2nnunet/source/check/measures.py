@@ -130,47 +130,49 @@ def measure_scan(
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm.
     """
-    seen = np.asarray(image[:, ::_STEP, ::_STEP], np.float32)
-    middle, high = np.percentile(seen, (50, 99))
-    flat = seen.reshape(len(seen), -1)
-    level = flat.mean(axis=1, dtype=np.float64)
-    correlation = _correlate(flat, 1)
-    masks, likeness = None, correlation
+    seen = image[:, ::_STEP, ::_STEP].reshape(len(image), -1)
+    least, middle, high, most = np.percentile(seen, (0, 50, 99, 100)).tolist()
+    signal = seen.max(axis=1) > seen.min(axis=1)
+    level = seen.mean(axis=1, dtype=np.float64)
+    centred = np.subtract(seen, level[:, None], dtype=np.float32)
+    likeness = correlation = _correlate(centred, 1)
     if label_map is not None:
-        labels = label_map[:, ::_STEP, ::_STEP].reshape(flat.shape)
+        labels = label_map[:, ::_STEP, ::_STEP].reshape(centred.shape)
+        likeness = _correlate_outside(centred, labels, correlation)
+    second = _correlate(centred, 2)
+    del seen, centred  # the masks need memory too
+    masks = None
+    if label_map is not None:
         masks = measure_masks(label_map, spacing_mm=spacing_mm, image=image, level=level)
-        likeness = _correlate_outside(flat, labels, correlation)
     return ScanMeasures(
         scan_id=scan_id,
         part=part,
         shape=(image.shape[0], image.shape[1], image.shape[2]),
         spacing_mm=spacing_mm,
         first_number=first_number,
-        intensity=(float(seen.min()), float(middle), float(high), float(seen.max())),
+        intensity=(least, middle, high, most),
         next_correlation=correlation,
-        second_correlation=_correlate(flat, 2),
+        second_correlation=second,
         next_likeness=likeness,
-        signal=flat.max(axis=1) > flat.min(axis=1),
+        signal=signal,
         prints=take_prints(image),
         masks=masks,
     )
 
 
-def _correlate(flat: NDArray[np.float32], ahead: int) -> FloatArray:
-    """Return ``(z,)`` the correlation of each slice, a row, with the one ``ahead`` of it."""
-    found = np.full(len(flat), np.nan)
-    if len(flat) <= ahead:
-        return found
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    norms = np.sqrt(np.einsum("ij,ij->i", flat, flat)).astype(np.float64)
-    products = np.einsum("ij,ij->i", flat[:-ahead], flat[ahead:]).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found[:-ahead] = products / (norms[:-ahead] * norms[ahead:])
+def _correlate(centred: NDArray[np.float32], ahead: int) -> FloatArray:
+    """Return ``(z,)`` the correlation of each slice, a row with the mean 0, with one ``ahead``."""
+    found = np.full(len(centred), np.nan)
+    if len(centred) > ahead:
+        norms = np.sqrt(np.einsum("ij,ij->i", centred, centred)).astype(np.float64)
+        products = np.einsum("ij,ij->i", centred[:-ahead], centred[ahead:]).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[:-ahead] = products / (norms[:-ahead] * norms[ahead:])
     return found
 
 
 def _correlate_outside(
-    flat: NDArray[np.float32], labels: LabelMap, correlation: FloatArray
+    centred: NDArray[np.float32], labels: LabelMap, correlation: FloatArray
 ) -> FloatArray:
     """Return ``(z,)`` the correlation of each slice with the next, outside the masks if it dips."""
     found, away = correlation.copy(), 1 - correlation
@@ -180,7 +182,7 @@ def _correlate_outside(
         dips = np.flatnonzero(away > _DIP * np.nanmedian(away))
     for z in dips.tolist():
         outside = (labels[z] | labels[z + 1]) == 0
-        pair = flat[z : z + 2, outside]
+        pair = centred[z : z + 2, outside]
         pair = pair - pair.mean(axis=1, keepdims=True) if pair.size else pair
         norm = float(np.sqrt((pair[0] @ pair[0]) * (pair[1] @ pair[1])))
         found[z] = float(pair[0] @ pair[1]) / norm if norm > 0 else np.nan
