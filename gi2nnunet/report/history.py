@@ -28,14 +28,14 @@ def find_unfinished(trainings: Sequence[TrainedFold], *, n_folds: int) -> list[s
     for training in trainings:
         key = (training.configuration, training.plans_name, training.trainer)
         models.setdefault(key, set()).add(training.fold)
-    for (configuration, plans_name, _), folds in models.items():
-        numbers = {int(fold) for fold in folds if is_fold_number(fold)}
+    for (configuration, plans_name, _), begun in models.items():
+        numbers = {int(fold) for fold in begun if is_fold_number(fold)}
         missing = [str(number) for number in range(n_folds) if number not in numbers]
         if numbers and missing:
-            some = f"fold{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            folds, are = ("folds", "are") if len(missing) > 1 else ("fold", "is")
             lines.append(
-                f"{configuration} ({plans_name}): {some} of the split's {n_folds} not begun; "
-                "gi2nnunet train --fold cv with the same options trains the rest."
+                f"{configuration} ({plans_name}): {folds} {', '.join(missing)} of {n_folds} {are} "
+                "not begun. Run gi2nnunet train --fold cv with the same options to train the rest."
             )
     return lines
 
@@ -71,7 +71,7 @@ class Cost:
 def list_costs(
     trainings: Sequence[TrainedFold], *, prediction: Path | None, out_of_fold: Path
 ) -> tuple[Cost, ...]:
-    """Return what is known of trainings, out-of-fold predictions and the prediction.
+    """Return time and memory of trainings, out-of-fold predictions and the prediction.
 
     ``out_of_fold`` has a folder of predictions for each model, made by ``tune``.
     """
@@ -138,7 +138,7 @@ class TuningFound:
 def find_tunings(
     results: Path, about: Mapping[str, Any] | None
 ) -> tuple[list[TuningFound], list[str]]:
-    """Return what tuning chose, the prediction's first; and a line for each damaged file.
+    """Return the settings of tuning, the prediction's first; and a line for each damaged file.
 
     ``results`` is nnU-Net's folder of the dataset, which has the files of ``tune``; ``about`` is
     the content of ``prediction.json``, ``None`` if nothing was predicted.
@@ -167,7 +167,9 @@ def find_tunings(
         try:
             found.append(_describe(content, heading=heading))
         except (KeyError, TypeError, ValueError, AttributeError):
-            damaged.append(f"{name} is damaged, so what tuning chose is not shown: gi2nnunet tune")
+            damaged.append(
+                f"{name} is damaged, so its settings are not shown. Run gi2nnunet tune again."
+            )
     return found, damaged
 
 

@@ -117,7 +117,7 @@ REPORTS = (
             ),
         ),
         command="report",
-        message=("is damaged, so what tuning chose is not shown",),
+        message=("is damaged, so its settings are not shown",),
         exit_code=0,
     ),
     BadInput(

@@ -120,8 +120,8 @@ def test_what_is_not_finished_is_said(tmp_path: Path) -> None:
     assert trainings[0].state == "stopped after epoch 2 of 40"
     lines = find_unfinished(trainings, n_folds=3)
     assert lines[0].startswith("2d, fold 0 (gi2nnunetTinyPlans): stopped after epoch 2 of 40.")
-    assert "folds 1, 2 of the split's 3 not begun" in lines[1]
-    assert "folds 0, 2 of the split's 3 not begun" in lines[2]
+    assert "folds 1, 2 of 3 are not begun" in lines[1]
+    assert "folds 0, 2 of 3 are not begun" in lines[2]
     with hold(folder, purpose="training 2d, fold 0"):
         assert f"process {os.getpid()}" in str(find_holder(folder))
         assert find_trainings(tmp_path)[0].state == "running, after epoch 2 of 40"
