@@ -30,7 +30,7 @@ from tests.test_engine import SHORT, run
 pytestmark = pytest.mark.engine
 
 IDENTIFYING = {
-    "PatientName": "Zwiebelkuchen^Hildegard",
+    "PatientName": "Zwiebelkuchen Hildegard",
     "PatientID": "MRN-93847261",
     "PatientBirthDate": "19310217",
     "OtherPatientIDs": "SSN-55512098",
@@ -105,8 +105,9 @@ def unpack(path: Path) -> Iterator[bytes]:
 
 def find_traces(folder: Path, said: str) -> list[str]:
     """Return where a value of an identifying attribute is, in files, their names or output."""
-    words = {part for value in IDENTIFYING.values() for part in (value, *value.split("^"))}
-    words.add(INVALID)
+    words = {INVALID, *IDENTIFYING.values()}
+    for keyword, value in IDENTIFYING.items():
+        words |= set(value.replace("^", " ").split()) if "Name" in keyword else set()
     found = [f"output: {word}" for word in words if word in said]
     for path in folder.rglob("*"):
         if path.name in ("rtstruct.dcm", "seg.dcm", "dicom-patients.json") or path.is_dir():

@@ -472,14 +472,14 @@ def read_pixels(series: Series) -> NDArray[Any]:
         installed package knows.
     """
     planes = []
-    whole = None
+    frames: NDArray[Any] | None = None
     for index in range(series.shape[0]):
         dataset = series.datasets[0 if series.frame_numbers else index]
         where = f"slice {index + 1} of the series (...{series.sop_instance_uids[index][-6:]})"
-        if whole is None or series.frame_numbers is None:
-            whole = _decode(dataset, where)
+        if frames is None or series.frame_numbers is None:
+            frames = _decode(dataset, where)
         number = series.frame_numbers[index] if series.frame_numbers else None
-        plane = whole if number is None or whole.ndim == 2 else whole[number - 1]
+        plane = frames[(number or 1) - 1]
         slope, intercept = _find_rescale(dataset, number)
         if (slope, intercept) != (1.0, 0.0):
             with np.errstate(over="ignore", invalid="ignore"):  # whoever looks finds infinity
@@ -489,6 +489,7 @@ def read_pixels(series: Series) -> NDArray[Any]:
 
 
 def _decode(dataset: Dataset, where: str) -> NDArray[Any]:
+    """Return the frames ``(frames, rows, columns)`` of an image, as many as it says it has."""
     colours = dataset.get("PhotometricInterpretation")
     if dataset.get("SamplesPerPixel") != 1 or colours != "MONOCHROME2":
         raise InputError(
@@ -504,12 +505,17 @@ def _decode(dataset: Dataset, where: str) -> NDArray[Any]:
             f"{getattr(syntax, 'name', syntax)}); expected whole pixels, compressed as DICOM knows "
             "it or not at all. Copy the file again, or export it without compression."
         ) from None
-    if pixels.shape[-2:] != (dataset.Rows, dataset.Columns):
+    frames = pixels[None] if pixels.ndim == 2 else pixels
+    expected = (
+        len(dataset.get("PerFrameFunctionalGroupsSequence") or [None]), dataset.Rows,
+        dataset.Columns,
+    )  # fmt: skip
+    if frames.shape != expected:
         raise InputError(
-            f"{where}: found pixels {pixels.shape}; expected {dataset.Rows} x {dataset.Columns}. "
-            "Copy the file again."
+            f"{where}: found pixels {frames.shape}; expected {expected} (frames, rows, columns). "
+            "Copy the file again, or export the series as the scanner made it."
         )
-    return pixels
+    return frames
 
 
 def _find_rescale(dataset: Dataset, number: int | None) -> tuple[float, float]:
@@ -548,6 +554,14 @@ def read_series(folder: Path) -> Series:
             "Give a folder that holds one series."
         )
     return build_series(next(iter(by_series.values())))
+
+
+def copy_patient(image: Dataset, target: Dataset, keywords: Sequence[str] = ()) -> None:
+    """Copy what an image says of patient and study, and further keywords; empty if missing."""
+    for keyword in (*PATIENT_AND_STUDY, *keywords):
+        setattr(target, keyword, None)
+        if keyword in image:
+            target[keyword] = image[keyword]
 
 
 def check_masks(masks: Mapping[str, NDArray[np.bool_]], series: Series) -> None:

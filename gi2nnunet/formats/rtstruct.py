@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.files import part_file
 from gi2nnunet.formats.dicom_series import (
-    PATIENT_AND_STUDY,
     Series,
     check_masks,
+    copy_patient,
     require_dicom,
 )
 from gi2nnunet.formats.ids import CONTOUR_COLOURS
@@ -48,7 +48,6 @@ _ROUNDED_PIXELS = 0.035
 _DECIMALS = 3
 _FLAT_MM = 1e-3
 
-_TYPE_2 = (*PATIENT_AND_STUDY, "PositionReferenceIndicator")
 _COPIED_IF_THERE = ("StudyDescription", "PatientIdentityRemoved", "DeidentificationMethod")
 
 
@@ -120,9 +119,8 @@ def _make_header(series: Series, *, maker: Maker, now: datetime) -> Dataset:
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = generate_uid()
-    for keyword in _TYPE_2:
-        setattr(dataset, keyword, None)
-    for keyword in (*_TYPE_2, *_COPIED_IF_THERE):
+    copy_patient(image, dataset, ["PositionReferenceIndicator"])
+    for keyword in _COPIED_IF_THERE:
         if keyword in image:
             dataset[keyword] = image[keyword]
     dataset.StudyInstanceUID = series.study_instance_uid

@@ -26,6 +26,7 @@ from gi2nnunet.formats.dicom_series import (
     PATIENT_AND_STUDY,
     Series,
     check_masks,
+    copy_patient,
     find_voxels,
     read_dicom,
     require_dicom,
@@ -112,7 +113,7 @@ def write_seg(
         for number, organ in enumerate(masks, start=1)
     ]
     dataset = highdicom.seg.Segmentation(
-        source_images=[_choose_frames(_fill_missing(image), series) for image in series.datasets],
+        source_images=[_choose_frames(_empty_patient(image), series) for image in series.datasets],
         pixel_array=np.stack(list(masks.values()), axis=-1),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
@@ -129,6 +130,7 @@ def write_seg(
         content_description=(maker.model or "gi2nnunet")[:64],
         series_description="gi2nnunet segments",
     )
+    copy_patient(series.datasets[0], dataset)
     _restore_frame_numbers(dataset, series)
     dataset.SeriesDescription = "gi2nnunet segments"
     dataset.ImageComments = describe_maker(maker)
@@ -136,15 +138,15 @@ def write_seg(
         dataset.save_as(part, enforce_file_format=True)
 
 
-def _fill_missing(image: Dataset) -> Dataset:
-    """Return a copy of an image in which missing Type 2 attributes are empty."""
-    filled = copy.deepcopy(image)  # a shallow copy shares its attributes
+def _empty_patient(image: Dataset) -> Dataset:
+    """Return a copy of an image without what it says of the patient and study.
+
+    highdicom needs all of it, refuses what is not valid, and shows it in warnings.
+    """
+    empty = copy.deepcopy(image)  # a shallow copy shares its attributes
     for keyword in PATIENT_AND_STUDY:
-        if keyword not in filled:
-            setattr(filled, keyword, "")
-    if filled.PatientSex not in ("M", "F", "O"):
-        filled.PatientSex = ""
-    return filled
+        setattr(empty, keyword, "")
+    return empty
 
 
 def _choose_frames(image: Dataset, series: Series) -> Dataset:

@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gi2nnunet.core.errors import InputError, OutputError
+from gi2nnunet.formats.dicom_series import PATIENT_AND_STUDY, read_series, require_dicom
 from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.rtstruct import write_rtstruct
 from gi2nnunet.formats.seg import read_seg, write_seg
 from gi2nnunet.formats.structures import SNOMED_CODES, Maker
+from tests.dicom_factory import SeriesPlan, write_series
 from tests.formats.test_rtstruct import PLANS, all_series, assert_same, make_masks, series
 
 __all__ = ["all_series", "series"]
@@ -87,6 +90,27 @@ def test_dciodvfy_finds_no_error(all_series, tmp_path, name):
     done = subprocess.run(["dciodvfy", tmp_path / "s.dcm"], capture_output=True, text=True)
     assert "Error" not in done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_values_of_the_patient_are_copied_as_they_are(tmp_path, write):
+    """Also those that highdicom would refuse, or show in a warning; in any character set."""
+    values = {"PatientName": "Größe Jürgen", "PatientBirthDate": "193102XY", "PatientSex": "M",
+              "StudyTime": "noon", "PatientID": "x" * 70}  # fmt: skip
+
+    def change(dataset, _):
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+
+    require_dicom()
+    write_series(tmp_path / "s", SeriesPlan(shape=(3, 8, 9)), change=change)
+    series = read_series(tmp_path / "s")
+    write(tmp_path / "s.dcm", make_masks(series.shape), series=series)
+    written = pydicom.dcmread(tmp_path / "s.dcm")
+    for keyword in PATIENT_AND_STUDY:
+        found = written[keyword].value
+        assert found == values.get(keyword, series.datasets[0].get(keyword)), keyword
 
 
 def test_the_series_own_data_sets_stay_as_they_are(all_series, tmp_path):

@@ -547,6 +547,23 @@ def test_pixels_that_cannot_be_decoded(tmp_path):
         only_scan(tmp_path).read()
 
 
+def test_frames_without_a_place_of_their_own_are_refused(tmp_path):
+    def double(dataset, _):
+        dataset.NumberOfFrames = 2
+        dataset.PixelData = dataset.PixelData * 2
+
+    write_series(tmp_path / "a", PLAN, change=double)
+    with pytest.raises(InputError, match=r"found pixels \(2, 8, 9\); expected \(1, 8, 9\)"):
+        only_scan(tmp_path / "a").read()
+    write_enhanced(tmp_path / "b.dcm", PLAN)
+    dataset = pydicom.dcmread(tmp_path / "b.dcm")
+    dataset.NumberOfFrames = 4
+    dataset.PixelData = dataset.PixelData[: 4 * 144]
+    dataset.save_as(tmp_path / "b.dcm")
+    with pytest.raises(InputError, match=r"found pixels \(4, 8, 9\); expected \(5, 8, 9\)"):
+        only_scan(tmp_path / "b.dcm").read()
+
+
 def test_colour_and_inverted_pixels_are_refused(tmp_path):
     write_series(tmp_path, PLAN, change=set_value("PhotometricInterpretation", "MONOCHROME1"))
     with pytest.raises(InputError, match="found MONOCHROME1 pixels; expected MONOCHROME2"):
