@@ -846,13 +846,14 @@ def score(
     Raises
     ------
     InputError
-        If a file is damaged, the two do not have the same rows, an image size or spacing is
-        unknown, or MONAI is needed and not installed.
+        If a file is damaged, a truth that this program wrote was changed, the two do not have the
+        same rows, an image size or spacing is unknown, or MONAI is needed and not installed.
     EngineError
         If a worker process ends early.
     ValueError
         For an unknown metric, a number out of range, or ``medical`` without ``images``.
     """
+    from gi2nnunet.scoring.record import read_truth
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
@@ -862,7 +863,8 @@ def score(
         raise ValueError("medical needs images: the source to take the spacing from")
     scans = open_scans(images)
     return score_submission(
-        Path(submission), Path(truth), metric=metric, medical=medical, tolerance_mm=tolerance_mm,
+        Path(submission), read_truth(Path(truth)), metric=metric, medical=medical,
+        tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in scans.items()} or None,
         spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
         jobs=jobs, progress=progress,

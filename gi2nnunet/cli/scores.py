@@ -50,7 +50,9 @@ _STANDINGS = {
     "out-of-fold": "out-of-fold: each scan by a model that did not see its patient",
     "seen-patient": "SEEN PATIENTS: other scans of some of these patients were used for training",
     "in-sample": "IN-SAMPLE: these scans were used for training, so the score is too optimistic",
-    "unknown": "it is not known which patients the models were trained on",
+    "unknown": "unknown: it is not known which patients the models were trained on",
+    "unknown (judged by name)": "unknown (judged by name): no scan has the id or the image of a "
+    "training scan, but the ids do not name the patients, or not all images could be compared",
 }
 
 
@@ -282,12 +284,14 @@ def compare(
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
     from gi2nnunet.scoring.compare import compare_submissions
+    from gi2nnunet.scoring.record import read_truth
 
     sizes = {name: scan.size for name, scan in api.open_scans(images).items()} or None
     with show_progress() as report:
         result = compare_submissions(
-            a, b, truth, metric=metric, sizes=sizes, seed=seed, jobs=jobs, progress=report
-        )
+            a, b, read_truth(truth), metric=metric, sizes=sizes, seed=seed, jobs=jobs,
+            progress=report,
+        )  # fmt: skip
     if as_json:
         print_json(result.to_json())
     else:

@@ -5,7 +5,6 @@ Nothing is changed. Each check reads a few files of its own, so that checks can 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Check, Finding, InputError, name_some
-from gi2nnunet.core.files import find_record
+from gi2nnunet.core.files import find_kind, find_record
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.dataset.splits import check_leaks, shared_patients
-from gi2nnunet.formats.ids import ORGANS, LabelScheme
+from gi2nnunet.formats.ids import ORGANS, LabelScheme, patient_of
 from gi2nnunet.formats.labels import ALL_BITS, nnunet_labels
 from gi2nnunet.formats.volumes import Volume, read_volume
 from gi2nnunet.source.dataset import MANIFEST, DatasetScan, FileEntry, Fold, list_files
 from gi2nnunet.source.nifti import DATASET_JSON
+from gi2nnunet.source.open import open_source
+from gi2nnunet.source.prints import find_twins
 
 CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -37,6 +39,7 @@ def list_dataset_checks(dataset: Dataset, *, quick: bool) -> list[Check]:
     """
     of_scans = {entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]}
     return [
+        *([] if quick else [partial(_check_source, dataset)]),
         *(
             partial(_check_scan, dataset, scan, of_scans[scan.scan_id], quick=quick)
             for scan in dataset.scans
@@ -64,8 +67,7 @@ def check_file(
             return [_finding(path, f"{size} bytes", f"{described['bytes']} bytes", remedy)]
         if quick or "sha256" not in described:
             return []
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hash_file(path)
     except FileNotFoundError:
         return [_finding(path, "nothing", f"a file of {described['bytes']} bytes", remedy)]
     except OSError as error:
@@ -106,6 +108,34 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
     return findings
 
 
+def _check_source(dataset: Dataset) -> list[Finding]:
+    """Find files of the source, if it is still there, that changed after the conversion."""
+    path = Path(dataset.manifest["source"]["path"])
+    options = dataset.manifest["options"]
+    if not path.is_absolute() or find_kind(path) is None:
+        return []
+    remedy = "Compare it, and convert again if it differs, with: gi2nnunet convert SOURCE"
+    expected = "the files that the dataset was made of"
+    try:
+        source = open_source(
+            path,
+            allow_missing=options.get("allow_missing", False),
+            source_labels=options.get("source_labels"),
+        )
+        former, now = dataset.manifest["recipe"]["source"], source.fingerprint()
+        stamps = {s: scan.take_stamp() for s, scan in source.scans.items()}
+    except InputError as error:
+        return [_finding(path, f"a source that cannot be used ({error})", expected, remedy)]
+    if any(former[key] != now[key] for key in former.keys() & now.keys() if "sha256" in key):
+        return [_finding(path, "files of other names, sizes or rows", expected, remedy)]
+    scans = dataset.manifest["scans"]
+    changed = [s["scan_id"] for s in scans if s.get("stamp") != stamps.get(s["scan_id"])]
+    if not changed:
+        return []
+    found = f"other time stamps of the files of {name_some(changed)}"
+    return [_finding(path, found, expected, remedy)]
+
+
 def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the patients both in training and in the held-out set: the intended ones, and others.
 
@@ -122,6 +152,12 @@ def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, 
         tuple(patient for patient in shared if patient in named),
         tuple(patient for patient in shared if patient not in named),
     )
+
+
+def find_copied_patients(dataset: Dataset) -> list[tuple[str, str]]:
+    """Return the pairs of scans of different patients that have the same image, or nearly so."""
+    twins = find_twins(dataset.prints)
+    return [(one, other) for one, other in twins if patient_of(one) != patient_of(other)]
 
 
 def _check_parts(dataset: Dataset) -> list[Finding]:

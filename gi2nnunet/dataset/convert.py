@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NotRequired
@@ -56,15 +57,24 @@ from gi2nnunet.dataset.splits import (
 )
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, LABEL_SCHEMES, LabelScheme, patient_of
-from gi2nnunet.formats.labels import nnunet_labels, to_exclusive
+from gi2nnunet.formats.labels import nnunet_labels, to_exclusive, warn_of_absence
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import Row, Size, format_rows
 from gi2nnunet.formats.volumes import encode_volume
 from gi2nnunet.source.check.check import check_opened
-from gi2nnunet.source.dataset import FORMAT, MANIFEST, DatasetPart, FileEntry, Fold, ScanEntry
+from gi2nnunet.source.dataset import (
+    FORMAT,
+    MANIFEST,
+    DatasetPart,
+    FileEntry,
+    Fold,
+    ManifestContent,
+    ScanEntry,
+)
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import DicomOptions, Rows, Source
+from gi2nnunet.source.prints import find_twins, pack_prints, take_prints, unpack_prints
+from gi2nnunet.source.scan import DicomOptions, LoadedScan, Rows, Source
 
 
 class ScanRecord(ScanEntry):
@@ -167,9 +177,11 @@ def convert(
         target = inspect_target(
             workspace, dataset_id=dataset_id, recipe=recipe,
             folder_name=dataset_name_of(dataset_id, name),
+            find_changed=partial(_find_changed, opened, workers=workers),
         )  # fmt: skip
         same = target.manifest if target.same_recipe else None
         if same and not find_damaged(target.folder, same, read=True):
+            _note_stamps(target.folder / MANIFEST, same, opened)
             target.write_split(plan.splits)
             target.discard()  # of an interrupted conversion by another recipe
             return open_dataset(target.folder)
@@ -327,7 +339,8 @@ def _write_tables(
     command: str,
 ) -> None:
     """Write everything but the volumes, the manifest last."""
-    contents = {TRUTH: _format_truth(opened, records)}
+    truth, sizes = _list_truth(opened, records)
+    contents = {TRUTH: format_rows(truth, "segmentation", sizes=sizes)}
     if opened.sample is not None:
         contents[SAMPLE] = format_rows(opened.sample.list_rows(), "predicted")
     if plan.splits:
@@ -338,7 +351,9 @@ def _write_tables(
     files = {}
     for name, text in contents.items():
         files[name] = _write_file(target.hidden / name, text.encode())
-    warnings = list(plan.warnings)
+    warnings = [*plan.warnings, *_warn_of_twins(records)]
+    if truth:
+        warnings += warn_of_absence({organ for _, organ, text in truth if text})
     if eight_bit := [s for s, record in records.items() if "slices_of_8_bits" in record]:
         warnings.append(
             f"8-bit slices in {name_some(eight_bit)}: the competition's own are 16-bit; "
@@ -385,7 +400,19 @@ def _describe(target: Target, plan: _Plan, scheme: LabelScheme) -> dict[str, Any
     }
 
 
-def _format_truth(opened: Source, records: Mapping[str, ScanRecord]) -> str:
+def _warn_of_twins(records: Mapping[str, ScanRecord]) -> list[str]:
+    """Return a warning of each pair of scans of different patients that have one image."""
+    prints = {scan_id: unpack_prints(record["prints"]) for scan_id, record in records.items()}
+    return [
+        f"{one} and {other} have the same image, or nearly so, and count as different patients: "
+        "the same slices may be trained on and scored. Remove one of them from the source"
+        for one, other in find_twins(prints)
+        if patient_of(one) != patient_of(other)
+    ]
+
+
+def _list_truth(opened: Source, records: Mapping[str, ScanRecord]) -> tuple[list[Row], list[Size]]:
+    """Return the true rows of all labelled scans, and the image size of each row."""
     named: list[Row] = []
     sizes: list[Size] = []
     for scan_id, record in records.items():
@@ -394,7 +421,7 @@ def _format_truth(opened: Source, records: Mapping[str, ScanRecord]) -> str:
             rows = opened.scans[scan_id].rows or record["rows"]
             named += name_rows(scan_id, range(first, first + depth), rows)
             sizes += [(height, width)] * (len(named) - len(sizes))
-    return format_rows(named, "segmentation", sizes=sizes)
+    return named, sizes
 
 
 def _format_json(content: object) -> str:
@@ -423,6 +450,7 @@ class ScanWriter:
         if (
             record is None
             or record["part"] != part
+            or record.get("stamp") != self.source.scans[scan_id].take_stamp()
             or list_damaged(self.folder, record["files"], read=True)
         ):
             return None
@@ -431,15 +459,14 @@ class ScanWriter:
     def write(self, scan_id: str, part: DatasetPart) -> ScanRecord | tuple[object, ...]:
         """Convert one scan; return its record, or its problems, and then nothing was written."""
         try:
+            stamp = self.source.scans[scan_id].take_stamp()  # before it is read
             scan = self.source.scans[scan_id].load()
         except InputError as error:
             return (error,)
         if scan.problems:
             return scan.problems
-        files = {}
-        name = image_name_of(scan_id, part)
-        content = encode_volume(scan.image, spacing_mm=scan.spacing_mm)
-        files[name] = _write_file(self.folder / name, content)
+        contents = _encode(scan, scan_id, part, self.scheme)
+        files = {name: _write_file(self.folder / name, data) for name, data in contents.items()}
         record: ScanRecord = {
             "scan_id": scan_id,
             "patient_id": patient_of(scan_id),
@@ -449,24 +476,70 @@ class ScanWriter:
             "spacing_mm": scan.spacing_mm,
             "labelled": scan.label_map is not None,
             "files": files,
+            "stamp": stamp,
+            "prints": pack_prints(take_prints(scan.image)),
         }
         if scan.eight_bit:
             record["slices_of_8_bits"] = scan.eight_bit
-        if scan.label_map is not None:
-            labels = to_exclusive(scan.label_map) if self.scheme == "exclusive" else scan.label_map
-            content = encode_volume(labels, spacing_mm=scan.spacing_mm)
-            name = label_name_of(scan_id, part)
-            files[name] = _write_file(self.folder / name, content)
-            if self.source.scans[scan_id].rows is None:
-                record["rows"] = encode_rows(scan.label_map)
+        if scan.label_map is not None and self.source.scans[scan_id].rows is None:
+            record["rows"] = encode_rows(scan.label_map)
         write_json(self.notes / f"{scan_id}.json", record)
         return record
+
+
+def _encode(
+    scan: LoadedScan, scan_id: str, part: DatasetPart, scheme: LabelScheme
+) -> dict[str, bytes]:
+    """Return the content of a scan's files by their paths in the dataset."""
+    volumes = {image_name_of(scan_id, part): scan.image}
+    if scan.label_map is not None:
+        labels = to_exclusive(scan.label_map) if scheme == "exclusive" else scan.label_map
+        volumes[label_name_of(scan_id, part)] = labels
+    return {
+        name: encode_volume(array, spacing_mm=scan.spacing_mm) for name, array in volumes.items()
+    }
 
 
 def _write_file(path: Path, content: bytes) -> FileEntry:
     """Write a file; return its entry in the manifest."""
     replace_file(path, content)
+    return _describe_file(content)
+
+
+def _describe_file(content: bytes) -> FileEntry:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _find_changed(opened: Source, manifest: ManifestContent, *, workers: int) -> list[str]:
+    """Return the scans that would be converted to other files than those of the manifest.
+
+    A scan is only read if its source's files have other sizes or time stamps than they had.
+    """
+
+    def is_changed(record: ScanEntry) -> bool:
+        scan_id, part = record["scan_id"], record["part"]
+        scan = opened.scans[scan_id]
+        if scan.take_stamp() == record.get("stamp"):
+            return False
+        loaded = scan.load()
+        if loaded.problems:
+            return True
+        contents = _encode(loaded, scan_id, part, manifest["recipe"]["labels"])
+        return record["files"] != {name: _describe_file(data) for name, data in contents.items()}
+
+    records = manifest["scans"]
+    with ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool:
+        changed = pool.map(is_changed, records)
+        return [record["scan_id"] for record, bad in zip(records, changed, strict=True) if bad]
+
+
+def _note_stamps(path: Path, manifest: ManifestContent, opened: Source) -> None:
+    """Write the time stamps of unchanged files to the manifest, if they are others now."""
+    stamps = {s: scan.take_stamp() for s, scan in opened.scans.items()}
+    records = manifest["scans"]
+    noted = [{**record, "stamp": stamps[record["scan_id"]]} for record in records]
+    if noted != records:
+        replace_file(path, _format_json({**manifest, "scans": noted}))
 
 
 def write_scans(

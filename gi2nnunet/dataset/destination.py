@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +133,17 @@ def _remove_preprocessed(folder: Path) -> list[str]:
 
 
 def inspect_target(
-    workspace: Workspace, *, dataset_id: int, folder_name: str, recipe: Mapping[str, Any]
+    workspace: Workspace,
+    *,
+    dataset_id: int,
+    folder_name: str,
+    recipe: Mapping[str, Any],
+    find_changed: Callable[[ManifestContent], list[str]],
 ) -> Target:
     """Look at what is already there for a dataset number, a folder and a recipe.
+
+    ``find_changed`` gives the scans of a manifest of the same recipe that the source now has
+    other data of.
 
     Raises
     ------
@@ -164,6 +172,8 @@ def inspect_target(
             )
     trained = _find_trained(workspace.results / folder_name)
     differences = _find_differences(manifest, recipe, workspace.preprocessed / folder_name)
+    if manifest and not differences and (changed := find_changed(manifest)):
+        differences.append(f"the source's files of {name_some(changed)}, which were changed")
     if trained and differences:
         raise InputError(
             f"{trained}: a model was trained on {folder_name} as it is, and this conversion would "

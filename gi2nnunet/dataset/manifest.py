@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.seals import Seal, find_changed
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
@@ -29,6 +29,7 @@ from gi2nnunet.source.dataset import (
     read_manifest,
 )
 from gi2nnunet.source.nifti import NiftiScan
+from gi2nnunet.source.prints import Prints, unpack_prints
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,6 +79,12 @@ class Dataset:
             "splits": self.splits,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def prints(self) -> Mapping[str, Prints]:
+        """Return the prints of the scans' images by scan id, as they were when converted."""
+        scans = self.manifest["scans"]
+        return {s["scan_id"]: unpack_prints(s["prints"]) for s in scans if "prints" in s}
 
     @cached_property
     def _scan_of(self) -> Mapping[str, DatasetScan]:
@@ -226,3 +233,26 @@ def list_damaged(folder: Path, files: Mapping[str, FileEntry], *, read: bool = F
         if read and "sha256" in described and name not in damaged
     }
     return damaged + find_changed(folder, seals, read=True)
+
+
+def require_unaltered(dataset: Dataset, names: Iterable[str]) -> None:
+    """Refuse a dataset if some of its files, by their paths inside it, are not as converted.
+
+    Raises
+    ------
+    InputError
+        Naming each file.
+    """
+    files = list_files(dataset.manifest)
+    altered = list_damaged(dataset.folder, {n: files[n] for n in names}, read=True)
+    raise_problems(
+        (
+            Problem(
+                where=str(dataset.folder / name),
+                found="a file that is missing or was changed after the conversion",
+                expected=f"SHA-256 {files[name].get('sha256', '')[:16]}, as {MANIFEST} says",
+            )
+            for name in altered
+        ),
+        remedy="Restore them with: gi2nnunet convert SOURCE",
+    )

@@ -13,7 +13,7 @@ https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/region_based_traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,14 @@ ALL_BITS = sum(ORGAN_BITS)
 EXCLUSIVE_PRIORITY = ("stomach", "large_bowel", "small_bowel")
 
 LabelMap = NDArray[np.uint8]
+
+
+def warn_of_absence(shown: Collection[str]) -> list[str]:
+    """Return a warning if a truth does not show every organ; ``shown`` are those it shows."""
+    absent = [organ.replace("_", " ") for organ in ORGANS if organ not in shown]
+    if len(absent) == len(ORGANS):
+        return ["no foreground: every mask is empty, so no network can be trained on this truth"]
+    return [f"no {organ} in any mask: a network cannot learn it" for organ in absent]
 
 
 def nnunet_labels(scheme: LabelScheme) -> tuple[dict[str, int | list[int]], list[int] | None]:

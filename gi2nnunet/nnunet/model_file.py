@@ -50,6 +50,7 @@ class Notes(TypedDict):
     """What a model file says of a fold beside its weights."""
 
     trained_on: list[str] | None
+    prints: NotRequired[dict[str, str]]
     training: TrainingRecord
     mirroring_axes: list[Annotated[int, Field(ge=0, lt=3)]] | None
     shared_tensors: dict[str, str]

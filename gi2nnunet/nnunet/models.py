@@ -74,11 +74,12 @@ class Plans(TypedDict):
 class ImportRecord(TypedDict, total=False):
     """What is recorded beside an imported fold.
 
-    ``trained_on`` holds scan ids, or ``None`` if they are not known; ``n_folds`` is the number of
-    folds of their split.
+    ``trained_on`` holds scan ids, or ``None`` if they are not known, and ``prints`` the prints of
+    these scans' images; ``n_folds`` is the number of folds of their split.
     """
 
     trained_on: list[str] | None
+    prints: dict[str, str]
     file: str
     model: str
     half: bool

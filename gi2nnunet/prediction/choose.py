@@ -8,12 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
-from gi2nnunet.dataset.manifest import Dataset, find_datasets, read_dataset
+from gi2nnunet.core.workers import count_cores
+from gi2nnunet.dataset.checks import find_copied_patients
+from gi2nnunet.dataset.manifest import (
+    TRUTH,
+    Dataset,
+    find_datasets,
+    image_name_of,
+    read_dataset,
+    require_unaltered,
+)
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import LabelScheme, patient_of
 from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
@@ -29,6 +39,12 @@ from gi2nnunet.nnunet.models import (
 from gi2nnunet.nnunet.postprocess import find_tuning
 from gi2nnunet.prediction.predict import describe_checkpoints, describe_files
 from gi2nnunet.source.open import open_source
+from gi2nnunet.source.prints import (
+    Prints,
+    find_originals,
+    take_mirrored_prints,
+    unpack_prints,
+)
 from gi2nnunet.source.scan import DicomOptions, Scan
 
 KEPT = ".predicting"
@@ -186,7 +202,10 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
     """
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     if held_out:
-        standing = find_standing(held_out, dataset=dataset, ensemble=ensemble)
+        standing: Standing = find_standing(
+            held_out, dataset=dataset, ensemble=ensemble,
+            prints={s: [prints] for s, prints in dataset.prints.items() if s in held_out},
+        )  # fmt: skip
         return _of_dataset(dataset, held_out, "held-out", "the held-out test scans", standing)
     train = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
     if not train:
@@ -206,13 +225,23 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
     if len(folds) < len(train):
         numbers = ", ".join(map(str, ensemble.folds))
         described = f"the validation scans of fold {numbers}, by that fold's model"
-    chosen = _of_dataset(dataset, list(folds), "out-of-fold", described, "out-of-fold")
+    seen = {scan_id: {s for f in some for s in trained_on[f]} for scan_id, some in folds.items()}
+    copied = any(
+        other in seen.get(one, ()) or one in seen.get(other, ())
+        for one, other in find_copied_patients(dataset)
+    )
+    standing = "in-sample" if copied else "out-of-fold"
+    if not copied and any(patient_of(s) == s for s in train):
+        standing = "unknown (judged by name)"
+    chosen = _of_dataset(dataset, list(folds), "out-of-fold", described, standing)
     return replace(chosen, folds=folds)
 
 
 def _of_dataset(
     dataset: Dataset, scan_ids: Sequence[str], name: str, described: str, standing: Standing
 ) -> Selection:
+    images = [image_name_of(scan_id, dataset.scan(scan_id).part) for scan_id in scan_ids]
+    require_unaltered(dataset, [TRUTH, *images])
     return Selection(
         name=name,
         described=described,
@@ -259,11 +288,28 @@ def select_source(
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
         truth=_read_truth(source.truth_name, labelled),
         sample=source.sample,
-        standing=find_standing(list(source.scans), dataset=dataset, ensemble=ensemble),
+        standing=find_standing(
+            list(source.scans), dataset=dataset, ensemble=ensemble, prints=_read_prints(labelled)
+        ),
         warnings=tuple(warnings),
         source=source.path,
         options=source.options,
     )
+
+
+def _read_prints(scans: Sequence[Scan]) -> dict[str, tuple[Prints, ...]]:
+    """Return the prints of scans' images and of their mirror images; not of damaged ones."""
+
+    def read(scan: Scan) -> tuple[Prints, ...]:
+        try:
+            loaded = scan.without_truth().load()
+        except InputError:
+            return ()
+        return () if loaded.problems else take_mirrored_prints(loaded.image)
+
+    with ThreadPoolExecutor(count_cores(), thread_name_prefix="prints") as pool:
+        found = zip(scans, pool.map(read, scans), strict=True)
+        return {scan.scan_id: prints for scan, prints in found if prints}
 
 
 def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
@@ -282,7 +328,9 @@ def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
     return tabulate_rows(name, rows, sizes)
 
 
-Standing = Literal["held-out", "out-of-fold", "seen-patient", "in-sample", "unknown"]
+Standing = Literal[
+    "held-out", "out-of-fold", "seen-patient", "in-sample", "unknown", "unknown (judged by name)"
+]
 
 
 def find_trained_scans(
@@ -318,18 +366,47 @@ def find_trained_on(
     return trained
 
 
+def find_trained_prints(
+    model: TrainedModel, fold: Fold, *, dataset: Dataset | None
+) -> dict[str, Prints]:
+    """Return the prints, by scan id, of the images that a fold was trained on; none if unknown."""
+    record = find_import_record(fold_folder(model.folder, fold))
+    if record is not None:
+        return {name: unpack_prints(text) for name, text in record.get("prints", {}).items()}
+    scans = find_trained_scans(model, fold, dataset=dataset)
+    if scans is None or dataset is None:
+        return {}
+    return {name: prints for name, prints in dataset.prints.items() if name in scans}
+
+
 def find_standing(
-    scan_ids: Sequence[str], *, dataset: Dataset | None, ensemble: Ensemble
+    scan_ids: Sequence[str],
+    *,
+    dataset: Dataset | None,
+    ensemble: Ensemble,
+    prints: Mapping[str, Sequence[Prints]],
 ) -> Standing:
-    """Return what a score of these scans means, from what the models were trained on."""
+    """Return what a score of these scans means, from what the models were trained on.
+
+    Ids and contents are compared: ``prints`` are those of the scans' images, or of all their mirror
+    images, by scan id. Without the prints of every scan, here and there, or with ids that do not
+    name the patient, nothing shows that no patient was trained on.
+    """
     trained_on = find_trained_on(ensemble, dataset=dataset)
     if trained_on is None:
         return "unknown"
     trained = frozenset().union(*trained_on.values())
-    if trained & set(scan_ids):
+    known: dict[str, Prints] = {}
+    for fold in ensemble.folds:
+        for model in ensemble.models:
+            known |= find_trained_prints(model, fold, dataset=dataset)
+    if trained & set(scan_ids) or find_originals(prints, known):
         return "in-sample"
     if {patient_of(s) for s in trained} & {patient_of(s) for s in scan_ids}:
         return "seen-patient"
+    nameless = any(patient_of(s) == s for s in (*trained, *scan_ids))
+    if nameless or trained - known.keys() or set(scan_ids) - prints.keys():
+        return "unknown (judged by name)"
     return "held-out"
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
@@ -32,7 +33,7 @@ from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import SCORE_FILES, write_score
+from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.scan import Scan
@@ -124,6 +125,7 @@ def evaluate(
         "standing": selection.standing,
         "command": command,
         "scans": selection.recorded,
+        "dataset": work.ensemble.models[0].folder.parent.name,
         "models": work.ensemble.describe(),
         "computing": computing,
         "tuning": tuned.describe() if tuned else None,
@@ -137,7 +139,8 @@ def evaluate(
         )  # fmt: skip
         rows = [row for scan in predicted.scans for row in scan.rows]
         notes = write_submission(work.submission, rows, sample=selection.sample)
-        write_json(out / "prediction.json", about)
+        noted = {**about, "sha256": {SUBMISSION: hash_file(work.submission)}}
+        write_json(out / PREDICTION, noted)
         seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
         write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
         for name in SCORE_FILES:  # of an earlier run with another submission

@@ -21,7 +21,14 @@ from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
-from gi2nnunet.dataset.manifest import Dataset, image_name_of, label_name_of, read_dataset
+from gi2nnunet.dataset.checks import find_copied_patients
+from gi2nnunet.dataset.manifest import (
+    Dataset,
+    image_name_of,
+    label_name_of,
+    read_dataset,
+    require_unaltered,
+)
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs
@@ -33,8 +40,9 @@ from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, d
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
-from gi2nnunet.source.dataset import MANIFEST
+from gi2nnunet.source.dataset import MANIFEST, list_files
 
+OUT_OF_FOLD = "out_of_fold"
 _HALF = 127.5  # of probabilities in eight bits
 
 
@@ -69,6 +77,11 @@ def choose_every_fold(
     ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
     notice(f"Computing on: {engine.hardware.name}")
     notice(f"Models: {ensemble.describe()}")
+    for one, other in find_copied_patients(dataset):
+        notice(
+            f"{one} and {other} have the same image, or nearly so: if they are in different folds, "
+            "the models have seen what they are scored on"
+        )
     return dataset, ensemble
 
 
@@ -97,7 +110,7 @@ def predict_out_of_fold(
     check_same_labels(ensemble.models)
     check_labels_of(ensemble.models, dataset)
     fold_of = assign_folds(dataset, ensemble)
-    home = engine.workspace.predictions / dataset.name / "out_of_fold"
+    home = engine.workspace.predictions / dataset.name / OUT_OF_FOLD
     folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
     described = settings.describe(engine)
     total, done = len(fold_of) * len(ensemble.models), 0
@@ -148,10 +161,9 @@ def check_training_scans(dataset: Dataset, *, truth: bool) -> None:
             "expected the truth of every training scan. Make the dataset again from a source with "
             "rows of each: gi2nnunet convert SOURCE"
         )
-    names = {image_name_of(scan.scan_id, scan.part) for scan in train}
+    check_dataset(dataset, names={image_name_of(scan.scan_id, scan.part) for scan in train})
     if truth:
-        names |= {label_name_of(scan.scan_id, scan.part) for scan in train}
-    check_dataset(dataset, names=names)
+        require_unaltered(dataset, [label_name_of(scan.scan_id, scan.part) for scan in train])
 
 
 def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
@@ -216,9 +228,10 @@ def _describe_each(
     }
 
 
-def _describe_image(dataset: Dataset, scan_id: str) -> list[int]:
-    """Return an image's size in bytes and its number of slices."""
-    return [dataset.image_path(scan_id).stat().st_size, len(dataset.scan(scan_id).numbers)]
+def _describe_image(dataset: Dataset, scan_id: str) -> str:
+    """Return the start of the digest of a training scan's image, as it was converted."""
+    described = list_files(dataset.manifest)[image_name_of(scan_id, "train")]
+    return described.get("sha256", "")[:16]
 
 
 def read_stored(path: Path, shape: tuple[int, ...]) -> EightBits:
@@ -250,6 +263,7 @@ def _predict_missing(
     settings: PredictionSettings,
     on_scan: Callable[[object], None],
 ) -> None:
+    require_unaltered(dataset, [image_name_of(scan_id, "train") for scan_id in missing])
     folds: dict[str, tuple[Fold, ...]] = {scan_id: (fold_of[scan_id],) for scan_id in missing}
     ensemble = Ensemble(
         models=(model,), folds=tuple(sorted({f for (f,) in folds.values()}, key=str)), chosen_by=""
@@ -295,6 +309,7 @@ class StoredPredictions:
     ) -> tuple[ScanAgreement, ...]:
         """Compare scans with their truth, ``jobs`` at once; those not predicted are passed over."""
         chosen = [scan_id for scan_id in self.paths if scan_id in scan_ids]
+        require_unaltered(self.dataset, [label_name_of(scan_id, "train") for scan_id in chosen])
         found = []
         with ThreadPoolExecutor(jobs or count_cores(), thread_name_prefix="agreement") as pool:
             try:
@@ -319,28 +334,32 @@ class StoredPredictions:
         )
 
 
+def describe_stored(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Return by training scan what is said of its stored probabilities, however they were made."""
+    return {
+        scan_id: {"fold": number, "image": _describe_image(dataset, scan_id)}
+        for number, fold in enumerate(dataset.splits)
+        for scan_id in fold["val"]
+    }
+
+
 def find_stored_predictions(dataset: Dataset, *, workspace: Workspace) -> StoredPredictions:
     """Find the out-of-fold predictions of a dataset's training scans; nothing is predicted.
 
     A file counts if its fold is the one that validates the scan, and if it was made from the image
     that is there now. Raises :class:`InputError` if there are none.
     """
-    home = workspace.predictions / dataset.name / "out_of_fold"
-    fold_of = {
-        scan_id: number for number, fold in enumerate(dataset.splits) for scan_id in fold["val"]
-    }
+    home = workspace.predictions / dataset.name / OUT_OF_FOLD
     paths: dict[str, tuple[Path, ...]] = {}
-    for scan in dataset.scans:
-        if scan.part != "train" or not scan.labelled:
+    for scan_id, expected in describe_stored(dataset).items():
+        if not dataset.scan(scan_id).labelled:
             continue
-        image = _describe_image(dataset, scan.scan_id)
-        found = []
-        for path in sorted(home.glob(f"*/{scan.scan_id}{SUFFIX}")):
-            about = read_about(path)
-            if about.get("fold") == fold_of.get(scan.scan_id) and about.get("image") == image:
-                found.append(path)
-        if found:
-            paths[scan.scan_id] = tuple(found)
+        if found := [
+            path
+            for path in sorted(home.glob(f"*/{scan_id}{SUFFIX}"))
+            if expected.items() <= read_about(path).items()
+        ]:
+            paths[scan_id] = tuple(found)
     if not paths:
         raise InputError(
             f"{home}: found no out-of-fold prediction of {dataset.name} to compare the truth with. "

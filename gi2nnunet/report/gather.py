@@ -14,8 +14,8 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_json
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import Progress, count_cores, ignore
-from gi2nnunet.dataset.checks import find_shared_patients
-from gi2nnunet.dataset.manifest import Dataset, read_dataset
+from gi2nnunet.dataset.checks import find_copied_patients, find_shared_patients
+from gi2nnunet.dataset.manifest import Dataset, read_dataset, require_unaltered
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import LabelMap, to_bits
@@ -26,7 +26,7 @@ from gi2nnunet.report import history
 from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import CONVENTIONS
-from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
+from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score, read_truth
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
@@ -146,6 +146,10 @@ def gather_report(
         missing.append("None of the predicted scans is in the dataset, so none can be shown.")
     shared, unexpected = find_shared_patients(dataset)
     leaks = [f"{patient} is in training and in the held-out set" for patient in unexpected]
+    leaks += [
+        f"{one} and {other}, of different patients, have the same image, or nearly so"
+        for one, other in find_copied_patients(dataset)
+    ]
     out_of_fold = workspace.predictions / dataset.name / "out_of_fold"
     contents = [tuning.content for tuning in tunings]
     return Report(
@@ -199,7 +203,7 @@ def _read_prediction(
             "gi2nnunet predict or predict-and-score."
         )
     recorded = read_json(folder / SCORE)
-    about = read_json(folder / "prediction.json") or recorded
+    about = read_json(folder / PREDICTION) or recorded
     table = read_mask_table(path, any_scan=True)
     score: Score | None = None
     intervals: Mapping[str, Interval] = {}
@@ -213,7 +217,7 @@ def _read_prediction(
             report = progress or ignore
             score = score_submission(
                 table,
-                folder / TRUTH,
+                read_truth(folder / TRUTH),
                 metric=metric if metric in CONVENTIONS else "per-class",
                 progress=lambda done, total, _: report(done, total, "scoring"),
             )
@@ -253,7 +257,15 @@ def _choose_scans(
 def _pack_all(
     dataset: Dataset, names: Sequence[str], table: MaskTable | None, *, progress: Progress | None
 ) -> tuple[PackedScan, ...]:
-    """Pack scans, a few at a time; in the order of ``names``."""
+    """Pack scans, a few at a time; in the order of ``names``.
+
+    Raises
+    ------
+    InputError
+        If an image or a label volume is not as it was converted.
+    """
+    of_scans = {entry["scan_id"]: entry["files"] for entry in dataset.manifest["scans"]}
+    require_unaltered(dataset, [file for name in names for file in of_scans[name]])
     small = len(names) > MOST_SHOWN
     found: dict[str, PackedScan] = {}
     coming = _list_masks(dataset, names, table)

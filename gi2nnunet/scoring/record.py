@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json, replace_file, take_mapping, write_json
+from typing_extensions import TypedDict
+
+from gi2nnunet.core.errors import InputError, shorten
+from gi2nnunet.core.files import find_record, read_json, replace_file, take_mapping, write_json
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.tables import MaskTable, format_rows
+from gi2nnunet.formats.tables import MaskTable, format_rows, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
@@ -25,8 +27,13 @@ from gi2nnunet.scoring.bootstrap import (
 from gi2nnunet.scoring.result import Score
 
 SCORE, SCORE_TABLE, SUBMISSION, TRUTH = "score.json", "score.csv", "submission.csv", "truth.csv"
+PREDICTION = "prediction.json"
 SCORE_FILES = (SCORE, SCORE_TABLE, TRUTH)
 _SEED = 0
+
+
+class _Digests(TypedDict):
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +53,20 @@ def write_score(
     prediction was made, goes into ``score.json``.
     """
     replace_file(folder / TRUTH, _format_truth(truth))
+    replace_file(folder / SCORE_TABLE, _format_scans(score))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
     content = {
         **score.to_json(),
         "intervals": intervals_to_json(found),
         "bootstrap": {"n_resamples": SCORE_RESAMPLES, "confidence": CONFIDENCE, "seed": _SEED},
-        "sha256": {name: _digest(folder / name) for name in (SUBMISSION, TRUTH)},
+        "sha256": {n: hash_file(folder / n) for n in (SUBMISSION, TRUTH, SCORE_TABLE)},
     }
     write_json(folder / SCORE, {**content, **about})
+    return [folder / name for name in SCORE_FILES]
+
+
+def _format_scans(score: Score) -> str:
+    """Return a score as CSV text, one row per scan."""
     text = io.StringIO()
     fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
     fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
@@ -62,8 +75,38 @@ def write_score(
     for row in score.list_scans():
         # An empty cell says that nothing was counted.
         writer.writerow({name: "" if value != value else value for name, value in row.items()})
-    replace_file(folder / SCORE_TABLE, text.getvalue())
-    return [folder / name for name in SCORE_FILES]
+    return text.getvalue()
+
+
+def read_truth(path: Path) -> MaskTable:
+    """Read a truth, if it is as it was recorded.
+
+    A converted dataset records its ``truth.csv``, and so does the folder of a scored prediction.
+
+    Raises
+    ------
+    InputError
+        If it is another file than recorded, or :func:`~gi2nnunet.formats.tables.read_mask_table`
+        refuses it.
+    """
+    expected, remedy = None, "Restore it with: gi2nnunet convert SOURCE"
+    if (path.parent / "manifest.json").is_file():
+        # Most truths have none, and this import takes as long as a small score.
+        from gi2nnunet.source.dataset import find_manifest, list_files
+
+        manifest = find_manifest(path)
+        described = list_files(manifest.content).get(path.name) if manifest else None
+        expected = described.get("sha256") if described else None
+    elif path.name == TRUTH:
+        noted = find_record(path.parent / SCORE, _Digests)
+        expected = noted["sha256"].get(TRUTH) if noted else None
+        remedy = "Make it again with: gi2nnunet predict-and-score"
+    if expected and path.is_file() and hash_file(path) != expected:
+        raise InputError(
+            f"{path}: found a file that was changed after it was written; expected SHA-256 "
+            f"{shorten(expected, 16)}. {remedy}. To use it as it is, copy it elsewhere."
+        )
+    return read_mask_table(path, any_scan=True)
 
 
 def read_score(folder: Path) -> ScoreRecord:
@@ -72,8 +115,8 @@ def read_score(folder: Path) -> ScoreRecord:
     Raises
     ------
     InputError
-        If there is none, it is damaged or of an earlier version, or ``submission.csv`` or
-        ``truth.csv`` changed after it was written.
+        If there is none, it is damaged or of an earlier version, or a file that it is about
+        changed after it was written.
     """
     path = folder / SCORE
     content = read_json(path)
@@ -81,9 +124,9 @@ def read_score(folder: Path) -> ScoreRecord:
         raise InputError(f"{path}: missing or damaged; expected what predict-and-score writes.")
     if "intervals" not in content:
         raise InputError(f"{path}: found no intervals; expected them, as this version writes them.")
-    for name in (SUBMISSION, TRUTH):
+    for name in (SUBMISSION, TRUTH, SCORE_TABLE):
         given = folder / name
-        if given.is_file() and take_mapping(content, "sha256").get(name) != _digest(given):
+        if given.is_file() and take_mapping(content, "sha256").get(name) != hash_file(given):
             raise InputError(f"{given}: found another file than {SCORE} is about.")
     try:
         return ScoreRecord(
@@ -99,7 +142,3 @@ def _format_truth(table: MaskTable) -> str:
         raise ValueError(f"{table.name}: the truth has no image sizes")
     sizes = zip(table.height.tolist(), table.width.tolist(), strict=True)
     return format_rows(table.list_rows(), "segmentation", sizes=sizes)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

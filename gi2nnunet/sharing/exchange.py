@@ -27,7 +27,8 @@ from gi2nnunet.nnunet.models import (
     list_models,
 )
 from gi2nnunet.nnunet.postprocess import Tuned, adopt_tuning, find_tuning
-from gi2nnunet.prediction.choose import find_trained_scans
+from gi2nnunet.prediction.choose import find_trained_prints, find_trained_scans
+from gi2nnunet.source.prints import pack_prints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,12 @@ def export_model(
                 {
                     "fold": fold,
                     "trained_on": None if scans is None else sorted(scans),
+                    "prints": {
+                        scan_id: pack_prints(prints)
+                        for scan_id, prints in sorted(
+                            find_trained_prints(model, fold, dataset=dataset).items()
+                        )
+                    },
                     "training": find_training_record(fold_folder(model.folder, fold)),
                 }
                 for fold in ensemble.folds
@@ -224,6 +231,7 @@ def _write_notes(bundle: Bundle, configuration: str, folder: Path) -> None:
                 "half": bundle.half,
                 "n_folds": bundle.n_folds,
                 "trained_on": notes["trained_on"],
+                "prints": notes.get("prints", {}),
             },
         )
 

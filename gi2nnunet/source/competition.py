@@ -165,6 +165,10 @@ class SliceScan(Scan):
             flat[run_pixels(starts[chosen], runs.lengths[chosen])] |= np.uint8(bit)
         return label_map[::-1], problems
 
+    def take_stamp(self) -> str:
+        """Return a digest of sizes and time stamps, in a zip of its checksums."""
+        return (self.archive.digest_checksums(self.names) or super().take_stamp())[:16]
+
     def without_truth(self) -> Self:
         """Return the scan without its rows."""
         return replace(self, texts=None)

@@ -84,7 +84,11 @@ class FileEntry(TypedDict):
 
 
 class ScanEntry(TypedDict):
-    """What a manifest says of a scan: :class:`DatasetScan`, and its files by their paths."""
+    """What a manifest says of a scan: :class:`DatasetScan`, and its files by their paths.
+
+    ``stamp`` is that of the source's files (:meth:`~gi2nnunet.source.scan.Scan.take_stamp`),
+    ``prints`` are those of the image (:mod:`~gi2nnunet.source.prints`).
+    """
 
     scan_id: str
     patient_id: str
@@ -94,6 +98,8 @@ class ScanEntry(TypedDict):
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     labelled: bool
     files: dict[str, FileEntry]
+    stamp: NotRequired[str]
+    prints: NotRequired[str]
 
 
 class SourceEntry(TypedDict):
@@ -112,6 +118,13 @@ class Recipe(TypedDict):
     splits: list[Fold]
 
 
+class Options(TypedDict, total=False):
+    """How a source was opened."""
+
+    allow_missing: bool
+    source_labels: LabelScheme | None
+
+
 class ManifestContent(TypedDict):
     """The content of manifest.json."""
 
@@ -122,6 +135,7 @@ class ManifestContent(TypedDict):
     warnings: list[str]
     scans: list[ScanEntry]
     files: dict[str, FileEntry]
+    options: Options
     command: NotRequired[str]
     made_by: NotRequired[dict[str, str]]
     shared_patients: NotRequired[list[str]]
@@ -218,7 +232,7 @@ class DatasetSource(NiftiSource):
             As :meth:`NiftiSource.open`; where the manifest is damaged or of another format; where a
             volume has another number of slices than it says.
         """
-        manifest = _find_manifest(path) if is_nifti(path, options) else None
+        manifest = find_manifest(path) if is_nifti(path, options) else None
         if manifest is None:
             return None
         described = {scan.scan_id: scan for scan in manifest.scans}
@@ -242,10 +256,15 @@ class DatasetSource(NiftiSource):
         return source
 
 
-def _find_manifest(path: Path) -> Manifest | None:
-    """Return the manifest in a volume's folder or one folder up, if any.
+def find_manifest(path: Path) -> Manifest | None:
+    """Return the manifest in the folder of a file or one folder up, if any.
 
     One of another program is passed over.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_manifest`.
     """
     for folder in list_folders_around(path):
         if (folder / MANIFEST).is_file() and _is_own_manifest(folder / MANIFEST):

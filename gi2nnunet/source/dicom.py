@@ -47,7 +47,14 @@ from gi2nnunet.source.dicom_index import (
     open_file,
 )
 from gi2nnunet.source.dicom_patients import make_scan_ids
-from gi2nnunet.source.scan import DicomOptions, LoadedScan, Scan, Source, SourceOptions
+from gi2nnunet.source.scan import (
+    DicomOptions,
+    LoadedScan,
+    Scan,
+    Source,
+    SourceOptions,
+    digest_stamps,
+)
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _END_BYTES = 4096
@@ -147,6 +154,18 @@ class DicomScan(Scan):
         empty = np.zeros(series.shape, np.bool_)
         label_map = join_organs([found.masks.get(organ, empty) for organ in ORGANS])
         return to_slice_order(label_map, affine=_TO_RAS @ series.affine)
+
+    def take_stamp(self) -> str:
+        """Return a digest of sizes and time stamps, in a zip of its checksums."""
+        files = [(self.archive, name) for name in self.names]
+        if self.structures:
+            files.append((self.structures.archive, self.structures.name))
+        stamps = [
+            archive.digest_checksums([name])
+            or digest_stamps([archive.place / name], shown_as=self.scan_id)
+            for archive, name in files
+        ]
+        return hashlib.sha256(" ".join(stamps).encode()).hexdigest()[:16]
 
     def without_truth(self) -> Self:
         """Return the scan without its structures."""

@@ -19,7 +19,7 @@ from gi2nnunet.core.files import find_kind, find_record
 from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme, scan_order
 from gi2nnunet.formats.labels import ALL_BITS, LabelMap, nnunet_labels, to_bits
 from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
-from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions
+from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions, digest_stamps
 
 DATASET_JSON = "dataset.json"
 
@@ -124,6 +124,10 @@ class NiftiScan(Scan):
                 )
             )
         return to_bits(label_map), tuple(problems)
+
+    def take_stamp(self) -> str:
+        """Return a digest of the sizes and time stamps of image and labels."""
+        return digest_stamps(file for file in (self.image, self.label) if file)
 
     def without_truth(self) -> Self:
         """Return the scan without its label volume."""

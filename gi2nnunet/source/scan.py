@@ -6,8 +6,9 @@ is one module with a subclass of each; no other module asks which kind a source 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -54,6 +55,29 @@ class LoadedScan:
     first_number: int
     problems: tuple[Problem, ...] = ()
     eight_bit: int = 0
+
+
+def digest_stamps(files: Iterable[Path], *, shown_as: str | None = None) -> str:
+    """Return a digest of the sizes and time stamps of files, not of their names.
+
+    ``shown_as`` is what a message calls them, if not by their paths.
+
+    Raises
+    ------
+    InputError
+        If one cannot be found.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise InputError(
+                f"{shown_as or file}: cannot be read ({error.strerror}); expected a file. "
+                "Restore it, or run the same again."
+            ) from (None if shown_as else error)
+        digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,18 @@ class Scan(ABC):
             return [], problems
         rows = encode_rows(label_map) if self.rows is None else self.rows
         return name_rows(self.scan_id, self.numbers, rows), ()
+
+    def take_stamp(self) -> str:
+        """Return a digest of the sizes and time stamps of its files, its truth's too.
+
+        If it stays the same, the files need not be read to see whether they changed.
+
+        Raises
+        ------
+        InputError
+            If a file is gone.
+        """
+        return digest_stamps(self.files)
 
     @abstractmethod
     def without_truth(self) -> Self:

@@ -29,6 +29,7 @@ from gi2nnunet.nnunet.process import new_log
 from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.prepared import digest_file, list_prepared_checks
+from gi2nnunet.upkeep.predictions import list_prediction_checks
 
 TRAIN_AGAIN = "Train it again with: gi2nnunet train --restart"
 
@@ -198,11 +199,13 @@ def verify_workspace(
     ]
     checks: list[Check] = []
     notes: list[str] = []
+    opened: dict[str, Dataset] = {}
     for name in names:
         dataset, problem = _open(workspace.raw / name)
         preprocessed, results = workspace.preprocessed / name, workspace.results / name
         findings += problem
         if dataset is not None:
+            opened[name] = dataset
             checks += list_dataset_checks(dataset, quick=quick)
             checks += list_prepared_checks(dataset, preprocessed, read=not quick)
         else:
@@ -211,6 +214,7 @@ def verify_workspace(
                 "only the files of the checkpoints were checked"
             )
         checks += list_model_checks(dataset, results, preprocessed, quick=quick)
+    checks += list_prediction_checks(workspace.predictions, opened, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
     if engine is not None and not quick:
         damaged = {finding.file for finding in findings}

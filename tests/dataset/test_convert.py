@@ -1,29 +1,36 @@
 import csv
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import SimpleITK
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.locks import hold_dataset
+from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.convert import ScanWriter
-from gi2nnunet.dataset.manifest import read_dataset
+from gi2nnunet.dataset.manifest import open_dataset, read_dataset, require_unaltered
 from gi2nnunet.dataset.splits import hold_out
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, patient_of
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.tables import read_mask_table
-from gi2nnunet.formats.volumes import read_volume, write_volume
+from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume
 from gi2nnunet.source.check.check import check_source
+from gi2nnunet.source.competition import SliceScan
 from gi2nnunet.source.dataset import list_files
+from gi2nnunet.upkeep.verify import run_checks
 from tests.converting import convert
 from tests.source_factory import (
+    ORGANS,
     MadeSource,
     make_scan,
     make_source,
@@ -184,8 +191,124 @@ def test_a_second_run_changes_nothing_and_the_zip_of_the_folder_is_the_same_sour
 
     before = stamps()
     convert(source, workspace=ws)
-    convert(write_zip(tmp_path / "s.zip", files, prefix="x/"), folds=3, workspace=ws)
     assert stamps() == before
+    convert(write_zip(tmp_path / "s.zip", files, prefix="x/"), folds=3, workspace=ws)
+    changed = {path for path, stamp in stamps().items() if stamp != before[path]}
+    # The zip's own checksums are noted in place of the folder's time stamps.
+    assert changed == {ws.raw / NAME, ws.raw / NAME / "manifest.json"}
+
+
+def write_plain(folder, scan_id="case2_day1", pixel=None):
+    """Write a source of uncompressed PNGs, all of one size; one pixel of a scan may be changed."""
+    made = make_source()
+    for scan in made.train:
+        if scan.scan_id == scan_id and pixel is not None:
+            scan.image[2, 3, 4] = pixel
+    files = {
+        name: imagecodecs.png_encode(imagecodecs.png_decode(data), level=0)
+        if name.endswith(".png")
+        else data
+        for name, data in made.files().items()
+    }
+    for name, data in files.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != data:
+            write_files(folder, {name: data})
+    return folder
+
+
+def test_a_slice_that_changed_at_equal_size_is_converted_again(tmp_path, ws):
+    source = write_plain(tmp_path / "s")
+    sizes = {path: path.stat().st_size for path in source.rglob("*.png")}
+    before = convert(source, workspace=ws)
+    write_plain(source, pixel=4711)
+    assert sizes == {path: path.stat().st_size for path in source.rglob("*.png")}
+    (finding,) = run_checks(list_dataset_checks(before, quick=False), jobs=1)
+    assert finding.file == source
+    assert "other time stamps of the files of case2_day1" in finding.found
+    assert "gi2nnunet convert" in finding.remedy
+    after = convert(source, workspace=ws)
+    assert before.digest != after.digest
+    assert after.read_image("case2_day1")[2, 3, 4] == 4711
+    assert run_checks(list_dataset_checks(after, quick=False), jobs=1) == []
+    trained = ws.results / NAME / "t__p__2d" / "fold_0" / "checkpoint_final.pth"
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+    write_plain(source, pixel=4712)
+    with pytest.raises(InputError, match=r"files of case2_day1, which were changed.*another"):
+        convert(source, workspace=ws)
+    assert open_dataset(after.folder).digest == after.digest
+
+
+def test_files_with_other_time_stamps_are_read_once_and_nothing_is_written(
+    tmp_path, ws, monkeypatch
+):
+    source = write_plain(tmp_path / "s")
+    dataset = convert(source, workspace=ws)
+    before = {path: path.stat().st_mtime_ns for path in dataset.folder.rglob("*.nii.gz")}
+    for path in source.rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert len(run_checks(list_dataset_checks(dataset, quick=False), jobs=1)) == 1
+    again = convert(source, workspace=ws)
+    assert again.digest == dataset.digest
+    assert before == {path: path.stat().st_mtime_ns for path in dataset.folder.rglob("*.nii.gz")}
+    assert run_checks(list_dataset_checks(again, quick=False), jobs=1) == []
+    monkeypatch.setattr(SliceScan, "load", None)
+    assert convert(source, workspace=ws).digest == dataset.digest
+
+
+def test_a_volume_of_equal_size_with_another_voxel_is_another_source(tmp_path, ws):
+    path = tmp_path / "s" / "imagesTr" / "case1_day0_0000.nii"
+    path.parent.mkdir(parents=True)
+    image = make_scan("case1_day0").image.astype(np.int32)
+
+    def write():
+        path.write_bytes(gzip.decompress(encode_volume(image, spacing_mm=(3, 1.5, 1.5))))
+
+    write()
+    before = convert(path.parent.parent, workspace=ws)
+    image[2, 3, 4] += 1
+    write()
+    after = convert(path.parent.parent, workspace=ws)
+    assert after.read_image("case1_day0")[2, 3, 4] == image[2, 3, 4]
+    assert after.digest != before.digest
+
+
+@pytest.mark.parametrize("name", ["truth.csv", "labelsTr", "imagesTr", "dataset.json"])
+def test_a_file_altered_at_equal_size_is_restored(source, ws, name):
+    dataset = convert(source, workspace=ws)
+    path = dataset.folder / name
+    path = path if path.is_file() else sorted(path.iterdir())[0]
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    relative = path.relative_to(dataset.folder).as_posix()
+    with pytest.raises(InputError, match=rf"{path.name}: found .* changed") as refused:
+        require_unaltered(dataset, [relative])
+    assert "gi2nnunet convert SOURCE" in str(refused.value)
+    convert(source, workspace=ws)
+    assert path.read_bytes() == content
+    require_unaltered(dataset, [relative])
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ((), ["no foreground: every mask is empty"]),
+        ((0, 1), ["no stomach in any mask"]),
+        ((0, 1, 2), []),
+    ],
+)
+def test_a_truth_without_an_organ_is_reported(tmp_path, ws, shown, expected):
+    made = make_source()
+    rows = [
+        (slice_id, organ, text if ORGANS.index(organ) in shown else "")
+        for slice_id, organ, text in made.rows
+    ]
+    source = write_source(tmp_path / "s", dataclasses.replace(made, rows=tuple(rows)))
+    for warnings in (convert(source, workspace=ws).warnings, check_source(source).warnings):
+        said = [warning for warning in warnings if "mask" in warning]
+        assert len(said) == len(expected)
+        assert all(found.startswith(start) for found, start in zip(said, expected, strict=True))
 
 
 def test_what_is_missing_is_mended_and_only_that(tmp_path, source, ws):

@@ -1,11 +1,14 @@
 import dataclasses
+import gzip
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.checks import find_copied_patients
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import slice_id
 from gi2nnunet.formats.labels import to_exclusive
@@ -19,6 +22,7 @@ from gi2nnunet.prediction.choose import (
     select_source,
 )
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.prints import take_prints
 from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
@@ -28,9 +32,11 @@ from tests.source_factory import (
     make_source,
     write_files,
     write_source,
+    write_zip,
 )
 
 SIX = ["case1_day0", "case1_day5", "case2_day0", "case10_day0", "case4_day2", "case5_day1"]
+JUDGED_BY_NAME = "unknown (judged by name)"
 PATIENTS = {"case1", "case2", "case4", "case5", "case10"}
 
 
@@ -213,15 +219,113 @@ def test_standing(tmp_path, folds, scan_ids, standing):
     for scan_id in scan_ids:
         kind, _, fold = scan_id.partition(" ")
         asked += dataset.splits[int(fold)]["val"] if kind == "val" else [scan_id]
-    assert find_standing(asked, dataset=dataset, ensemble=make_ensemble(*folds)) == standing
-    assert find_standing(asked, dataset=None, ensemble=make_ensemble(*folds)) == "unknown"
+    ensemble, prints = make_ensemble(*folds), prints_of(dataset, asked)
+    found = find_standing(asked, dataset=dataset, ensemble=ensemble, prints=prints)
+    assert found == standing
+    assert find_standing(asked, dataset=None, ensemble=ensemble, prints=prints) == "unknown"
+
+
+def prints_of(dataset, scan_ids):
+    """Prints of a dataset's scans, and of other scans those of images that it does not have."""
+    return {
+        scan_id: [dataset.prints.get(scan_id, take_prints(make_scan(scan_id, seed=7).image))]
+        for scan_id in scan_ids
+    }
+
+
+def test_without_all_contents_no_scan_is_held_out(tmp_path):
+    dataset = make_dataset(tmp_path)
+    asked = ["case77_day0", "case78_day0"]
+    prints = prints_of(dataset, asked)
+    ask = partial(find_standing, asked, ensemble=ALL)
+    assert ask(dataset=dataset, prints=prints) == "held-out"
+    assert ask(dataset=dataset, prints={"case77_day0": prints["case77_day0"]}) == JUDGED_BY_NAME
+    del dataset.manifest["scans"][0]["prints"]
+    older = dataclasses.replace(dataset)
+    assert ask(dataset=older, prints=prints) == JUDGED_BY_NAME
+
+
+@pytest.mark.parametrize(
+    "name", ["as it is", "zip", "nii.gz", "nii", "float", "mirrored", "8 bits", "some slices"]
+)
+def test_a_copy_of_a_training_scan_under_another_name_is_in_sample(tmp_path, name):
+    dataset = make_dataset(tmp_path)
+    (original,) = (s for s in make_source(SIX).train if s.scan_id == "case4_day2")
+    image = original.image
+    if name == "8 bits":
+        image = (image >> 8).astype(np.uint8)
+    elif name == "float":
+        image = image.astype(np.float32) * 0.25 - 7
+    elif name == "mirrored":
+        image = np.ascontiguousarray(image[::-1, :, ::-1])
+    elif name == "some slices":
+        image, masks = image[1:4], original.masks[:, 1:4]
+        original = dataclasses.replace(original, masks=masks)
+    copy = dataclasses.replace(original, scan_id="case9_day9", image=image)
+    made = MadeSource(train=(copy,), rows=tuple(row[:3] for row in true_rows([copy])))
+    if name == "zip":
+        source = write_zip(tmp_path / "copy.zip", made.files())
+    elif name in ("as it is", "8 bits", "some slices"):
+        source = write_source(tmp_path / "copy", made)
+    else:
+        source = write_volumes(tmp_path / "copy", [copy])
+        if name == "nii":
+            for path in source.rglob("*.nii.gz"):
+                path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+                path.unlink()
+    options = {"source_labels": "regions"} if "nii" in name or name in ("float", "mirrored") else {}
+    assert select_source(source, dataset=dataset, ensemble=ALL, **options).standing == "in-sample"
+    other = dataclasses.replace(make_scan("case9_day9", seed=3), masks=copy.masks)
+    if copy.masks.shape[1:] == other.image.shape:
+        write_source(tmp_path / "other", dataclasses.replace(made, train=(other,)))
+        chosen = select_source(tmp_path / "other", dataset=dataset, ensemble=ALL)
+        assert chosen.standing == "held-out"
+
+
+def test_names_that_do_not_name_the_patient_are_not_held_out(tmp_path):
+    dataset = make_dataset(tmp_path)
+    source = write_volumes(tmp_path / "given", [make_scan("scan A", seed=3)])
+    chosen = select_source(source, dataset=dataset, ensemble=ALL, source_labels="regions")
+    assert chosen.standing == JUDGED_BY_NAME
+
+
+def test_copies_in_different_folds_are_not_out_of_fold(tmp_path):
+    made = make_source(SIX)
+    copy = dataclasses.replace(made.train[0], scan_id="case12_day0")
+    train = (*made.train, copy)
+    rows = tuple(row[:3] for row in true_rows(train))
+    dataset = make_dataset(tmp_path, MadeSource(train=train, rows=rows), folds=6)
+    assert any("case1_day0 and case12_day0 have the same image" in w for w in dataset.warnings)
+    assert find_copied_patients(dataset) == [("case1_day0", "case12_day0")]
+    assert select_own_scans(dataset, make_ensemble(*range(6))).standing == "in-sample"
+    assert select_own_scans(make_dataset(tmp_path / "b"), make_ensemble(0)).standing == (
+        "out-of-fold"
+    )
+
+
+def test_a_changed_truth_is_refused_and_converting_restores_it(tmp_path):
+    dataset = make_dataset(tmp_path, holdout=0.4)
+    text = dataset.truth_path.read_text()
+    lines = text.splitlines(keepends=True)
+    dataset.truth_path.write_text("".join(lines[: len(lines) // 2]))
+    with pytest.raises(InputError, match=r"truth\.csv: found .* changed") as caught:
+        select_own_scans(dataset, ALL)
+    assert "gi2nnunet convert SOURCE" in str(caught.value)
+    make_dataset(tmp_path, holdout=0.4)
+    assert dataset.truth_path.read_text() == text
+    assert select_own_scans(dataset, ALL).standing == "held-out"
 
 
 def test_another_day_of_a_validation_patient_was_not_seen(tmp_path):
     dataset = make_dataset(tmp_path)
     (fold,) = (n for n, split in enumerate(dataset.splits) if "case1_day0" in split["val"])
     standing = {
-        number: find_standing(["case1_day77"], dataset=dataset, ensemble=make_ensemble(number))
+        number: find_standing(
+            ["case1_day77"],
+            dataset=dataset,
+            ensemble=make_ensemble(number),
+            prints=prints_of(dataset, ["case1_day77"]),
+        )
         for number in range(5)
     }
     assert standing == {n: "held-out" if n == fold else "seen-patient" for n in range(5)}
@@ -321,7 +425,8 @@ def write_volumes(folder, scans, *, labels=True, code=lambda bits: bits, ending=
     for scan in scans:
         spacing = (3.0, *scan.spacing_xy[::-1])
         image = folder / "images" / f"{scan.scan_id}{ending}"
-        write_volume(image, scan.image.astype(np.int32), spacing_mm=spacing)
+        pixels = scan.image if scan.image.dtype.kind == "f" else scan.image.astype(np.int32)
+        write_volume(image, pixels, spacing_mm=spacing)
         if labels:
             path = folder / "labels" / f"{scan.scan_id}.nii.gz"
             write_volume(path, code(scan.bits), spacing_mm=spacing)

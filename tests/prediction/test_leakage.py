@@ -17,8 +17,9 @@ from gi2nnunet.prediction.choose import (
     find_unseen_folds,
     select_own_scans,
 )
+from gi2nnunet.source.prints import pack_prints, take_prints
 from tests.converting import convert
-from tests.source_factory import make_source, write_source
+from tests.source_factory import make_scan, make_source, write_source
 
 SCANS = ["case1_day0", "case1_day5", "case2_day0", "case3_day0", "case4_day2"]
 
@@ -34,7 +35,8 @@ def imported(folder: Path, trained_on: dict[Fold, list[str] | None]) -> Ensemble
     for fold, scans in trained_on.items():
         path = folder / f"fold_{fold}" / "gi2nnunet_imported.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"trained_on": scans, "n_folds": 2}))
+        prints = {s: pack_prints(take_prints(make_scan(s).image)) for s in scans or ()}
+        path.write_text(json.dumps({"trained_on": scans, "prints": prints, "n_folds": 2}))
     return of(folder, *trained_on)
 
 
@@ -59,14 +61,21 @@ def test_what_an_imported_model_tells_counts_and_not_the_dataset_at_hand(
 ) -> None:
     ensemble = imported(tmp_path / "model", {"all": ["case9_day1"]})
     dataset = make_dataset(tmp_path) if with_dataset else None
-    assert find_standing(asked, dataset=dataset, ensemble=ensemble) == standing
+    prints = {scan_id: [take_prints(make_scan(scan_id).image)] for scan_id in asked}
+    found = find_standing(asked, dataset=dataset, ensemble=ensemble, prints=prints)
+    assert found == standing
+    # The image of the training scan under any other name.
+    copied = {scan_id: [take_prints(make_scan("case9_day1").image)] for scan_id in asked}
+    found = find_standing(asked, dataset=dataset, ensemble=ensemble, prints=copied)
+    assert found == "in-sample"
 
 
 def test_a_model_that_does_not_know_is_unknown_whatever_the_dataset(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     ensemble = imported(tmp_path / "model", {0: ["case9_day1"], 1: None})
     assert find_trained_on(ensemble, dataset=dataset) is None
-    assert find_standing(["case8_day1"], dataset=dataset, ensemble=ensemble) == "unknown"
+    found = find_standing(["case8_day1"], dataset=dataset, ensemble=ensemble, prints={})
+    assert found == "unknown"
     chosen = select_own_scans(dataset, ensemble)
     assert (chosen.standing, chosen.folds) == ("unknown", None)
     assert len(chosen.scans) == len(SCANS)

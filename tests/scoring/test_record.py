@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import write_json
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.scoring.bootstrap import estimate_intervals
 from gi2nnunet.scoring.medical import OrganMeasures
 from gi2nnunet.scoring.metric import Terms
-from gi2nnunet.scoring.record import read_score, write_score
+from gi2nnunet.scoring.record import read_score, read_truth, write_score
 from gi2nnunet.scoring.result import Score, combine_terms
 from gi2nnunet.scoring.score import score_submission
+from tests.converting import convert
+from tests.source_factory import make_source, write_source
 
 
 @pytest.fixture
@@ -72,14 +76,49 @@ def test_medical_measures_survive_json() -> None:
         estimate_intervals(again)
 
 
-@pytest.mark.parametrize("name", ["submission.csv", "truth.csv"])
+@pytest.mark.parametrize("name", ["submission.csv", "truth.csv", "score.csv"])
 def test_a_file_that_changed_since_is_named(scored: tuple[Path, Score], name: str) -> None:
     folder, _ = scored
     text = (folder / name).read_text()
-    (folder / name).write_text(text.replace("1 2", "1 3").replace("5 2", "6 2"))
+    (folder / name).write_text(
+        text.replace("1 2", "1 3").replace("5 2", "6 2").replace("case3", "case4")
+    )
     assert text != (folder / name).read_text()
     with pytest.raises(InputError, match=rf"{name}: found another file than score\.json is about"):
         read_score(folder)
+
+
+def test_a_truth_that_changed_is_refused_and_a_copy_elsewhere_is_taken(
+    scored: tuple[Path, Score], tmp_path: Path
+) -> None:
+    folder, score = scored
+    path = folder / "truth.csv"
+    assert score_submission(folder / "submission.csv", read_truth(path)).score == score.score
+    path.write_text(path.read_text().replace("5 2", "9 2"))
+    with pytest.raises(InputError, match=r"truth\.csv: found a file that was changed") as caught:
+        read_truth(path)
+    assert "gi2nnunet predict-and-score" in str(caught.value)
+    copy = tmp_path / "elsewhere.csv"
+    copy.write_bytes(path.read_bytes())
+    assert score_submission(folder / "submission.csv", read_truth(copy)).score < score.score
+
+
+def test_a_truth_of_a_dataset_is_compared_with_its_manifest(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    dataset = convert(source, workspace=open_workspace(tmp_path / "w", environ={}))
+    table = read_truth(dataset.truth_path)
+    assert len(table) == len(make_source().rows)
+    lines = dataset.truth_path.read_text().splitlines(keepends=True)
+    dataset.truth_path.write_text("".join(lines[: len(lines) // 2]))
+    with pytest.raises(InputError, match=r"truth\.csv: found a file that was changed") as caught:
+        read_truth(dataset.truth_path)
+    assert "gi2nnunet convert SOURCE" in str(caught.value)
+    convert(source, workspace=open_workspace(tmp_path / "w", environ={}))
+    assert read_truth(dataset.truth_path).list_rows() == table.list_rows()
+    # Beside another program's manifest.json nothing is recorded.
+    write_json(tmp_path / "manifest.json", {"name": "a web page"})
+    (tmp_path / "truth.csv").write_bytes(dataset.truth_path.read_bytes())
+    assert len(read_truth(tmp_path / "truth.csv")) == len(table)
 
 
 def test_a_score_is_read_without_the_truth(scored: tuple[Path, Score]) -> None:

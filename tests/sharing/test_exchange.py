@@ -27,10 +27,13 @@ from gi2nnunet.nnunet.models import (
     fold_folder,
     list_models,
 )
+from gi2nnunet.prediction.choose import find_standing
 from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import ImportedModel, export_model, import_model
+from gi2nnunet.source.prints import Prints, take_prints
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
+from tests.source_factory import make_scan
 
 SEEN: dict[Fold, frozenset[str]] = {
     0: frozenset({"case1_day0"}), 1: frozenset({"case2_day0"}), "all": frozenset({"case3_day0"}),
@@ -50,6 +53,14 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(engine_module, "run_engine", run)
     monkeypatch.setattr(exchange, "find_trained_scans", lambda model, fold, dataset: SEEN[fold])
+    monkeypatch.setattr(
+        exchange, "find_trained_prints",
+        lambda model, fold, dataset: {name: prints_of(name) for name in SEEN[fold]},
+    )  # fmt: skip
+
+
+def prints_of(scan_id: str) -> Prints:
+    return take_prints(make_scan(scan_id).image)
 
 
 def space(folder: Path) -> Workspace:
@@ -149,6 +160,11 @@ def test_each_fold_tells_what_it_was_trained_on(ours: Path, file: Path, tmp_path
     model = list_models(results)[0]
     assert find_import_record(fold_folder(model.folder, 0))["trained_on"] == ["case1_day0"]
     assert find_import_record(fold_folder(model.folder, 1))["trained_on"] == ["case2_day0"]
+    ensemble = choose_ensemble(results, n_folds=2)
+    for scan_id, standing in (("case1_day0", "in-sample"), ("case7_day0", "held-out")):
+        asked = {"case9_day9": [prints_of(scan_id)]}  # the image under another name
+        found = find_standing(["case9_day9"], dataset=None, ensemble=ensemble, prints=asked)
+        assert found == standing
     assert find_training_record(fold_folder(model.folder, 0))["settings"] == {"epochs": 2}
     assert find_training_record(fold_folder(model.folder, 1)) == {}
     assert count_folds(results) == 2

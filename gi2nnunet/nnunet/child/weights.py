@@ -64,6 +64,7 @@ def run_export(
                     notes_part(configuration, noted["fold"]),
                     {
                         "trained_on": noted["trained_on"],
+                        "prints": noted["prints"],
                         "training": noted["training"],
                         "epochs": checkpoint.get("current_epoch"),
                         "mirroring_axes": None if axes is None else list(axes),

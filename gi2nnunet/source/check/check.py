@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.formats.ids import CERTAINTIES, KNOWN_BAD_SCANS, ORGANS, Certainty, LabelScheme
-from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.labels import LabelMap, warn_of_absence
 from gi2nnunet.source.check.in_models import ScanAgreement, describe_tested, find_disagreements
 from gi2nnunet.source.check.in_scans import (
     LEAST_DAYS,
@@ -284,6 +284,11 @@ def check_opened(
     """
     scans, eight_bit = _measure_scans(opened, jobs or count_cores(), progress or ignore)
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
+    labelled = [scan.masks.pixels for scan in scans if scan.masks is not None]
+    if labelled:
+        warnings += warn_of_absence(
+            {organ for i, organ in enumerate(ORGANS) if any(pixels[i].any() for pixels in labelled)}
+        )
     if eight_bit:
         warnings.append(
             f"{eight_bit} slices are 8-bit, not the competition's 16-bit files: intensities are "

@@ -11,7 +11,7 @@ import numpy as np
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.fit import Alternative, Placement
-from gi2nnunet.source.check.measures import FloatArray, MaskMeasures, ScanMeasures, find_copies
+from gi2nnunet.source.check.measures import FloatArray, MaskMeasures, ScanMeasures
 from gi2nnunet.source.check.suspects import (
     BACK,
     HEIGHT,
@@ -29,6 +29,7 @@ from gi2nnunet.source.check.suspects import (
     measure_spread,
     rate_certainty,
 )
+from gi2nnunet.source.prints import find_copies
 
 MOST_Z = 6.0
 """Robust z-scores of volumes and places above this are suspects."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.source.check.fit import OutlineFit, measure_fit
+from gi2nnunet.source.prints import Prints, take_prints
 
 FloatArray = NDArray[np.float64]
 
@@ -84,7 +82,7 @@ class ScanMeasures:
     signal
         ``(z,)`` bool: whether the slice holds more than one value.
     prints
-        ``(z,)`` uint64: fingerprints of the slices, as :func:`take_prints` takes them.
+        Prints of the slices.
     masks
         ``None`` without truth.
     """
@@ -99,7 +97,7 @@ class ScanMeasures:
     second_correlation: FloatArray
     next_likeness: FloatArray
     signal: NDArray[np.bool_]
-    prints: NDArray[np.uint64]
+    prints: Prints
     masks: MaskMeasures | None
 
     @property
@@ -288,86 +286,3 @@ def _overlap(
         some = union > 0
         found[:-ahead][some] = shared[:-ahead][some] / union[some]
     return found
-
-
-_GRID = 8
-_BANDS = 4  # of 16 bits; copies share at least one of them
-_MOST_BITS_APART = 12
-_MOST_OF_A_BAND = 64  # slices that share a band: more say nothing
-LEAST_SLICES = 3
-"""So many slices in the same order make a copy."""
-
-
-def take_prints(image: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return ``(z,)`` uint64: the fingerprint of each slice of an image ``(z, y, x)``.
-
-    A slice of one value has the fingerprint 0.
-    """
-    rows, columns = (
-        np.linspace(size * 0.25, size * 0.75, _GRID).astype(np.int64) for size in image.shape[1:]
-    )
-    here = image[:, rows[:, None], columns]
-    there = image[:, rows[:, None], np.maximum(columns - 2, 0)]
-    bits = (here > there).reshape(len(image), -1)
-    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).reshape(-1)
-
-
-def find_copies(
-    prints: Sequence[NDArray[np.uint64]],
-) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Return the pairs of scans that share slices in the same order.
-
-    Parameters
-    ----------
-    prints
-        The fingerprints of each scan's slices.
-
-    Returns
-    -------
-    dict
-        By pair of positions in ``prints`` the pairs of slices, in order: those of which at least
-        :data:`LEAST_SLICES` are at the same distance from each other.
-    """
-    if not prints:
-        return {}
-    every = np.concatenate(prints)
-    scan = np.repeat(np.arange(len(prints)), [len(of_scan) for of_scan in prints])
-    z = np.concatenate([np.arange(len(of_scan)) for of_scan in prints])
-    ones = np.bitwise_count(every)
-    usable = np.flatnonzero((ones >= 8) & (ones <= 56))
-    one, two = _find_alike(every, usable)
-    other = scan[one] != scan[two]
-    one, two = one[other], two[other]
-    by_pair: dict[tuple[int, int], dict[int, list[tuple[int, int]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    rows = zip(scan[one], scan[two], z[one], z[two], strict=True)
-    for first, second, z_first, z_second in ([int(n) for n in row] for row in rows):
-        by_pair[first, second][z_second - z_first].append((z_first, z_second))
-    found = {}
-    for pair, by_distance in sorted(by_pair.items()):
-        enough = [pairs for pairs in by_distance.values() if len(pairs) >= LEAST_SLICES]
-        if enough:
-            found[pair] = sorted(chain.from_iterable(enough))
-    return found
-
-
-def _find_alike(
-    prints: NDArray[np.uint64], usable: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of positions, the first one lower, with fingerprints that hardly differ."""
-    width = len(prints) + 1
-    pairs = [np.zeros(0, np.int64)]
-    for band in range(_BANDS):
-        key = (prints[usable] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        order = np.argsort(key, kind="stable")
-        position, sorted_key = usable[order], key[order]
-        for ahead in range(1, _MOST_OF_A_BAND):
-            same = np.flatnonzero(sorted_key[:-ahead] == sorted_key[ahead:])
-            if not len(same):
-                break
-            one, two = position[same], position[same + ahead]
-            close = np.bitwise_count(prints[one] ^ prints[two]) <= _MOST_BITS_APART
-            pairs.append(one[close] * width + two[close])
-    unique = np.unique(np.concatenate(pairs))
-    return unique // width, unique % width

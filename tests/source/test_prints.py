@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gi2nnunet.source.check.measures import LEAST_SLICES, find_copies, take_prints
+from gi2nnunet.source.prints import (
+    LEAST_SLICES,
+    find_copies,
+    find_originals,
+    find_twins,
+    pack_prints,
+    take_mirrored_prints,
+    take_prints,
+    unpack_prints,
+)
 
 
 def make_image(seed: int, depth: int = 12) -> np.ndarray:
@@ -51,3 +60,32 @@ def test_few_or_empty_slices_make_no_copy() -> None:
 
 def test_small_images_have_fingerprints_too() -> None:
     assert take_prints(make_image(0)[:, :3, :2]).shape == (12,)
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1), (-1, -1, -1)])
+def test_the_original_of_a_mirror_image_is_found(flips: tuple[int, int, int]) -> None:
+    known = {f"case{seed}_day0": take_prints(make_image(seed)) for seed in range(5)}
+    z, y, x = flips
+    mirrored = make_image(2)[::z, ::y, ::x]
+    given = {
+        "a": take_mirrored_prints(mirrored), "b": take_mirrored_prints(make_image(9)),
+    }  # fmt: skip
+    assert find_originals(given, known) == {"a": "case2_day0"}
+    assert find_originals({}, known) == find_originals(given, {}) == {}
+
+
+def test_an_original_shares_half_of_the_slices_of_the_smaller_scan() -> None:
+    known = {"whole": take_prints(make_image(0, 40))}
+    few, half = make_image(1, 40), make_image(2, 8)
+    few[:10] = make_image(0, 40)[5:15]
+    half[:4] = make_image(0, 40)[20:24]
+    given = {"few": [take_prints(few)], "half": [take_prints(half)]}
+    assert find_originals(given, known) == {"half": "whole"}
+    assert find_twins({**known, "half": take_prints(half)}) == [("whole", "half")]
+
+
+def test_packed_prints_come_back_and_a_damaged_text_has_none() -> None:
+    prints = take_prints(make_image(0))
+    assert unpack_prints(pack_prints(prints)).tolist() == prints.tolist()
+    for damaged in ("?", "AAAA", "é", pack_prints(prints)[:-2]):
+        assert unpack_prints(damaged).size == 0

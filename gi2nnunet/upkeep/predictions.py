@@ -1,0 +1,141 @@
+"""Checks of predictions: stored probabilities, submissions and their scores.
+
+Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.files import find_record
+from gi2nnunet.core.seals import hash_file
+from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
+from gi2nnunet.formats.tables import read_mask_table, take_rows
+from gi2nnunet.prediction.out_of_fold import OUT_OF_FOLD, describe_stored
+from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score, read_truth
+from gi2nnunet.scoring.score import score_submission
+
+_PREDICT_AGAIN = f"Make it again with the command that {PREDICTION} names."
+_CLOSE = 1e-6  # of scores, which another version of a library may round in another way
+
+
+class _Options(TypedDict):
+    source: str | None
+
+
+class _About(TypedDict):
+    """What is read of prediction.json."""
+
+    options: _Options
+    dataset: NotRequired[str]
+    sha256: dict[str, str]
+
+
+def list_prediction_checks(
+    predictions: Path, datasets: Mapping[str, Dataset], *, quick: bool
+) -> list[Check]:
+    """Return the checks of a workspace's predictions; ``datasets`` are its datasets by name.
+
+    ``quick`` reads no probabilities, no CSV, and computes no score.
+    """
+    stored = {
+        predictions / name / OUT_OF_FOLD: (dataset, describe_stored(dataset))
+        for name, dataset in datasets.items()
+    }
+    checks: list[Check] = []
+    for path in [] if quick else sorted(predictions.rglob(f"*{SUFFIX}")):
+        dataset, expected = stored.get(path.parent.parent, (None, {}))
+        checks.append(partial(_check_probabilities, path, dataset, expected.get(path.stem)))
+    folders = {path.parent for name in (PREDICTION, SCORE) for path in predictions.rglob(name)}
+    checks += [partial(_check_folder, path, datasets, quick=quick) for path in sorted(folders)]
+    return checks
+
+
+def _check_probabilities(
+    path: Path, dataset: Dataset | None, expected: Mapping[str, Any] | None
+) -> list[Finding]:
+    """Read a file; one of out-of-fold is also compared with the scan of its name."""
+    remedy = "Delete it, then predict again with --save-probabilities."
+    if dataset is not None:
+        remedy = "Delete it, then run: gi2nnunet out-of-fold"
+    try:
+        found = read_probabilities(path)
+    except InputError as error:
+        return [_finding(path, f"a damaged file ({error})", "whole probabilities", remedy)]
+    if found.scan_id != path.stem:
+        return [_finding(path, f"those of {found.scan_id}", f"those of {path.stem}", remedy)]
+    if dataset is None:
+        return []
+    about = {name: found.about.get(name) for name in ("fold", "image")}
+    if expected != about or dataset.scan(path.stem).shape != found.array.shape[1:]:
+        wanted = "those of a training scan as it is now, by the fold that did not see it"
+        return [_finding(path, f"those of another fold or image ({about})", wanted, remedy)]
+    return []
+
+
+def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool) -> list[Finding]:
+    """Check the submission of a folder and, if it was scored, its score and its truth."""
+    about = find_record(folder / PREDICTION, _About)
+    if about is None:
+        found = "nothing, or a damaged file"
+        return [
+            _finding(folder / PREDICTION, found, "how the prediction was made", "Predict again.")
+        ]
+    submission = folder / SUBMISSION
+    if not submission.is_file():
+        return [_finding(submission, "nothing", "the predicted rows", _PREDICT_AGAIN)]
+    if quick:
+        return []
+    if hash_file(submission) != about["sha256"].get(SUBMISSION):
+        expected = f"the file that {PREDICTION} is about"
+        return [_finding(submission, "another file", expected, _PREDICT_AGAIN)]
+    if not any((folder / name).exists() for name in (SCORE, TRUTH)):
+        return []  # predicted without a truth
+    try:
+        recorded = read_score(folder).score
+        result = score_submission(submission, read_truth(folder / TRUTH), metric=recorded.metric)
+    except InputError as error:
+        return [_finding(folder / SCORE, f"a score that is of no use ({error})",
+                         "one of the files beside it", _PREDICT_AGAIN)]  # fmt: skip
+    if not _is_close(recorded.to_json(), result.to_json()):
+        found, expected = f"a score of {recorded.score:.5f}", f"{result.score:.5f}, computed again"
+        return [_finding(folder / SCORE, found, expected, _PREDICT_AGAIN)]
+    dataset = datasets.get(about.get("dataset", ""))
+    if about["options"]["source"] is None and dataset and not _has_same_rows(folder, dataset):
+        expected = f"the rows of {dataset.truth_path}"
+        return [_finding(folder / TRUTH, "another truth", expected, _PREDICT_AGAIN)]
+    return []
+
+
+def _has_same_rows(folder: Path, dataset: Dataset) -> bool:
+    """Return whether the truth of a prediction is still that of its dataset."""
+    table = read_mask_table(folder / TRUTH, any_scan=True)
+    try:
+        now = take_rows(read_mask_table(dataset.truth_path, any_scan=True), table.scan_ids)
+    except InputError:
+        return True  # reported already
+    return now is not None and sorted(now.list_rows()) == sorted(table.list_rows())
+
+
+def _is_close(one: Any, other: Any) -> bool:
+    """Return whether two contents of JSON differ by no more than rounding."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_close(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_is_close, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=0, abs_tol=_CLOSE)
+    return json.dumps(one) == json.dumps(other)
+
+
+def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
+    return Finding(file=file, found=found, expected=expected, remedy=remedy)
