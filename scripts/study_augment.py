@@ -2,9 +2,10 @@
 
     python scripts/study_augment.py --labels train.csv --sizes slices.csv
 
-Images are painted onto given masks (``phantom --labels``) and converted once. Each way trains a
-model on all training patients, several times, as a training has no seed; each model is scored on
-the patients that were held out. What each model scored is kept in the folder, which continues.
+Images are painted onto given masks (``phantom --labels``) and converted once. Each way trains fold
+0 several times, as a training has no seed. Compared are nnU-Net's own measures on patches of the
+patients that the fold leaves out, averaged over the last epochs: its loss and its "pseudo Dice".
+What was found is kept in the folder, which continues.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from gi2nnunet.nnunet.presets import Augment
+from gi2nnunet.training.record import read_curves
 
 
 def run(*words: str, cwd: Path) -> str:
@@ -34,26 +38,32 @@ def run(*words: str, cwd: Path) -> str:
     return done.stdout
 
 
-def train_and_score(folder: Path, augment: str, options: argparse.Namespace) -> float:
-    """Train one model from the start and return its score on the patients held out."""
-    name = ("--preset", "tiny", "--config", options.config, "--device", options.device)
-    run("train", "--fold", "all", *name, "--augment", augment, "--restart",
-        "--epochs", str(options.epochs), "--iterations", str(options.iterations),
-        "--trainer", "nnUNetTrainerAdam", "--lr", "0.006", "--no-checks", cwd=folder)  # fmt: skip
-    run("predict-and-score", "--fold", "all", *name, "--no-tuning", "--out", "out", cwd=folder)
-    score: float = json.loads((folder / "out" / "score.json").read_text())["score"]
-    return score
+def train(folder: Path, augment: str, options: argparse.Namespace) -> dict[str, float]:
+    """Train from the start and return the measures."""
+    words = ("train", "--fold", "0", "--preset", "tiny", "--config", options.config, "--restart",
+             "--batch-size", str(options.batch_size), "--epochs", str(options.epochs),
+             "--iterations", str(options.iterations), "--device", options.device,
+             "--trainer", "nnUNetTrainerAdam", "--lr", "0.006", "--augment", augment,
+             "--no-checks", "--json")  # fmt: skip
+    (training,) = json.loads(run(*words, cwd=folder))["trainings"]
+    last = read_curves(Path(training["folder"]))[-options.last :]
+    return {
+        "validation loss": statistics.fmean(epoch.val_loss for epoch in last),
+        "pseudo Dice": statistics.fmean(float(np.nanmean(e.pseudo_dice)) for e in last),
+    }
 
 
 def main() -> None:
-    """Train and score in turn: each way once, then each way again; print the table."""
+    """Train each way once, then each way again; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--labels", type=Path, required=True, help="CSV of the competition's form")
     parser.add_argument("--sizes", type=Path, required=True, help="see gi2nnunet phantom --sizes")
-    parser.add_argument("--holdout", default="0.3", help="share of the patients")
     parser.add_argument("--config", default="2d")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--last", type=int, default=3, help="epochs to average over")
+    parser.add_argument("--augment", action="append", choices=get_args(Augment), help="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, help="kept, and continued; else a temporary one")
@@ -61,30 +71,36 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / f"scores_{options.config}.json"
+        kept = folder / f"found_{options.config}.json"
         if not (folder / "gi2nnunet-workspace").exists():
             run("phantom", "source.zip", "--labels", str(options.labels.absolute()),
                 "--sizes", str(options.sizes.absolute()), cwd=folder)  # fmt: skip
-            run("convert", "source.zip", "--holdout", options.holdout, cwd=folder)
-        scores: dict[str, list[float]] = {way: [] for way in get_args(Augment)}
+            run("convert", "source.zip", "--holdout", "0.3", cwd=folder)
+        found: dict[str, list[dict[str, float]]] = {}
         if kept.exists():
-            scores.update(json.loads(kept.read_text()))
+            found = json.loads(kept.read_text())
         for repeat in range(options.repeats):
-            for way, found in scores.items():
-                if len(found) <= repeat:
-                    found.append(train_and_score(folder, way, options))
-                    kept.write_text(json.dumps(scores))
-                    print(f"{way}: {found[-1]:.4f}", file=sys.stderr, flush=True)
-    stock = statistics.fmean(scores["nnunet"])
-    print(f"{options.config}, tiny, {options.epochs} epochs of {options.iterations} batches\n")
-    print("| | score of each training | mean | mean - nnU-Net's | highest - lowest |")
-    print("|---|---|---|---|---|")
-    for way, found in scores.items():
-        mean = statistics.fmean(found)
-        print(
-            f"| `{way}` | {', '.join(f'{score:.4f}' for score in found)} | {mean:.4f} | "
-            f"{mean - stock:+.4f} | {max(found) - min(found):.4f} |"
-        )
+            for way in options.augment or get_args(Augment):
+                measures = found.setdefault(way, [])
+                if len(measures) <= repeat:
+                    measures.append(train(folder, way, options))
+                    kept.write_text(json.dumps(found))
+                    print(f"{way}: {measures[-1]}", file=sys.stderr, flush=True)
+    print(
+        f"{options.config}, tiny, {options.epochs} epochs of {options.iterations} batches of "
+        f"{options.batch_size}\n\n"
+        "| | | each training | mean | mean - nnU-Net's | highest - lowest |"
+        "\n|---|---|---|---|---|---|"
+    )
+    for name in found["nnunet"][0]:
+        stock = statistics.fmean(measure[name] for measure in found["nnunet"])
+        for way, measures in found.items():
+            values = [measure[name] for measure in measures]
+            mean = statistics.fmean(values)
+            print(
+                f"| {name} | `{way}` | {', '.join(f'{value:.3f}' for value in values)} | "
+                f"{mean:.3f} | {mean - stock:+.3f} | {max(values) - min(values):.3f} |"
+            )
 
 
 if __name__ == "__main__":

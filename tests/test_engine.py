@@ -93,6 +93,7 @@ def test_training_tells_what_it_does(trained: Trained) -> None:
     assert "Training one model on all" in trained.said
     assert "2d, fold all: epoch 2 of 2, loss " in trained.said
     assert "pseudo Dice large bowel " in trained.said
+    assert "own data pipeline" not in trained.said  # the trainer's list of transforms is known
     assert str(trained.results("3d_fullres") / "fold_all") in trained.said
 
 
