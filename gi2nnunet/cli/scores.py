@@ -181,7 +181,8 @@ def score(
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
         result = call_api(context, api.score, progress=report)
-    content = result.to_json()
+    print_warnings(result.warnings)
+    content = result.to_json() | {"warnings": result.warnings}
     if intervals:
         from gi2nnunet.scoring.bootstrap import estimate_intervals
 

@@ -103,6 +103,8 @@ class Score:
         The same for each scan, in numeric order of patient and day.
     medical, tolerance_mm
         Mean measures in mm and ml by organ, if requested, and the tolerance of the surface Dice.
+    warnings
+        Reasons to doubt that the submission was read as it was meant; not in its JSON.
     """
 
     metric: Metric
@@ -113,6 +115,7 @@ class Score:
     per_scan: tuple[ScanScore, ...] = field(repr=False)
     medical: Mapping[str, OrganMedical] | None = None
     tolerance_mm: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""

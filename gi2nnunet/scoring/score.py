@@ -35,8 +35,10 @@ from gi2nnunet.scoring.medical import (
     measure_label_maps,
 )
 from gi2nnunet.scoring.metric import Terms, score_label_maps
+from gi2nnunet.scoring.misread import Counts, count_agreement, find_misreading
 from gi2nnunet.scoring.result import Score, combine_terms
 
+_HIGH_DICE = 0.98  # other readings of a scan that agrees better than this are not tried
 _FEW_SCANS = 6  # below this, starting processes that import MONAI costs more than it saves
 
 
@@ -79,7 +81,8 @@ def score_submission(
     Returns
     -------
     Score
-        Two empty tables give NaN.
+        Two empty tables give NaN. Its ``warnings`` say if the submission looks column-major, or as
+        if its starts counted from 0.
 
     Raises
     ------
@@ -105,23 +108,27 @@ def score_submission(
         pairs = _add_spacing(pairs, spacing_mm, tolerance_mm, name=true_table.name)
     terms: dict[str, Terms] = {}
     measures: dict[str, Mapping[str, OrganMeasures]] = {}
+    agreement: list[Counts] = []
     refused: tuple[list[RleProblem], list[RleProblem]] = [], []
     results = _run(pairs, jobs=jobs, medical=medical)
     for done, (pair, result) in enumerate(zip(pairs, results, strict=True), start=1):
         terms[pair.scan_id] = result.terms
         measures[pair.scan_id] = result.measures
+        agreement += [] if result.agreement is None else [result.agreement]
         for all_refused, of_scan in zip(refused, result.refused, strict=True):
             all_refused.extend(of_scan)
         if progress is not None:
             progress(done, len(pairs), "scoring scans")
     raise_refused(pred_table, refused[0])
     raise_refused(true_table, refused[1])
-    return combine_terms(
+    score = combine_terms(
         terms,
         metric=metric,
         measures=measures if medical else None,
         tolerance_mm=tolerance_mm,
     )
+    misreading = find_misreading(agreement) if 2 * len(agreement) > len(pairs) else None
+    return replace(score, warnings=(misreading,)) if misreading else score
 
 
 def _check_same_rows(pred: MaskTable, truth: MaskTable, *, in_order: bool) -> None:
@@ -174,9 +181,13 @@ class _Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """The terms of a pair, and the RLE texts of either table that were refused."""
+    """The terms of a pair, and the RLE texts of either table that were refused.
+
+    ``agreement`` is that of :func:`~gi2nnunet.scoring.misread.count_agreement`, of a low Dice only.
+    """
 
     terms: Terms
+    agreement: Counts | None
     measures: Mapping[str, OrganMeasures]
     refused: tuple[list[RleProblem], list[RleProblem]]
 
@@ -239,7 +250,14 @@ def _score_pair(pair: _Pair) -> _Result:
         measures = measure_label_maps(
             *volumes, spacing_mm=pair.spacing_mm, tolerance_mm=pair.tolerance_mm
         )
-    return _Result(terms=terms, measures=measures, refused=refused)
+    counted = terms.dice[~np.isnan(terms.dice)]
+    low = len(counted) > 0 and counted.mean() < _HIGH_DICE
+    return _Result(
+        terms=terms,
+        agreement=count_agreement(*volumes) if low else None,
+        measures=measures,
+        refused=refused,
+    )
 
 
 def _run(pairs: Sequence[_Pair], *, jobs: int | None, medical: bool) -> Iterator[_Result]:
