@@ -233,14 +233,9 @@ def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
 
 
 def check_source(
-    source: Path | str,
-    *,
-    allow_missing: bool = False,
-    source_labels: LabelScheme | None = None,
-    dicom: DicomOptions | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> SourceReport:
+    source: Path | str, *, allow_missing: bool = False, source_labels: LabelScheme | None = None,
+    dicom: DicomOptions | None = None, jobs: int | None = None, progress: Progress | None = None,
+) -> SourceReport:  # fmt: skip
     """Read every slice of a source once and measure it; writes nothing.
 
     Parameters
@@ -295,15 +290,11 @@ def check_opened(
             "not comparable"
         )
     return SourceReport(
-        path=opened.path,
-        kind=opened.kind,
-        scans=tuple(scans),
+        path=opened.path, kind=opened.kind, scans=tuple(scans),
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
-        suspects=find_suspects(scans),
-        tested=list_tested(scans),
-        warnings=tuple(warnings),
+        suspects=find_suspects(scans), tested=list_tested(scans), warnings=tuple(warnings),
         load=lambda scan_id: opened.scans[scan_id].load(),
-    )
+    )  # fmt: skip
 
 
 def _measure_scans(

@@ -8,6 +8,7 @@ from itertools import combinations, permutations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.fit import Alternative, Placement
@@ -23,8 +24,8 @@ from gi2nnunet.source.check.suspects import (
     SuspectKind,
     UsualFit,
     UsualOrgans,
-    describe_ends,
     describe_heights,
+    describe_length,
     describe_organs,
     measure_spread,
     rate_certainty,
@@ -203,18 +204,23 @@ def _find_turned(
 def _find_cut_off(
     scan: ScanMeasures, masks: MaskMeasures, features: FloatArray, usual: UsualOrgans
 ) -> Iterator[Suspect]:
-    ends = describe_ends(scan, masks)
-    if not np.isfinite(ends.log_length):
+    log_length = describe_length(scan, masks)
+    if not np.isfinite(log_length):
         return
-    short = (ends.log_length - usual.log_length[0]) / usual.log_length[1]
+    short = (log_length - usual.log_length[0]) / usual.log_length[1]
+    large, small, stomach = masks.pixels
     signs = {
-        f"the stomach ends with {ends.stomach_last:.0%} of its median area": ends.stomach_last,
-        f"the large bowel begins with {ends.large_first:.0%} of its median area": ends.large_first,
-        f"the small bowel begins with {ends.small_first:.0%} of its median area": ends.small_first,
+        f"the {name} {verb} with {share:.0%} of its median area": share
+        for name, verb, share in (
+            ("stomach", "ends", _measure_end(stomach, -1)),
+            ("large bowel", "begins", _measure_end(large, 0)),
+            ("small bowel", "begins", _measure_end(small, 0)),
+        )
     }
     abrupt = [text for text, share in signs.items() if share > _ABRUPT]
     worst = max((share for share in signs.values() if np.isfinite(share)), default=0.0)
-    near_end = ends.stomach_to_end <= _NEAR_END
+    drawn = np.flatnonzero(masks.pixels.any(axis=0))
+    near_end = bool(stomach.any()) and drawn[-1] - np.flatnonzero(stomach)[-1] <= _NEAR_END
     if near_end:
         abrupt.append("the stomach ends where all masks end")
     # A small bowel that is short too says that slices are missing at its end.
@@ -229,7 +235,7 @@ def _find_cut_off(
     strength = max((value for holds, value in rules if holds and np.isfinite(value)), default=0.0)
     if strength < 1:
         return
-    length = f"masks over {np.exp(ends.log_length):.0f} mm"
+    length = f"masks over {np.exp(log_length):.0f} mm"
     usually = "first and last slices of an organ are small"
     if usual.of_source:
         middle, spread = usual.log_length
@@ -241,6 +247,19 @@ def _find_cut_off(
         "leave the scan out.",
         certainty=rate_certainty(strength),
     )  # fmt: skip
+
+
+def _measure_end(pixels: NDArray[np.int64], end: int) -> float:
+    """Return the area of an organ's first (0) or last (-1) slice over its median area.
+
+    It is 0 at the scan's own end, and NaN for an organ in fewer than two slices.
+    """
+    filled = np.flatnonzero(pixels)
+    if len(filled) < 2:
+        return float("nan")
+    if filled[end] == np.arange(len(pixels))[end]:
+        return 0.0
+    return float(pixels[filled[end]] / np.median(pixels[filled]))
 
 
 def _find_unusual(

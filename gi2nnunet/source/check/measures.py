@@ -107,14 +107,9 @@ class ScanMeasures:
 
 
 def measure_scan(
-    *,
-    scan_id: str,
-    part: str,
-    image: NDArray[Any],
-    label_map: LabelMap | None,
-    spacing_mm: tuple[float, float, float],
-    first_number: int,
-) -> ScanMeasures:
+    *, scan_id: str, part: str, image: NDArray[Any], label_map: LabelMap | None,
+    spacing_mm: tuple[float, float, float], first_number: int,
+) -> ScanMeasures:  # fmt: skip
     """Measure one scan.
 
     Parameters
@@ -143,19 +138,11 @@ def measure_scan(
     if label_map is not None:
         masks = measure_masks(label_map, spacing_mm=spacing_mm, image=image, level=level)
     return ScanMeasures(
-        scan_id=scan_id,
-        part=part,
-        shape=(image.shape[0], image.shape[1], image.shape[2]),
-        spacing_mm=spacing_mm,
-        first_number=first_number,
-        intensity=(least, middle, high, most),
-        next_correlation=correlation,
-        second_correlation=second,
-        next_likeness=likeness,
-        signal=signal,
-        prints=take_prints(image),
-        masks=masks,
-    )
+        scan_id=scan_id, part=part, shape=(image.shape[0], image.shape[1], image.shape[2]),
+        spacing_mm=spacing_mm, first_number=first_number, intensity=(least, middle, high, most),
+        next_correlation=correlation, second_correlation=second, next_likeness=likeness,
+        signal=signal, prints=take_prints(image), masks=masks,
+    )  # fmt: skip
 
 
 def _correlate(centred: NDArray[np.float32], ahead: int) -> FloatArray:
@@ -188,12 +175,9 @@ def _correlate_outside(
 
 
 def measure_masks(
-    label_map: LabelMap,
-    *,
-    spacing_mm: tuple[float, float, float],
-    image: NDArray[Any],
+    label_map: LabelMap, *, spacing_mm: tuple[float, float, float], image: NDArray[Any],
     level: FloatArray,
-) -> MaskMeasures:
+) -> MaskMeasures:  # fmt: skip
     """Measure one scan's masks.
 
     Parameters
@@ -236,17 +220,13 @@ def measure_masks(
         _count((box & bits) == bits) for bits in (ORGAN_BITS[a] | ORGAN_BITS[b] for a, b in _PAIRS)
     ]
     return MaskMeasures(
-        pixels=pixels,
-        next_iou=next_iou,
-        second_iou=second_iou,
-        volume_ml=pixels.sum(axis=1) * float(np.prod(spacing_mm)) / 1000,
-        centre=centre,
-        spread_mm=spread,
-        level=_measure_level(label_map, image, level),
+        pixels=pixels, next_iou=next_iou, second_iou=second_iou,
+        volume_ml=pixels.sum(axis=1) * float(np.prod(spacing_mm)) / 1000, centre=centre,
+        spread_mm=spread, level=_measure_level(label_map, image, level),
         fit=measure_fit(image, label_map, level=level),
         overlap_pixels=tuple(int(counted.sum()) for counted in both),
         overlap_slices=tuple(int(np.count_nonzero(counted)) for counted in both),
-    )
+    )  # fmt: skip
 
 
 def _locate(counted: NDArray[np.int64], start: int) -> tuple[float, float]:

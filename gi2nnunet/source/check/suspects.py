@@ -216,27 +216,6 @@ class UsualFit(_Usual):
     of_organs: FloatArray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ends:
-    """How a scan's masks begin and end; NaN without the organ.
-
-    Attributes
-    ----------
-    log_length
-        Logarithm of the length in mm from the first slice with a mask to the last one.
-    stomach_last, large_first, small_first
-        Area of the organ's last or first slice over its median area; 0 at the scan's own end.
-    stomach_to_end
-        Slices from the stomach's last one to the last one with a mask.
-    """
-
-    log_length: float
-    stomach_last: float
-    large_first: float
-    small_first: float
-    stomach_to_end: float
-
-
 def describe_organs(scan: ScanMeasures, masks: MaskMeasures) -> FloatArray:
     """Return ``(organs, features)``; NaN without the organ."""
     found = np.full((len(ORGANS), len(_LEAST_SPREAD)), np.nan)
@@ -259,30 +238,11 @@ def describe_heights(scan: ScanMeasures, masks: MaskMeasures) -> FloatArray:
     return np.array([large - stomach, small - stomach, small - large])
 
 
-def describe_ends(scan: ScanMeasures, masks: MaskMeasures) -> Ends:
-    """Return how a scan's masks begin and end."""
-    large, small, stomach = masks.pixels
+def describe_length(scan: ScanMeasures, masks: MaskMeasures) -> float:
+    """Return the logarithm of the length in mm over which there are masks; NaN without any."""
     filled = np.flatnonzero(masks.pixels.any(axis=0))
-    ended = np.flatnonzero(stomach)
-    thickness = scan.spacing_mm[0]
-    return Ends(
-        log_length=float(np.log((filled[-1] - filled[0] + 1) * thickness))
-        if len(filled)
-        else float("nan"),
-        stomach_last=_measure_end(stomach, -1),
-        large_first=_measure_end(large, 0),
-        small_first=_measure_end(small, 0),
-        stomach_to_end=float(filled[-1] - ended[-1]) if len(ended) else float("nan"),
-    )
-
-
-def _measure_end(pixels: NDArray[np.int64], end: int) -> float:
-    filled = np.flatnonzero(pixels)
-    if len(filled) < 2:
-        return float("nan")
-    if filled[end] == np.arange(len(pixels))[end]:
-        return 0.0
-    return float(pixels[filled[end]] / np.median(pixels[filled]))
+    length = (filled[-1] - filled[0] + 1) * scan.spacing_mm[0] if len(filled) else np.nan
+    return float(np.log(length))
 
 
 def measure_spread(values: FloatArray) -> float:
@@ -308,7 +268,7 @@ def find_usual_organs(labelled: Labelled) -> UsualOrgans:
         having = features[there[:, organ], organ]
         middle[organ] = np.median(having, axis=0)
         spread[organ] = np.fmax([measure_spread(column) for column in having.T], _LEAST_SPREAD)
-    lengths = np.array([describe_ends(*pair).log_length for pair in labelled])
+    lengths = np.array([describe_length(*pair) for pair in labelled])
     lengths = lengths[np.isfinite(lengths)]
     heights = np.array([describe_heights(*pair) for pair in labelled])
     return UsualOrgans(
