@@ -12,6 +12,7 @@ import gzip
 import io
 import math
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ _NO_TABLES = {
     b"\xfe\xff": "text in UTF-16",
     b"\x89PNG": "a PNG",
 }
+_LONG_FIELD = 64
 _SLICE_ID_OF_ANY_SCAN = re.compile(r"(\S.*)_slice_(\d{4,9})", re.ASCII)
 
 
@@ -167,18 +169,22 @@ def _read_keys(
         problems.append(Problem(where=f"{name}, line {line}", found=found, expected=expected))
 
     pattern = _SLICE_ID_OF_ANY_SCAN if any_scan else SLICE_ID
-    parsed = {text: pattern.fullmatch(text) for text in dict.fromkeys(columns["id"])}
     scans: dict[str, int] = {}
+
+    def parse(text: str) -> tuple[int, int] | None:
+        match = pattern.fullmatch(text)
+        return (scans.setdefault(match[1], len(scans)), int(match[2])) if match else None
+
+    parsed = {text: parse(text) for text in dict.fromkeys(columns["id"])}
     keys: dict[tuple[int, int, int], None] = {}
     for line, (text, organ) in enumerate(zip(columns["id"], columns["class"], strict=True), 2):
-        if (match := parsed[text]) is None:
+        if (of_slice := parsed[text]) is None:
             refuse(line, f"id {text!r}", "an id such as case123_day20_slice_0065")
         if organ not in ORGANS:
             refuse(line, f"class {organ!r} of {text}", ", ".join(ORGANS))
-        elif match is not None:
+        elif of_slice is not None:
             # Compared by what the id means, so that slice_0065 and slice_00065 are the same row.
-            scan = scans.setdefault(match[1], len(scans))
-            if (key := (scan, int(match[2]), ORGANS.index(organ))) in keys:
+            if (key := (*of_slice, ORGANS.index(organ))) in keys:
                 refuse(line, f"a second row for {text}, {organ}", "one row per slice and organ")
             keys[key] = None
     return tuple(scans), list(keys)
@@ -245,7 +251,8 @@ def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]
         for row in reader:
             if len(row) == len(header):
                 for column, field in zip(kept, row, strict=True):
-                    column.append(field)
+                    # Ids and names come many times: each is kept in memory once.
+                    column.append(sys.intern(field) if len(field) < _LONG_FIELD else field)
             elif len(row) > 1 or "".join(row).strip():  # else a blank line
                 where = f"{path}, line {reader.line_num}"
                 problems.append(
