@@ -317,10 +317,10 @@ def print_false_alarms(clean: dict[str, ScanMeasures], seed: int) -> None:
 
 
 def measure_planted(scan_id: str, scan: PlantedScan) -> ScanMeasures:
-    return measure_scan(
-        scan_id=scan_id, part="train", image=scan.image, label_map=scan.labels,
-        spacing_mm=scan.spacing_mm, first_number=1,
-    )  # fmt: skip
+    loaded = LoadedScan(
+        image=scan.image, label_map=scan.labels, spacing_mm=scan.spacing_mm, first_number=1
+    )
+    return measure_scan(loaded, scan_id=scan_id, part="train")
 
 
 if __name__ == "__main__":

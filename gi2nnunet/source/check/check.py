@@ -306,10 +306,7 @@ def _measure_scans(
         loaded = scan.load()
         if loaded.problems:
             return None, loaded.problems, 0
-        measured = measure_scan(
-            scan_id=scan.scan_id, part=scan.part, image=loaded.image, label_map=loaded.label_map,
-            spacing_mm=loaded.spacing_mm, first_number=loaded.first_number,
-        )  # fmt: skip
+        measured = measure_scan(loaded, scan_id=scan.scan_id, part=scan.part)
         return measured, (), loaded.eight_bit
 
     scans: list[ScanMeasures] = []

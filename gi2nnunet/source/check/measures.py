@@ -12,6 +12,7 @@ from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.source.check.fit import OutlineFit, measure_fit
 from gi2nnunet.source.prints import Prints, take_prints
+from gi2nnunet.source.scan import LoadedScan
 
 FloatArray = NDArray[np.float64]
 
@@ -36,8 +37,6 @@ class MaskMeasures:
     centre
         ``(organs, 3)``: centre of mass as relative height (0 first slice, 1 last) and mm from the
         image's middle, to posterior and to the patient's left; NaN without the organ.
-    fit
-        How the outlines fit the image.
     spread_mm
         ``(organs, 3)``: standard deviation of the organ's voxels along z, y and x.
     level
@@ -65,12 +64,10 @@ class ScanMeasures:
 
     Attributes
     ----------
-    scan_id, part
-        Which scan, and where the source puts it.
+    part
+        ``"train"`` or ``"test"``.
     shape, spacing_mm
         ``(z, y, x)``.
-    first_number
-        Number of the first slice.
     intensity
         Least, median, 99th percentile and greatest value, on every fourth pixel each way.
     next_correlation, second_correlation
@@ -83,8 +80,6 @@ class ScanMeasures:
         ``(z,)`` bool: whether the slice holds more than one value.
     prints
         Prints of the slices.
-    masks
-        ``None`` without truth.
     """
 
     scan_id: str
@@ -106,23 +101,9 @@ class ScanMeasures:
         return patient_of(self.scan_id)
 
 
-def measure_scan(
-    *, scan_id: str, part: str, image: NDArray[Any], label_map: LabelMap | None,
-    spacing_mm: tuple[float, float, float], first_number: int,
-) -> ScanMeasures:  # fmt: skip
-    """Measure one scan.
-
-    Parameters
-    ----------
-    scan_id, part, first_number
-        Kept as they are.
-    image
-        ``(z, y, x)`` in slice order.
-    label_map
-        ``(z, y, x)`` uint8, bit-coded, or ``None``.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
-    """
+def measure_scan(loaded: LoadedScan, *, scan_id: str, part: str) -> ScanMeasures:
+    """Measure one scan that was read without problems."""
+    image, label_map = loaded.image, loaded.label_map
     seen = image[:, ::_STEP, ::_STEP].reshape(len(image), -1)
     least, middle, high, most = np.percentile(seen, (0, 50, 99, 100)).tolist()
     signal = seen.max(axis=1) > seen.min(axis=1)
@@ -136,10 +117,11 @@ def measure_scan(
     del seen, centred  # the masks need memory too
     masks = None
     if label_map is not None:
-        masks = measure_masks(label_map, spacing_mm=spacing_mm, image=image, level=level)
+        masks = measure_masks(label_map, spacing_mm=loaded.spacing_mm, image=image, level=level)
     return ScanMeasures(
         scan_id=scan_id, part=part, shape=(image.shape[0], image.shape[1], image.shape[2]),
-        spacing_mm=spacing_mm, first_number=first_number, intensity=(least, middle, high, most),
+        spacing_mm=loaded.spacing_mm, first_number=loaded.first_number,
+        intensity=(least, middle, high, most),
         next_correlation=correlation, second_correlation=second, next_likeness=likeness,
         signal=signal, prints=take_prints(image), masks=masks,
     )  # fmt: skip
@@ -182,12 +164,10 @@ def measure_masks(
 
     Parameters
     ----------
-    label_map
-        ``(z, y, x)`` uint8, bit-coded.
+    label_map, image
+        ``(z, y, x)``; the labels uint8, bit-coded.
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm.
-    image
-        ``(z, y, x)``.
     level
         ``(z,)``: mean of each slice's image.
     """

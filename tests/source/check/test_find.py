@@ -14,14 +14,15 @@ from gi2nnunet.source.check.suspects import MEANINGS
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
+from gi2nnunet.source.scan import LoadedScan
 from tests.planted_faults import FAULTS, Fault, Scan
 
 
 def measure(scan_id: str, scan: Scan) -> ScanMeasures:
-    return measure_scan(
-        scan_id=scan_id, part="train", image=scan.image, label_map=scan.labels,
-        spacing_mm=scan.spacing_mm, first_number=1,
-    )  # fmt: skip
+    loaded = LoadedScan(
+        image=scan.image, label_map=scan.labels, spacing_mm=scan.spacing_mm, first_number=1
+    )
+    return measure_scan(loaded, scan_id=scan_id, part="train")
 
 
 @pytest.fixture(scope="module")

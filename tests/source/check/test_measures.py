@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.source.check.measures import measure_masks, measure_scan
+from gi2nnunet.source.scan import LoadedScan
 
 SPACING = (3.0, 1.5, 2.0)
 
@@ -57,10 +58,8 @@ def test_masks_are_measured_as_one_voxel_at_a_time(seed: int) -> None:
 def test_likeness_of_slices_is_their_correlation() -> None:
     image = np.random.default_rng(0).integers(0, 4000, (5, 16, 20)).astype(np.uint16)
     image[3] = 7  # of one value: no correlation
-    found = measure_scan(
-        scan_id="case1_day2", part="train", image=image, label_map=None, spacing_mm=SPACING,
-        first_number=4,
-    )  # fmt: skip
+    loaded = LoadedScan(image=image, label_map=None, spacing_mm=SPACING, first_number=4)
+    found = measure_scan(loaded, scan_id="case1_day2", part="train")
     seen = image[:, ::4, ::4].reshape(5, -1).astype(float)
     assert found.next_correlation[0] == pytest.approx(np.corrcoef(seen[0], seen[1])[0, 1], abs=1e-5)
     assert found.second_correlation[0] == pytest.approx(
@@ -83,9 +82,7 @@ def test_a_dip_is_measured_outside_the_masks() -> None:
     image[3:, 4:12, 4:12] = 60000  # an organ that begins, and with it a dip
     labels = np.zeros(image.shape, np.uint8)
     labels[:, 4:12, 4:12] = 1
-    found = measure_scan(
-        scan_id="case1_day2", part="train", image=image, label_map=labels, spacing_mm=SPACING,
-        first_number=1,
-    )  # fmt: skip
+    loaded = LoadedScan(image=image, label_map=labels, spacing_mm=SPACING, first_number=1)
+    found = measure_scan(loaded, scan_id="case1_day2", part="train")
     assert found.next_correlation[2] < 0.9
     assert found.next_likeness[2] > 0.99
