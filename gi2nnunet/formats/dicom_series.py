@@ -135,7 +135,7 @@ class Frame:
     position_mm, orientation, spacing_mm
         ImagePositionPatient, ImageOrientationPatient and PixelSpacing; empty if it has none.
     contrast
-        What tells echoes and phases at one position apart, by keyword.
+        Values in which echoes and phases at one position can differ, by keyword.
     """
 
     dataset: Dataset = field(repr=False)  # it names the patient
@@ -224,8 +224,8 @@ def split_frames(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     Returns
     -------
     dict
-        Frames by what tells them apart, as ``EchoTime 4.6``, in the order of these values; all of
-        them under an empty text if there is one at each position, or nothing tells them apart.
+        Frames by the values in which they differ, as ``EchoTime 4.6``, in the order of these; all
+        under an empty text if there is one at each position, or they differ in no value.
     """
     varying = [
         keyword for keyword in _CONTRAST if len({f.contrast.get(keyword) for f in frames}) > 1
@@ -482,7 +482,7 @@ def read_pixels(series: Series) -> NDArray[Any]:
         plane = frames[(number or 1) - 1]
         slope, intercept = _find_rescale(dataset, number)
         if (slope, intercept) != (1.0, 0.0):
-            with np.errstate(over="ignore", invalid="ignore"):  # whoever looks finds infinity
+            with np.errstate(over="ignore", invalid="ignore"):  # the scan checks for infinity
                 plane = (plane * slope + intercept).astype(np.float32)
         planes.append(plane)
     return np.stack(planes)

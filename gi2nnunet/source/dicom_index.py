@@ -63,7 +63,7 @@ class Volume:
     problems
         Why they cannot be taken.
     uneven
-        Where they lie at unequal distances, so that they make no image.
+        Places where their distances differ, so that they do not make an image.
     patient, study, date
         Real PatientID (empty if missing), StudyInstanceUID, and date (YYYYMMDD, or empty).
     modality, number, description, uid
@@ -71,7 +71,7 @@ class Volume:
     part, parts
         Which part of the series it is, from 1, of how many.
     contrast
-        What tells it apart from the other parts.
+        Values in which it differs from the other parts.
     is_localizer
         Whether its slices only show where others lie: several orientations, or marked as such.
     described
@@ -127,7 +127,7 @@ class StructureFile:
     Attributes
     ----------
     archive, name
-        Where it is.
+        Its folder or zip, and its path inside.
     modality
         ``RTSTRUCT`` or ``SEG``.
     shown_as
@@ -175,14 +175,12 @@ class Index:
 def find_dicom(path: Path) -> tuple[Archive, list[str]] | None:
     """Return where DICOM files are and their names inside; ``None`` if there is none.
 
-    One file is looked at in its folder. Files whose names end like those of other kinds are passed
-    over.
+    A single file is read from its folder. Names with the endings of other kinds are passed over.
     """
     kind = find_kind(path)
-    if kind == "file" and not zipfile.is_zipfile(path):
-        archive = Archive(path.parent)
-        return (archive, [path.name]) if is_dicom(archive, path.name) else None
-    if kind not in ("file", "folder"):
+    if kind == "file" and is_dicom(beside := Archive(path.parent), path.name):
+        return beside, [path.name]
+    if kind != "folder" and not (kind == "file" and zipfile.is_zipfile(path)):
         return None
     archive = Archive(path)
     names = [name for name in archive.names() if not name.lower().endswith(_NOT_DICOM)]
