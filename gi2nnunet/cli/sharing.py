@@ -199,10 +199,13 @@ def kaggle_bundle(
 def _select_models(
     models: ModelOptions, engine: Engine, dataset_id: int | None
 ) -> tuple[Dataset | None, Ensemble]:
+    from gi2nnunet.nnunet.models import warn_of_unrecorded
     from gi2nnunet.prediction.choose import select_models
 
     dataset, ensemble = select_models(engine.workspace, models.choose(dataset_id))
     print_notice(f"Models: {ensemble.describe()}")
+    if warning := warn_of_unrecorded(ensemble):
+        print_notice(warning)
     return dataset, ensemble
 
 

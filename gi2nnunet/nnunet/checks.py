@@ -16,6 +16,8 @@ from gi2nnunet.nnunet.models import (
     PlansConfiguration,
     TrainedModel,
     fold_folder,
+    spell_restore,
+    spell_restore_model,
 )
 from gi2nnunet.source.dataset import Fold as SplitFold
 from gi2nnunet.source.nifti import DATASET_JSON, DatasetDescription, LabelTable, LabelValues
@@ -25,8 +27,6 @@ CONFIGURATION_NAMES = ("2d", "3d_fullres", "3d_lowres")
 
 That takes another configuration's segmentation as input, which nothing here makes for it.
 """
-
-_RESTORE_MODEL = "Restore it, or train again with --restart."
 
 
 def check_configurations(names: Iterable[str]) -> None:
@@ -95,12 +95,13 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
     InputError
         Naming the file.
     """
-    plans = read_record(model.folder / "plans.json", Plans, remedy=_RESTORE_MODEL)
+    remedy = spell_restore_model(model.folder)
+    plans = read_record(model.folder / "plans.json", Plans, remedy=remedy)
     configurations = plans["configurations"]
     if model.configuration not in configurations:
         raise InputError(
             f"{model.folder / 'plans.json'}: found no configuration {model.configuration}; "
-            f"expected the plans that the model was trained with. {_RESTORE_MODEL}"
+            f"expected the plans that the model was trained with. {remedy}"
         )
     before = _find_previous_stage(configurations, model.configuration)
     if before is not None:
@@ -109,7 +110,7 @@ def check_model(model: TrainedModel, folds: Sequence[Fold]) -> None:
             "as input; expected a model that takes only the image. "
             f"Choose others with --config: {', '.join(CONFIGURATION_NAMES)}."
         )
-    read_record(model.folder / DATASET_JSON, DatasetDescription, remedy=_RESTORE_MODEL)
+    read_record(model.folder / DATASET_JSON, DatasetDescription, remedy=remedy)
     for fold in folds:
         check_checkpoint_file(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)
 
@@ -159,13 +160,14 @@ def _compare_labels(
 
 def _read_labels(model: TrainedModel) -> LabelValues:
     path = model.folder / DATASET_JSON
-    return read_record(path, LabelTable, remedy=_RESTORE_MODEL)["labels"]
+    return read_record(path, LabelTable, remedy=spell_restore_model(model.folder))["labels"]
 
 
 def check_checkpoint_file(path: Path) -> None:
     """Refuse (:class:`InputError`) a file that is not a whole zip of PyTorch; nothing is loaded."""
+    remedy = spell_restore(path.parent)
     if find_kind(path) != "file":
-        raise InputError(f"{path}: no such file; expected a checkpoint. {_RESTORE_MODEL}")
+        raise InputError(f"{path}: no such file; expected a checkpoint. {remedy}")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -181,4 +183,4 @@ def check_checkpoint_file(path: Path) -> None:
             found = "a zip that is not a checkpoint of PyTorch"
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         found = f"a truncated or damaged file ({error})"
-    raise InputError(f"{path}: found {found}; expected a whole checkpoint. {_RESTORE_MODEL}")
+    raise InputError(f"{path}: found {found}; expected a whole checkpoint. {remedy}")

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import Count, find_record
-from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS, Augment, read_plans_name
+from gi2nnunet.core.files import Count, find_record, write_json
+from gi2nnunet.core.seals import hash_file
+from gi2nnunet.nnunet.presets import (
+    CONFIGURATIONS,
+    PRESETS,
+    STOCK_TRAINER,
+    Augment,
+    read_plans_name,
+    spell_preset,
+)
 
 Fold = int | str  # a fold's number, or "all"
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 TRAINING_RECORD = "gi2nnunet_training.json"
 IMPORT_RECORD = "gi2nnunet_imported.json"
+DIGESTS = "gi2nnunet_digests.json"
+"""The SHA-256 of each checkpoint beside it; while one is being replaced, that of the former too."""
 
 
 class TrainingLength(TypedDict, total=False):
@@ -420,24 +433,108 @@ def find_import_record(folder: Path) -> ImportRecord | None:
     return find_record(folder / IMPORT_RECORD, ImportRecord, remedy=remedy)
 
 
-_SAMPLE_BYTES = 1 << 20
+def record_digest(path: Path, written: Path) -> None:
+    """Record the SHA-256 of a checkpoint that is about to be put in its place.
+
+    Until it is there, that of the checkpoint before it counts too.
+    """
+    recorded = path.with_name(DIGESTS)
+    known = find_record(recorded, dict[str, list[str]]) or {}
+    write_json(recorded, {**known, path.name: [hash_file(written), *known.get(path.name, [])[:1]]})
+
+
+def check_digest(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint, and compare it with the recorded one, if there is one.
+
+    A checkpoint that plain nnU-Net saved has none.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint cannot be read, or is not the one that was recorded.
+    """
+    remedy = spell_restore(path.parent)
+    try:
+        found = path.stat()
+        digest = _hash_unchanged(path, found.st_size, found.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a checkpoint. {remedy}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read ({reason}). {remedy}") from error
+    recorded = find_digests(path)
+    if recorded and digest not in recorded:
+        raise InputError(
+            f"{path}: found other content than was saved (SHA-256 {digest[:16]}); expected "
+            f"{recorded[0][:16]}, as recorded in {DIGESTS} beside it. {remedy}"
+        )
+    return digest
+
+
+@lru_cache(maxsize=1024)
+def _hash_unchanged(path: Path, size: int, modified_ns: int) -> str:
+    """Return the SHA-256 of a file, read once as long as size and time stamp are the same."""
+    return hash_file(path)
+
+
+def find_digests(path: Path) -> list[str]:
+    """Return the recorded SHA-256 of a checkpoint; none if plain nnU-Net saved it.
+
+    Raises :class:`InputError` if the record is damaged.
+    """
+    remedy = "Delete it; then only PyTorch's own checksums are compared."
+    return (find_record(path.with_name(DIGESTS), dict[str, list[str]], remedy=remedy) or {}).get(
+        path.name, []
+    )
+
+
+def warn_of_unrecorded(ensemble: Ensemble) -> str | None:
+    """Return a sentence on checkpoints without a recorded digest, if there are any."""
+    paths = [
+        fold_folder(model.folder, fold) / FINAL_CHECKPOINT
+        for model in ensemble.models
+        for fold in ensemble.folds
+    ]
+    bare = [path for path in paths if path.is_file() and not find_digests(path)]
+    if not bare:
+        return None
+    return (
+        f"{bare[0]}{f' and {len(bare) - 1} more' if len(bare) > 1 else ''}: has no recorded "
+        "SHA-256, as plain nnU-Net saved it; only PyTorch's own checksums are compared"
+    )
+
+
+def spell_restore(folder: Path) -> str:
+    """Return the sentence that says how to get the checkpoint of a fold's folder again."""
+    imported = find_record(folder / IMPORT_RECORD, ImportRecord)
+    if imported is not None or (folder / IMPORT_RECORD).is_file():
+        file = shlex.quote((imported or {}).get("file", "FILE"))
+        return f"Import it again: gi2nnunet import-model {file} --replace"
+    trainer, _, names = folder.parent.name.partition("__")
+    plans_name, _, configuration = names.partition("__")
+    preset = spell_preset(plans_name)
+    if not preset:
+        return "Restore it, or train it again."
+    settings: Mapping[str, Any] = find_training_record(folder).get("settings", {})
+    words = [f"--config {configuration}", f"--fold {folder.name.removeprefix('fold_')}", *preset]
+    words += [f"--trainer {trainer}"] if trainer != STOCK_TRAINER else []
+    for option, key in _SETTINGS.items():
+        if settings.get(key) is not None:
+            words.append(f"{option} {shlex.quote(str(settings[key]))}")
+    return f"Restore it, or train it again: gi2nnunet train {' '.join(words)} --restart"
+
+
+_SETTINGS = {
+    "--epochs": "epochs", "--iterations": "iterations", "--lr": "learning_rate",
+    "--augment": "augment", "--pretrained-weights": "pretrained_weights",
+}  # fmt: skip
+
+
+def spell_restore_model(folder: Path) -> str:
+    """Return the sentence that says how to get the files of a model folder again."""
+    return spell_restore(next(iter(sorted(folder.glob("fold_*"))), folder / "fold_all"))
 
 
 def digest_checkpoint(model: TrainedModel, fold: Fold) -> str:
-    """Return a digest of a fold's final checkpoint: of its size, its first and last MiB.
-
-    Raises :class:`InputError` if it cannot be read.
-    """
-    path = fold_folder(model.folder, fold) / FINAL_CHECKPOINT
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            sample = file.read(_SAMPLE_BYTES)
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            sample += file.read(_SAMPLE_BYTES)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}). Restore it, or train again."
-        ) from error
-    return hashlib.sha256(str(size).encode() + sample).hexdigest()[:16]
+    """Return a short digest of a fold's final checkpoint; raises as :func:`check_digest`."""
+    return check_digest(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)[:16]

@@ -20,7 +20,7 @@ import numpy as np
 from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.files import find_record, read_record
 from gi2nnunet.dataset.manifest import SPLITS
-from gi2nnunet.nnunet.models import Plans
+from gi2nnunet.nnunet.models import Plans, spell_restore_model
 from gi2nnunet.source.dataset import Fold
 from gi2nnunet.source.nifti import DATASET_JSON
 
@@ -134,7 +134,7 @@ def open_model_folder(folder: Path, *, trust: bool) -> ModelFiles:
         than nnU-Net's own step (only nnU-Net's own commands read that file).
     """
     trainer = {f"{folder}, trainer": folder.name.partition("__")[0]}
-    remedy = "Restore it, or train again with --restart."
+    remedy = spell_restore_model(folder)
     files = _open(folder, "plans.json", trainer, remedy=remedy, trust=trust)
     if not trust:
         _check_pickles(

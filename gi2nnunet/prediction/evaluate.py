@@ -29,6 +29,7 @@ from gi2nnunet.formats.structures import Maker, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
+from gi2nnunet.nnunet.models import warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
@@ -249,6 +250,8 @@ def _announce(
     notice = on_notice or ignore
     notice(f"Computing on: {engine.hardware.name}")
     notice(f"Models: {work.ensemble.describe()}")
+    if warning := warn_of_unrecorded(work.ensemble):
+        notice(warning)
     plural = "" if len(scans) == 1 else "s"
     notice(f"Predicting {len(scans)} scan{plural}: {work.selection.described}")
     check_place(work.submission)

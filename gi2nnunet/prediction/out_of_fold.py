@@ -36,7 +36,14 @@ from gi2nnunet.formats.probabilities import SUFFIX, EightBits, read_about, read_
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSettings
-from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice, TrainedModel, digest_checkpoint
+from gi2nnunet.nnunet.models import (
+    Ensemble,
+    Fold,
+    ModelChoice,
+    TrainedModel,
+    digest_checkpoint,
+    warn_of_unrecorded,
+)
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
 from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
@@ -82,6 +89,8 @@ def choose_every_fold(
             f"{one} and {other} have the same image, or nearly so: if they are in different folds, "
             "the models have seen what they are scored on"
         )
+    if warning := warn_of_unrecorded(ensemble):
+        notice(warning)
     return dataset, ensemble
 
 

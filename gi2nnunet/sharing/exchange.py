@@ -16,11 +16,15 @@ from gi2nnunet.dataset.manifest import Dataset, find_datasets
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
     IMPORT_RECORD,
     TRAINING_RECORD,
     Ensemble,
+    ImportRecord,
     TrainedModel,
+    check_digest,
     count_folds,
+    find_digests,
     find_training_record,
     fold_folder,
     list_folds,
@@ -196,12 +200,26 @@ def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine) -> None:
 def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
     """Return whether a model folder holds just what a file holds of it."""
     found = [fold for fold in list_folds(folder.parent) if fold.folder.parent == folder]
-    return {fold.fold for fold in found} == set(map(str, bundle.folds[configuration])) and all(
-        (find_record(fold.folder / IMPORT_RECORD, dict[str, Any]) or {}).get("model")
-        == bundle.digest
-        and fold.finished
-        for fold in found
-    )
+    if {fold.fold for fold in found} != set(map(str, bundle.folds[configuration])):
+        return False
+    try:
+        for name, part in _list_model_files(configuration):
+            if (folder / name).read_bytes() != bundle.read(part):
+                return False
+        for fold in found:
+            path = fold.folder / FINAL_CHECKPOINT
+            check_digest(path)
+            record = find_record(fold.folder / IMPORT_RECORD, ImportRecord) or {}
+            if record.get("model") != bundle.digest or not find_digests(path):
+                return False
+    except (OSError, InputError):  # missing or damaged
+        return False
+    return True
+
+
+def _list_model_files(configuration: str) -> tuple[tuple[str, str], ...]:
+    """Return the files of a model folder beside its checkpoints, and what parts they are."""
+    return ("plans.json", plans_part(configuration)), (DATASET_JSON, DATASET_JSON)
 
 
 def _check_space(bundle: Bundle, results: Path) -> None:
@@ -217,7 +235,7 @@ def _check_space(bundle: Bundle, results: Path) -> None:
 
 def _write_notes(bundle: Bundle, configuration: str, folder: Path) -> None:
     """Write the files of a model folder beside its checkpoints."""
-    for name, part in (("plans.json", plans_part(configuration)), (DATASET_JSON, DATASET_JSON)):
+    for name, part in _list_model_files(configuration):
         replace_file(folder / name, bundle.read(part))
     for fold in bundle.folds[configuration]:
         notes = bundle.read_notes(configuration, fold)

@@ -6,13 +6,14 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.errors import Check, Finding, InputError, name_some
 from gi2nnunet.core.files import PART_SUFFIX, find_record
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
@@ -22,16 +23,18 @@ from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     TrainingRecord,
+    check_digest,
+    find_digests,
     find_training_record,
     list_folds,
+    spell_restore,
+    spell_restore_model,
 )
 from gi2nnunet.nnunet.process import new_log
 from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.prepared import digest_file, list_prepared_checks
 from gi2nnunet.upkeep.predictions import list_prediction_checks
-
-TRAIN_AGAIN = "Train it again with: gi2nnunet train --restart"
 
 
 def list_model_checks(
@@ -57,27 +60,40 @@ def inspect_checkpoints(results: Path, engine: Engine) -> list[Finding]:
         done = engine.run(
             "inspect", {"checkpoints": sorted(map(str, paths))}, log=new_log(Path(logs), "inspect")
         )
-    return [
-        _finding(
-            Path(path), f"a checkpoint that is refused ({why})", "one that predicts",
-            TRAIN_AGAIN if Path(path).name == FINAL_CHECKPOINT else "Delete it.",
-        )
-        for path, why in done["refused"].items()
-    ]  # fmt: skip
+    return [_name_refused(Path(path), why) for path, why in done["refused"].items()]
+
+
+def _name_refused(path: Path, why: str) -> Finding:
+    """Return the finding for a checkpoint from the message that refuses it."""
+    restore = spell_restore(path.parent)
+    remedy = restore if path.name == FINAL_CHECKPOINT else "Delete it."
+    why = why.removesuffix(restore).rstrip()
+    found, _, expected = why.removeprefix("found ").partition("; expected ")
+    if why.startswith("found ") and expected:
+        return _finding(path, found, expected.rstrip("."), remedy)
+    return _finding(
+        path, f"a checkpoint that is refused ({why.rstrip('.')})", "one that predicts", remedy
+    )
 
 
 def _check_fold(
     dataset: Dataset | None, folder: Path, preprocessed: Path, *, quick: bool
 ) -> list[Finding]:
-    findings = []
+    findings, restore = [], spell_restore(folder)
     for path in sorted(folder.glob("checkpoint*.pth")):
         if damage := _find_damage(path, quick=quick):
-            remedy = TRAIN_AGAIN if path.name == FINAL_CHECKPOINT else "Delete it."
+            remedy = restore if path.name == FINAL_CHECKPOINT else "Delete it."
             findings.append(_finding(path, damage, "a whole checkpoint", remedy))
+        elif not quick:
+            try:
+                check_digest(path)
+            except InputError as error:
+                findings.append(_name_refused(path, str(error).removeprefix(f"{path}: ")))
     finished = (folder / FINAL_CHECKPOINT).is_file()
     if finished:
+        of_model = spell_restore_model(folder.parent)
         findings += [
-            _finding(folder.parent / name, "nothing", "a copy made by the training", TRAIN_AGAIN)
+            _finding(folder.parent / name, "nothing", "a copy made by the training", of_model)
             for name in ("plans.json", DATASET_JSON)
             if not (folder.parent / name).is_file()
         ]
@@ -92,7 +108,7 @@ def _check_fold(
     if not record:
         return findings  # plain nnU-Net's
     if record.get("dataset") != dataset.digest:
-        findings.append(_stale(folder, "a model trained on another dataset", TRAIN_AGAIN))
+        findings.append(_stale(folder, "a model trained on another dataset", restore))
     plans_name = folder.parent.name.split("__")[1]
     plans_file = preprocessed / f"{plans_name}.json"
     if plans_file.is_file():
@@ -105,7 +121,7 @@ def _compare_plans(
 ) -> list[Finding]:
     if record.get("plans") != digest_file(plans_file):
         found, expected = "a model trained on another plan", f"{plans_file} as it is now"
-        return [_finding(folder, found, expected, TRAIN_AGAIN)]
+        return [_finding(folder, found, expected, spell_restore(folder))]
     copy = find_record(folder.parent / "plans.json", dict[str, Any]) or {}
     copy.pop("continue_training", None)  # nnU-Net's note to itself
     if finished and copy and copy != find_record(plans_file, dict[str, Any]):
@@ -214,6 +230,7 @@ def verify_workspace(
                 "only the files of the checkpoints were checked"
             )
         checks += list_model_checks(dataset, results, preprocessed, quick=quick)
+        notes += _note_unrecorded(results)
     checks += list_prediction_checks(workspace.predictions, opened, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
     if engine is not None and not quick:
@@ -231,6 +248,21 @@ def verify_workspace(
         findings=tuple(dict.fromkeys(findings)),  # a model's folds share files
         notes=tuple(notes),
     )
+
+
+def _note_unrecorded(results: Path) -> list[str]:
+    """Return a sentence on the final checkpoints without a recorded digest, if there are any."""
+    finals = [fold.folder / FINAL_CHECKPOINT for fold in list_folds(results) if fold.finished]
+    bare = []
+    for path in finals:
+        with suppress(InputError):  # a damaged record is a finding
+            bare += [] if find_digests(path) else [str(path)]
+    if not bare:
+        return []
+    return [
+        f"{name_some(bare)}: no SHA-256 was recorded, as plain nnU-Net saved it; only PyTorch's "
+        "own checksums were compared"
+    ]
 
 
 def run_checks(

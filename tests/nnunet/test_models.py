@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import write_json
 from gi2nnunet.nnunet.models import (
+    DIGESTS,
+    IMPORT_RECORD,
     TRAINING_RECORD,
     Ensemble,
     Fold,
     TrainedModel,
+    check_digest,
     choose_ensemble,
     count_folds,
     list_folds,
     list_models,
+    record_digest,
     spell_models,
+    spell_restore,
+    spell_restore_model,
+    warn_of_unrecorded,
 )
 
 TINY, DEFAULT = "gi2nnunetTinyPlans", "nnUNetPlans"
@@ -203,3 +212,72 @@ def test_the_name_is_fit_for_a_folder(tmp_path: Path) -> None:
     name = choose_ensemble(tmp_path, n_folds=2).name
     assert name == f"nnUNetTrainer__{TINY}__2d__fold_01"
     assert "/" not in name
+
+
+def make_checkpoint(results: Path, content: bytes = b"weights") -> Path:
+    path = results / f"nnUNetTrainer__{TINY}__2d" / "fold_1" / "checkpoint_final.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    record_digest(path, new)
+    new.replace(path)
+    return path
+
+
+def test_a_checkpoint_is_the_one_that_was_recorded(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path)
+    assert check_digest(path) == hashlib.sha256(b"weights").hexdigest()
+    before = path.stat()
+    path.write_bytes(b"weightz")  # of the same size
+    remedy = r"gi2nnunet train --config 2d --fold 1 --preset tiny --restart$"
+    with pytest.raises(InputError, match=rf"found other content than was saved .*{remedy}"):
+        check_digest(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.unlink()
+    with pytest.raises(InputError, match=rf"no such file.*{remedy}"):
+        check_digest(path)
+
+
+def test_a_run_killed_between_record_and_checkpoint_leaves_a_good_one(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path)
+    new = path.with_suffix(".new")
+    new.write_bytes(b"later")
+    record_digest(path, new)
+    assert check_digest(path) == hashlib.sha256(b"weights").hexdigest()
+    new.replace(path)
+    assert check_digest(path) == hashlib.sha256(b"later").hexdigest()
+
+
+def test_plain_nnunets_checkpoints_have_no_digest_which_is_said(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path)
+    (model,) = list_models(tmp_path)
+    ensemble = Ensemble(models=(model,), folds=(1,), chosen_by="")
+    assert warn_of_unrecorded(ensemble) is None
+    (path.parent / DIGESTS).write_text("[")
+    with pytest.raises(InputError, match=f"{DIGESTS}: found no JSON"):
+        check_digest(path)
+    (path.parent / DIGESTS).unlink()  # the remedy
+    path.write_bytes(b"anything")
+    assert check_digest(path) == hashlib.sha256(b"anything").hexdigest()
+    assert str(path) in str(warn_of_unrecorded(ensemble))
+
+
+def test_a_checkpoint_is_restored_by_what_made_it(tmp_path: Path) -> None:
+    plans = f"{TINY}_b3_p8x8"
+    folder = tmp_path / f"nnUNetTrainerDA5__{plans}__2d" / "fold_all"
+    settings = {"epochs": 3, "iterations": 4, "learning_rate": 0.5, "pretrained_weights": "/a b"}
+    write_json(folder / TRAINING_RECORD, {"settings": settings})
+    assert spell_restore(folder) == (
+        "Restore it, or train it again: gi2nnunet train --config 2d --fold all --preset tiny "
+        "--batch-size 3 --patch-size 8x8 --trainer nnUNetTrainerDA5 --epochs 3 --iterations 4 "
+        "--lr 0.5 --pretrained-weights '/a b' --restart"
+    )
+    assert spell_restore_model(folder.parent) == spell_restore(folder)
+    write_json(folder / IMPORT_RECORD, {"file": "my model.zip"})
+    assert spell_restore(folder) == (
+        "Import it again: gi2nnunet import-model 'my model.zip' --replace"
+    )
+    (folder / IMPORT_RECORD).write_text("{")
+    assert spell_restore(folder).endswith("import-model FILE --replace")
+    plain = tmp_path / "nnUNetTrainer__nnUNetPlansX__2d" / "fold_0"
+    assert spell_restore(plain) == "Restore it, or train it again."

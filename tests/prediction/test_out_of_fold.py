@@ -13,7 +13,7 @@ from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
-from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble
+from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, record_digest
 from gi2nnunet.nnunet.postprocess import Decision, adopt_tuning, find_tuning, tuning_path
 from gi2nnunet.prediction import evaluate, out_of_fold
 from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
@@ -63,6 +63,18 @@ def test_what_is_there_is_kept_and_an_interrupted_run_goes_on(bench):
     assert len(bench.asked) == 2 * len(bench.train)
     assert tree(bench.workspace.predictions) == before
     assert told == []
+
+
+def test_kept_predictions_of_a_damaged_checkpoint_are_not_used(bench):
+    path = bench.ensemble.models[0].folder / "fold_1" / "checkpoint_final.pth"
+    record_digest(path, path)
+    bench.predict()
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(InputError, match="other content than was saved"):
+        bench.predict()
+    path.write_bytes(sound)
+    bench.predict()
 
 
 def test_a_fold_trained_anew_and_other_settings_are_predicted_anew(bench):

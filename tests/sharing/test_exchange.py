@@ -19,6 +19,7 @@ from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.child.weights import load_checkpoint
 from gi2nnunet.nnunet.model_file import MANIFEST, open_bundle
 from gi2nnunet.nnunet.models import (
+    DIGESTS,
     Fold,
     choose_ensemble,
     count_folds,
@@ -247,6 +248,44 @@ def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_pa
         weights_of(ours, fold=1)["encoder.stages.0.0.convs.0.conv.weight"],
     )
     assert not list((theirs / "results").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["fold_0/checkpoint_final.pth", "plans.json", "dataset.json", f"fold_0/{DIGESTS}"]
+)
+@pytest.mark.parametrize("harm", ["altered", "missing"])
+def test_a_damaged_import_is_replaced_by_the_same_file(
+    file: Path, tmp_path: Path, name: str, harm: str
+) -> None:
+    theirs = tmp_path / "theirs"
+    folder = take_in(file, theirs).written[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    data = bytearray(before[folder / name])
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    if harm == "missing":
+        (folder / name).unlink()
+    with pytest.raises(InputError, match="--replace"):
+        take_in(file, theirs)
+    done = take_in(file, theirs, replace=True)
+    assert folder in done.written
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_an_altered_checkpoint_is_not_exported(ours: Path, file: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    folder = take_in(file, theirs).written[0]
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    name = next(iter(checkpoint["network_weights"]))
+    checkpoint["network_weights"][name] += 1
+    torch.save(checkpoint, path)  # whole by PyTorch's own checksums
+    with pytest.raises(InputError, match=r"other content than was saved.*import-model"):
+        export(theirs, tmp_path / "laundered.gi2model")
+    assert not (tmp_path / "laundered.gi2model").exists()
+    take_in(file, theirs, replace=True)  # the remedy
+    export(theirs, tmp_path / "sound.gi2model")
 
 
 def test_a_replacement_that_fails_leaves_the_former_model(

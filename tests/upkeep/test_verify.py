@@ -508,7 +508,8 @@ def test_checkpoints_that_a_prediction_refuses_are_found(space: Space) -> None:
     found = verify_workspace(space.workspace, engine=engine).findings  # type: ignore[arg-type]
     assert [(f.file, f.found, f.remedy) for f in found] == [
         (final, "a checkpoint that is refused (found NaN)",
-         "Train it again with: gi2nnunet train --restart"),
+         "Restore it, or train it again: gi2nnunet train --config 2d --fold 0 --preset tiny "
+         "--restart"),
     ]  # fmt: skip
     assert str(final) in engine.asked
     cut(final, 40)  # what is damaged is reported once

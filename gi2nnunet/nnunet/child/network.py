@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.nnunet.child.trainer import find_trainer
 from gi2nnunet.nnunet.child.weights import check_weights, load_fold
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder, spell_restore_model
 from gi2nnunet.nnunet.trust import open_model_folder
 
 _PREPROCESSING = (
@@ -178,7 +178,7 @@ def _build_predictor(
     if configuration not in plans["configurations"] or "labels" not in dataset_json:
         raise InputError(
             f"{folder}: its plans.json or dataset.json is missing or of another model. "
-            "Restore them, or train again with --restart."
+            f"{spell_restore_model(folder)}"
         )
     plans_manager = PlansManager(plans)
     configuration_manager = plans_manager.get_configuration(configuration)

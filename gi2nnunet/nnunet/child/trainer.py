@@ -26,7 +26,7 @@ from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.files import part_file
 from gi2nnunet.nnunet.child.pipeline import use_pipeline
 from gi2nnunet.nnunet.child.weights import describe_not_finite, load_checkpoint, load_fold
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, record_digest
 from gi2nnunet.nnunet.trust import check_data_folder, open_preprocessed
 
 SAVE_EVERY_EPOCHS = 10
@@ -181,6 +181,8 @@ def _make_trainer(
             with part_file(Path(filename)) as part:
                 try:
                     super().save_checkpoint(str(part))
+                    if part.is_file():  # nnU-Net can be told to save none
+                        record_digest(Path(filename), part)
                 except RuntimeError as error:  # what PyTorch's writer makes of a full disk
                     free = shutil.disk_usage(part.parent).free
                     raise OutputError(

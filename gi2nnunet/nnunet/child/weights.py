@@ -29,7 +29,14 @@ from gi2nnunet.nnunet.model_file import (
     weights_part,
     write_bundle,
 )
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
+from gi2nnunet.nnunet.models import (
+    FINAL_CHECKPOINT,
+    Fold,
+    check_digest,
+    fold_folder,
+    record_digest,
+    spell_restore,
+)
 from gi2nnunet.nnunet.trust import open_model_folder
 
 Weights = dict[str, torch.Tensor]
@@ -100,11 +107,11 @@ def run_import(
         for fold in opened.folds[configuration]:
             checkpoint = _make_checkpoint(opened, configuration, fold)
             folder = Path(into) / opened.folder_name(configuration)
-            with (
-                part_file(fold_folder(folder, fold) / FINAL_CHECKPOINT) as part,
-                part.open("wb") as stream,  # given a path, PyTorch writes its name into the file
-            ):
-                torch.save(checkpoint, stream)
+            path = fold_folder(folder, fold) / FINAL_CHECKPOINT
+            with part_file(path) as part:
+                with part.open("wb") as stream:  # given a path, PyTorch writes its name into it
+                    torch.save(checkpoint, stream)
+                record_digest(path, part)
     return {}
 
 
@@ -179,7 +186,6 @@ _ALLOWED: tuple[Any, ...] = (
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
 )
-_RESTORE = "Restore it, or train again with --restart."
 _DIVERGED = "It predicts nothing. Train again with --restart and a smaller --lr."
 _KEYS = ("network_weights", "trainer_name", "init_args")
 
@@ -211,8 +217,7 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: is damaged or truncated ({_first_line(error)}). "
-            "Restore it, or train again with --restart."
+            f"{path}: is damaged or truncated ({_first_line(error)}). {spell_restore(path.parent)}"
         ) from error
     if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in _KEYS):
         raise InputError(
@@ -248,7 +253,11 @@ def describe_not_finite(weights: object) -> str | None:
 
 
 def load_fold(path: Path, *, trust: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of a model folder; refuse one of another trainer, configuration or fold."""
+    """Load a checkpoint of a model folder; refuse one of another trainer, configuration or fold.
+
+    Refused is also one with other content than was recorded when it was saved.
+    """
+    check_digest(path)
     checkpoint = load_checkpoint(path, trust=trust)
     check_entries(checkpoint, path)
     return checkpoint
@@ -267,9 +276,9 @@ def run_inspection(*, checkpoints: Sequence[str]) -> dict[str, Any]:
 
 def check_entries(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint of another trainer, configuration or fold than its folder's name says."""
-    arguments = checkpoint["init_args"]
+    arguments, remedy = checkpoint["init_args"], spell_restore(path.parent)
     if not isinstance(arguments, Mapping) or not isinstance(checkpoint["trainer_name"], str):
-        raise InputError(f"{path}: is damaged: its entries have other types. {_RESTORE}")
+        raise InputError(f"{path}: is damaged: its entries have other types. {remedy}")
     folder = path.parent
     found = (checkpoint["trainer_name"], arguments.get("configuration"), arguments.get("fold"))
     names = folder.parent.name.split("__")
@@ -277,7 +286,7 @@ def check_entries(checkpoint: Mapping[str, Any], path: Path) -> None:
     if tuple(map(str, found)) != wanted:
         raise InputError(
             f"{path}: found a checkpoint of {_name_fold(*found)}; expected one of "
-            f"{_name_fold(*wanted)}, as its folder says. {_RESTORE}"
+            f"{_name_fold(*wanted)}, as its folder says. {remedy}"
         )
 
 
@@ -292,7 +301,9 @@ def check_weights(
     if not isinstance(weights, Mapping) or any(
         not isinstance(tensor, torch.Tensor) for tensor in weights.values()
     ):
-        raise InputError(f"{where}: is damaged: it holds no table of weights. {_RESTORE}")
+        raise InputError(
+            f"{where}: is damaged: it holds no table of weights. Restore it from its source."
+        )
     plain = getattr(network, "_orig_mod", network)  # where torch.compile has wrapped it
     expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}

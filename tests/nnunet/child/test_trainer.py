@@ -11,6 +11,7 @@ import torch
 
 from gi2nnunet.core.errors import EngineError
 from gi2nnunet.nnunet.child.trainer import _make_trainer
+from gi2nnunet.nnunet.models import DIGESTS, check_digest, find_digests
 
 NAN, INF = np.float32("nan"), np.float32("inf")
 
@@ -73,4 +74,5 @@ def test_weights_that_are_not_finite_end_it_and_are_not_saved(
     with pytest.raises(EngineError, match="first bias"):
         trainer.save_checkpoint(str(path))
     assert path.read_bytes() == sound
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, DIGESTS]
+    assert find_digests(path) == [check_digest(path)]
