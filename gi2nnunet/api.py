@@ -389,7 +389,7 @@ def train(
         workspace, device=device, gpus=gpus, jobs=jobs, threads=threads, trust=trust
     )
     dataset, folds = choose_trainings(
-        fold=fold, pretrained_weights=pretrained_weights,
+        fold=fold, trainer=settings.trainer, pretrained_weights=pretrained_weights, trust=trust,
         workspace=engine.workspace, dataset_id=dataset_id,
     )  # fmt: skip
     planned = plan(
@@ -409,20 +409,26 @@ def train(
 def choose_trainings(
     *,
     fold: str | int | Sequence[str | int] | None,
-    pretrained_weights: FilePath | None,
+    trainer: str | None,
+    pretrained_weights: FilePath | None = None,
+    trust: bool = False,
     workspace: Workspace,
     dataset_id: int | None,
 ) -> tuple[Dataset, tuple[Fold, ...]]:
     """Return the dataset and the folds to train.
 
-    The weights are checked here, before planning, which takes minutes.
+    Trainer and weights are checked here, before planning, which takes minutes.
     """
     from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_checkpoint_file
+    from gi2nnunet.nnunet.presets import STOCK_TRAINER, TrainingSettings
+    from gi2nnunet.nnunet.trainers import check_trainer
     from gi2nnunet.training.train import expand_folds
 
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     folds = expand_folds(list_texts(fold) or ["all"], n_folds=len(dataset.splits))
+    named = TrainingSettings(trainer=trainer or STOCK_TRAINER).trainer  # refuses a path
+    check_trainer(named, label_scheme=dataset.label_scheme, environ=os.environ, trust=trust)
     if pretrained_weights:
         check_checkpoint_file(Path(pretrained_weights))
     return dataset, folds
@@ -513,15 +519,15 @@ def estimate(
 
     They run on ``gpus`` GPUs of the type ``card``, or on the engine's hardware.
     """
-    from gi2nnunet.dataset.manifest import read_dataset
     from gi2nnunet.nnunet.checks import check_configurations
     from gi2nnunet.nnunet.presets import choose_preset
     from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, choose_card, estimate_costs
-    from gi2nnunet.training.train import expand_folds
 
     tell = on_notice or ignore
-    dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    folds = expand_folds(fold or ["all"], n_folds=len(dataset.splits))
+    dataset, folds = choose_trainings(
+        fold=fold, trainer=settings.trainer, trust=engine.trust, workspace=engine.workspace,
+        dataset_id=dataset_id,
+    )  # fmt: skip
     check_configurations(options.configurations)
     chosen = choose_card(card) if card is not None else None
     if chosen is None:

@@ -234,6 +234,23 @@ ARGUMENTS = (
         "train --trainer ../../up", "--trainer: found '../../up'", "the name of a trainer class"
     ),
     refused(
+        "train --device cpu --preset tiny --trainer nnUNetTrainerr",
+        "--trainer: found 'nnUNetTrainerr'",
+        "nnUNetTrainer or ",
+        "Give one of these",
+    ),
+    refused(
+        "estimate --device cpu --preset tiny --trainer nnUNetTrainerDA55",
+        "--trainer: found 'nnUNetTrainerDA55'",
+        "nnUNetTrainerDA5",
+    ),
+    refused("train --on slurm --dry-run --trainer Mine", "--trainer: found 'Mine'"),
+    refused(
+        "train --device cpu --preset tiny --trainer nnUNetTrainerCELoss",
+        "--trainer nnUNetTrainerCELoss: found a dataset with labels that overlap",
+        "gi2nnunet convert SOURCE --labels exclusive --id 502",
+    ),
+    refused(
         "plan --device cpu --preset tiny --config 4d",
         "--config: found '4d'",
         "expected 2d, 3d_fullres",

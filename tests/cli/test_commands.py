@@ -429,6 +429,20 @@ def engine(monkeypatch):
     return Engine(monkeypatch)
 
 
+def test_a_loss_that_takes_no_overlaps_trains_on_the_dataset_that_the_refusal_names(
+    run, converted, engine
+):
+    words = ("train", "--device", "cpu", "--preset", "tiny", "--trainer", "nnUNetTrainerCELoss")
+    code, _, err = run(*words)
+    assert code == 3
+    (remedy,) = re.findall(r"gi2nnunet (convert .*) *$", err)
+    assert run(*remedy.replace("SOURCE", "source").split())[0] == 0
+    assert not engine.planned
+    assert run(*words, "--id", 502)[0] == 0
+    (trained,) = engine.trained
+    assert trained["settings"].trainer == "nnUNetTrainerCELoss"
+
+
 def test_train_asks_for_what_its_options_say(run, converted, engine):
     (converted / "w.pth").write_bytes(zip_of("archive/data.pkl"))
     code, out, err = run(

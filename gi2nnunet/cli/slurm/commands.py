@@ -27,7 +27,7 @@ from gi2nnunet.cli.slurm.submit import (
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
 from gi2nnunet.nnunet.models import spell_models
-from gi2nnunet.nnunet.presets import STOCK_TRAINER, TrainingSettings, choose_configurations
+from gi2nnunet.nnunet.presets import choose_configurations
 
 if TYPE_CHECKING:
     from gi2nnunet.prediction.choose import Work
@@ -164,10 +164,12 @@ def submit_training(context: typer.Context) -> None:
             "Remove the fold's folder instead.",
             param_hint="--restart",
         )
-    TrainingSettings(trainer=asked["trainer"] or STOCK_TRAINER)  # refuses what is not a class name
     space = api.find_workspace(asked["workspace"])
     dataset, folds = api.choose_trainings(
-        **{name: asked[name] for name in ("fold", "pretrained_weights", "dataset_id")},
+        **{
+            name: asked[name]
+            for name in ("fold", "trainer", "pretrained_weights", "trust", "dataset_id")
+        },
         workspace=space,
     )
     settled = ("--device", _settle_device(context, _read_profile(context, space)))
