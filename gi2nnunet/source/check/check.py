@@ -91,10 +91,8 @@ class SourceReport:
 
         Parameters
         ----------
-        agreements
-            Truth and predictions of scans of this source.
         predict
-            Gives the predicted label map ``(z, y, x)`` of one of them.
+            Gives the predicted label map ``(z, y, x)`` of a scan.
         """
         tested = describe_tested(len(agreements), len(self.masks))
         return replace(
@@ -105,13 +103,7 @@ class SourceReport:
         )
 
     def list_suspect_scans(self, certainty: Certainty) -> dict[str, str]:
-        """Return the scans with a suspect at least so sure, and what those suspects are.
-
-        Parameters
-        ----------
-        certainty
-            The least one: ``"certain"``, ``"likely"`` or ``"possible"``.
-        """
+        """Return the scans with a suspect at least so sure, and what those suspects are."""
         enough = CERTAINTIES[: CERTAINTIES.index(certainty) + 1]
         kinds: dict[str, dict[str, None]] = {}
         for suspect in self.suspects:
@@ -331,12 +323,8 @@ def _measure_scans(
 def find_suspects(scans: Sequence[ScanMeasures]) -> tuple[Suspect, ...]:
     """Return what is unusual in a source's scans, in their order.
 
-    Parameters
-    ----------
-    scans
-        A source's scans. With fewer than
-        :data:`~gi2nnunet.source.check.suspects.LEAST_SCANS` of them labelled,
-        usual values are those of the competition.
+    With fewer than :data:`~gi2nnunet.source.check.suspects.LEAST_SCANS` of them labelled, usual
+    values are those of the competition.
     """
     labelled = _list_labelled(scans)
     fit, organs = find_usual_fit(labelled), find_usual_organs(labelled)

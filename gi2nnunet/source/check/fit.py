@@ -120,10 +120,8 @@ def measure_fit(
 
     Parameters
     ----------
-    image
-        ``(z, y, x)``.
-    label_map
-        ``(z, y, x)`` uint8, bit-coded.
+    image, label_map
+        ``(z, y, x)``; the labels uint8, bit-coded.
     level
         ``(z,)``: mean of each slice's image; slices of zero have no contrast.
 

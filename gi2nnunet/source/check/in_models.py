@@ -66,12 +66,8 @@ class ScanAgreement:
 def find_disagreements(agreements: Sequence[ScanAgreement]) -> tuple[Suspect, ...]:
     """Return scans, and stretches of slices, in which truth and prediction disagree most.
 
-    Parameters
-    ----------
-    agreements
-        The scans that were predicted. Fewer than
-        :data:`~gi2nnunet.source.check.suspects.LEAST_SCANS` have no usual agreement: none is
-        returned.
+    Fewer than :data:`~gi2nnunet.source.check.suspects.LEAST_SCANS` predicted scans have no usual
+    agreement: none is returned.
     """
     if len(agreements) < LEAST_SCANS:
         return ()
@@ -114,18 +110,15 @@ def _find_scans(agreements: Sequence[ScanAgreement], organ: int) -> Iterator[Sus
 
 
 def _find_slices(agreements: Sequence[ScanAgreement], organ: int) -> Iterator[Suspect]:
-    areas = np.concatenate([agreement.truth[organ] for agreement in agreements])
-    areas = areas[areas > 0]
-    if not len(areas):
-        return
-    area = float(np.median(areas))
-    shares = [agreement.different[organ] / area for agreement in agreements]
-    some = np.concatenate(
-        [
-            share[(agreement.truth[organ] + agreement.predicted[organ]) > 0]
-            for share, agreement in zip(shares, agreements, strict=True)
-        ]
+    truth, predicted = (
+        np.concatenate([counts[organ] for counts in of_scans])
+        for of_scans in ([a.truth for a in agreements], [a.predicted for a in agreements])
     )
+    if not truth.any():
+        return
+    area = float(np.median(truth[truth > 0]))
+    shares = [agreement.different[organ] / area for agreement in agreements]
+    some = np.concatenate(shares)[truth + predicted > 0]
     usual = float(np.median(some))
     spread = max(measure_spread(some), _LEAST_SPREAD_OF_SLICE)
     for agreement, share in zip(agreements, shares, strict=True):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.source.check.fit import Alternative, Placement
-from gi2nnunet.source.check.measures import FloatArray, MaskMeasures, ScanMeasures
+from gi2nnunet.source.check.fit import Alternative, FloatArray, Placement
+from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 from gi2nnunet.source.check.suspects import (
     BACK,
     HEIGHT,

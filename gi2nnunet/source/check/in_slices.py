@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.source.check.measures import FloatArray, MaskMeasures, ScanMeasures
+from gi2nnunet.source.check.fit import FloatArray
+from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 from gi2nnunet.source.check.suspects import Suspect, rate_certainty
 
 # A slice is out of line if its two neighbours agree with each other so much better than either

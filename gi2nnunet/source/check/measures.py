@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
-from gi2nnunet.source.check.fit import OutlineFit, measure_fit
+from gi2nnunet.source.check.fit import FloatArray, OutlineFit, measure_fit
 from gi2nnunet.source.prints import Prints, take_prints
 from gi2nnunet.source.scan import LoadedScan
-
-FloatArray = NDArray[np.float64]
 
 _STEP = 4  # every fourth pixel each way is looked at in images; masks are looked at whole
 _DIP = 2.0  # times the usual unlikeness of neighbours

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import CERTAINTIES, ORGANS, Certainty
-from gi2nnunet.source.check.fit import Placement
+from gi2nnunet.source.check.fit import FloatArray, Placement
 from gi2nnunet.source.check.measures import MaskMeasures, ScanMeasures
 
 SuspectKind = Literal[
@@ -145,7 +144,6 @@ def drop_explained(suspects: Sequence[Suspect]) -> list[Suspect]:
     ]  # fmt: skip
 
 
-FloatArray = NDArray[np.float64]
 Labelled = Sequence[tuple[ScanMeasures, MaskMeasures]]
 
 LEAST_SCANS = 12
