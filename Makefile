@@ -46,6 +46,7 @@ test-all: lint test-slurm
 	$(BIN)/python scripts/fuzz_rle.py
 	$(BIN)/python scripts/roundtrip_rtstruct.py
 	$(BIN)/python scripts/torture.py --kills 24 --places 1
+	$(BIN)/python -m tests.damage_table --only "preprocessed labels" --only checkpoint --only labels
 
 clean:
 	rm -rf .venv demo site build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -27,7 +27,7 @@ from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume
 from gi2nnunet.source.check.check import check_source
 from gi2nnunet.source.competition import SliceScan
 from gi2nnunet.source.dataset import list_files
-from gi2nnunet.upkeep.verify import run_checks
+from gi2nnunet.upkeep.verify import run_checks, verify_workspace
 from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
@@ -362,6 +362,21 @@ def test_an_interrupted_run_of_another_recipe_is_not_gone_on_with(tmp_path, sour
         convert(source, workspace=ws, progress=interrupt_after(2))
     convert(source, workspace=ws, labels="exclusive")
     assert tree(tmp_path / "ws") == tree(tmp_path / "straight")
+
+
+def test_what_an_interrupted_run_of_another_recipe_left_is_removed(tmp_path, source, ws):
+    convert(source, workspace=ws)
+    before = tree(tmp_path / "ws")
+    with pytest.raises(Stop):
+        convert(source, workspace=ws, labels="exclusive", jobs=1, progress=interrupt_after(1))
+    hidden = ws.raw / f".{NAME}.part"
+    (finding,) = verify_workspace(ws).findings
+    assert finding.file == hidden
+    assert "the one that made the dataset that is there now removes it" in finding.remedy
+    convert(source, workspace=ws)
+    assert not hidden.exists()
+    assert tree(tmp_path / "ws") == before
+    assert verify_workspace(ws).sound
 
 
 def test_a_failing_disk_is_told_and_nothing_is_mistaken_as_whole(tmp_path, source, ws, monkeypatch):
