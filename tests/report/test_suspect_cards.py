@@ -149,7 +149,7 @@ def test_masks_that_would_fit_elsewhere_are_shown_there_too(found: SourceReport)
     assert [f.view.slices for f in here.frames] == [f.view.slices for f in there.frames]
     assert {f.view.placement for f in here.frames} == {None}
     assert {f.view.placement for f in there.frames} == {placement}
-    assert "2 slices to cranial and 18 mm to left" in there.title
+    assert "2 slices to cranial and 18 mm to the patient's left" in there.title
 
 
 def test_two_scans_that_hold_the_same_are_shown_side_by_side(found: SourceReport) -> None:
