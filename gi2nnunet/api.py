@@ -859,7 +859,6 @@ def score(
     ValueError
         For an unknown metric, a number out of range, or ``medical`` without ``images``.
     """
-    from gi2nnunet.scoring.record import read_truth
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
@@ -869,8 +868,7 @@ def score(
         raise ValueError("medical needs images: the source to take the spacing from")
     scans = open_scans(images)
     return score_submission(
-        Path(submission), read_truth(Path(truth)), metric=metric, medical=medical,
-        tolerance_mm=tolerance_mm,
+        Path(submission), Path(truth), metric=metric, medical=medical, tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in scans.items()} or None,
         spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
         jobs=jobs, progress=progress,

@@ -285,14 +285,12 @@ def compare(
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
     from gi2nnunet.scoring.compare import compare_submissions
-    from gi2nnunet.scoring.record import read_truth
 
     sizes = {name: scan.size for name, scan in api.open_scans(images).items()} or None
     with show_progress() as report:
         result = compare_submissions(
-            a, b, read_truth(truth), metric=metric, sizes=sizes, seed=seed, jobs=jobs,
-            progress=report,
-        )  # fmt: skip
+            a, b, truth, metric=metric, sizes=sizes, seed=seed, jobs=jobs, progress=report
+        )
     if as_json:
         print_json(result.to_json())
     else:

@@ -26,7 +26,7 @@ from gi2nnunet.report import history
 from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import CONVENTIONS
-from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score, read_truth
+from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
@@ -217,7 +217,7 @@ def _read_prediction(
             report = progress or ignore
             score = score_submission(
                 table,
-                read_truth(folder / TRUTH),
+                folder / TRUTH,
                 metric=metric if metric in CONVENTIONS else "per-class",
                 progress=lambda done, total, _: report(done, total, "scoring"),
             )

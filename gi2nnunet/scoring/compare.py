@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gi2nnunet.core.workers import Progress, ignore
-from gi2nnunet.formats.tables import MaskTable, Size, read_mask_table
+from gi2nnunet.formats.tables import MaskTable, Size
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
@@ -22,6 +22,7 @@ from gi2nnunet.scoring.bootstrap import (
     weigh_patients,
 )
 from gi2nnunet.scoring.conventions import Metric
+from gi2nnunet.scoring.record import read_truth
 from gi2nnunet.scoring.result import Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
@@ -154,7 +155,7 @@ def compare_submissions(
     :func:`compare_scores`; ``progress`` counts the scans of both submissions.
     """
     report = progress or ignore
-    table = truth if isinstance(truth, MaskTable) else read_mask_table(truth, any_scan=True)
+    table = truth if isinstance(truth, MaskTable) else read_truth(truth)
     score = partial(score_submission, truth=table, metric=metric, sizes=sizes, jobs=jobs)
     return compare_scores(
         score(a, progress=lambda done, total, what: report(done, 2 * total, what)),

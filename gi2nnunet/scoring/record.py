@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError, shorten
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_record, read_json, replace_file, take_mapping, write_json
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.ids import ORGANS
@@ -104,7 +104,7 @@ def read_truth(path: Path) -> MaskTable:
     if expected and path.is_file() and hash_file(path) != expected:
         raise InputError(
             f"{path}: found a file that was changed after it was written; expected SHA-256 "
-            f"{shorten(expected, 16)}. {remedy}. To use it as it is, copy it elsewhere."
+            f"{expected[:16]}. {remedy}. To use it as it is, copy it elsewhere."
         )
     return read_mask_table(path, any_scan=True)
 

@@ -36,6 +36,7 @@ from gi2nnunet.scoring.medical import (
 )
 from gi2nnunet.scoring.metric import Terms, score_label_maps
 from gi2nnunet.scoring.misread import Counts, count_agreement, find_misreading
+from gi2nnunet.scoring.record import read_truth
 from gi2nnunet.scoring.result import Score, combine_terms
 
 _HIGH_DICE = 0.98  # other readings of a scan that agrees better than this are not tried
@@ -87,9 +88,10 @@ def score_submission(
     Raises
     ------
     InputError
-        If a file is not such a table; if the submission has not exactly the rows of the truth;
-        if ``mle-bench`` finds the rows in another order; if an image size, or a spacing that is
-        needed, is unknown; if an RLE text is refused; if MONAI is needed and not installed.
+        If a file is not such a table; if the truth is not as it was recorded, see
+        :func:`~gi2nnunet.scoring.record.read_truth`; if the submission has not exactly the rows of
+        the truth; if ``mle-bench`` finds the rows in another order; if an image size, or a spacing
+        that is needed, is unknown; if an RLE text is refused; if MONAI is needed and not installed.
     EngineError
         If a worker process died.
     ValueError
@@ -97,10 +99,10 @@ def score_submission(
     """
     if metric not in CONVENTIONS:
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    pred_table, true_table = (
-        given if isinstance(given, MaskTable) else read_mask_table(given, any_scan=True)
-        for given in (submission, truth)
-    )
+    pred_table = submission
+    if not isinstance(pred_table, MaskTable):
+        pred_table = read_mask_table(pred_table, any_scan=True)
+    true_table = truth if isinstance(truth, MaskTable) else read_truth(truth)
     _check_same_rows(pred_table, true_table, in_order=metric == "mle-bench")
     pairs = _pair_scans(pred_table, true_table, metric=metric, sizes=sizes)
     if medical:

@@ -38,7 +38,15 @@ from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import decode_rows, run_pixels
 from gi2nnunet.formats.tables import MaskColumn, MaskTable, format_rows, read_mask_table
 from gi2nnunet.source.archive import Archive
-from gi2nnunet.source.scan import LoadedScan, Part, Rows, Scan, Source, SourceOptions
+from gi2nnunet.source.scan import (
+    LoadedScan,
+    Part,
+    Rows,
+    Scan,
+    Source,
+    SourceOptions,
+    digest_stamps,
+)
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _OTHER_STARTS = {
@@ -167,7 +175,9 @@ class SliceScan(Scan):
 
     def take_stamp(self) -> str:
         """Return a digest of sizes and time stamps, in a zip of its checksums."""
-        return (self.archive.digest_checksums(self.names) or super().take_stamp())[:16]
+        if checksums := self.archive.digest_checksums(self.names):
+            return checksums[:16]
+        return digest_stamps(f"{self.archive.place}/{name}" for name in self.names)
 
     def without_truth(self) -> Self:
         """Return the scan without its rows."""

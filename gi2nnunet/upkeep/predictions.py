@@ -21,7 +21,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
 from gi2nnunet.formats.tables import read_mask_table, take_rows
 from gi2nnunet.prediction.out_of_fold import OUT_OF_FOLD, describe_stored
-from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score, read_truth
+from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.score import score_submission
 
 _PREDICT_AGAIN = f"Make it again with the command that {PREDICTION} names."
@@ -102,7 +102,7 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
         return []  # predicted without a truth
     try:
         recorded = read_score(folder).score
-        result = score_submission(submission, read_truth(folder / TRUTH), metric=recorded.metric)
+        result = score_submission(submission, folder / TRUTH, metric=recorded.metric)
     except InputError as error:
         return [_finding(folder / SCORE, f"a score that is of no use ({error})",
                          "one of the files beside it", _PREDICT_AGAIN)]  # fmt: skip
