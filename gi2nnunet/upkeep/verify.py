@@ -21,6 +21,7 @@ from gi2nnunet.dataset.manifest import Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
+    DIGESTS,
     FINAL_CHECKPOINT,
     TrainingRecord,
     check_digest,
@@ -90,6 +91,10 @@ def _check_fold(
             except InputError as error:
                 findings.append(_name_refused(path, str(error).removeprefix(f"{path}: ")))
     finished = (folder / FINAL_CHECKPOINT).is_file()
+    saved = FINAL_CHECKPOINT in (find_record(folder / DIGESTS, dict[str, Any]) or {})
+    if saved and not finished and not (folder / "checkpoint_latest.pth").is_file():
+        gone = "nothing, though it was saved"
+        findings.append(_finding(folder / FINAL_CHECKPOINT, gone, "a checkpoint", restore))
     if finished:
         of_model = spell_restore_model(folder.parent)
         findings += [

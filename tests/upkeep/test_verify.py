@@ -19,6 +19,7 @@ from gi2nnunet.core.files import read_json, write_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
+from gi2nnunet.nnunet.models import record_digest
 from gi2nnunet.source.dataset import list_files
 from gi2nnunet.training.prepared import digest_file, digest_preprocessing, seal_data
 from gi2nnunet.upkeep.verify import Verification, run_checks, verify_workspace
@@ -331,6 +332,18 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     "a model's plans are gone": (
         lambda s: (s.model / "plans.json").unlink(),
         lambda s: s.model / "plans.json", "found nothing", True,
+    ),
+    "a checkpoint is gone": (
+        lambda s: (
+            record_digest(s.model / "fold_0" / "checkpoint_final.pth", s.plans),
+            (s.model / "fold_0" / "checkpoint_final.pth").unlink(),
+        ),
+        lambda s: s.model / "fold_0" / "checkpoint_final.pth", "though it was saved", True,
+    ),
+    "a checkpoint of another size of weights": (
+        lambda s: record_digest(s.model / "fold_0" / "checkpoint_final.pth", s.plans),
+        lambda s: s.model / "fold_0" / "checkpoint_final.pth", "other content than was saved",
+        False,
     ),
     "a truncated checkpoint": (
         lambda s: cut(s.model / "fold_0" / "checkpoint_final.pth", 40),
