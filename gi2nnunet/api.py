@@ -96,6 +96,7 @@ def check(
     dataset_id: int | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     series: str | None = None,
     structures: FilePath | None = None,
     roi: Mapping[str, str] | Sequence[str] | None = None,
@@ -114,6 +115,8 @@ def check(
         Also compare the truth with the out-of-fold predictions stored in the workspace.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
+    label_map
+        The same for any labels: ``"stomach=1,small_bowel=2,large_bowel=3"``.
     series
         Which DICOM series of a study: its number, UID or description.
     structures
@@ -142,7 +145,8 @@ def check(
         stored = find_stored_predictions(dataset, workspace=space)
         dicom = replace(dicom, patients=space.patients)
     found = check_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, dicom=dicom, jobs=jobs,
+        source, allow_missing=allow_missing, source_labels=source_labels,
+        label_map=label_map, dicom=dicom, jobs=jobs,
         progress=progress,
     )  # fmt: skip
     if stored is None:
@@ -182,6 +186,7 @@ def convert(
     leave_out_suspects: Certainty | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     series: str | None = None,
     structures: FilePath | None = None,
     roi: Mapping[str, str] | Sequence[str] | None = None,
@@ -247,7 +252,8 @@ def convert(
     )  # fmt: skip
     return convert_source(
         Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
-        split=split, allow_missing=allow_missing, source_labels=source_labels, dicom=dicom,
+        split=split, allow_missing=allow_missing, source_labels=source_labels,
+        label_map=label_map, dicom=dicom, on_notice=on_notice,
         command=command, jobs=jobs, progress=progress,
     )  # fmt: skip
 
@@ -630,6 +636,7 @@ def predict_and_score(
     *,
     metric: Metric = "per-class",
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     config: str | Sequence[str] | None = None,
     fold: str | int | Sequence[str | int] | None = None,
     preset: str | None = None,
@@ -670,6 +677,8 @@ def predict_and_score(
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
+    label_map
+        The same for any labels: ``"stomach=1,small_bowel=2,large_bowel=3"``.
     structures, roi
         Only for DICOM; see :func:`check`.
 
@@ -767,6 +776,7 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
         out=Path(out) if out else None,
         truth=metric is not None,
         source_labels=given.get("source_labels"),
+        label_map=given.get("label_map"),
         allow_missing=given["allow_missing"],
         dicom=make_dicom_options(given),
         workspace=engine.workspace,

@@ -17,6 +17,7 @@ from gi2nnunet.cli.options import (
     DicomOptions,
     JobsOption,
     JsonOption,
+    LabelMapOption,
     SeedOption,
     SourceLabelsOption,
     WorkspaceOption,
@@ -253,6 +254,7 @@ def convert(
     ] = None,
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
+    label_map: LabelMapOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -277,6 +279,7 @@ def convert(
                 "folds": len(dataset.splits),
                 "scans": {part: scans for part, (scans, _) in counts.items()},
                 "patients": {part: patients for part, (_, patients) in counts.items()},
+                "labels": dataset.manifest["source"].get("labels", []),
                 "warnings": dataset.warnings,
             }
         )
@@ -315,6 +318,7 @@ def check(
     clinic: DicomOptions,
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
+    label_map: LabelMapOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -348,6 +352,8 @@ def check(
     if not model and (where.workspace is not None or where.dataset_id is not None):
         raise typer.BadParameter("needs --model", param_hint="--workspace, --id")
     found, page = _check(context, source, html)
+    for note in found.labels:
+        print_notice(note)
     print_warnings(found.warnings)
     if as_json:
         written = {"page": {"path": str(page.path), "bytes": page.size}} if page else {}

@@ -79,6 +79,15 @@ SourceLabelsOption = Annotated[
         help="How NIfTI labels are encoded, if dataset.json and the values do not show it.",
     ),
 ]
+LabelMapOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ORGAN=LABEL,...",
+        help="Which label means which organ in NIfTI labels: "
+        "stomach=1,small_bowel=2,large_bowel=3. Several labels of an organ: 2+4. Labels of other "
+        "structures: others=5+6.",
+    ),
+]
 DeviceOption = Annotated[
     DeviceChoice, typer.Option(help="What to compute on; auto uses a GPU if there is one.")
 ]

@@ -14,6 +14,7 @@ from gi2nnunet.cli.options import (
     DicomOptions,
     EngineOptions,
     JsonOption,
+    LabelMapOption,
     MetricOption,
     RoiNameOption,
     SeriesOptions,
@@ -218,6 +219,7 @@ def predict_and_score(
     source: SourceArgument = None,
     metric: MetricOption = "per-class",
     source_labels: SourceLabelsOption = None,
+    label_map: LabelMapOption = None,
     allow_missing: AllowMissingOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -278,6 +280,7 @@ def _predict(
         out=asked["out"],
         truth=metric is not None,
         source_labels=asked.get("source_labels"),
+        label_map=asked.get("label_map"),
         allow_missing=asked["allow_missing"],
         dicom=api.make_dicom_options(asked),
         workspace=engine.workspace,

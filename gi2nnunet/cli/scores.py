@@ -13,6 +13,7 @@ from gi2nnunet.cli.options import (
     AnyModalityOption,
     JobsOption,
     JsonOption,
+    LabelMapOption,
     MetricOption,
     RoiNameOption,
     SeedOption,
@@ -118,6 +119,7 @@ def encode(
             "show; values that fit both are taken as regions, with a warning.",
         ),
     ] = "auto",
+    label_map: LabelMapOption = None,
     sample: Annotated[
         Path | None,
         typer.Option(
@@ -134,10 +136,13 @@ def encode(
     """
     from gi2nnunet.dataset.encode import encode_labels
 
-    encoded = encode_labels(labels, out, scheme=scheme, sample=sample)
+    encoded = encode_labels(labels, out, scheme=scheme, label_map=label_map, sample=sample)
+    for note in encoded.labels:
+        print_notice(note)
     print_warnings(encoded.warnings)
     if as_json:
-        print_json({"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans})
+        content = {"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans}
+        print_json(content | {"labels": encoded.labels})
         return
     print_result(
         f"{encoded.path}: {count(encoded.n_rows, 'row')} of {count(encoded.n_scans, 'scan')}"

@@ -33,7 +33,7 @@ from gi2nnunet.core.errors import (
 )
 from gi2nnunet.core.files import PART_SUFFIX, check_room, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
-from gi2nnunet.core.workers import Progress, count_cores, ignore
+from gi2nnunet.core.workers import Notice, Progress, count_cores, ignore
 from gi2nnunet.dataset.destination import Target, inspect_target
 from gi2nnunet.dataset.manifest import (
     SAMPLE,
@@ -99,10 +99,12 @@ def convert(
     split: SplitOptions | None = None,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     dicom: DicomOptions | None = None,
     command: str = "",
     jobs: int | None = None,
     progress: Progress | None = None,
+    on_notice: Notice | None = None,
 ) -> Dataset:
     """Convert a source to an nnU-Net raw dataset with its splits.
 
@@ -121,6 +123,8 @@ def convert(
         Skip rows without an image and images without rows.
     source_labels
         How a NIfTI source's labels are coded, if neither its dataset.json nor its values show it.
+    label_map
+        The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
     dicom
         How to open a DICOM source; its patients get ids from the workspace's table.
     command
@@ -130,6 +134,8 @@ def convert(
         on it.
     progress
         Called with ``(done, total, what)``.
+    on_notice
+        Called with a sentence that says how label volumes are read.
 
     Returns
     -------
@@ -158,9 +164,12 @@ def convert(
         raise ValueError(f"labels {labels!r}, jobs {jobs}")
     workers = jobs or count_cores()
     opened = open_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, workers=workers,
+        source, allow_missing=allow_missing, source_labels=source_labels, label_map=label_map,
+        workers=workers,
         dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
     )  # fmt: skip
+    for note in opened.label_notes:
+        (on_notice or ignore)(note)
     split = split or SplitOptions()
     suspects: Mapping[str, str] = {}
     if split.leave_out_suspects is not None:
@@ -200,7 +209,7 @@ def convert(
             raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
         options = {
             "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
-            "allow_missing": allow_missing, "source_labels": source_labels,
+            "allow_missing": allow_missing, "source_labels": source_labels, "label_map": label_map,
         }  # fmt: skip
         _write_tables(
             target, opened, plan, records, recipe=recipe, options=options, command=command
@@ -364,7 +373,11 @@ def _write_tables(
         "dataset_id": options["dataset_id"],
         "name": target.folder.name,
         "made_by": {"python": platform.python_version(), **_versions()},
-        "source": {"path": opened.recorded_path, "kind": opened.kind},
+        "source": {
+            "path": opened.recorded_path,
+            "kind": opened.kind,
+            "labels": list(opened.label_notes),
+        },
         "command": command,
         "options": dict(options),
         "recipe": dict(recipe),

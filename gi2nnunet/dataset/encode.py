@@ -17,12 +17,16 @@ from gi2nnunet.source.open import open_source
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A written submission; ``warnings`` say what was assumed or left out, one sentence each."""
+    """A written submission; ``warnings`` say what was assumed or left out, one sentence each.
+
+    ``labels`` says how the label volumes were read.
+    """
 
     path: Path
     n_scans: int
     n_rows: int
     warnings: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 def encode_labels(
@@ -30,6 +34,7 @@ def encode_labels(
     out: Path,
     *,
     scheme: LabelScheme | Literal["auto"] = "auto",
+    label_map: str | None = None,
     sample: Path | None = None,
 ) -> Encoded:
     """Turn label volumes into a submission.
@@ -44,6 +49,8 @@ def encode_labels(
     scheme
         ``regions`` (bit-coded), ``exclusive``, or ``auto``: from the manifest, else from nnU-Net's
         ``dataset.json`` in the same places, else from the values.
+    label_map
+        Which values mean which organ: ``stomach=1,small_bowel=2,large_bowel=3``.
     sample
         A sample submission: its rows are written, in its order.
 
@@ -59,7 +66,10 @@ def encode_labels(
         )
     check_place(out)
     source = open_source(
-        labels, labels_only=True, source_labels=None if scheme == "auto" else scheme
+        labels,
+        labels_only=True,
+        source_labels=None if scheme == "auto" else scheme,
+        label_map=label_map,
     )
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -70,16 +80,22 @@ def encode_labels(
     raise_problems(
         problems, remedy="Give --labels regions if they are bit-coded, or correct the files."
     )
-    warnings = []
+    warnings = list(source.warnings)
     if unknown := source.unnumbered:
         warnings.append(
             f"no manifest gives the first slice's number of {len(unknown)} scans "
             f"({name_some(unknown, most=3)}): taken as 1"
         )
-    if source.scheme_is_guessed and source.scheme == "regions":
+    if source.coding_is_from == "by their values: regions":
         warnings.append(
             f"labels are taken as bit-coded (1, 2, 4, up to {ALL_BITS}); "
             "use --labels exclusive if they are 1, 2, 3"
         )
     warnings += write_submission(out, rows, sample=read_mask_table(sample) if sample else None)
-    return Encoded(path=out, n_scans=len(source.scans), n_rows=len(rows), warnings=tuple(warnings))
+    return Encoded(
+        path=out,
+        n_scans=len(source.scans),
+        n_rows=len(rows),
+        warnings=tuple(warnings),
+        labels=source.label_notes,
+    )

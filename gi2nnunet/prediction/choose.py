@@ -119,6 +119,7 @@ def choose_work(
     out: Path | None = None,
     truth: bool = True,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     allow_missing: bool = False,
     dicom: DicomOptions | None = None,
 ) -> Work:
@@ -142,6 +143,7 @@ def choose_work(
             ensemble=ensemble,
             truth=truth,
             source_labels=source_labels,
+            label_map=label_map,
             allow_missing=allow_missing,
             dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
         )
@@ -259,6 +261,7 @@ def select_source(
     ensemble: Ensemble,
     truth: bool = True,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     allow_missing: bool = False,
     dicom: DicomOptions | None = None,
 ) -> Selection:
@@ -271,6 +274,7 @@ def select_source(
         scope="predicted",
         truth=truth,
         source_labels=source_labels,
+        label_map=label_map,
         allow_missing=allow_missing,
         dicom=dicom,
     )
@@ -284,7 +288,7 @@ def select_source(
         labelled = []
     return Selection(
         name=source.name,
-        described=source.described,
+        described="; ".join((source.described, *source.label_notes)),
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
         truth=_read_truth(source.truth_name, labelled),
         sample=source.sample,

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs it until Python 3.12
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import Count, find_record, read_record
+from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, is_nifti, list_folders_around
 from gi2nnunet.source.scan import SourceOptions
@@ -107,6 +108,7 @@ class SourceEntry(TypedDict):
 
     path: str
     kind: str
+    labels: NotRequired[list[str]]
 
 
 class Recipe(TypedDict):
@@ -238,7 +240,10 @@ class DatasetSource(NiftiSource):
         described = {scan.scan_id: scan for scan in manifest.scans}
         first_numbers = {scan_id: scan.first_number for scan_id, scan in described.items()}
         source = cls._open(
-            path, options, declared=manifest.label_scheme, first_numbers=first_numbers
+            path,
+            options,
+            declared=(CODINGS[manifest.label_scheme], str(manifest.path)),
+            first_numbers=first_numbers,
         )
         raise_problems(
             (

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
+from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.dicom_series import (
     Series,
     build_series,
@@ -291,7 +292,7 @@ class DicomSource(Source):
             scans={scan_id: scans[scan_id] for scan_id in sorted(scans, key=scan_order)},
             options={"any_modality": True} if asked.any_modality else {},
             unnumbered=tuple(scans),
-            scheme="regions" if any(truth) else None,
+            coding=CODINGS["regions"] if any(truth) else None,
             warnings=tuple(warnings),
         )
 
@@ -313,7 +314,7 @@ class DicomSource(Source):
             "files": count,
             "bytes": size,
             "sizes_and_ends_sha256": listing.hexdigest(),
-            "labels": self.scheme,
+            "labels": str(self.coding) if self.coding else None,
         }
 
     @property

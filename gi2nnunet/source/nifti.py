@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems, shorten
-from gi2nnunet.core.files import find_kind, find_record
-from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme, scan_order
-from gi2nnunet.formats.labels import ALL_BITS, LabelMap, nnunet_labels, to_bits
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import find_kind, find_record, read_record
+from gi2nnunet.formats.coding import (
+    CODINGS,
+    LabelCoding,
+    parse_label_map,
+    read_declared_labels,
+)
+from gi2nnunet.formats.ids import ORGANS, LabelScheme, scan_order
+from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
-from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions, digest_stamps
+from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"
 
@@ -48,6 +54,9 @@ _LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (
     (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test")),
     (("images", "labels", "train"),),
 )
+_CHANNEL = "_0000"  # of nnU-Net's images with one channel
+# Names of masks of single organs, as in this package's organs/ and from TotalSegmentator.
+_ONE_ORGAN = re.compile(r"(?:^|_)(?:large_bowel|small_bowel|stomach|colon|duodenum)$", re.I)
 _CLOSE_MM = 0.01
 _SCAN_ID = re.compile(r"\w(?:[\w.+=@ -]{0,198}[\w.+=@-])?")
 
@@ -60,14 +69,14 @@ class NiftiScan(Scan):
     ----------
     image, label
         The files; a scan without truth has no second one.
-    label_scheme
+    coding
         How its labels are coded.
     """
 
     kind = "nifti"
     image: Path
     label: Path | None = None
-    label_scheme: LabelScheme = "regions"
+    coding: LabelCoding = CODINGS["regions"]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -112,22 +121,17 @@ class NiftiScan(Scan):
         if not geometry.is_close(of_image, most_mm=_CLOSE_MM):
             found, expected = f"the geometry {geometry}", f"the image's, {of_image}"
             problems.append(Problem(where=str(label), found=found, expected=expected))
-        if self.label_scheme == "regions":
-            return label_map, tuple(problems)
-        if label_map.max() > len(ORGANS):
-            above = np.unique(label_map[label_map > len(ORGANS)]).tolist()
+        bit_map, unknown = self.coding.decode(label_map)
+        if unknown:
+            known = {v for values in self.coding.values.values() for v in values}
             problems.append(
                 Problem(
                     where=str(label),
-                    found=f"the labels {above}",
-                    expected=f"at most {len(ORGANS)}, as labels are exclusive",
+                    found=f"the labels {unknown[:5]}",
+                    expected=f"those of {self.coding}: {sorted({0, *known, *self.coding.others})}",
                 )
             )
-        return to_bits(label_map), tuple(problems)
-
-    def take_stamp(self) -> str:
-        """Return a digest of the sizes and time stamps of image and labels."""
-        return digest_stamps(file for file in (self.image, self.label) if file)
+        return bit_map, tuple(problems)
 
     def without_truth(self) -> Self:
         """Return the scan without its label volume."""
@@ -145,23 +149,23 @@ class NiftiScan(Scan):
         return {"image": Path(content["image"])}
 
 
-def _read_label_volume(path: Path) -> tuple[LabelMap, VolumeGeometry]:
+def _read_label_volume(path: Path) -> tuple[NDArray[np.uint8], VolumeGeometry]:
     """Read a label volume as uint8.
 
     Raises
     ------
     InputError
-        Where a value is no label: a fraction, below 0 or above 7.
+        Where a value is no label: a fraction, below 0 or above 255.
     """
     volume = read_volume(path)
     array = volume.array
     with np.errstate(invalid="ignore"):
-        labels: LabelMap = array.astype(np.uint8)
-    if not np.array_equal(labels, array) or int(labels.max()) > ALL_BITS:
-        wrong = np.unique(array[(labels != array) | (labels > ALL_BITS)])[:5]
+        labels = array.astype(np.uint8)
+    if not np.array_equal(labels, array):
+        wrong = np.unique(array[labels != array])[:5]
         raise InputError(
-            f"{path}: found the values {wrong.tolist()}; expected labels from 0 to "
-            f"{ALL_BITS}. Give label volumes of {', '.join(ORGANS)}."
+            f"{path}: found the values {wrong.tolist()}; expected labels, whole numbers from 0 to "
+            f"255. Give label volumes of {', '.join(ORGANS)}."
         )
     return labels, volume.geometry
 
@@ -203,17 +207,14 @@ class NiftiSource(Source):
         path: Path,
         options: SourceOptions,
         *,
-        declared: LabelScheme | None,
+        declared: tuple[LabelCoding, str] | None,
         first_numbers: Mapping[str, int] | None = None,
     ) -> Self:
         volumes = _list_volumes(path, options)
         labels = [files.label for files in volumes.values() if files.label]
-        known = options.source_labels or declared
-        scheme = known
-        if not labels:
-            scheme = None
-        elif not known:
-            scheme = _tell_scheme(labels, path=path, workers=options.workers)
+        coding, where = None, ""
+        if labels:
+            coding, where = _choose_coding(labels, path=path, options=options, declared=declared)
         numbers = first_numbers or {}
         scans: dict[str, NiftiScan] = {}
         unreadable: list[InputError] = []
@@ -231,17 +232,21 @@ class NiftiSource(Source):
                 spacing_mm=geometry.spacing_mm,
                 image=files.image,
                 label=files.label,
-                label_scheme=scheme or "regions",
+                coding=coding or CODINGS["regions"],
             )
         raise_problems(unreadable, remedy=f"Correct these in {path}.")
         return cls(
             path=path,
             kind="nifti",
             scans=scans,
-            options={"source_labels": options.source_labels} if options.source_labels else {},
+            options={
+                name: given
+                for name in ("source_labels", "label_map")
+                if (given := getattr(options, name))
+            },
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
-            scheme=scheme,
-            scheme_is_guessed=scheme is not None and not known,
+            coding=coding,
+            coding_is_from=where,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -256,7 +261,7 @@ class NiftiSource(Source):
             "scans": len(self.scans),
             "files": len(files),
             "names_and_sizes_sha256": listing.hexdigest(),
-            "labels": self.scheme,
+            "labels": str(self.coding) if self.coding else None,
         }
 
     @property
@@ -318,13 +323,28 @@ def _list_volumes(path: Path, options: SourceOptions) -> dict[str, _ScanFiles]:
     kind = find_kind(path)
     problems: list[Problem] = []
     if kind == "file":
-        scan_id = _stem(path).removesuffix("_0000")
+        beside = _volumes_of(path.parent)
+        scan_id = _stem(path)
+        if not options.labels_only and _are_channels(beside, ()):
+            scan_id = scan_id.removesuffix(_CHANNEL)
         found = {scan_id: _ScanFiles(part="test", image=path, label=None)}
         problems += _find_bad_id(scan_id, path)
     elif kind == "folder":
-        found = _list_folder(path, problems)
+        found = _list_folder(path, problems, labels_only=options.labels_only)
     else:
         raise InputError(f"{path}: no such file or folder. Give a folder of NIfTI volumes, or one.")
+    named = [files.label for files in found.values()]
+    if options.labels_only and not any(named):
+        named = [files.image for files in found.values()]
+    problems += [
+        Problem(
+            where=str(file),
+            found="a name that ends in one organ's, as that of a mask of this organ",
+            expected="one volume for all organs of a scan",
+        )
+        for file in named
+        if file and _ONE_ORGAN.search(_stem(file))
+    ]
     raise_problems(problems, remedy=f"Correct these in {path}.")
     if not found:
         raise InputError(
@@ -341,25 +361,58 @@ def _list_volumes(path: Path, options: SourceOptions) -> dict[str, _ScanFiles]:
     return {scan_id: found[scan_id] for scan_id in sorted(found, key=scan_order)}
 
 
-def _list_folder(path: Path, problems: list[Problem]) -> dict[str, _ScanFiles]:
+def _are_channels(images: Sequence[Path], label_names: Iterable[str]) -> bool:
+    """Return whether images have nnU-Net's names: all end in _0000, which no label's name does."""
+    stems = {_stem(file) for file in images}
+    return all(stem.endswith(_CHANNEL) for stem in stems) and stems.isdisjoint(label_names)
+
+
+def _find_channels(images: Sequence[Path], label_names: Collection[str]) -> list[Problem]:
+    """Return the files that are further channels of a scan, by the names of all."""
+    stems = [_stem(file) for file in images]
+    first = {stem.removesuffix(_CHANNEL) for stem in stems if stem.endswith(_CHANNEL)}
+    numbered = {s for s in stems if s[-5:-4] == "_" and s[-4:].isdecimal() and s not in label_names}
+    several = {stem[:-5] for stem in numbered if stem[-4:] != "0000"} & first
+    # Numbered scans have one start; a start that a label has, or several of them, are scans.
+    channels = {start for start in several if len(several) > 1} | set(label_names)
+    return [
+        Problem(
+            where=str(file),
+            found=f"a second image of {stem[:-5]}"
+            if stem.endswith(_CHANNEL)
+            else f"channel {stem[-4:]}",
+            expected="one image a scan, channel 0000",
+        )
+        for file, stem in zip(images, stems, strict=True)
+        if stem in numbered and stem[:-5] in channels
+        if stem[:-5] in stems or not stem.endswith(_CHANNEL)
+    ]
+
+
+def _list_folder(
+    path: Path, problems: list[Problem], *, labels_only: bool
+) -> dict[str, _ScanFiles]:
     found: dict[str, _ScanFiles] = {}
     for images, labels, part in _find_layout(path):
         label_of = {_stem(file): file for file in _volumes_of(labels)} if labels else {}
-        for file in _volumes_of(images):
-            scan_id, _, channel = _stem(file).rpartition("_")
-            if not (scan_id and len(channel) == 4 and channel.isdecimal()):
-                scan_id, channel = _stem(file), "0000"
+        files = _volumes_of(images)
+        are_labels = labels_only and labels is None
+        strip = not are_labels and _are_channels(files, label_of)
+        if not are_labels and (channels := _find_channels(files, label_of)):
+            problems += channels
+            continue
+        for file in files:
+            scan_id = _stem(file).removesuffix(_CHANNEL) if strip else _stem(file)
             if bad := _find_bad_id(scan_id, file):
                 label_of.pop(scan_id, None)
                 problems += bad
                 continue
-            if channel != "0000" or scan_id in found:
-                second = f"a second image of {scan_id}"
+            if scan_id in found:
                 problems.append(
                     Problem(
                         where=str(file),
-                        found=second if channel == "0000" else f"channel {channel}",
-                        expected="one image a scan, channel 0000",
+                        found=f"a second image of {scan_id}",
+                        expected="one image a scan",
                     )
                 )
                 continue
@@ -392,41 +445,42 @@ def list_folders_around(path: Path) -> tuple[Path, Path]:
     return start, start.absolute().parent
 
 
-def _find_declared(path: Path, options: SourceOptions) -> LabelScheme | None:
-    """Return how labels are coded as nnU-Net's dataset.json in the folder says.
+def _find_declared(path: Path, options: SourceOptions) -> tuple[LabelCoding, str] | None:
+    """Return how labels are coded as nnU-Net's dataset.json in the folder says, and the file.
 
     That of label volumes only may also lie one folder up.
     """
-    declared = _read_declared(path / DATASET_JSON)
-    if declared or options.source_labels or not options.labels_only:
-        return declared
-    for folder in list_folders_around(path):
-        if "labels" in (find_record(folder / DATASET_JSON, dict[str, Any]) or {}):
-            return _read_declared(folder / DATASET_JSON)
+    if options.label_map or options.source_labels:
+        return None
+    folders = list_folders_around(path) if options.labels_only else (path,)
+    for folder in folders:
+        file = folder / DATASET_JSON
+        remedy = "Restore it, or remove it and say how the labels are coded."
+        is_own = folder == path
+        content = find_record(file, dict[str, Any], remedy=remedy if is_own else None)
+        if content is None or ("labels" not in content and not is_own):
+            continue
+        labels = read_record(file, LabelTable, remedy=remedy)["labels"]
+        return read_declared_labels(labels, where=str(file)), str(file)
     return None
 
 
-def _read_declared(dataset_json: Path) -> LabelScheme | None:
-    """Return how an nnU-Net dataset.json says that labels are coded; ``None`` without the file.
-
-    Raises
-    ------
-    InputError
-        Where it declares other labels than the two ways that are known.
-    """
-    remedy = "Restore it, or remove it and say how the labels are coded."
-    content = find_record(dataset_json, dict[str, Any], remedy=remedy)
-    if content is None:
-        return None
-    declared = content.get("labels")
-    for scheme in LABEL_SCHEMES:
-        if declared == nnunet_labels(scheme)[0]:
-            return scheme
-    raise InputError(
-        f"{dataset_json}: found the labels {shorten(str(declared))}; expected "
-        f"{' or '.join(str(nnunet_labels(scheme)[0]) for scheme in LABEL_SCHEMES)}. "
-        "Convert the labels, or remove the file and say how they are coded."
-    )
+def _choose_coding(
+    labels: Sequence[Path],
+    *,
+    path: Path,
+    options: SourceOptions,
+    declared: tuple[LabelCoding, str] | None,
+) -> tuple[LabelCoding, str]:
+    """Return how labels are coded: as an option, a file or their values say; and which of these."""
+    if options.label_map:
+        return parse_label_map(options.label_map), "--label-map"
+    if options.source_labels:
+        return CODINGS[options.source_labels], f"as asked for: {options.source_labels}"
+    if declared:
+        return declared
+    scheme = _tell_scheme(labels, path=path, workers=options.workers)
+    return CODINGS[scheme], f"by their values: {scheme}"
 
 
 def _tell_scheme(labels: Sequence[Path], *, path: Path, workers: int) -> LabelScheme:
@@ -449,6 +503,6 @@ def _tell_scheme(labels: Sequence[Path], *, path: Path, workers: int) -> LabelSc
         raise InputError(
             f"{path}: found the label 3 and none above it; that is stomach in exclusive labels, "
             "large with small bowel in bit-coded ones. Say which: --source-labels (of encode: "
-            "--labels) exclusive or regions."
+            "--labels) exclusive or regions; or --label-map stomach=1,small_bowel=2,large_bowel=3."
         )
     return "exclusive"  # only 1 and 2, which mean the same in both

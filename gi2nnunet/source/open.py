@@ -32,6 +32,7 @@ def open_source(
     labels_only: bool = False,
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     workers: int | None = None,
     dicom: DicomOptions | None = None,
 ) -> Source:
@@ -57,6 +58,8 @@ def open_source(
         counts as empty), with a warning, instead of refusing the source.
     source_labels
         How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
+    label_map
+        The same for labels of any values: ``stomach=1,small_bowel=2,large_bowel=3``.
     workers
         Label volumes read at once, and in memory; by default one a core.
     dicom
@@ -73,6 +76,7 @@ def open_source(
         labels_only=labels_only,
         allow_missing=allow_missing,
         source_labels=source_labels,
+        label_map=label_map,
         workers=workers or count_cores(),
         dicom=dicom or DicomOptions(),
     )

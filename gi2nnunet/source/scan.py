@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.formats.coding import LabelCoding
 from gi2nnunet.formats.ids import LabelScheme, patient_of
 from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.structures import Maker
@@ -355,6 +356,7 @@ class SourceOptions:
     labels_only: bool = False
     allow_missing: bool = False
     source_labels: LabelScheme | None = None
+    label_map: str | None = None
     workers: int = 1
     dicom: DicomOptions = DicomOptions()
 
@@ -385,10 +387,10 @@ class Source(ABC):
         Slice numbers by id of scans that have to be left out.
     unnumbered
         Ids of scans whose first number is not known, so that it is taken as 1.
-    scheme
+    coding
         How its label volumes are coded; ``None`` where it has none.
-    scheme_is_guessed
-        Whether that is known only from the labels' values.
+    coding_is_from
+        What says so, for the screen.
     warnings
         What was passed over, one sentence each.
     """
@@ -403,8 +405,8 @@ class Source(ABC):
     sample: MaskTable | None = None
     unreadable: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unnumbered: tuple[str, ...] = ()
-    scheme: LabelScheme | None = None
-    scheme_is_guessed: bool = False
+    coding: LabelCoding | None = None
+    coding_is_from: str = ""
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -429,6 +431,18 @@ class Source(ABC):
     @abstractmethod
     def described(self) -> str:
         """Return what it is and how many scans are taken, for the screen."""
+
+    @property
+    def label_notes(self) -> tuple[str, ...]:
+        """Return a sentence that says how its label volumes are read, if it has some."""
+        if self.coding is None or not self.coding_is_from:
+            return ()
+        meaning = "; ".join(
+            f"{organ.replace('_', ' ')} {', '.join(map(str, values))}"
+            for organ, values in self.coding.values.items()
+        )
+        others = "; ".join(f"background {value}" for value in self.coding.others)
+        return (f"labels: {'; '.join(filter(None, (meaning, others)))} ({self.coding_is_from})",)
 
     @property
     def recorded_path(self) -> str:

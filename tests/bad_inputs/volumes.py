@@ -113,7 +113,7 @@ def of(value: float, dtype: type = np.float32) -> np.ndarray:
     return array
 
 
-VALUES = ("expected labels from 0 to 7", "Give label volumes of large_bowel")
+VALUES = ("expected labels, whole numbers", "Give label volumes of large_bowel")
 VOLUMES = (
     encoding("an empty file", b"", "no readable NIfTI volume"),
     encoding("text", b"hello" * 100, "no readable NIfTI volume"),
@@ -209,7 +209,7 @@ VOLUMES = (
         "expected millimetres",
     ),
     encoding(
-        "labels above 7", nifti(of(8, np.uint8)), "the values [8]", VALUES[0], remedy=VALUES[1]
+        "labels above 7", nifti(of(8, np.uint8)), "the labels [8]", remedy="or correct the files"
     ),
     encoding("labels below 0", nifti(of(-1, np.int16)), "the values [-1]", remedy=VALUES[1]),
     encoding("labels of a half", nifti(of(0.5)), "the values [0.5]", remedy=VALUES[1]),
@@ -222,7 +222,7 @@ VOLUMES = (
         command="encode in --out out.csv --labels exclusive",
         message=(
             "case1_day0.nii.gz: found the labels [5]",
-            "expected at most 3",
+            "expected those of exclusive",
             "Give --labels regions",
         ),
     ),
@@ -311,19 +311,25 @@ VOLUMES = (
         name="volumes: labels that are not exclusive",
         make=pair(label=nifti(of(6, np.uint8))),
         command="convert in --holdout 0 --source-labels exclusive",
-        message=(f"{LABEL}: found the labels [6]", "expected at most 3", "Correct these in in"),
+        message=(
+            f"{LABEL}: found the labels [6]",
+            "expected those of exclusive",
+            "Correct these in in",
+        ),
     ),
-    converting(
-        "a dataset.json cut off",
-        then(pair(), write("in/dataset.json", '{"labels": {')),
-        "in/dataset.json: found no JSON",
-        "Restore it, or remove it",
+    BadInput(
+        name="volumes: a dataset.json cut off",
+        make=then(pair(), write("in/dataset.json", '{"labels": {')),
+        command="convert in --holdout 0",
+        message=("in/dataset.json: found no JSON", "Restore it, or remove it"),
     ),
-    converting(
-        "a dataset.json of other labels",
-        then(pair(), write("in/dataset.json", json.dumps({"labels": {"liver": 1}}))),
-        "in/dataset.json: found the labels {'liver': 1}",
-        "expected",
-        "Convert the labels",
+    BadInput(
+        name="volumes: a dataset.json of other labels",
+        make=then(pair(), write("in/dataset.json", json.dumps({"labels": {"liver": 1}}))),
+        command="convert in --holdout 0",
+        message=(
+            "in/dataset.json: found the labels {'liver': 1}",
+            "--label-map stomach=1,small_bowel=2,large_bowel=3",
+        ),
     ),
 )

@@ -171,7 +171,7 @@ def test_volumes_of_any_name_are_encoded_under_it(tmp_path):
     encode_labels(tmp_path / "a", tmp_path / "folder.csv")
     encode_labels(tmp_path / "a" / "liver_7_0000.nii.gz", tmp_path / "file.csv")
     rows = read_rows(tmp_path / "folder.csv")
-    assert rows[0][0] == "liver_7_slice_0001"
+    assert rows[0][0] == "liver_7_0000_slice_0001"  # labels have no channel
     assert read_rows(tmp_path / "file.csv") == rows
 
 
@@ -291,14 +291,18 @@ def array_with(value, dtype=np.int16):
 @pytest.mark.parametrize(
     ("array", "scheme", "message"),
     [
-        (array_with(8), "auto", r"case1_day1\.nii\.gz: found the values \[8\]; expected labels"),
+        (
+            array_with(8),
+            "auto",
+            r"case1_day1\.nii\.gz: found the labels \[8\]; expected those of regions",
+        ),
         (array_with(-1), "auto", r"case1_day1\.nii\.gz: found the values \[-1\]"),
         (array_with(257), "regions", r"case1_day1\.nii\.gz: found the values \[257\]"),
         (array_with(0.5, np.float32), "auto", r"case1_day1\.nii\.gz: found the values \[0\.5\]"),
         (
             array_with(4),
             "exclusive",
-            r"found the labels \[4\]; expected at most 3(?s:.*)--labels regions",
+            r"found the labels \[4\]; expected those of exclusive(?s:.*)--labels regions",
         ),
         (array_with(1), "both", r"--labels: found 'both'; expected auto, regions or exclusive"),
     ],

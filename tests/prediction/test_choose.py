@@ -477,7 +477,7 @@ def test_labels_are_never_guessed(tmp_path):
     ]
     assert rows_of(exclusive.truth) == true_rows(painted)
     bits = write_volumes(tmp_path / "bits", TWO)
-    with pytest.raises(InputError, match=r"expected at most 3, as labels are exclusive"):
+    with pytest.raises(InputError, match=r"expected those of exclusive"):
         select_source(bits, dataset=None, ensemble=ALL, source_labels="exclusive")
     # 4 and above say it themselves.
     assert rows_of(select_source(bits, dataset=None, ensemble=ALL).truth) == true_rows(TWO)

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.dicom_series import read_series
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import to_exclusive
@@ -403,7 +404,7 @@ def test_labels_that_are_declared_are_read_once_each_when_they_are_loaded(
         scan.load_rows()
     assert read == ["labels"] * 3
     read.clear()
-    assert open_source(given.path, workers=1).scheme == "regions"
+    assert open_source(given.path, workers=1).coding == CODINGS["regions"]
     assert read[0] == "labels"
     assert len(read) < 3  # the first volume with a label above 3 settles it
 
@@ -420,7 +421,8 @@ def test_labels_only_are_taken_without_images(tmp_path: Path, made: MadeSource) 
         spacing_mm=(3, 1, 1),
     )  # fmt: skip
     source = open_source(tmp_path / "e", labels_only=True, source_labels="exclusive")
-    assert (source.scheme, source.scheme_is_guessed) == ("exclusive", False)
+    assert source.coding == CODINGS["exclusive"]
+    assert source.coding_is_from == "as asked for: exclusive"
 
 
 def test_all_headers_that_cannot_be_read_are_told_together(

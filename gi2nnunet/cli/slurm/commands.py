@@ -45,7 +45,16 @@ _OF_PARTS = (
     "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
     "dataset_id", "series", "any_modality", "show_paths",
 )  # fmt: skip
-_OF_JOIN = ("metric", "source_labels", "structures", "roi", "rtstruct", "seg", "roi_name")
+_OF_JOIN = (
+    "metric",
+    "source_labels",
+    "label_map",
+    "structures",
+    "roi",
+    "rtstruct",
+    "seg",
+    "roi_name",
+)
 _PARTS = 8
 _MOST_PARTS = 1000  # Slurm's own limit for an array
 

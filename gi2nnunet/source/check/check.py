@@ -67,6 +67,8 @@ class SourceReport:
     predict
         Gives the label map that models predict which did not see the patient, if the truth was
         held against it.
+    labels
+        How label volumes were read.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class SourceReport:
     warnings: tuple[str, ...]
     load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
     predict: Callable[[str], LabelMap] | None = field(default=None, repr=False, compare=False)
+    labels: tuple[str, ...] = ()
 
     @property
     def masks(self) -> tuple[MaskMeasures, ...]:
@@ -210,6 +213,7 @@ class SourceReport:
             "known_bad": dict(self.known_bad),
             "suspects": [asdict(suspect) for suspect in self.suspects],
             "tested": [{**asdict(t), "kinds": list(t.kinds)} for t in self.tested],
+            "labels": list(self.labels),
             "warnings": list(self.warnings),
         }
 
@@ -226,6 +230,7 @@ def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
 
 def check_source(
     source: Path | str, *, allow_missing: bool = False, source_labels: LabelScheme | None = None,
+    label_map: str | None = None,
     dicom: DicomOptions | None = None, jobs: int | None = None, progress: Progress | None = None,
 ) -> SourceReport:  # fmt: skip
     """Read every slice of a source once and measure it; writes nothing.
@@ -234,6 +239,8 @@ def check_source(
     ----------
     allow_missing
         Pass over rows without an image and images without rows.
+    label_map
+        The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
     source_labels
         How given NIfTI labels are coded, where their values or a dataset.json do not tell.
     jobs
@@ -254,7 +261,12 @@ def check_source(
         reported together.
     """
     opened = open_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, workers=jobs, dicom=dicom
+        source,
+        allow_missing=allow_missing,
+        source_labels=source_labels,
+        label_map=label_map,
+        workers=jobs,
+        dicom=dicom,
     )
     return check_opened(opened, jobs=jobs, progress=progress)
 
@@ -285,6 +297,7 @@ def check_opened(
         path=opened.path, kind=opened.kind, scans=tuple(scans),
         known_bad={s.scan_id: why for s in scans if (why := KNOWN_BAD_SCANS.get(s.scan_id))},
         suspects=find_suspects(scans), tested=list_tested(scans), warnings=tuple(warnings),
+        labels=opened.label_notes,
         load=lambda scan_id: opened.scans[scan_id].load(),
     )  # fmt: skip
 

@@ -81,6 +81,8 @@ def test_nifti_volumes_measure_as_the_slices_they_are(made: MadeSource, tmp_path
     slices = check_source(write_source(tmp_path / "source", make_source(SCANS))).to_json()
     volumes = check_source(folder, source_labels="regions").to_json()
     assert volumes.pop("kind") == "nifti"
+    assert "as asked for: regions" in volumes.pop("labels")[0]
+    assert slices.pop("labels") == []
     del slices["source"], slices["kind"], volumes["source"]
     assert volumes == slices
 

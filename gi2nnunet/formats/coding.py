@@ -1,0 +1,126 @@
+"""Coding of label volumes: which values mean which organ, as options and dataset.json say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
+from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.formats.structures import find_organ
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCoding:
+    """Which values of a label volume mean which organ.
+
+    Attributes
+    ----------
+    values
+        By organ, from 1 to 255; a value that several organs have is where they overlap.
+    others
+        Values of other structures, which count as background.
+    """
+
+    values: Mapping[str, tuple[int, ...]]
+    others: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the coding for the screen and for records."""
+        for scheme, coding in CODINGS.items():
+            if coding == self:
+                return scheme
+        parts = [f"{organ}={'+'.join(map(str, v))}" for organ, v in sorted(self.values.items())]
+        return ", ".join(
+            parts + ([f"others={'+'.join(map(str, self.others))}"] * bool(self.others))
+        )
+
+    def decode(self, labels: NDArray[np.uint8]) -> tuple[LabelMap, list[int]]:
+        """Return the bit-coded label map, and the values that have no meaning."""
+        table, known = np.zeros(256, np.uint8), np.zeros(256, np.bool_)
+        known[[0, *self.others]] = True
+        for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True):
+            of_organ = list(self.values.get(organ, ()))
+            table[of_organ] |= np.uint8(bit)
+            known[of_organ] = True
+        found = np.bincount(labels.reshape(-1), minlength=256) > 0
+        return table[labels], np.flatnonzero(found & ~known).tolist()
+
+
+def parse_label_map(text: str) -> LabelCoding:
+    """Return the coding of ``stomach=1,small_bowel=2+4,large_bowel=3,others=5``.
+
+    Raises
+    ------
+    InputError
+        If the text does not have this form.
+    """
+    values: dict[str, tuple[int, ...]] = {}
+    for part in text.split(","):
+        name, _, numbers = part.partition("=")
+        name, words = name.strip(), [word.strip() for word in numbers.split("+")]
+        fits = all(word.isascii() and word.isdecimal() and len(word) < 4 for word in words)
+        given = tuple(int(word) for word in words) if fits else ()
+        if name not in (*ORGANS, "others") or name in values or not given:
+            values = {}
+            break
+        values[name] = given
+    every = [value for of_name in values.values() for value in of_name]
+    others = values.pop("others", ())
+    if not values or not all(1 <= value <= 255 for value in every) or len(set(every)) < len(every):
+        raise InputError(
+            f"--label-map {text!r}: expected the label of each organ, each from 1 to 255 and once, "
+            "such as stomach=1,small_bowel=2+4,large_bowel=3; labels of other structures as "
+            "others=5+6. Give it again."
+        )
+    return LabelCoding(values=values, others=others)
+
+
+def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str) -> LabelCoding:
+    """Return the coding that the labels of nnU-Net's dataset.json name.
+
+    Names are taken in the usual spellings (colon for large bowel); other structures count as
+    background.
+
+    Raises
+    ------
+    InputError
+        If no organ is named, or one is twice.
+    """
+    values: dict[str, tuple[int, ...]] = {}
+    others: list[int] = []
+    names: dict[str, list[str]] = {}
+    for name, given in declared.items():
+        numbers = tuple(v for v in (given if isinstance(given, list) else [given]) if v)
+        organ = find_organ(name)
+        if organ is None:
+            others += numbers
+        else:
+            values[organ] = numbers
+            names.setdefault(organ, []).append(name)
+    twice = [", ".join(found) for found in names.values() if len(found) > 1]
+    every = [v for of_organ in (*values.values(), others) for v in of_organ]
+    if not values or twice or not all(1 <= value <= 255 for value in every):
+        raise InputError(
+            f"{where}: found the labels {dict(declared)}; expected one from 1 to 255 named for "
+            f"each of {', '.join(ORGANS)}. Say which is which, such as --label-map "
+            "stomach=1,small_bowel=2,large_bowel=3."
+        )
+    inside = {value for of_organ in values.values() for value in of_organ}
+    return LabelCoding(values=values, others=tuple(v for v in others if v not in inside))
+
+
+CODINGS: Mapping[LabelScheme, LabelCoding] = {
+    "regions": LabelCoding(
+        values={
+            organ: tuple(value for value in range(1, ALL_BITS + 1) if value & bit)
+            for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
+        }
+    ),
+    "exclusive": LabelCoding(values={organ: (i + 1,) for i, organ in enumerate(ORGANS)}),
+}
+"""The two ways in which this package codes labels itself."""

@@ -1,0 +1,213 @@
+"""NIfTI labels of any coding and ids of any form: taken as they are meant, or refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.encode import encode_labels
+from gi2nnunet.formats.volumes import write_volume
+from gi2nnunet.source.open import open_source
+from tests.command_line import run_in_process
+from tests.source_factory import ORGANS, make_scan
+
+NAMED = {"stomach": 1, "small_bowel": 2, "large_bowel": 3}
+OPTION = "stomach=1,small_bowel=2,large_bowel=3"
+FOLDERS = {"images": ("images", "labels"), "imagesTr": ("imagesTr", "labelsTr")}
+
+
+def make_labels(scan_id, values=NAMED):
+    """Return exclusive labels with these values, and their bit-coded map."""
+    bits = make_scan(scan_id).bits
+    one = np.where(bits & 4, 4, np.where(bits & 1, 1, bits & 2)).astype(np.uint8)
+    given = np.zeros_like(one)
+    for bit, organ in zip((1, 2, 4), ORGANS, strict=True):
+        given[one == bit] = values[organ]
+    return given, one
+
+
+def write_scans(folder, names, *, layout="images", suffix="", values=NAMED):
+    images, labels = FOLDERS[layout]
+    for name in names:
+        given, _ = make_labels(name, values)
+        image = make_scan(name).image
+        write_volume(folder / images / f"{name}{suffix}.nii.gz", image, spacing_mm=(3, 1.5, 1.5))
+        write_volume(folder / labels / f"{name}.nii.gz", given, spacing_mm=(3, 1.5, 1.5))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*words):
+        return run_in_process([str(w) for w in words], monkeypatch=monkeypatch, capsys=capsys)
+
+    return run_command
+
+
+@pytest.mark.parametrize(
+    ("declared", "values"),
+    [
+        (NAMED, NAMED),
+        (
+            {"Colon": 20, "SmallBowel": 18, "stomach": 6, "liver": 5},
+            {"large_bowel": 20, "small_bowel": 18, "stomach": 6},
+        ),
+        (
+            {"stomach": 9, "small bowel": [4, 5], "large bowel": 1},
+            {"large_bowel": 1, "small_bowel": 5, "stomach": 9},
+        ),
+    ],
+)  # fmt: skip
+def test_names_in_dataset_json_say_what_labels_mean(tmp_path, declared, values):
+    folder = write_scans(tmp_path / "in", ["case1_day0"], values=values)
+    content = {"labels": {"background": 0, **declared}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    source = open_source(folder)
+    (scan,) = source.scans.values()
+    assert np.array_equal(scan.read().label_map, make_labels("case1_day0")[1])
+    (note,) = source.label_notes
+    assert f"stomach {values['stomach']}" in note
+    assert "dataset.json" in note
+    assert ("background 5" in note) == ("liver" in declared)
+
+
+@pytest.mark.parametrize("command", ["check", "convert", "encode"])
+def test_label_map_says_what_labels_mean_in_every_command(tmp_path, run, command):
+    folder = write_scans(tmp_path / "in", ["case1_day0", "case2_day0"])
+    words = {
+        "check": ["check", "in"],
+        "convert": ["convert", "in", "--holdout", "0", "--jobs", "1"],
+        "encode": ["encode", folder / "labels", "--out", "out.csv"],
+    }[command]
+    unsaid = run(*words)
+    assert unsaid[0] == 3
+    assert f"--label-map {OPTION}" in unsaid[2]
+    shown = run(*words, "--label-map", OPTION)
+    assert shown[0] == 0
+    assert "labels: stomach 1; small bowel 2; large bowel 3 (--label-map)" in shown[2]
+    told = json.loads(run(*words, "--label-map", OPTION, "--json")[1])
+    assert "large bowel 3" in told["labels"][0]
+    if command == "encode":
+        wanted = tmp_path / "own"
+        write_volume(
+            wanted / "case1_day0.nii.gz", make_labels("case1_day0")[1], spacing_mm=(3, 1.5, 1.5)
+        )
+        encode_labels(wanted, tmp_path / "own.csv", scheme="regions")
+        assert set((tmp_path / "own.csv").read_text().splitlines()) <= set(
+            (tmp_path / "out.csv").read_text().splitlines()
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("stomach=1", r"found the labels \[2, 3\]; expected those of stomach=1"),
+        ("stomach=1,stomach=2", "--label-map 'stomach=1,stomach=2': expected"),
+        ("stomach=1,small_bowel=1", "each from 1 to 255 and once"),
+        ("stomach=0", "each from 1 to 255"),
+        ("liver=1", "--label-map 'liver=1'"),
+        ("others=1", "--label-map 'others=1'"),
+    ],
+)
+def test_a_label_map_that_does_not_fit_is_refused(tmp_path, given, message):
+    folder = write_scans(tmp_path / "in", ["case1_day0"])
+    with pytest.raises(InputError, match=message):
+        encode_labels(folder / "labels", tmp_path / "out.csv", label_map=given)
+
+
+def test_a_dataset_json_that_names_no_organ_or_one_twice_is_refused(tmp_path):
+    folder = write_scans(tmp_path / "in", ["case1_day0"])
+    for labels in ({"background": 0, "liver": 1}, {"stomach": 1, "the stomach": 2}):
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+        with pytest.raises(InputError, match=f"(?s)dataset.json: found.*--label-map {OPTION}"):
+            open_source(folder)
+        opened = open_source(folder, label_map=OPTION)  # the remedy
+        assert len(opened.scans) == 1
+
+
+def write_images(folder, names):
+    for name in names:
+        array = np.zeros((3, 4, 5), np.uint8)
+        array[1, 2, 3] = 1
+        write_volume(folder / f"{name}.nii.gz", array, spacing_mm=(3, 1.5, 1.5))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["genius_0800"], ["genius_0800"]),
+        (["img_0000", "img_0001"], ["img_0000", "img_0001"]),
+        (["genius_0000", "genius_0800", "other"], ["genius_0000", "genius_0800", "other"]),
+        (["a_0000", "b_0000"], ["a", "b"]),
+        (["img_0001_0000", "img_0002_0000"], ["img_0001", "img_0002"]),
+    ],
+)
+def test_four_digits_are_a_channel_only_in_nnunets_form(tmp_path, names, ids):
+    folder = write_images(tmp_path / "in", names)
+    assert list(open_source(folder).scans) == ids
+    for name, scan_id in zip(names, ids, strict=True):
+        assert list(open_source(folder / f"{name}.nii.gz").scans) == [scan_id]
+    assert list(open_source(folder, labels_only=True).scans) == names  # labels have no channel
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_labels_say_whether_images_have_channels(tmp_path, layout):
+    names = ["img_0000", "img_0001"]
+    bare = write_scans(tmp_path / "bare", names, layout=layout)
+    suffixed = write_scans(tmp_path / "suffixed", names, layout=layout, suffix="_0000")
+    for folder in (bare, suffixed):
+        opened = open_source(folder, label_map=OPTION)
+        assert list(opened.scans) == names
+        assert all(scan.labelled for scan in opened.scans.values())
+    (alone := write_scans(tmp_path / "one", ["img_0000"], layout=layout))
+    assert list(open_source(alone, label_map=OPTION).scans) == ["img_0000"]
+
+
+def test_several_channels_are_refused(tmp_path):
+    folder = write_images(tmp_path / "in", ["a_0000", "a_0001", "b_0000", "b_0001"])
+    with pytest.raises(InputError, match=r"(?s)a_0001.*channel 0001.*b_0001"):
+        open_source(folder)
+    labelled = write_scans(tmp_path / "l", ["a"], suffix="_0000")
+    write_images(labelled / "images", ["a_0001"])
+    with pytest.raises(InputError, match="channel 0001"):
+        open_source(labelled, label_map=OPTION)
+
+
+def test_ids_with_four_digits_survive_convert_and_encode(tmp_path, run):
+    names = ["genius_0800", "genius_0801"]
+    write_scans(tmp_path / "in", names)
+    made = run("convert", "in", "--holdout", "0", "--label-map", OPTION, "--jobs", "1", "--json")
+    dataset = json.loads(made[1])["dataset"]
+    assert list(open_source(dataset).scans) == names
+    assert run("encode", f"{dataset}/labelsTr", "--out", "out.csv")[0] == 0
+    ids = {
+        line.partition("_slice_")[0] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]
+    }
+    assert ids == set(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"case1_day0_{organ}" for organ in ORGANS],
+        ["stomach", "small_bowel", "colon", "liver"],
+        ["case1_day0_stomach"],
+    ],
+)
+def test_masks_of_single_organs_are_not_taken_for_scans(tmp_path, names):
+    folder = write_images(tmp_path / "organs", names)
+    for given in (folder, folder / f"{names[0]}.nii.gz"):
+        with pytest.raises(InputError, match=r"mask of this organ; expected one volume for all"):
+            encode_labels(given, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    both = tmp_path / "both"
+    write_images(both / "images", names)
+    write_images(both / "labels", names)
+    with pytest.raises(InputError, match="mask of this organ"):
+        open_source(both)
