@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.report.page import WrittenReport
-    from gi2nnunet.scoring.conventions import Metric, TunedMetric
+    from gi2nnunet.scoring.conventions import Metric, ScanChoice, TunedMetric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.scan import DicomOptions, Scan
@@ -832,6 +832,7 @@ def score(
     truth: FilePath,
     *,
     metric: Metric = "per-class",
+    scans: ScanChoice = "all",
     images: FilePath | None = None,
     medical: bool = False,
     tolerance_mm: float = 3.0,
@@ -843,9 +844,12 @@ def score(
     Parameters
     ----------
     submission, truth
-        CSV files in the competition's format.
+        CSV files in the competition's format, folders of :func:`predict`, a converted dataset (its
+        truth), or folders of label volumes with ``dataset.json``.
     metric
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
+    scans
+        ``"all"`` must be in both, or only those that are ``"common"`` to both are scored.
     images
         The source to take image sizes from, if the truth has no ``image_height`` and
         ``image_width`` columns.
@@ -876,11 +880,12 @@ def score(
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:
         raise ValueError("medical needs images: the source to take the spacing from")
-    scans = open_scans(images)
+    known = open_scans(images)
     return score_submission(
-        Path(submission), Path(truth), metric=metric, medical=medical, tolerance_mm=tolerance_mm,
-        sizes={name: scan.size for name, scan in scans.items()} or None,
-        spacing_mm={name: scan.spacing_mm for name, scan in scans.items()} if medical else None,
+        Path(submission), Path(truth), metric=metric, scans=scans, medical=medical,
+        tolerance_mm=tolerance_mm,
+        sizes={name: scan.size for name, scan in known.items()} or None,
+        spacing_mm={name: scan.spacing_mm for name, scan in known.items()} if medical else None,
         jobs=jobs, progress=progress,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -153,12 +154,23 @@ class Command(TyperCommand):
         for param in self.params:
             _arrange(param)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words; in ``--out=~/x``, where a shell keeps it, ``~`` is the home folder."""
+        return super().parse_args(ctx, [_expand_home(word) for word in args])
+
     def get_help_option(self, ctx: Any) -> Any:
         """Return ``--help``, in its group."""
         option = super().get_help_option(ctx)
         if option is not None:
             _arrange(option)
         return option
+
+
+def _expand_home(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and value.startswith("~/"):
+        return option + equals + os.path.expanduser(value)  # noqa: PTH111  Path's can raise
+    return word
 
 
 def _arrange(param: Any) -> None:

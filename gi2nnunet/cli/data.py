@@ -27,7 +27,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -35,6 +34,7 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
+from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import Certainty, LabelScheme, patient_of
 
 if TYPE_CHECKING:

@@ -210,11 +210,6 @@ def _follow(bar: Bar) -> Progress:
     return update
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 scan``, ``2 scans``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def format_seconds(seconds: float) -> str:
     """Return a duration such as ``1 h 05 min`` or ``42 s``."""
     if seconds < 90:

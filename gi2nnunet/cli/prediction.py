@@ -23,7 +23,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -43,6 +42,7 @@ from gi2nnunet.cli.slurm.commands import (
     submit_prediction,
 )
 from gi2nnunet.core.command import spell_call
+from gi2nnunet.core.errors import count
 from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.models import ModelChoice
 from gi2nnunet.scoring.conventions import Metric

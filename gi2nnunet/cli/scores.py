@@ -22,7 +22,6 @@ from gi2nnunet.cli.options import (
     require_number,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -30,7 +29,9 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
+from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.scoring.conventions import ScanChoice
 
 if TYPE_CHECKING:
     from gi2nnunet.scoring.bootstrap import Interval
@@ -45,6 +46,13 @@ ImagesOption = Annotated[
         "image_width columns.",
     ),
 ]
+
+ScansOption = Annotated[
+    ScanChoice,
+    typer.Option(help="Which scans: all, which each file must have, or those common to all files."),
+]
+_SUBMISSION = "A submission CSV, a folder of predict, or of label volumes with dataset.json."
+_TRUTH = "The truth: train.csv or another solution CSV, a converted dataset, or label volumes."
 
 _STANDINGS = {
     "held-out": "held-out: no scan of these patients was used for training",
@@ -151,11 +159,10 @@ def encode(
 
 def score(
     context: typer.Context,
-    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The submission CSV.")],
-    truth: Annotated[
-        Path, typer.Argument(metavar="TRUTH", help="The truth: train.csv or another solution CSV.")
-    ],
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help=_SUBMISSION)],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help=_TRUTH)],
     metric: MetricOption = "per-class",
+    scans: ScansOption = "all",
     images: ImagesOption = None,
     intervals: Annotated[
         bool,
@@ -262,10 +269,7 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
             )
         ],
     )
-    print_result(
-        f"Score {result.score:.5f} = 0.4 x Dice {result.dice:.5f} + "
-        f"0.6 x (1 - Hausdorff {result.hausdorff:.5f}); convention {result.metric}"
-    )
+    print_result(f"Score {result}")
     if standing is not None:
         print_result(f"Standing: {_STANDINGS[standing]}")
 
@@ -274,12 +278,11 @@ _MOST_SCANS = 10
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A submission CSV.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another submission CSV.")],
-    truth: Annotated[
-        Path, typer.Option("--truth", "-t", help="The truth: train.csv or another solution CSV.")
-    ],
+    a: Annotated[Path, typer.Argument(metavar="A", help=_SUBMISSION)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    truth: Annotated[Path, typer.Option("--truth", "-t", help=_TRUTH)],
     metric: MetricOption = "per-class",
+    scans: ScansOption = "all",
     images: ImagesOption = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
@@ -294,8 +297,10 @@ def compare(
     sizes = {name: scan.size for name, scan in api.open_scans(images).items()} or None
     with show_progress() as report:
         result = compare_submissions(
-            a, b, truth, metric=metric, sizes=sizes, seed=seed, jobs=jobs, progress=report
-        )
+            a, b, truth, metric=metric, scans=scans, sizes=sizes, seed=seed, jobs=jobs,
+            progress=report,
+        )  # fmt: skip
+    print_warnings(dict.fromkeys((*result.a.warnings, *result.b.warnings)))
     if as_json:
         print_json(result.to_json())
     else:
@@ -331,4 +336,5 @@ def _print_comparison(result: Comparison) -> None:
         f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
         f"seed {result.seed}"
         + ("; a single patient has no interval" if result.n_patients == 1 else "")
+        + (f"; {result.a.scope}" if result.a.scope else "")
     )

@@ -20,7 +20,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -28,6 +27,7 @@ from gi2nnunet.cli.output import (
     show_progress,
 )
 from gi2nnunet.cli.prediction import MirroringOption, ModelOptions, TuningOption
+from gi2nnunet.core.errors import count
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset

@@ -25,7 +25,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     format_seconds,
     print_json,
     print_notice,
@@ -43,6 +42,7 @@ from gi2nnunet.cli.slurm.commands import (
     require_slurm,
     submit_training,
 )
+from gi2nnunet.core.errors import count
 from gi2nnunet.nnunet.presets import (
     STOCK_TRAINER,
     Augment,

@@ -20,7 +20,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -30,6 +29,7 @@ from gi2nnunet.cli.output import (
 )
 from gi2nnunet.cli.prediction import ConfiguredOptions, TrainedOptions, WindowOptions
 from gi2nnunet.core.command import spell_call
+from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.models import spell_models
 from gi2nnunet.scoring.conventions import TunedMetric

@@ -18,7 +18,6 @@ from gi2nnunet.cli.options import (
     takes_groups,
 )
 from gi2nnunet.cli.output import (
-    count,
     print_json,
     print_notice,
     print_result,
@@ -27,6 +26,7 @@ from gi2nnunet.cli.output import (
     show_progress,
 )
 from gi2nnunet.cli.training import TrainingOptions
+from gi2nnunet.core.errors import count
 
 if TYPE_CHECKING:
     from gi2nnunet.training.doctor import Diagnosis

@@ -73,6 +73,11 @@ def name_some(names: Sequence[str], *, most: int = 5, separator: str = ", ") -> 
     return separator.join(names[:most]) + more
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 scan``, ``2 scans``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def raise_problems(problems: Iterable[object], *, remedy: str) -> None:
     """Report all problems of one input together, with a ``remedy`` of one sentence.
 

@@ -35,8 +35,8 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     """Find the workspace; nothing is created.
 
     It is ``folder`` (from ``--workspace``), else that of nnU-Net's variables in ``environ`` if all
-    three are set, else ``./gi2nnunet-workspace``. If it cannot be written to, logs go to the
-    system's temporary folder.
+    three are set, else ``./gi2nnunet-workspace``; ``~`` is the home folder. If it cannot be written
+    to, logs go to the system's temporary folder.
 
     Raises
     ------
@@ -44,10 +44,10 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         If it cannot be read: a name that is too long, missing rights.
     """
     if folder is None and all(environ.get(name) for name in _VARIABLES):
-        raw, preprocessed, results = (Path(environ[name]).absolute() for name in _VARIABLES)
+        raw, preprocessed, results = (_locate(Path(environ[name])) for name in _VARIABLES)
         home, chosen_by = results / "gi2nnunet", "nnU-Net's environment variables"
     else:
-        root = (folder or DEFAULT_WORKSPACE).absolute()
+        root = _locate(folder or DEFAULT_WORKSPACE)
         raw, preprocessed, results = root / "raw", root / "preprocessed", root / "results"
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
@@ -64,3 +64,7 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         predictions=home / "predictions",
         chosen_by=chosen_by,
     )
+
+
+def _locate(folder: Path) -> Path:
+    return Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111  Path's raises without a home

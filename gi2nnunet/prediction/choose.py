@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import find_copied_patients
 from gi2nnunet.dataset.manifest import (
@@ -26,7 +26,7 @@ from gi2nnunet.dataset.manifest import (
 )
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import LabelScheme, patient_of
-from gi2nnunet.formats.tables import MaskTable, Row, Size, read_mask_table, tabulate_rows, take_rows
+from gi2nnunet.formats.tables import MaskTable, read_mask_table, take_rows
 from gi2nnunet.nnunet.models import (
     Ensemble,
     Fold,
@@ -38,6 +38,7 @@ from gi2nnunet.nnunet.models import (
 )
 from gi2nnunet.nnunet.postprocess import find_tuning
 from gi2nnunet.prediction.predict import describe_checkpoints, describe_files
+from gi2nnunet.scoring.masks import read_rows
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.prints import (
     Prints,
@@ -290,7 +291,7 @@ def select_source(
         name=source.name,
         described="; ".join((source.described, *source.label_notes)),
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
-        truth=_read_truth(source.truth_name, labelled),
+        truth=read_rows(source.truth_name, labelled),
         sample=source.sample,
         standing=find_standing(
             list(source.scans), dataset=dataset, ensemble=ensemble, prints=_read_prints(labelled)
@@ -314,22 +315,6 @@ def _read_prints(scans: Sequence[Scan]) -> dict[str, tuple[Prints, ...]]:
     with ThreadPoolExecutor(count_cores(), thread_name_prefix="prints") as pool:
         found = zip(scans, pool.map(read, scans), strict=True)
         return {scan.scan_id: prints for scan, prints in found if prints}
-
-
-def _read_truth(name: str, scans: Iterable[Scan]) -> MaskTable | None:
-    """Return the true rows of scans, with their image sizes; ``None`` for no scans.
-
-    They are decoded here, so that a wrong row is reported before hours of prediction.
-    """
-    rows: dict[str, list[Row]] = {}
-    sizes: dict[str, Size] = {}
-    problems: list[Problem] = []
-    for scan in scans:
-        rows[scan.scan_id], wrong = scan.load_rows()
-        sizes[scan.scan_id] = scan.size
-        problems += wrong
-    raise_problems(problems, remedy=f"Correct these in {name}.")
-    return tabulate_rows(name, rows, sizes)
 
 
 Standing = Literal[

@@ -21,8 +21,8 @@ from gi2nnunet.scoring.bootstrap import (
     list_patients,
     weigh_patients,
 )
-from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import read_truth
+from gi2nnunet.scoring.conventions import Metric, ScanChoice
+from gi2nnunet.scoring.masks import read_masks
 from gi2nnunet.scoring.result import Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
@@ -76,7 +76,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain values for a JSON file; NaN becomes ``None``."""
-        return {name: to_plain(v) for name, v in vars(self).items() if name not in ("a", "b")}
+        content = {name: to_plain(v) for name, v in vars(self).items() if name not in ("a", "b")}
+        return content | ({"scope": self.a.scope} if self.a.scope else {})
 
 
 def compare_scores(
@@ -142,6 +143,7 @@ def compare_submissions(
     truth: Path | MaskTable,
     *,
     metric: Metric = "per-class",
+    scans: ScanChoice = "all",
     sizes: Mapping[str, Size] | None = None,
     n_resamples: int = SCORE_RESAMPLES,
     confidence: float = CONFIDENCE,
@@ -155,11 +157,14 @@ def compare_submissions(
     :func:`compare_scores`; ``progress`` counts the scans of both submissions.
     """
     report = progress or ignore
-    table = truth if isinstance(truth, MaskTable) else read_truth(truth)
-    score = partial(score_submission, truth=table, metric=metric, sizes=sizes, jobs=jobs)
+    table, first, second = read_masks(truth, truth=True), read_masks(a), read_masks(b)
+    score = partial(
+        score_submission, truth=table, metric=metric, scans=scans, beside=[first, second],
+        sizes=sizes, jobs=jobs,
+    )  # fmt: skip
     return compare_scores(
-        score(a, progress=lambda done, total, what: report(done, 2 * total, what)),
-        score(b, progress=lambda done, total, what: report(total + done, 2 * total, what)),
+        score(first, progress=lambda done, total, what: report(done, 2 * total, what)),
+        score(second, progress=lambda done, total, what: report(total + done, 2 * total, what)),
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,

@@ -9,3 +9,5 @@ CONVENTIONS: tuple[Metric, ...] = get_args(Metric)
 
 # Conventions with means of single organs, so that each organ can be tuned by itself.
 TunedMetric = Literal["per-class", "slice-2d"]
+
+ScanChoice = Literal["all", "common"]

@@ -104,7 +104,10 @@ class Score:
     medical, tolerance_mm
         Mean measures in mm and ml by organ, if requested, and the tolerance of the surface Dice.
     warnings
-        Reasons to doubt that the submission was read as it was meant; not in its JSON.
+        Reasons to doubt that the submission was read as it was meant, and scans with gaps between
+        the scored slices; not in its JSON.
+    scope
+        Which scans were scored, if not all of both tables.
     """
 
     metric: Metric
@@ -116,6 +119,7 @@ class Score:
     medical: Mapping[str, OrganMedical] | None = None
     tolerance_mm: float | None = None
     warnings: tuple[str, ...] = ()
+    scope: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""
@@ -131,6 +135,7 @@ class Score:
         ]
         if self.medical is not None:
             content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
+        content |= {"scope": self.scope} if self.scope else {}
         return dict(to_plain(content))
 
     @classmethod
@@ -161,6 +166,7 @@ class Score:
             ),
             medical=None if medical is None else _read_organs(OrganMedical, medical),
             tolerance_mm=content.get("tolerance_mm"),
+            scope=str(content.get("scope", "")),
         )
 
     def list_scans(self) -> list[dict[str, Any]]:
@@ -201,6 +207,7 @@ class Score:
         return (
             f"{self.score:.5f} = 0.4 x Dice {self.dice:.5f} + "
             f"0.6 x (1 - Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
+            + (f"; {self.scope}" if self.scope else "")
         )
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,7 @@ Rows are paired by slice and organ; memory holds the texts of both tables and a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.workers import Progress, QuietPool, count_cores
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.rle import RleProblem, decode_rows
@@ -24,9 +24,9 @@ from gi2nnunet.formats.tables import (
     group_rows,
     paint_runs,
     raise_refused,
-    read_mask_table,
 )
-from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
+from gi2nnunet.scoring.conventions import CONVENTIONS, Metric, ScanChoice
+from gi2nnunet.scoring.masks import read_masks
 from gi2nnunet.scoring.medical import (
     DEFAULT_TOLERANCE_MM,
     OrganMeasures,
@@ -36,7 +36,6 @@ from gi2nnunet.scoring.medical import (
 )
 from gi2nnunet.scoring.metric import Terms, score_label_maps
 from gi2nnunet.scoring.misread import Counts, count_agreement, find_misreading
-from gi2nnunet.scoring.record import read_truth
 from gi2nnunet.scoring.result import Score, combine_terms
 
 _HIGH_DICE = 0.98  # other readings of a scan that agrees better than this are not tried
@@ -48,6 +47,8 @@ def score_submission(
     truth: Path | MaskTable,
     *,
     metric: Metric = "per-class",
+    scans: ScanChoice = "all",
+    beside: Sequence[MaskTable] = (),
     sizes: Mapping[str, Size] | None = None,
     medical: bool = False,
     spacing_mm: Mapping[str, Spacing] | None = None,
@@ -60,9 +61,14 @@ def score_submission(
     Parameters
     ----------
     submission, truth
-        CSV files of the competition's form, or tables read from them.
+        What :func:`~gi2nnunet.scoring.masks.read_masks` takes.
     metric
         The convention, one of :data:`~gi2nnunet.scoring.conventions.CONVENTIONS`.
+    scans
+        ``"all"``: both must have the same. ``"common"``: those that both have, and each table in
+        ``beside`` too; then the score's ``scope`` says how many these are.
+    beside
+        Tables that must also have a scan for it to be common.
     sizes
         Image size ``(height, width)`` in pixels by scan id; by default the ``image_height`` and
         ``image_width`` columns of the truth.
@@ -99,12 +105,12 @@ def score_submission(
     """
     if metric not in CONVENTIONS:
         raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    pred_table = submission
-    if not isinstance(pred_table, MaskTable):
-        pred_table = read_mask_table(pred_table, any_scan=True)
-    true_table = truth if isinstance(truth, MaskTable) else read_truth(truth)
-    _check_same_rows(pred_table, true_table, in_order=metric == "mle-bench")
-    pairs = _pair_scans(pred_table, true_table, metric=metric, sizes=sizes)
+    pred_table, true_table = read_masks(submission), read_masks(truth, truth=True)
+    chosen, scope = None, ""
+    if scans == "common":
+        chosen, scope = _choose_common((pred_table, *beside, true_table))
+    _check_same_rows(pred_table, true_table, chosen=chosen, in_order=metric == "mle-bench")
+    pairs = _pair_scans(pred_table, true_table, chosen=chosen, metric=metric, sizes=sizes)
     if medical:
         check_library()
         pairs = _add_spacing(pairs, spacing_mm, tolerance_mm, name=true_table.name)
@@ -130,19 +136,54 @@ def score_submission(
         tolerance_mm=tolerance_mm,
     )
     misreading = find_misreading(agreement) if 2 * len(agreement) > len(pairs) else None
-    return replace(score, warnings=(misreading,)) if misreading else score
+    warnings = (misreading, _describe_gaps(true_table.name, pairs))
+    return replace(score, scope=scope, warnings=tuple(filter(None, warnings)))
 
 
-def _check_same_rows(pred: MaskTable, truth: MaskTable, *, in_order: bool) -> None:
-    """Refuse a submission with other rows than the truth."""
+def _describe_gaps(name: str, pairs: Sequence[_Pair]) -> str | None:
+    gaps = [pair.scan_id for pair in pairs if pair.has_gaps]
+    return (
+        f"{name}: {count(len(gaps), 'scan')} with gaps between the slices ({name_some(gaps)}). "
+        "Only the slices in it are scored, and the distance in 3D takes them for neighbours."
+        if gaps
+        else None
+    )
+
+
+def _choose_common(tables: Sequence[MaskTable]) -> tuple[set[str], str]:
+    """Return the scans that every table has, and what to say of them if these are not all."""
+    common = set(tables[0].scan_ids).intersection(*(table.scan_ids for table in tables[1:]))
+    if not common:
+        raise InputError(
+            f"{tables[0].name}: found no scan that {' and '.join(t.name for t in tables[1:])} "
+            f"has too; expected some, such as {name_some(tables[-1].scan_ids, most=3)}. Give "
+            "files of the same scans."
+        )
+    if all(len(table.scan_ids) == len(common) for table in tables):
+        return common, ""
+    sizes = {table.name: len(table.scan_ids) for table in tables}
+    held = ", ".join(f"{size} in {name}" for name, size in sizes.items())
+    return common, f"only {count(len(common), 'scan')} common to all files ({held})"
+
+
+def _check_same_rows(
+    pred: MaskTable, truth: MaskTable, *, chosen: Collection[str] | None, in_order: bool
+) -> None:
+    """Refuse a submission with other rows than the truth; ``chosen`` limits both to some scans."""
+    in_both = set(truth.scan_ids) & set(pred.scan_ids)
     codes = {scan_id: code for code, scan_id in enumerate((*truth.scan_ids, *pred.scan_ids))}
-    keys = []
+    keys, rows = [], []
     for table in (pred, truth):
         code = np.array([codes[scan_id] for scan_id in table.scan_ids], np.int64)
-        keys.append((code[table.scan] * 10**10 + table.number) * len(ORGANS) + table.organ)
-    missing = np.flatnonzero(~np.isin(keys[1], keys[0]))
-    extra = np.flatnonzero(~np.isin(keys[0], keys[1]))
-    problems = [
+        keep = np.isin(table.scan_ids, list(in_both if chosen is None else chosen))
+        rows.append(np.flatnonzero(keep[table.scan]) if len(table) else table.scan)
+        key = (code[table.scan] * 10**10 + table.number) * len(ORGANS) + table.organ
+        keys.append(key[rows[-1]])
+    missing = rows[1][~np.isin(keys[1], keys[0])]
+    extra = rows[0][~np.isin(keys[0], keys[1])]
+    problems = _compare_scans(pred, truth) if chosen is None else []
+    hint = ", or score only the scans that both have by --scans common" if problems else ""
+    problems += [
         Problem(where=pred.name, found=f"no row for {truth.row_name(row)}", expected="one")
         for row in missing.tolist()
     ]
@@ -156,16 +197,41 @@ def _check_same_rows(pred: MaskTable, truth: MaskTable, *, in_order: bool) -> No
     ]
     raise_problems(
         problems,
-        remedy=f"Give one row for each of the {len(truth)} rows of {truth.name} and no other.",
+        remedy=f"Give one row for each of the {len(truth)} rows of {truth.name} and no other"
+        f"{hint if in_both else ''}.",
     )
     differ = np.flatnonzero(keys[0] != keys[1])
     if in_order and len(differ):
-        row = int(differ[0])
+        at = int(differ[0])
         raise InputError(
-            f"{pred.row_label(row)}: found in another order than {truth.row_label(row)}; "
+            f"{pred.row_label(rows[0][at])}: found in another order than "
+            f"{truth.row_label(rows[1][at])}; "
             "expected the truth's order, because mle-bench pairs rows by position. Sort the "
             "submission like the truth, or choose another metric."
         )
+
+
+def _compare_scans(pred: MaskTable, truth: MaskTable) -> list[Problem]:
+    """Return a problem for the scans that only the truth has, and one for those only predicted."""
+    problems = []
+    for where, found, table, other in (
+        (pred.name, f"no row of {{}} of the {len(truth.scan_ids)} scans", truth, pred),
+        (pred.name, "rows of {}", pred, truth),
+    ):
+        alone = [scan_id for scan_id in table.scan_ids if scan_id not in other.scan_ids]
+        n_rows = int(np.isin(table.scan_ids, alone)[table.scan].sum()) if alone else 0
+        what = f" in {truth.name}" if table is truth else f" that {truth.name} does not have"
+        number = f"{len(alone)}" if table is truth else count(len(alone), "scan")
+        if alone:
+            problems.append(
+                Problem(
+                    where=where,
+                    found=f"{found.format(number)}{what} ({count(n_rows, 'row')}): "
+                    f"{name_some(alone)}",
+                    expected="the same scans",
+                )
+            )
+    return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +245,7 @@ class _Pair:
     texts: tuple[tuple[str, ...], tuple[str, ...]]
     spacing_mm: Spacing | None = None
     tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    has_gaps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +262,14 @@ class _Result:
 
 
 def _pair_scans(
-    pred: MaskTable, truth: MaskTable, *, metric: Metric, sizes: Mapping[str, Size] | None
+    pred: MaskTable,
+    truth: MaskTable,
+    *,
+    chosen: Collection[str] | None,
+    metric: Metric,
+    sizes: Mapping[str, Size] | None,
 ) -> list[_Pair]:
-    scans = group_rows(truth)
+    scans = [scan for scan in group_rows(truth) if chosen is None or scan.scan_id in chosen]
     found = find_sizes(truth, scans, sizes=sizes)
     of_pred = {scan.scan_id: scan.rows for scan in group_rows(pred)}
     return [
@@ -207,6 +279,7 @@ def _pair_scans(
             metric=metric,
             rows=(of_pred[scan.scan_id], scan.rows),
             texts=(_texts(pred, of_pred[scan.scan_id]), _texts(truth, scan.rows)),
+            has_gaps=scan.numbers[-1] - scan.numbers[0] >= len(scan.numbers),
         )
         for scan in scans
     ]

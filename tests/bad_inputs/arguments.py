@@ -268,8 +268,8 @@ ARGUMENTS = (
     ),
     refused(
         "score right.csv source/train.csv",
-        "right.csv: found no row for case",
-        "... and ",
+        "right.csv: found no row of 4 of the 4 scans in source/train.csv (60 rows)",
+        "(3 rows): case1_day0; expected the same scans",
         "of the 60 rows of source/train.csv",
     ),
     refused(

@@ -66,6 +66,17 @@ def test_help_names_every_command_and_every_command_has_help_with_an_example(run
         assert f"Example: gi2nnunet {command} " in text
 
 
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(run, here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    write_files(here / "source", make_source(SCANS).files())
+    assert run("convert", "source", "--workspace=~/w")[0] == 0
+    labels = f"home/w/raw/{NAME}/labelsTr"
+    assert run("encode", labels, "--out=~/all.csv")[0] == 0
+    assert (here / "home/all.csv").is_file()
+    assert run("encode", labels, "--out=~/b.csv", "--sample=~/all.csv")[0] == 0
+    assert not (here / "~").exists()
+
+
 def test_version_is_printed(run):
     code, out, _ = run("--version")
     assert code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -112,3 +113,42 @@ def test_medical_measures_are_in_mm_and_ml(run: Run) -> None:
     missing_ml = int(lost.masks[2].sum()) * voxel_ml
     assert medical["stomach"]["volume_error_ml"] == pytest.approx(-missing_ml / len(SCANS))
     assert "HD95 (mm)" in run(*words)[1]
+
+
+def test_folders_are_scored_and_every_output_names_the_common_scans(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("convert", "source", "--workspace", "w", "--holdout", "0")[0] == 0
+    dataset = "w/raw/Dataset501_UWGI"
+    (tmp_path / "predicted").mkdir()
+    (tmp_path / "a.csv").rename(tmp_path / "predicted/submission.csv")
+    assert json.loads(run("score", "predicted", dataset, "--json")[1])["score"] == 1.0
+    assert json.loads(run("score", f"{dataset}/labelsTr", dataset, "--json")[1])["score"] == 1.0
+    lines = (tmp_path / "b.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "some.csv").write_text("".join(x for x in lines if not x.startswith("case2_")))
+    code, _, err = run("score", "some.csv", dataset)
+    assert code == 3
+    assert "no row of 2 of the 4 scans" in err
+    assert "--scans common" in err
+    said = "only 2 scans common to all files (2 in some.csv, "
+    common = ("--scans", "common")
+    assert said in run("score", "some.csv", dataset, *common)[1]
+    assert said in json.loads(run("score", "some.csv", dataset, *common, "--json")[1])["scope"]
+    words = ("compare", "some.csv", "predicted", "--truth", dataset, *common)
+    assert said in run(*words)[1]
+    found = json.loads(run(*words, "--json")[1])
+    assert said in found["scope"]
+    assert {scan["scan_id"] for scan in found["scans"]} == {"case10_day0", "case11_day3"}
+
+
+def test_labels_of_unknown_coding_are_scored_after_the_command_that_the_refusal_names(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("convert", "source", "--workspace", "w", "--holdout", "0")[0] == 0
+    dataset = tmp_path / "w/raw/Dataset501_UWGI"
+    (dataset / "labelsTr").rename(tmp_path / "labels")
+    code, _, err = run("score", "labels", str(dataset))
+    assert code == 3
+    (remedy,) = re.findall("gi2nnunet (encode .* regions) ", err)
+    assert run(*remedy.split())[0] == 0
+    assert run("score", "labels.csv", str(dataset))[0] == 0

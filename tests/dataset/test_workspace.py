@@ -81,3 +81,12 @@ def test_a_card_is_counted_among_those_the_user_lets_us_see(
         processes=1, augmentation_processes=1, threads=1, gpu=gpu,
     )  # fmt: skip
     assert environment["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_workspace(Path("~/w"), environ={}).raw == tmp_path / "w" / "raw"
+    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    space = open_workspace(None, environ={name: f"~/{name}" for name in names})
+    places = (space.raw, space.preprocessed, space.results)
+    assert places == tuple(tmp_path / name for name in names)

@@ -14,6 +14,7 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.scoring.conventions import CONVENTIONS
+from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 
 SCANS = {
@@ -224,8 +225,54 @@ def test_missing_and_extra_rows_are_named(tmp_path, files):
     assert caught.value.exit_code == 3
     assert f"no row for {missing[0]}, {missing[1]}" in message
     assert "(case2_day1_slice_0099, stomach)" in message
-    assert "(case99_day1_slice_0001, stomach)" in message
+    assert "rows of 1 scan that" in message
+    assert "does not have (1 row): case99_day1; expected the same scans" in message
     assert len(message.splitlines()) == 4
+
+
+def test_other_scans_are_counted_and_the_common_ones_scored_if_asked_for(tmp_path, files):
+    kept = ("case2_day1_", "case10_day0_")
+    some = [row for row in make_rows(1) if row[0].startswith(kept)]
+    pred = write_rows(tmp_path / "some.csv", [*some, ("case99_day1_slice_0001", "stomach", "")])
+    with pytest.raises(InputError) as caught:
+        score_submission(pred, files[1])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "no row of 2 of the 4 scans" in lines[0]
+    assert "(21 rows): case2_day10, case3_day0" in lines[0]
+    assert lines[-1].endswith("by --scans common.")
+    found = score_submission(pred, files[1], scans="common")
+    assert "only 2 scans common to all files (3 in " in found.scope
+    assert found.scope in str(found)
+    assert Score.from_json(found.to_json()).scope == found.scope
+    true = [row for row in make_rows(2) if row[0].startswith(kept)]
+    alone = score_submission(
+        write_rows(tmp_path / "p.csv", some), write_rows(tmp_path / "t.csv", true, sizes=SIZES)
+    )
+    assert found.score == alone.score
+    assert score_submission(*files, scans="common").scope == alone.scope == ""
+    strangers = write_rows(tmp_path / "s.csv", [("case99_day1_slice_0001", "stomach", "")])
+    with pytest.raises(InputError, match="found no scan that"):
+        score_submission(strangers, files[1], scans="common")
+
+
+def test_a_line_of_a_common_scan_keeps_its_number(tmp_path, files):
+    rows = [("case99_day1_slice_0001", "stomach", ""), *make_rows(1)]
+    rows[1] = (*rows[1][:2], "x")
+    with pytest.raises(InputError, match=r"line 3 \("):
+        score_submission(write_rows(tmp_path / "x.csv", rows), files[1], scans="common")
+
+
+def test_slices_that_are_left_out_in_the_middle_are_warned_of(tmp_path, files):
+    assert score_submission(*files).warnings == ()
+    without = [[row for row in make_rows(seed) if "case2_day1_slice_0005" not in row[0]]
+               for seed in (1, 2)]  # fmt: skip
+    found = score_submission(
+        write_rows(tmp_path / "p.csv", without[0]),
+        write_rows(tmp_path / "t.csv", without[1], sizes=SIZES),
+    )
+    (warning,) = found.warnings
+    assert "1 scan with gaps between the slices (case2_day1)" in warning
 
 
 def test_a_row_twice_is_refused(tmp_path, files):

@@ -14,7 +14,7 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import JsonOption, WorkspaceOption, same_workspace, spell_options
-from gi2nnunet.cli.output import count, print_json, print_notice, print_result, print_table
+from gi2nnunet.cli.output import print_json, print_notice, print_result, print_table
 from gi2nnunet.cli.slurm.submit import (
     Job,
     Profile,
@@ -24,6 +24,7 @@ from gi2nnunet.cli.slurm.submit import (
     read_profile,
     submit,
 )
+from gi2nnunet.core.errors import count
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
 from gi2nnunet.nnunet.models import spell_models

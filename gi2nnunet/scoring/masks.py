@@ -1,0 +1,70 @@
+"""Masks to score: the rows of a CSV, of a folder of predictions, or of label volumes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import find_kind
+from gi2nnunet.formats.tables import MaskTable, Row, read_mask_table, tabulate_rows
+from gi2nnunet.scoring.record import SUBMISSION, TRUTH, read_truth
+
+if TYPE_CHECKING:
+    from gi2nnunet.source.scan import Scan
+
+
+def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
+    """Return the rows of what can be scored.
+
+    Parameters
+    ----------
+    given
+        A CSV of the competition's form; a folder with ``submission.csv`` or, for the truth,
+        ``truth.csv``, such as that of a prediction or a converted dataset; or a folder of label
+        volumes. A table is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or it is not known how label volumes are coded.
+    """
+    if isinstance(given, MaskTable):
+        return given
+    table = given / (TRUTH if truth else SUBMISSION)
+    if find_kind(given) != "folder":
+        table = given
+    if table == given or table.is_file():
+        return read_truth(table) if truth else read_mask_table(table, any_scan=True)
+    from gi2nnunet.source.open import open_source  # takes as long as a small score
+
+    source = open_source(given, labels_only=True)
+    if source.scheme_is_guessed:
+        raise InputError(
+            f"{given}: found label volumes, but not how they are coded; expected dataset.json or "
+            "manifest.json beside them. Score the CSV that one of these makes: gi2nnunet encode "
+            f"{shlex.quote(str(given))} --out labels.csv --labels regions (1, 2, 4: bit-coded), or "
+            "with --labels exclusive (1, 2, 3)."
+        )
+    found = read_rows(str(given), source.scans.values())
+    if found is None:
+        raise InputError(f"{given}: holds no scan. Give a CSV, or a folder of label volumes.")
+    return found
+
+
+def read_rows(name: str, scans: Iterable[Scan]) -> MaskTable | None:
+    """Return the true rows of labelled scans as a table with image sizes; ``None`` without scans.
+
+    They are decoded, and :class:`InputError` lists all that is wrong with them.
+    """
+    rows: dict[str, list[Row]] = {}
+    sizes = {}
+    problems: list[Problem] = []
+    for scan in scans:
+        rows[scan.scan_id], wrong = scan.load_rows()
+        sizes[scan.scan_id] = scan.size
+        problems += wrong
+    raise_problems(problems, remedy=f"Correct these in {name}.")
+    return tabulate_rows(name, rows, sizes)
