@@ -41,7 +41,7 @@ def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
     from gi2nnunet.source.open import open_source  # takes as long as a small score
 
     source = open_source(given, labels_only=True)
-    if source.scheme_is_guessed:
+    if source.coding_is_from.startswith("by their values"):
         raise InputError(
             f"{given}: found label volumes, but not how they are coded; expected dataset.json or "
             "manifest.json beside them. Score the CSV that one of these makes: gi2nnunet encode "
