@@ -24,6 +24,7 @@ from gi2nnunet.cli.options import (
     WorkspaceOptions,
     call_api,
     same_workspace,
+    spell_options,
     takes_groups,
 )
 from gi2nnunet.cli.output import (
@@ -287,7 +288,8 @@ def convert(
     parts = _describe_parts(counts, train="training", holdout="held-out", test="unlabelled test")
     print_result(f"{dataset.folder}: {parts}; {count(len(dataset.splits), 'fold')}")
     if counts["train"][0]:
-        print_notice("Next: " + same_workspace("gi2nnunet train --fold all", workspace))
+        words = " ".join(("gi2nnunet train --fold all", *spell_options(context, ["dataset_id"])))
+        print_notice("Next: " + same_workspace(words, workspace))
 
 
 def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:

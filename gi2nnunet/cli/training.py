@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan
 
 _TRAINING = "What to train"
+# Options of train by which the next command finds its models and computes alike.
+_OF_PREDICTION = ("config", "fold", "trainer", "dataset_id", "trust", "device", "gpus", "threads")
 _SETTINGS = "Settings of a training"
 
 
@@ -265,7 +267,11 @@ def train(
     for result in results:
         outcome = said.get(result.outcome, "trained")
         print_result(f"{result.configuration}, fold {result.fold}: {outcome}: {result.folder}")
-    print_notice("Next: " + same_workspace("gi2nnunet predict-and-score", how.workspace))
+    words = spell_options(context, _OF_PREDICTION)
+    if training.preset != "auto" or sizes.batch_size or sizes.patch_size:
+        words += ["--preset", view.plan.plans_name]
+    following = shlex.join(("gi2nnunet", "predict-and-score", *words))
+    print_notice("Next: " + same_workspace(following, how.workspace))
 
 
 def _parse_patch_sizes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:

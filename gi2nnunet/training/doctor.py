@@ -32,7 +32,7 @@ from gi2nnunet.training.prepared import PLAN_AGAIN, list_prepared_checks, read_p
 
 Level = Literal["ok", "warning", "error"]
 
-SUPPORTED_NNUNET = "==2.8.*"
+SUPPORTED_NNUNET = "==2.8.1"  # as pyproject.toml pins it
 _OLDEST_PYTHON, _TESTED_PYTHONS = (3, 10), ((3, 11), (3, 13))
 _PIN = "Install the tested versions: pip install -c constraints.txt ."
 # A card's memory is a little less than its name says; a plan needs nearly all it was made for.

@@ -447,7 +447,9 @@ def test_a_loss_that_takes_no_overlaps_trains_on_the_dataset_that_the_refusal_na
     code, _, err = run(*words)
     assert code == 3
     (remedy,) = re.findall(r"gi2nnunet (convert .*) *$", err)
-    assert run(*remedy.replace("SOURCE", "source").split())[0] == 0
+    code, _, err = run(*remedy.replace("SOURCE", "source").split())
+    assert code == 0
+    assert err.strip().endswith("Next: gi2nnunet train --fold all --id 502")
     assert not engine.planned
     assert run(*words, "--id", 502)[0] == 0
     (trained,) = engine.trained
@@ -490,7 +492,10 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         "2d, fold 0: resumed and finished: 2d_0",
         "2d, fold 1: resumed and finished: 2d_1",
     ]
-    assert err.strip().endswith("Next: gi2nnunet predict-and-score")
+    assert err.strip().endswith(
+        "Next: gi2nnunet predict-and-score --config 2d --fold cv --trainer "
+        "nnUNetTrainerNoMirroring --device cpu --preset somePlans"
+    )
 
 
 @pytest.mark.parametrize(

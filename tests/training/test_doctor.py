@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.nnunet.engine import HELPERS_VARIABLE, Hardware, choose_helpers
 from gi2nnunet.nnunet.presets import PRESETS
 from gi2nnunet.training.doctor import (
+    SUPPORTED_NNUNET,
     Verdict,
     Work,
     judge_disks,
@@ -65,7 +67,7 @@ def test_what_is_installed_here_fits() -> None:
     [
         (with_versions(nnunetv2="2.7.0"), [("error", "nnunetv2")]),
         (with_versions(nnunetv2="2.9.0"), [("error", "nnunetv2")]),
-        (with_versions(nnunetv2="2.8.4"), []),
+        (with_versions(nnunetv2="2.8.4"), [("error", "nnunetv2")]),
         (with_versions(nnunetv2="unknown"), [("error", "nnunetv2")]),
         (
             with_versions(torch="2.9.1"),
@@ -296,3 +298,8 @@ def test_errors_stop_together_and_warnings_are_told() -> None:
     ]  # fmt: skip
     assert list_warnings(verdicts) == ["b: found 3; expected 4. Mind that."]
     raise_errors(verdicts[1:2])
+
+
+def test_the_supported_version_is_the_one_that_is_pinned() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert f"nnunetv2{SUPPORTED_NNUNET}" in project["dependencies"]
