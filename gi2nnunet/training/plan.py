@@ -254,12 +254,12 @@ class _Planning:
     def choose(self) -> dict[str, PlannedConfiguration]:
         """Return the configurations to use; refuse one that is not planned."""
         planned = read_planned(self.folder, self.plans_name)
-        for name in self.options.configurations:
-            if name not in planned:
-                raise InputError(
-                    f"--config {name}: nnU-Net planned {', '.join(planned)} for this dataset. "
-                    "Choose one of these."
-                )
+        if missing := [name for name in self.options.configurations if name not in planned]:
+            raise InputError(
+                f"{self.plans_file}: found no plan of {', '.join(missing)}, which nnU-Net does not "
+                "make for this dataset (scans of one slice have only 2d); expected one, as a "
+                f"training is asked for. Give --config {' --config '.join(planned)}."
+            )
         return {name: planned[name] for name in self.options.configurations}
 
     def preprocess(self, configuration: PlannedConfiguration) -> None:

@@ -299,3 +299,16 @@ def test_absent_organs_are_warned_of() -> None:
     assert told[1].startswith("large bowel is in no scan that fold 1, 2 is validated on")
     assert told[2].startswith("small bowel is in no training scan")
     assert list(warn_of_absent_organs({"a_1": [*organs["a_1"], "small_bowel"]}, [])) == []
+
+
+def test_a_configuration_that_is_not_planned_is_refused_with_the_options_that_are(
+    bench: Bench,
+) -> None:
+    def plan(configurations: tuple[str, ...]) -> Plan:
+        options = PlanOptions(preset="tiny", configurations=configurations)
+        return plan_dataset(bench.dataset, options, engine=make_engine(bench.workspace))
+
+    with pytest.raises(InputError, match=r"found no plan of 3d_fullres.* Give --config 2d\.") as no:
+        plan(PlanOptions().configurations)  # nobody gave --config 3d_fullres
+    assert "--config 3d_fullres" not in str(no.value)
+    assert list(plan(("2d",)).configurations) == ["2d"]
