@@ -36,7 +36,7 @@ FOLDERS = (
 )
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
 def test_the_names_are_those_that_nnunet_defines(folder: str) -> None:
     defined = set(defined_in(folder_of("nnunetv2") / folder))
     assert defined
