@@ -400,7 +400,10 @@ def _list_folder(
         strip = not are_labels and _are_channels(files, label_of)
         if not are_labels and (channels := _find_channels(files, label_of)):
             problems += channels
-            continue
+            named = {_stem(file) for file in files}
+            named |= {stem.removesuffix(_CHANNEL) for stem in named}
+            label_of = {name: label_of[name] for name in label_of.keys() - named}
+            files = []
         for file in files:
             scan_id = _stem(file).removesuffix(_CHANNEL) if strip else _stem(file)
             if bad := _find_bad_id(scan_id, file):

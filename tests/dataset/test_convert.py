@@ -941,13 +941,13 @@ def test_exclusive_nifti_labels_need_to_be_said_where_they_could_be_bits(tmp_pat
     assert tree(again.folder / "labelsTr") == tree(dataset.folder / "labelsTr")
     table["labels"]["stomach"] = 4
     (tmp_path / "n" / "dataset.json").write_text(json.dumps(table))
-    with pytest.raises(InputError, match=r"dataset\.json: found the labels"):
+    with pytest.raises(InputError, match=r"found the labels \[3\]; expected those of .*stomach=4"):
         convert(tmp_path / "n", workspace=ws)
 
 
 def test_bit_coded_nifti_labels_said_to_be_exclusive_are_refused(tmp_path, ws):
     write_nifti(tmp_path / "n")
-    with pytest.raises(InputError, match="at most 3"):
+    with pytest.raises(InputError, match="expected those of exclusive"):
         convert(tmp_path / "n", workspace=ws, source_labels="exclusive")
 
 
@@ -974,9 +974,9 @@ def rewrite(path, change):
         ("labels", lambda a, s: (a[:-1], s), "the geometry"),
         ("labels", lambda a, s: (a, (3.0, 1.5, 1.55)), "the geometry"),
         ("labels", lambda a, s: (a.transpose(0, 2, 1).copy(), s), "the geometry"),
-        ("labels", lambda a, s: (a + 5, s), "expected labels from 0 to 7"),
-        ("labels", lambda a, s: (a * np.float32(0.5), s), "expected labels from 0 to 7"),
-        ("labels", lambda a, s: (a.astype(np.int16) - 1, s), "expected labels from 0 to 7"),
+        ("labels", lambda a, s: (a + 5, s), "expected those of regions"),
+        ("labels", lambda a, s: (a * np.float32(0.5), s), "expected labels, whole numbers"),
+        ("labels", lambda a, s: (a.astype(np.int16) - 1, s), "expected labels, whole numbers"),
         ("images", lambda a, s: (np.where(a > 100, np.nan, a), s), "NaN or infinity"),
     ],
 )
