@@ -14,7 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import from_json
 from typing_extensions import is_typeddict
 
@@ -26,6 +33,14 @@ _MOST_SHOWN = 120
 Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number from 0 on, as large as JSON can hold it everywhere."""
+
+
+def _read_nan(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    return math.nan if value is None else read(value)
+
+
+FloatOrNan = Annotated[float, WrapValidator(_read_nan)]
+"""A number that may be NaN, which is ``null`` in JSON."""
 
 
 @contextmanager
@@ -95,41 +110,6 @@ def replace_file(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON, indented; see :func:`part_file`."""
     replace_file(path, json.dumps(content, indent=2) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's object; an empty one where it is missing, damaged or no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Return a JSON file's object.
-
-    Raises
-    ------
-    InputError
-        Where it is missing, cannot be read, is no JSON, or no object; ``remedy`` is one sentence.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected one. {remedy}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: is damaged: found no JSON ({error}); expected a JSON object. {remedy}"
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: is damaged: found a JSON {type(content).__name__}; expected a JSON object. "
-            f"{remedy}"
-        )
-    return content
 
 
 def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
@@ -310,23 +290,3 @@ def check_room(folder: Path, *, needed: int) -> None:
             f"{folder}: found {free} bytes free; expected at least {needed}, the size of the "
             "source's images. Free some space, or choose another --workspace."
         )
-
-
-def take_mapping(content: Any, key: str) -> Mapping[str, Any]:
-    """Return the table under a key; an empty one for anything else."""
-    found = content.get(key) if isinstance(content, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def take_list(content: Any, key: str) -> list[Any]:
-    """Return the list under a key; an empty one for anything else."""
-    found = content.get(key) if isinstance(content, Mapping) else None
-    return list(found) if isinstance(found, list | tuple) else []
-
-
-def take_number(content: Any, key: str) -> float | None:
-    """Return the finite number under a key; ``None`` for anything else."""
-    found = content.get(key) if isinstance(content, Mapping) else None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return found

@@ -145,8 +145,9 @@ def read_about(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:  # only the header is read
             unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
             start = unpacker.decompress(file.read(_MOST_HEADER_BYTES), _MOST_HEADER_BYTES)
-        return dict(json.loads(start.partition(b"\n")[0])["about"])
-    except (OSError, *_DAMAGES):
+        line = start.partition(b"\n")[0]
+        return parse_record(line, _Header, where=str(path), remedy=_AGAIN).about
+    except (InputError, OSError, *_DAMAGES):
         return {}
 
 

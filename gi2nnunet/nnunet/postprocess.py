@@ -7,14 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 from scipy import ndimage
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json_object, write_json
+from gi2nnunet.core.files import Count, find_record, write_json
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap, find_box, join_organs
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
@@ -67,31 +69,64 @@ class Decision:
         }
 
 
-def read_decision(content: object) -> Decision:
-    """Return the decision of plain values; :class:`ValueError` if they are something else."""
-    if not isinstance(content, dict) or not set(content) <= set(ORGANS):
-        raise ValueError("found no table of the organs")
-    organs = {}
-    for organ, values in content.items():
-        if not isinstance(values, dict) or not isinstance(values.get("weights"), dict):
-            raise ValueError(f"{organ}: found no table")
-        weights = tuple((str(k), _number(v, 0, 1)) for k, v in values["weights"].items())
-        if weights and not math.isclose(sum(w for _, w in weights), 1, abs_tol=1e-6):
-            raise ValueError(f"{organ}: found weights that do not add up to 1")
-        organs[organ] = OrganDecision(
-            weights=weights,
-            threshold=_number(values.get("threshold"), 0, 1),
-            gate=_number(values.get("gate"), 0, 1),
-            smallest_ml=_number(values.get("smallest_ml"), 0, 1e6),
-            fill_slices=int(_number(values.get("fill_slices"), 0, 1e3)),
+def _check_sum(weights: dict[str, float]) -> dict[str, float]:
+    if weights and not math.isclose(sum(weights.values()), 1, abs_tol=1e-6):
+        raise ValueError("weights that add up to 1")
+    return weights
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class OrganRecord(TypedDict):
+    """An :class:`OrganDecision` as it is in a file."""
+
+    weights: Annotated[dict[str, _Share], AfterValidator(_check_sum)]
+    threshold: _Share
+    gate: _Share
+    smallest_ml: Annotated[float, Field(ge=0, le=1e6)]
+    fill_slices: Annotated[int, Field(ge=0, le=1000)]
+
+
+OrganRecords = dict[Literal["large_bowel", "small_bowel", "stomach"], OrganRecord]
+
+
+class TuningNote(TypedDict):
+    """What a score records of a tuning."""
+
+    decision: OrganRecords
+    gains: dict[str, dict[str, float | None]]
+    found: NotRequired[OrganRecords | None]
+    metric: NotRequired[str | None]
+    n_scans: NotRequired[Count | None]
+    n_patients: NotRequired[Count | None]
+    n_folds: NotRequired[Count | None]
+    file: NotRequired[str]
+    models: NotRequired[list[str]]
+    command: NotRequired[str]
+
+
+class TuningRecord(TuningNote):
+    """The file of a tuning."""
+
+    format: Literal[1]
+    checkpoints: dict[str, dict[str, str]]
+    computing: NotRequired[dict[str, Any]]
+
+
+def read_decision(content: Mapping[Any, OrganRecord]) -> Decision:
+    """Undo :meth:`Decision.to_json`."""
+    organs = {
+        organ: OrganDecision(
+            weights=tuple(values["weights"].items()),
+            threshold=values["threshold"],
+            gate=values["gate"],
+            smallest_ml=values["smallest_ml"],
+            fill_slices=values["fill_slices"],
         )
+        for organ, values in content.items()
+    }
     return Decision(organs=organs)
-
-
-def _number(value: object, low: float, high: float) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
-        return float(value)
-    raise ValueError(f"found {value!r}; expected a number from {low:g} to {high:g}")
 
 
 def apply_decision(
@@ -194,7 +229,7 @@ class Tuned:
 
     path: Path
     decision: Decision
-    content: Mapping[str, Any]
+    content: TuningRecord
 
     def pack(self) -> dict[str, Any]:
         """Return the content to pass on with the models, for :func:`adopt_tuning`."""
@@ -301,35 +336,30 @@ def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:
         If the file is damaged.
     """
     path = tuning_path(ensemble.models)
-    if not path.is_file():
+    if (content := find_record(path, TuningRecord, remedy=_AGAIN)) is None:
         return None, []
-    content = read_json_object(path, remedy=_AGAIN)
-    try:
-        if content["format"] != _FORMAT or not isinstance(content["gains"], dict):
-            raise ValueError(f"found format {content['format']!r}; expected {_FORMAT}")
-        if content["models"] != sorted(model.folder.name for model in ensemble.models):
-            raise ValueError("found the choice for other models")
-        if not isinstance(content.get("computing", {}), dict):
-            raise ValueError(f"computing: found {content['computing']!r}")
-        decision = read_decision(content["decision"])
-        known = {model.configuration for model in ensemble.models}
-        for organ, choice in decision.organs.items():
-            if unknown := {name for name, _ in choice.weights} - known:
-                raise ValueError(f"{organ}: found a weight of {', '.join(sorted(unknown))}")
-        checkpoints = {
-            (model, int(fold) if fold.isdecimal() else fold): digest
-            for model in ensemble.models
-            for fold, digest in content["checkpoints"][model.folder.name].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is damaged: {error}. {_AGAIN}") from error
+    names = sorted(model.folder.name for model in ensemble.models)
+    known = {model.configuration for model in ensemble.models}
+    unknown = {name for o in content["decision"].values() for name in o["weights"]} - known
+    wrong = ""
+    if content.get("models") != names or not set(names) <= set(content["checkpoints"]):
+        wrong = "models: found the choice for other models"
+    elif unknown:
+        wrong = f"decision: found a weight of {', '.join(sorted(unknown))}"
+    if wrong:
+        raise InputError(f"{path}: {wrong}; expected {', '.join(names)}. {_AGAIN}")
+    checkpoints = {
+        (model, int(fold) if fold.isdecimal() else fold): digest
+        for model in ensemble.models
+        for fold, digest in content["checkpoints"][model.folder.name].items()
+    }
     for (model, fold), digest in checkpoints.items():
         if fold in model.folds and digest_checkpoint(model, fold) != digest:
             return None, [
                 f"{path}: was chosen before {model.configuration} fold {fold} was trained again, "
                 "so it is not used; run gi2nnunet tune again"
             ]
-    return Tuned(path=path, decision=decision, content=content), []
+    return Tuned(path=path, decision=read_decision(content["decision"]), content=content), []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place, write_json
@@ -30,7 +31,7 @@ from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.models import warn_of_unrecorded
-from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
+from gi2nnunet.nnunet.postprocess import Tuned, TuningNote, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
@@ -95,6 +96,23 @@ class Evaluation:
 
     def _find(self, scan_id: str) -> Scan:
         return {scan.scan_id: scan for scan in self.scans}[scan_id]
+
+
+class _Options(TypedDict):
+    trained: NotRequired[list[str]]
+
+
+class PredictionRecord(TypedDict, total=False):
+    """How a prediction was made, in ``prediction.json`` and in ``score.json``."""
+
+    standing: str
+    command: str
+    scans: Any
+    models: Any
+    computing: dict[str, Any] | None
+    tuning: TuningNote | None
+    options: _Options
+    versions: dict[str, str]
 
 
 def evaluate(

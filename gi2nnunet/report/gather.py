@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json
+from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import find_copied_patients, find_shared_patients
@@ -22,10 +23,11 @@ from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.prediction.choose import KEPT
+from gi2nnunet.prediction.evaluate import PredictionRecord
 from gi2nnunet.report import history
 from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
-from gi2nnunet.scoring.conventions import CONVENTIONS
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
@@ -36,6 +38,10 @@ from gi2nnunet.training.record import TrainedFold, find_trainings
 Mask = tuple[tuple[int, ...], LabelMap]
 
 MOST_SHOWN = 6
+
+
+class _Metric(TypedDict):
+    metric: Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +58,16 @@ class Prediction:
         Over patients, by quantity.
     note
         Why it was scored again although there is a ``score.json``; empty if it was not.
+    damage
+        What is wrong with the file of ``about``; empty if nothing is.
     """
 
     folder: Path
-    about: Mapping[str, Any]
+    about: PredictionRecord
     score: Score | None
     intervals: Mapping[str, Interval]
     note: str
+    damage: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +148,7 @@ def gather_report(
         missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
     elif predicted.score is None:
         missing.append(f"{predicted.folder.name} has no truth.csv, so it has no score.")
+    missing += [predicted.damage] if predicted and predicted.damage else []
     missing += damaged
     if not tunings and not damaged and _has_every_fold(trainings, len(dataset.splits)):
         missing.append("Nothing is tuned yet, though every fold is trained: gi2nnunet tune")
@@ -202,8 +212,7 @@ def _read_prediction(
             f"{folder}: holds no submission.csv; expected the output folder of "
             "gi2nnunet predict or predict-and-score."
         )
-    recorded = read_json(folder / SCORE)
-    about = read_json(folder / PREDICTION) or recorded
+    about, damage = _read_about(folder)
     table = read_mask_table(path, any_scan=True)
     score: Score | None = None
     intervals: Mapping[str, Interval] = {}
@@ -213,18 +222,30 @@ def _read_prediction(
         score, intervals = record.score, record.intervals
     except InputError as error:
         if (folder / TRUTH).is_file():
-            metric: Any = recorded.get("metric")
+            recorded = find_record(folder / SCORE, _Metric)
             report = progress or ignore
             score = score_submission(
                 table,
                 folder / TRUTH,
-                metric=metric if metric in CONVENTIONS else "per-class",
+                metric=recorded["metric"] if recorded else "per-class",
                 progress=lambda done, total, _: report(done, total, "scoring"),
             )
             intervals = estimate_intervals(score)
             note = f"{error} So the submission was scored again for this page."
-    found = Prediction(folder=folder, about=about, score=score, intervals=intervals, note=note)
+    found = Prediction(
+        folder=folder, about=about, score=score, intervals=intervals, note=note, damage=damage
+    )
     return found, table
+
+
+def _read_about(folder: Path) -> tuple[PredictionRecord, str]:
+    """Return how a prediction was made, and what is wrong with the file that says it."""
+    name = PREDICTION if (folder / PREDICTION).is_file() else SCORE
+    remedy = f"{name} is damaged, so its settings are not shown. Predict again to write it."
+    try:
+        return find_record(folder / name, PredictionRecord, remedy=remedy) or {}, ""
+    except InputError as error:
+        return {}, str(error)
 
 
 def _choose_scans(

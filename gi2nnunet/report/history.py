@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.files import find_record, read_json, take_list, take_mapping, take_number
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import find_record, read_record
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.engine import COST, PredictionCost
 from gi2nnunet.nnunet.models import is_fold_number
-from gi2nnunet.nnunet.postprocess import OrganDecision, read_decision
+from gi2nnunet.nnunet.postprocess import OrganDecision, TuningNote, TuningRecord, read_decision
+from gi2nnunet.prediction.evaluate import PredictionRecord
 from gi2nnunet.report.template import DASH
 from gi2nnunet.training.record import TrainedFold
 
@@ -132,57 +134,57 @@ class TuningFound:
     basis: str
     choices: tuple[tuple[str, ...], ...]
     gains: Mapping[str, tuple[float | None, ...]]
-    content: Mapping[str, Any]
+    content: TuningNote
 
 
 def find_tunings(
-    results: Path, about: Mapping[str, Any] | None
+    results: Path, about: PredictionRecord | None
 ) -> tuple[list[TuningFound], list[str]]:
     """Return the settings of tuning, the prediction's first; and a line for each damaged file.
 
     ``results`` is nnU-Net's folder of the dataset, which has the files of ``tune``; ``about`` is
     the content of ``prediction.json``, ``None`` if nothing was predicted.
     """
-    used = take_mapping(about, "tuning")
-    trained = take_list(take_mapping(about, "options"), "trained")
+    options = (about or {}).get("options")
+    trained = options.get("trained") if options else None
     found: list[TuningFound] = []
     damaged: list[str] = []
-    paths = sorted(results.glob("gi2nnunet_tuning_*.json"))
-    contents = {path.name: read_json(path) for path in paths}
-    if used:
-        name = Path(str(used.get("file") or "")).name
-        content = contents.pop(name, {})
+    contents: dict[str, TuningNote] = {}
+    for path in sorted(results.glob("gi2nnunet_tuning_*.json")):
+        again = f"{path.name} is damaged, so its settings are not shown. Run gi2nnunet tune again."
+        try:
+            contents[path.name] = read_record(path, TuningRecord, remedy=again)
+        except InputError as error:
+            damaged.append(str(error))
+    if about and (used := about.get("tuning")):
+        name = Path(used.get("file", "")).name
+        content = contents.pop(name, None)
         # Tuning may have run again since: what the prediction recorded counts.
-        if any(content.get(key) != used.get(key) for key in ("decision", "gains")):
-            content = dict(used)
-        contents = {name: {**content, "used": True}, **contents}
-    for name, content in contents.items():
-        models = _name_models(take_list(content, "models"))
-        if content.get("used"):
-            heading = "Used by this prediction" + (f": {models}" if models else "")
-        elif trained and set(take_list(content, "models")) == set(trained):
+        same = content and all(content[k] == used[k] for k in ("decision", "gains"))
+        now: TuningNote = content if content and same else used
+        heading = f": {models}" if (models := _name_models(now.get("models", ()))) else ""
+        found.append(_describe(now, heading=f"Used by this prediction{heading}"))
+    for content in contents.values():
+        folders = content.get("models", ())
+        models = _name_models(folders)
+        if trained and set(folders) == set(trained):
             heading = f"Chosen for these models, but not used by this prediction: {models}"
         else:
             heading = f"Chosen for other models: {models}" if about else f"Chosen for {models}"
-        try:
-            found.append(_describe(content, heading=heading))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            damaged.append(
-                f"{name} is damaged, so its settings are not shown. Run gi2nnunet tune again."
-            )
+        found.append(_describe(content, heading=heading))
     return found, damaged
 
 
-def _name_models(folders: Iterable[Any]) -> str:
+def _name_models(folders: Iterable[str]) -> str:
     """Return ``2d + 3d_fullres, TRAINER, PLANS`` of model folders of one trainer and plan."""
-    names = [str(folder) for folder in folders]
+    names = list(folders)
     parts = [name.split("__", 2) for name in names]
     if len({tuple(part[:2]) for part in parts}) != 1 or any(len(part) != 3 for part in parts):
         return ", ".join(names)
     return f"{' + '.join(part[2] for part in parts)}, {parts[0][0]}, {parts[0][1]}"
 
 
-def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
+def _describe(content: TuningNote, *, heading: str) -> TuningFound:
     made = read_decision(content["decision"]).organs
     searched = read_decision(content.get("found") or content["decision"]).organs
     keys = ("plain", "tuned", "gain", "low", "high")
@@ -195,7 +197,7 @@ def _describe(content: Mapping[str, Any], *, heading: str) -> TuningFound:
             if organ in searched
         ),
         gains={
-            str(name): tuple(take_number(values, key) for key in keys)
+            name: tuple(values.get(key) for key in keys)
             for name, values in content["gains"].items()
         },
         content=content,
@@ -220,8 +222,8 @@ def list_commands(
     manifest: Mapping[str, Any],
     trainings: Sequence[TrainedFold],
     *,
-    tunings: Iterable[Mapping[str, Any]] = (),
-    about: Mapping[str, Any] | None = None,
+    tunings: Iterable[TuningNote] = (),
+    about: PredictionRecord | None = None,
 ) -> tuple[str, ...]:
     """Return the command lines that made what is there, in order, each once, as recorded.
 
@@ -236,7 +238,7 @@ def list_commands(
             last = training.runs[-1] if training.runs else {}
             lines.append(_command_of(last, f"{training.name}, {training.plans_name}"))
     lines += [
-        _command_of(content, f"the tuning of {_name_models(take_list(content, 'models'))}")
+        _command_of(content, f"the tuning of {_name_models(content.get('models', ()))}")
         for content in tunings
     ]
     if about is not None:

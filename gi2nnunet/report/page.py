@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.files import check_place, replace_file, take_mapping
+from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS, patient_of, scan_order
 from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report
@@ -74,10 +74,10 @@ def _list_patients(scan_ids: Sequence[str]) -> list[str]:
 
 def _list_versions(report: Report) -> list[tuple[str, str, str]]:
     """Return step, package and version, trainings of equal versions once."""
-    steps = [("convert", take_mapping(report.dataset.manifest, "made_by"))]
-    steps += [("train", take_mapping(t.record, "versions")) for t in report.trainings]
+    steps = [("convert", report.dataset.manifest.get("made_by", {}))]
+    steps += [("train", t.record.get("versions", {})) for t in report.trainings]
     if report.prediction:
-        steps.append(("predict", take_mapping(report.prediction.about, "versions")))
+        steps.append(("predict", report.prediction.about.get("versions", {})))
     rows = [(step, name, str(version)) for step, some in steps for name, version in some.items()]
     return list(dict.fromkeys(rows))
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.files import take_list
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.metric import combine
 from gi2nnunet.scoring.result import ScanScore, Score, to_plain
@@ -136,21 +134,6 @@ def estimate_intervals(
 def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     """Return each interval as ``[value, low, high]`` for a JSON file; NaN becomes ``None``."""
     return {name: to_plain(list(vars(found).values())) for name, found in intervals.items()}
-
-
-def intervals_from_json(content: Mapping[str, Any]) -> dict[str, Interval]:
-    """Undo :func:`intervals_to_json`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the content is damaged.
-    """
-    intervals = {}
-    for name in content:
-        value, low, high = (math.nan if v is None else float(v) for v in take_list(content, name))
-        intervals[name] = Interval(value=value, low=low, high=high)
-    return intervals
 
 
 def list_patients(score: Score) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import FloatOrNan
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 
@@ -49,10 +50,10 @@ class OrganMeasures:
         Predicted minus true volume in ml.
     """
 
-    surface_dice: float
-    hd95_mm: float
-    volume_error_ml: float
-    volume_true_ml: float
+    surface_dice: FloatOrNan
+    hd95_mm: FloatOrNan
+    volume_error_ml: FloatOrNan
+    volume_true_ml: FloatOrNan
 
 
 def check_library() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import find_record, read_json, replace_file, take_mapping, write_json
+from gi2nnunet.core.files import FloatOrNan, find_record, read_record, replace_file, write_json
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.tables import MaskTable, format_rows, read_mask_table
@@ -21,7 +21,6 @@ from gi2nnunet.scoring.bootstrap import (
     SCORE_RESAMPLES,
     Interval,
     estimate_intervals,
-    intervals_from_json,
     intervals_to_json,
 )
 from gi2nnunet.scoring.result import Score
@@ -34,6 +33,10 @@ _SEED = 0
 
 class _Digests(TypedDict):
     sha256: dict[str, str]
+
+
+class _Beside(_Digests):
+    intervals: dict[str, tuple[FloatOrNan, FloatOrNan, FloatOrNan]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +122,17 @@ def read_score(folder: Path) -> ScoreRecord:
         changed after it was written.
     """
     path = folder / SCORE
-    content = read_json(path)
-    if not content:
-        raise InputError(f"{path}: missing or damaged; expected what predict-and-score writes.")
-    if "intervals" not in content:
-        raise InputError(f"{path}: found no intervals; expected them, as this version writes them.")
+    remedy = "Run the same gi2nnunet predict-and-score again to write it."
+    beside = read_record(path, _Beside, remedy=remedy)
     for name in (SUBMISSION, TRUTH, SCORE_TABLE):
         given = folder / name
-        if given.is_file() and take_mapping(content, "sha256").get(name) != hash_file(given):
+        if given.is_file() and beside["sha256"].get(name) != hash_file(given):
             raise InputError(f"{given}: found another file than {SCORE} is about.")
-    try:
-        return ScoreRecord(
-            score=Score.from_json(content), intervals=intervals_from_json(content["intervals"])
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); expected a score.") from error
+    intervals = {
+        name: Interval(value=value, low=low, high=high)
+        for name, (value, low, high) in beside["intervals"].items()
+    }
+    return ScoreRecord(score=read_record(path, Score, remedy=remedy), intervals=intervals)
 
 
 def _format_truth(table: MaskTable) -> str:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, InstanceOf
 
+from gi2nnunet.core.files import FloatOrNan
 from gi2nnunet.formats.ids import ORGANS, patient_of
-from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.medical import OrganMeasures
 from gi2nnunet.scoring.metric import Terms, combine
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def _check_organs(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    if missing := set(ORGANS) - set(found):
+        raise ValueError(f"every organ, also {', '.join(sorted(missing))}")
+    return found
+
+
+_Item = TypeVar("_Item")
+ByOrgan = Annotated[Mapping[str, _Item], AfterValidator(_check_organs)]
+"""A value for each organ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +45,9 @@ class OrganScore:
         Dice values and distances that were counted.
     """
 
-    score: float
-    dice: float
-    hausdorff: float
+    score: FloatOrNan
+    dice: FloatOrNan
+    hausdorff: FloatOrNan
     n_rows: int
     n_units: int
 
@@ -57,10 +70,10 @@ class OrganMedical:
         Scans with the organ in one mask only, which have no HD95.
     """
 
-    surface_dice: float
-    hd95_mm: float
-    volume_error_ml: float
-    volume_error_abs_ml: float
+    surface_dice: FloatOrNan
+    hd95_mm: FloatOrNan
+    volume_error_ml: FloatOrNan
+    volume_error_abs_ml: FloatOrNan
     n_scans: int
     n_one_sided: int
 
@@ -79,12 +92,12 @@ class ScanScore:
 
     scan_id: str
     patient_id: str
-    score: float
-    dice: float
-    hausdorff: float
-    per_organ: Mapping[str, OrganScore]
-    terms: Terms | None = field(default=None, repr=False)
-    measures: Mapping[str, OrganMeasures] | None = None
+    score: FloatOrNan
+    dice: FloatOrNan
+    hausdorff: FloatOrNan
+    per_organ: ByOrgan[OrganScore]
+    terms: InstanceOf[Terms] | None = field(default=None, repr=False)
+    measures: Annotated[ByOrgan[OrganMeasures] | None, Field(alias="medical")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +124,12 @@ class Score:
     """
 
     metric: Metric
-    score: float
-    dice: float
-    hausdorff: float
-    per_organ: Mapping[str, OrganScore]
+    score: FloatOrNan
+    dice: FloatOrNan
+    hausdorff: FloatOrNan
+    per_organ: ByOrgan[OrganScore]
     per_scan: tuple[ScanScore, ...] = field(repr=False)
-    medical: Mapping[str, OrganMedical] | None = None
+    medical: ByOrgan[OrganMedical] | None = None
     tolerance_mm: float | None = None
     warnings: tuple[str, ...] = ()
     scope: str = ""
@@ -137,37 +150,6 @@ class Score:
             content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
         content |= {"scope": self.scope} if self.scope else {}
         return dict(to_plain(content))
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Score:
-        """Undo :meth:`to_json`, except for the terms, which it leaves out.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If the content is damaged.
-        """
-        medical = content.get("medical")
-        if content["metric"] not in CONVENTIONS:
-            raise ValueError(f"metric {content['metric']!r}")
-        return cls(
-            metric=content["metric"],
-            **_read_means(content),
-            per_scan=tuple(
-                ScanScore(
-                    scan_id=scan["scan_id"],
-                    patient_id=patient_of(scan["scan_id"]),
-                    **_read_means(scan),
-                    measures=_read_organs(OrganMeasures, scan["medical"])
-                    if "medical" in scan
-                    else None,
-                )
-                for scan in content["per_scan"]
-            ),
-            medical=None if medical is None else _read_organs(OrganMedical, medical),
-            tolerance_mm=content.get("tolerance_mm"),
-            scope=str(content.get("scope", "")),
-        )
 
     def list_scans(self) -> list[dict[str, Any]]:
         """Return a row for each scan: ids, three values, and Dice and distance of each organ."""
@@ -215,9 +197,6 @@ class Score:
         return f"<p>Score {self}</p>{table}"
 
 
-_Item = TypeVar("_Item", OrganScore, OrganMedical, OrganMeasures)
-
-
 def _list_means(score: Score | ScanScore) -> dict[str, Any]:
     return {name: getattr(score, name) for name in ("score", "dice", "hausdorff", "per_organ")}
 
@@ -231,24 +210,6 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _read_means(content: Mapping[str, Any]) -> dict[str, Any]:
-    means = {name: _read_number(content[name]) for name in ("score", "dice", "hausdorff")}
-    return {**means, "per_organ": _read_organs(OrganScore, content["per_organ"])}
-
-
-def _read_organs(kind: type[_Item], content: Mapping[str, Any]) -> dict[str, _Item]:
-    return {
-        organ: kind(**{f.name: _read_number(content[organ][f.name]) for f in fields(kind)})
-        for organ in ORGANS
-    }
-
-
-def _read_number(value: Any) -> Any:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"{value!r} is not a number")
-    return math.nan if value is None else value
 
 
 def combine_terms(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gi2nnunet.cli.slurm import submit
 from gi2nnunet.formats.volumes import write_volume
 from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.making import NAME, RAW, Make, cut, edit, remove, then, write
 
 HOME = "gi2nnunet-workspace/predictions/held-out"
+JOBS = "gi2nnunet-workspace/jobs"
 ROW = "case10_day0_slice_0001,stomach"
 HEAD = "id,class,predicted\n"
 TRAINING = f"gi2nnunet-workspace/results/{NAME}/nnUNetTrainer__gi2nnunetTinyPlans__2d/fold_all"
@@ -117,7 +119,11 @@ REPORTS = (
             ),
         ),
         command="report",
-        message=("is damaged, so its settings are not shown",),
+        message=(
+            "prediction.json: computing: found 3; expected an object",
+            "options: found [1]; expected an object",
+            "prediction.json is damaged, so its settings are not shown. Predict again",
+        ),
         exit_code=0,
     ),
     BadInput(
@@ -130,5 +136,55 @@ REPORTS = (
         command="report",
         message=("Nothing is predicted yet", "gi2nnunet_tuning_0.json is damaged"),
         exit_code=0,
+    ),
+    *(
+        BadInput(
+            name=f"report: {what}",
+            start="model",
+            make=then(write(f"{HOME}/submission.csv", HEAD), write(name, content)),
+            command="report",
+            message=(said,),
+            exit_code=0,
+        )
+        for what, name, content, said in (
+            (
+                "a score that is cut off",
+                f"{HOME}/score.json",
+                '{"score": 0.9, "per',
+                "score.json is damaged, so its settings are not shown",
+            ),
+            (
+                "a score of another form",
+                f"{HOME}/score.json",
+                '{"sha256": [], "intervals": {"dice": "x"}, "versions": 7}',
+                "score.json: versions: found 7; expected an object",
+            ),
+            ("a cost of text", f"{HOME}/cost.json", '{"scans": "3"}', "has no truth.csv"),
+            (
+                "a lock that is no JSON",
+                f"{HOME}/.prediction.lock",
+                b"\xff{",
+                "has no truth.csv",
+            ),
+        )
+    ),
+    BadInput(
+        name="jobs: an outcome of another form",
+        start="converted",
+        make=then(
+            write(f"{JOBS}/records/train.json", '{"name": "train", "job_id": "7", "words": []}'),
+            write(f"{JOBS}/outcomes/7.json", '{"exit_code": false}'),
+        ),
+        command="jobs",
+        message=("train: stopped; log", "Run the same command with --on slurm again"),
+        exit_code=0,
+        patch=lambda monkeypatch: monkeypatch.setattr(submit, "_read_queue", dict),
+    ),
+    BadInput(
+        name="jobs: a record of another form",
+        start="converted",
+        make=write(f"{JOBS}/records/train.json", '{"name": "train", "job_id": 7, "words": []}'),
+        command="jobs",
+        message=("records/train.json: job_id: found 7; expected a valid string", "Remove the file"),
     ),
 )

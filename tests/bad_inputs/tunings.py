@@ -136,6 +136,12 @@ def entries(
     )
 
 
+CHOICE = {
+    "weights": {"4d": 1}, "threshold": 7, "gate": 0, "smallest_ml": 0, "fill_slices": 0,
+}  # fmt: skip
+FOR_NONE = {"format": 1, "gains": {}, "models": ["x"], "decision": {}, "checkpoints": {}}
+MODEL = "nnUNetTrainer__gi2nnunetTinyPlans__2d"
+FOR_MODEL = FOR_NONE | {"models": [MODEL], "checkpoints": {MODEL: {}}}
 WHOLE = train(*FOLDS)
 TRAIN_THEM = "gi2nnunet train"
 
@@ -258,13 +264,23 @@ TUNINGS = (
             message=("gi2nnunet_tuning_", said, "gi2nnunet tune, or predict with --no-tuning"),
         )
         for what, content, said in (
-            ("cut off", '{"format": 1, "models": [', "is damaged: found no JSON"),
-            ("of a list", "[1]", "is damaged: found a JSON list"),
-            ("of nothing", "{}", "is damaged: 'format'"),
+            ("cut off", '{"format": 1, "models": [', "found no JSON"),
+            ("of a list", "[1]", "found [1]; expected an object"),
+            ("of nothing", "{}", "format: found nothing; expected this key"),
+            (
+                "of an impossible threshold",
+                json.dumps(FOR_NONE | {"decision": {"stomach": CHOICE}}),
+                "decision.stomach.threshold: found 7; expected less than or equal to 1",
+            ),
+            (
+                "of a network that the model does not have",
+                json.dumps(FOR_MODEL | {"decision": {"stomach": CHOICE | {"threshold": 0.5}}}),
+                "decision: found a weight of 4d",
+            ),
             (
                 "of other models",
-                '{"format": 1, "gains": {}, "models": ["x"], "decision": {}, "checkpoints": {}}',
-                "is damaged: found the choice for other models",
+                json.dumps(FOR_NONE),
+                "models: found the choice for other models",
             ),
         )
     ),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,6 @@ from gi2nnunet.core.files import (
     find_record,
     parse_record,
     part_file,
-    read_json,
     read_record,
     replace_file,
     write_json,
@@ -106,18 +105,8 @@ def test_two_processes_do_not_share_a_part(tmp_path, monkeypatch):
 def test_json_comes_back(tmp_path):
     content = {"text": "ä", "list": [1, 2.5, None], "inner": {"yes": True}}
     write_json(tmp_path / "file.json", content)
-    assert read_json(tmp_path / "file.json") == content
+    assert read_record(tmp_path / "file.json", dict[str, Any], remedy="") == content
     assert (tmp_path / "file.json").read_text(encoding="utf-8").endswith("}\n")
-
-
-@pytest.mark.parametrize("content", [None, b"", b'{"cut": ', b"[1, 2]", b"3", b"\xff\xfe"])
-def test_a_missing_or_damaged_json_file_reads_as_an_empty_object(tmp_path, content):
-    path = tmp_path / "file.json"
-    if content is not None:
-        path.write_bytes(content)
-    assert read_json(path) == {}
-    path.write_text(json.dumps({"whole": 1}))
-    assert read_json(path) == {"whole": 1}
 
 
 def test_the_kind_of_what_stands_at_a_path_is_told(tmp_path):

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import parse_record
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.nnunet.postprocess import (
     PLAIN,
     Decision,
     OrganDecision,
+    OrganRecords,
     apply_decision,
     blend,
     decide_organ,
@@ -98,7 +101,8 @@ DECISION = Decision(
 
 
 def test_json_gives_it_back():
-    assert read_decision(json.loads(json.dumps(DECISION.to_json()))) == DECISION
+    text = json.dumps(DECISION.to_json())
+    assert read_decision(parse_record(text, OrganRecords, where="", remedy="")) == DECISION
     assert read_decision({}) == Decision()
 
 
@@ -113,8 +117,6 @@ def test_json_gives_it_back():
 def test_what_is_no_decision_is_refused(change):
     content = DECISION.to_json()
     content["stomach"] |= change
-    with pytest.raises(ValueError, match="found"):
-        read_decision(content)
-    for other in ([], {"liver": content["stomach"]}, {"stomach": 3}):
-        with pytest.raises(ValueError, match="found no table"):
-            read_decision(other)
+    for other in (content, [], {"liver": DECISION.to_json()["stomach"]}, {"stomach": 3}):
+        with pytest.raises(InputError, match=r"file: .*found .*; expected .*\nMend it\."):
+            parse_record(json.dumps(other), OrganRecords, where="file", remedy="Mend it.")

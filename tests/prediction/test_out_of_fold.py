@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
-from gi2nnunet.core.files import read_json
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
@@ -108,7 +107,7 @@ def test_labels_that_exclude_one_another_are_refused(tmp_path):
 def give_other_labels(bench, configuration):
     (model,) = [m for m in bench.ensemble.models if m.configuration == configuration]
     path = model.folder / "dataset.json"
-    described = read_json(path)
+    described = json.loads(path.read_text())
     described["labels"]["stomach"] = 3
     path.write_text(json.dumps(described))
 
@@ -232,7 +231,7 @@ def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):
     assert warning.startswith(f"{path}: was chosen with mirroring on, and this predicts with mirro")
     assert "gi2nnunet tune" in warning
     assert len(warn(mirroring=False, step_size=0.75)) == 2
-    content = read_json(path)
+    content = json.loads(path.read_text())
     del content["computing"]
     path.write_text(json.dumps(content))
     tuned, _ = find_tuning(bench.ensemble)
@@ -251,7 +250,7 @@ def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):
 )  # fmt: skip
 def test_a_damaged_choice_is_named(bench, change):
     path = bench.tune()
-    path.write_text(json.dumps({**read_json(path), **change}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=r"gi2nnunet_tuning_.*is damaged.*gi2nnunet tune"):
         find_tuning(bench.ensemble)
 
@@ -337,7 +336,9 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
     assert set(decided[0].organs) == set(ORGANS)
     assert "Tuning: large bowel, small bowel, stomach; cross-fitted gain +" in err
     assert "used to choose the settings" in err
-    assert read_json(bench.workspace.raw.parent.parent / "a" / "score.json")["tuning"]["decision"]
+    assert json.loads((bench.workspace.raw.parent.parent / "a" / "score.json").read_text())[
+        "tuning"
+    ]["decision"]
     assert "was chosen with" not in err
     code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning", "--no-mirroring")
     assert decided[1] is None

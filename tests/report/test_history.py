@@ -165,7 +165,7 @@ def test_time_and_memory_are_those_recorded(tmp_path: Path) -> None:
 
 def tuning_content(*models: str) -> dict[str, Any]:
     return {
-        "format": 1, "models": list(models), "metric": "per-class",
+        "format": 1, "models": list(models), "checkpoints": {}, "metric": "per-class",
         "decision": {"stomach": CHOICE}, "found": {"stomach": CHOICE, "large_bowel": CHOICE},
         "gains": {"stomach": GAIN, "all": GAIN},
         "n_scans": 9, "n_patients": 6, "n_folds": 3,

@@ -262,7 +262,7 @@ def test_a_recorded_score_is_shown_without_scoring_again(
     ]
     (folder / "submission.csv").write_text("\n".join([*emptied, ""]))
     again = render_report(gather_report(space, prediction=folder))
-    assert "score.json: missing or damaged" in again
+    assert "score.json: no such file" in again
     assert "scored again for this page" in again
 
     score_folder(folder)

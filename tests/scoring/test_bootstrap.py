@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gi2nnunet.core.files import FloatOrNan, parse_record
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.bootstrap import (
     Interval,
     estimate_intervals,
-    intervals_from_json,
     intervals_to_json,
     measure_gain,
 )
@@ -123,8 +123,10 @@ def test_intervals_survive_json(values):
         name: Interval(value=value, low=low, high=high)
         for name, (value, low, high) in values.items()
     }
-    content = json.loads(json.dumps(intervals_to_json(intervals), allow_nan=False))
-    assert repr(intervals_from_json(content)) == repr(intervals)
+    text = json.dumps(intervals_to_json(intervals), allow_nan=False)
+    three = tuple[FloatOrNan, FloatOrNan, FloatOrNan]
+    found = parse_record(text, dict[str, three], where="", remedy="")
+    assert repr(found) == repr({name: tuple(vars(one).values()) for name, one in intervals.items()})
 
 
 def make_sums(seed, patients):

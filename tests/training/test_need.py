@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.presets import CONFIGURATIONS, PRESETS
 from gi2nnunet.training.need import STOCK_PLANS
@@ -92,7 +93,7 @@ def test_the_known_plans_are_those_that_nnunet_makes(tmp_path: Path, preset: Any
     mark = preprocessed / f"gi2nnunet_{preset.plans_name}.json"
     write_json(mark, {"recipe": {}, "plans": None, **made})
     planned = read_planned(preprocessed, preset.plans_name)
-    plans = read_json(preprocessed / f"{preset.plans_name}.json")
+    plans = json.loads((preprocessed / f"{preset.plans_name}.json").read_text())
     for name in CONFIGURATIONS:
         stock, found = STOCK_PLANS[preset.name, name], planned[name]
         assert (found.batch_size, found.patch_size) == (stock.batch_size, stock.patch_size)

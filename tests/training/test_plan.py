@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.presets import PlanOptions
@@ -261,7 +261,7 @@ def test_a_copied_workspace_is_read_once(bench: Bench) -> None:
         os.utime(path)
     bench.plan()
     assert bench.engine.asked == []
-    mark = read_json(bench.made / f"gi2nnunet_{PLANS}_2d.complete.json")
+    mark = json.loads((bench.made / f"gi2nnunet_{PLANS}_2d.complete.json").read_text())
     (path,) = bench.data.glob(f"{bench.first}.pkl")
     assert mark["files"][path.name]["modified_ns"] == path.stat().st_mtime_ns
 

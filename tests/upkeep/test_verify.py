@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import Finding, InputError
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
@@ -103,7 +103,7 @@ class Space:
 
     def say(self, path: Path) -> None:
         """Let the manifest tell of a file as it is now, so that only its content is wrong."""
-        content = read_json(self.raw / "manifest.json")
+        content = json.loads((self.raw / "manifest.json").read_text())
         name = path.relative_to(self.raw).as_posix()
         described = list_files(content)[name]  # the manifest's own entry
         data = path.read_bytes()
@@ -171,7 +171,7 @@ def flip_unseen(path: Path) -> None:
 
 
 def edit(path: Path, **values: object) -> None:
-    write_json(path, {**read_json(path), **values})
+    write_json(path, {**json.loads(path.read_text()), **values})
 
 
 def edit_split(path: Path, change: Callable[[list[dict[str, list[str]]]], object]) -> None:
@@ -427,7 +427,7 @@ def test_exclusive_labels_have_their_own_values(tmp_path: Path) -> None:
 
 
 def test_a_patient_on_both_sides_of_the_hold_out_is_found(space: Space) -> None:
-    content = read_json(space.raw / "manifest.json")
+    content = json.loads((space.raw / "manifest.json").read_text())
     scan = next(s for s in content["scans"] if s["part"] == "train")
     twin = next(s for s in content["scans"] if s["part"] == "holdout")
     patient = twin["scan_id"].split("_")[0]
