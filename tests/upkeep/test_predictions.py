@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import Finding
-from gi2nnunet.core.files import read_json, write_json
+from gi2nnunet.core.files import write_json
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
 from gi2nnunet.formats.tables import format_rows, read_mask_table
@@ -88,7 +89,7 @@ def say(path: Path, **about: object) -> None:
 
 
 def edit_score(space: Predicted) -> None:
-    content = read_json(space.scored / "score.json")
+    content = json.loads((space.scored / "score.json").read_text())
     content["per_scan"][0]["dice"] = 0.5
     write_json(space.scored / "score.json", content)
 
