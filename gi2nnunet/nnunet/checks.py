@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gi2nnunet.core.errors import InputError, shorten
+from gi2nnunet.core.errors import InputError, name_some, shorten
 from gi2nnunet.core.files import find_kind, read_record
 from gi2nnunet.dataset.manifest import SPLITS, Dataset, find_damaged
 from gi2nnunet.nnunet.models import (
@@ -53,9 +53,8 @@ def check_dataset(dataset: Dataset, *, names: Container[str] | None = None) -> N
     if names is not None:
         damaged = [name for name in damaged if name in names]
     if damaged:
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise InputError(
-            f"{dataset.folder}: found {', '.join(damaged[:5])}{more} missing or of another size; "
+            f"{dataset.folder}: found {name_some(damaged)} missing or of another size; "
             "expected the files listed in manifest.json. Repair it with: gi2nnunet convert SOURCE"
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from gi2nnunet.core.errors import GiError
+from gi2nnunet.core.errors import GiError, name_some
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.submission import write_submission
@@ -190,7 +190,7 @@ def _list_empty(outcome: Outcome | None, hours: float) -> list[str]:
         total = len(outcome.used) + len(outcome.failed) + len(late)
         warnings.append(
             f"the time budget of {hours:g} hours was too short for {len(late)} of {total} scans, "
-            f"which are left empty: {', '.join(late[:5])}"
+            f"which are left empty: {name_some(late)}"
         )
     return warnings
 

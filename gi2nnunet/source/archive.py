@@ -35,20 +35,12 @@ class Archive:
     """Read access to the files of a folder or of a zip, by their path inside it.
 
     Only names and bytes: nothing is unpacked, nothing is written. Links inside a folder are
-    followed, wherever they lead. Picklable, so that worker processes each open their own.
-
-    Attributes
-    ----------
-    path
-        The folder or zip as it was given, for messages.
-    place
-        The same, absolute: files are found from any working folder.
-    is_zip
-        Whether it is a zip.
+    followed, wherever they lead. Picklable, so that worker processes each open their own. ``path``
+    is as it was given, for messages; ``place`` is absolute, for any working folder.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open ``path``; raises :class:`InputError` where it is neither a folder nor a zip."""
+        """Open ``path``; raises :class:`InputError` if it is neither a folder nor a zip."""
         self.path = path
         self.place = path.absolute()
         self._zip: zipfile.ZipFile | None = None
@@ -87,7 +79,7 @@ class Archive:
         Raises
         ------
         InputError
-            Where a zip's members lead outside it; where an image or a table is a link in a zip,
+            If a zip's members lead outside it; if an image or a table is a link in a zip,
             encrypted, there twice, or there in two spellings that differ in upper and lower case.
         """
         if not self.is_zip:
@@ -105,13 +97,7 @@ class Archive:
         return names
 
     def sizes(self, names: Iterable[str]) -> list[int]:
-        """Return the size of each named file in bytes.
-
-        Raises
-        ------
-        InputError
-            Where a file is missing, or a link that leads nowhere.
-        """
+        """Return the size of each file in bytes; raises :class:`InputError` if one is gone."""
         name = ""
         found = []
         try:
@@ -143,7 +129,7 @@ class Archive:
         Raises
         ------
         InputError
-            Where the file is missing, is no regular file, cannot be read, or fails the zip's
+            If the file is missing, is not a regular file, cannot be read, or fails the zip's
             checksum.
         """
         try:
@@ -152,7 +138,7 @@ class Archive:
                     return member.read() if limit is None else member.read(limit)
             if find_kind(self.place / name) not in ("file", None):  # to read a pipe waits for ever
                 raise InputError(
-                    f"{self.path}: {name} is no regular file; expected one. Put the file there."
+                    f"{self.path}: {name} is not a regular file; expected one. Put the file there."
                 )
             with (self.place / name).open("rb") as file:
                 return file.read() if limit is None else file.read(limit)
@@ -168,8 +154,8 @@ class Archive:
         Raises
         ------
         InputError
-            As :meth:`read_bytes`, and where it is larger than any real one, or unpacks to many
-            times what one does.
+            As :meth:`read_bytes`, and if it is larger than any real one, or unpacks to many times
+            what one does.
         """
         (size,) = self.sizes([name])
         packed = self._open_zip().getinfo(name).compress_size if self.is_zip else size
@@ -211,7 +197,7 @@ def _walk(root: Path) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: told by whoever reads it
+    except OSError:  # a link to itself: reported when it is read
         return False
 
 
@@ -246,4 +232,4 @@ def _find_doubles(path: Path, names: Iterable[str]) -> list[Problem]:
 
 
 def _refuse(path: Path, problems: Iterable[Problem]) -> None:
-    raise_problems(problems, remedy=f"Download {path} again, or pack it anew.")
+    raise_problems(problems, remedy=f"Download {path} again, or pack it again.")

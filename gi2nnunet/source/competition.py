@@ -23,6 +23,7 @@ from gi2nnunet.core.errors import (
     InputError,
     Problem,
     most_png_bytes,
+    name_some,
     raise_problems,
 )
 from gi2nnunet.formats.ids import (
@@ -66,15 +67,8 @@ _COLOUR_TYPES = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alph
 class SliceScan(Scan):
     """A scan of the competition: one PNG a slice in a folder or zip, and its rows of train.csv.
 
-    Attributes
-    ----------
-    archive
-        The folder or zip.
-    names
-        Path of each slice's PNG inside it.
-    texts
-        For each slice the RLE texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`;
-        ``None`` without truth.
+    ``names`` are the paths of the PNGs inside the archive; ``texts`` are for each slice the RLE
+    texts in the order of :data:`~gi2nnunet.formats.ids.ORGANS`, ``None`` without truth.
     """
 
     kind = "slices"
@@ -105,7 +99,7 @@ class SliceScan(Scan):
         return f"{self.shape[1]} x {self.shape[2]}, organs {''.join(shown)}"
 
     def load(self) -> LoadedScan:
-        """Decode every PNG and, where there is truth, every RLE text, checking each."""
+        """Decode every PNG and, if there is truth, every RLE text, checking each."""
         label_map, refused = self.load_labels() if self.labelled else (None, ())
         problems: list[Problem] = []
         eight_bit = 0
@@ -213,13 +207,7 @@ _SAMPLE = "sample_submission.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class CompetitionSource(Source):
-    """The competition's folder or zip.
-
-    Attributes
-    ----------
-    archive
-        Where the files are read from.
-    """
+    """The competition's folder or zip."""
 
     scan_type = SliceScan
     endings = (".zip",)
@@ -236,8 +224,8 @@ class CompetitionSource(Source):
         Raises
         ------
         InputError
-            Where the path is no such source, or for rows, names and files that contradict each
-            other; all of them are told together.
+            If the path is not such a source, or for rows, names and files that contradict each
+            other, all of them together.
         """
         archive = Archive(path)
         if options.scope == "hidden":
@@ -249,18 +237,19 @@ class CompetitionSource(Source):
         train_images = _group_images(archive, names, f"{root}train/", problems)
         test_images = _group_images(archive, names, f"{root}test/", problems)
         table = _read_table(archive, names, f"{root}train.csv", mask_column="segmentation")
-        if table is None and train_images:
-            raise InputError(
-                f"{path}: has a train/ folder but no train.csv. "
-                "Put the competition's train.csv beside it."
-            )
         sample = _read_table(archive, names, f"{root}{_SAMPLE}")
-        texts = _texts_by_scan(table) if table is not None else {}
+        texts: dict[str, dict[int, list[str]]] = {}
         if table is not None:
+            texts = _texts_by_scan(table)
             _match_rows(
                 table, train_images, texts, allow_missing=options.allow_missing,
                 problems=problems, warnings=warnings,
             )  # fmt: skip
+        elif train_images:
+            raise InputError(
+                f"{path}: has a train/ folder but no train.csv. "
+                "Put the competition's train.csv beside it."
+            )
         train, wrong_train = _build_scans(archive, "train", train_images, texts, warnings)
         test, wrong_test = _build_scans(archive, "test", test_images, None, warnings)
         raise_problems(
@@ -277,7 +266,7 @@ class CompetitionSource(Source):
             scans = test or train
         elif both := [scan_id for scan_id in train if scan_id in test]:
             raise InputError(
-                f"{path}: found {', '.join(both[:5])} in train/ and in test/; expected each scan "
+                f"{path}: found {name_some(both)} in train/ and in test/; expected each scan "
                 "once. Remove one of the two."
             )
         order = table.scan_ids if table is not None else tuple(train)
@@ -445,11 +434,10 @@ def _match_rows(
     warnings: list[str],
 ) -> None:
     """Hold rows against images; with ``allow_missing`` make ``texts`` fit the images."""
-    found: list[Problem] = []
     slices, counts = np.unique(
         np.stack([table.scan, table.number], axis=1), axis=0, return_counts=True
     )
-    found += [
+    found = [
         Problem(
             where=f"{table.name}, {slice_id(table.scan_ids[scan], number)}",
             found=f"{count} of {len(ORGANS)} rows",

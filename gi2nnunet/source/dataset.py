@@ -34,8 +34,6 @@ class DatasetScan:
 
     Attributes
     ----------
-    scan_id, patient_id
-        Who and when.
     part
         ``"train"``: trained on and cross-validated. ``"holdout"``: labelled, kept apart.
         ``"test"``: the source's own test scan.
@@ -45,8 +43,6 @@ class DatasetScan:
         Slices, rows, columns.
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm.
-    labelled
-        Whether truth is known.
     """
 
     scan_id: str
@@ -149,18 +145,9 @@ class _Versioned(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What manifest.json says of a converted dataset.
+    """What manifest.json says of a converted dataset, and all of its content.
 
-    Attributes
-    ----------
-    path
-        The file.
-    label_scheme
-        How the label volumes are coded.
-    scans
-        In numeric order of patient and day.
-    content
-        All of it.
+    The scans are in numeric order of patient and day.
     """
 
     path: Path
@@ -231,7 +218,7 @@ class DatasetSource(NiftiSource):
         Raises
         ------
         InputError
-            As :meth:`NiftiSource.open`; where the manifest is damaged or of another format; where a
+            As :meth:`NiftiSource.open`; if the manifest is damaged or of another format; if a
             volume has another number of slices than it says.
         """
         manifest = find_manifest(path) if is_nifti(path, options) else None
@@ -264,12 +251,7 @@ class DatasetSource(NiftiSource):
 def find_manifest(path: Path) -> Manifest | None:
     """Return the manifest in the folder of a file or one folder up, if any.
 
-    One of another program is passed over.
-
-    Raises
-    ------
-    InputError
-        As :func:`read_manifest`.
+    One of another program is passed over. Raises as :func:`read_manifest`.
     """
     for folder in list_folders_around(path):
         if (folder / MANIFEST).is_file() and _is_own_manifest(folder / MANIFEST):

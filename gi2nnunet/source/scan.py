@@ -62,12 +62,8 @@ class LoadedScan:
 def digest_stamps(files: Iterable[Path | str], *, shown_as: str | None = None) -> str:
     """Return a digest of the sizes and time stamps of files, not of their names.
 
-    ``shown_as`` is what a message calls them, if not by their paths.
-
-    Raises
-    ------
-    InputError
-        If one cannot be found.
+    ``shown_as`` is what a message calls them, if not by their paths. Raises :class:`InputError` if
+    one cannot be found.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -95,7 +91,7 @@ class Scan(ABC):
     scan_id
         Patient and day, ``case123_day20``; a source of other files has other ids.
     part
-        Where the source puts it. A labelled test scan is held out.
+        The part the source puts it in. A labelled test scan is held out.
     first_number
         The competition's number of slice z = 0; the others follow without a gap.
     shape
@@ -139,7 +135,7 @@ class Scan(ABC):
 
     @property
     def rows(self) -> Rows | None:
-        """Return its true rows as the source spells them; ``None`` where it has a label map."""
+        """Return its true rows as the source spells them; ``None`` if it has a label map."""
         return None
 
     @property
@@ -149,12 +145,9 @@ class Scan(ABC):
 
     @abstractmethod
     def load(self) -> LoadedScan:
-        """Read the image and, where it is known, the truth; what is wrong is collected.
+        """Read the image and, if it is known, the truth; what is wrong is collected.
 
-        Raises
-        ------
-        InputError
-            Where a file cannot be read at all.
+        Raises :class:`InputError` if a file cannot be read at all.
         """
 
     @abstractmethod
@@ -164,9 +157,9 @@ class Scan(ABC):
         Raises
         ------
         InputError
-            Where a file cannot be read at all.
+            If a file cannot be read at all.
         ValueError
-            Where the scan has no truth.
+            If the scan has no truth.
         """
 
     def load_rows(self) -> tuple[list[Row], tuple[Problem, ...]]:
@@ -184,12 +177,8 @@ class Scan(ABC):
     def take_stamp(self) -> str:
         """Return a digest of the sizes and time stamps of its files, its truth's too.
 
-        If it stays the same, the files need not be read to see whether they changed.
-
-        Raises
-        ------
-        InputError
-            If a file is gone.
+        If it stays the same, the files need not be read to see whether they changed. Raises
+        :class:`InputError` if a file is gone.
         """
         return digest_stamps(self.files)
 
@@ -221,20 +210,14 @@ class Scan(ABC):
     def write_labels(self, path: Path, array: NDArray[Any]) -> None:
         """Write a ``(z, y, x)`` volume in slice order as ``.nii.gz``, lying as the scan does.
 
-        Raises
-        ------
-        OutputError
-            Where it cannot be written.
+        Raises :class:`OutputError` if it cannot be written.
         """
         write_volume(path, array, spacing_mm=self.spacing_mm)
 
     def check_structures(self) -> None:
         """Check that structures can be written on the scan's own images.
 
-        Raises
-        ------
-        InputError
-            If they are not a DICOM series, or one without a frame of reference.
+        Raises :class:`InputError` if they are not a DICOM series with a frame of reference.
         """
         raise InputError(
             f"{self.scan_id}: found files that are not DICOM; expected a DICOM series, on which "
@@ -262,7 +245,7 @@ class Scan(ABC):
         rtstruct, seg
             Which of the two.
         names
-            Name of an organ's structure where it is not to be that of TG-263.
+            Name of an organ's structure if it is not to be that of TG-263.
         maker
             The model, if the masks come from one.
 
@@ -326,7 +309,7 @@ class DicomOptions:
     structures
         RTSTRUCT or SEG, or a folder or zip of them, in place of those beside the images.
     roi
-        Name of an organ's structure where it is not one of the usual names.
+        Name of an organ's structure if it is not one of the usual names.
     any_modality
         Take CT, PET and others too.
     show_paths
@@ -349,7 +332,7 @@ class DicomOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to open a source; see :func:`~gi2nnunet.source.open.open_source`."""
+    """How to open a source: the options of :func:`~gi2nnunet.source.open.open_source`."""
 
     scope: Scope = "all"
     truth: bool = True
@@ -367,22 +350,18 @@ class Source(ABC):
 
     Attributes
     ----------
-    scan_type
-        The subclass of its scans.
     endings
         What the name of a file of this kind ends in, the last part first.
-    path
-        Where it is.
     kind
         What it is, for records.
     scans
         By scan id, in numeric order of patient and day.
     options
-        How it was opened, where that was said.
+        How it was opened, if that was said.
     patient_order
         Training patients in order of first appearance in ``train.csv``; ``None`` without one.
     sample
-        ``sample_submission.csv`` where there is one.
+        ``sample_submission.csv``, if any.
     unreadable
         Slice numbers by id of scans that have to be left out.
     unnumbered
@@ -412,12 +391,9 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def open(cls, path: Path, options: SourceOptions) -> Self | None:
-        """Open a source of this kind; ``None`` where the path is of another kind.
+        """Open a source of this kind; ``None`` if the path is of another kind.
 
-        Raises
-        ------
-        InputError
-            Where it is of this kind but cannot be used.
+        Raises :class:`InputError` if it is of this kind but cannot be used.
         """
 
     @abstractmethod

@@ -87,8 +87,8 @@ REPORTS = (
     bad(
         "labels of another shape than their image",
         other_shape,
-        "the label volume of case10_day0 has the shape (2, 3, 4); expected",
-        "gi2nnunet verify",
+        "labelsTr/case10_day0.nii.gz",
+        "as manifest.json says Restore them with: gi2nnunet convert SOURCE",
     ),
     BadInput(
         name="report: a page that is a folder",

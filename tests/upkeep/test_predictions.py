@@ -142,7 +142,7 @@ HARMS: dict[str, tuple[Callable[[Predicted], object], str, str, bool]] = {
     ),
     "a score": (edit_score, "score.json", "a score of 1.0", False),
     "a missing score": (
-        lambda s: (s.scored / "score.json").unlink(), "score.json", "missing or damaged", False,
+        lambda s: (s.scored / "score.json").unlink(), "score.json", "no such file", False,
     ),
     "another truth in the dataset": (exchange_rows, "truth.csv", "another truth", False),
 }  # fmt: skip

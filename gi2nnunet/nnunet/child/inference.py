@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import EngineError, GiError, InputError, shorten
+from gi2nnunet.core.errors import EngineError, GiError, InputError, name_some, shorten
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap, join_organs, split_organs, to_bits
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
@@ -165,12 +165,7 @@ class _Failures:
     def tell(self) -> None:
         """Raise an EngineError if a scan failed."""
         if self._lines:
-            more = len(self._lines) - _MOST_TOLD
-            raise EngineError(
-                "\n".join(
-                    self._lines[:_MOST_TOLD] + ([f"and {more} more scans"] if more > 0 else [])
-                )
-            )
+            raise EngineError(name_some(self._lines, most=_MOST_TOLD, separator="\n"))
 
 
 def _wait(scan_id: str, leaving: Future[None]) -> str | None:

@@ -21,11 +21,10 @@ from gi2nnunet.core.errors import (
     MOST_SIDE,
     MOST_VOXELS,
     InputError,
-    OutputError,
     Problem,
     raise_problems,
 )
-from gi2nnunet.core.files import replace_file
+from gi2nnunet.core.files import cannot_write, replace_file
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Progress, QuietPool
 from gi2nnunet.formats.ids import (
@@ -459,9 +458,7 @@ def _open_output(out: Path, *, as_zip: bool) -> Iterator[Callable[[str, bytes], 
                 out.rmdir()
             part.replace(out)
         except OSError as error:
-            raise OutputError(
-                f"{out}: cannot be written ({error}). Free the disk, or give another path."
-            ) from error
+            raise cannot_write(out, error) from error
         finally:
             _remove(part)
 
