@@ -23,7 +23,7 @@ from tests.bad_inputs.making import (
 )
 
 CONVERT = "convert source.zip --jobs 1"
-AGAIN = "Download source.zip again, or pack it anew"
+AGAIN = "Download source.zip again, or pack it again"
 
 
 def add(*names: str, content: bytes = b"x"):

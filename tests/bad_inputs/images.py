@@ -137,7 +137,7 @@ IMAGES = (
         name="a pipe for an image",
         make=replace_third(os.mkfifo),
         command=CONVERT,
-        message=(THIRD, "is no regular file; expected one", "download them again"),
+        message=(THIRD, "is not a regular file; expected one", "download them again"),
     ),
     BadInput(
         name="a link to nowhere for an image",
