@@ -224,7 +224,7 @@ def _spell_key(parts: Sequence[Any], content: Any) -> str:
     for number, part in enumerate(parts):
         keys = range(len(content)) if isinstance(content, list) else content
         there = isinstance(content, dict | list) and part in keys
-        if not there and number < len(parts) - 1:
+        if part == "[key]" or (not there and number < len(parts) - 1):
             continue
         if isinstance(content, dict | list):
             name = str(part)

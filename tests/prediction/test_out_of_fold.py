@@ -251,8 +251,11 @@ def test_a_choice_made_otherwise_is_warned_of(bench, tmp_path):
 def test_a_damaged_choice_is_named(bench, change):
     path = bench.tune()
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match=r"gi2nnunet_tuning_.*is damaged.*gi2nnunet tune"):
+    key = "models" if "checkpoints" in change else next(iter(change))
+    with pytest.raises(InputError, match=rf"gi2nnunet_tuning_.*: {key}") as caught:
         find_tuning(bench.ensemble)
+    assert "Make it again with gi2nnunet tune" in str(caught.value)
+    assert "[key]" not in str(caught.value)
 
 
 def test_the_commands_say_what_they_found(bench, run, monkeypatch):
@@ -363,6 +366,6 @@ def test_the_choice_goes_along_with_the_models(bench, tmp_path):
     assert found is not None
     assert (found.path, found.decision, warnings) == (path, tuned.decision, [])
     path.unlink()
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="gi2nnunet_tuning_"):
         adopt_tuning({**tuned.pack(), "decision": 3}, ensemble.models)
     assert not path.exists()
