@@ -17,7 +17,7 @@ from tests.bad_inputs.making import MODEL, Make, edit, then, write
 
 CHECKPOINT = f"{MODEL}/fold_all/checkpoint_final.pth"
 PREDICT = "predict-and-score --device cpu"
-RESTORE = "Restore it, or train again with --restart"
+RESTORE = "Restore it, or train it again: gi2nnunet train --config 2d"
 
 _RESAMPLING = {
     f"resampling_fn_{what}{part}": value

@@ -277,7 +277,7 @@ TABLES = (
         name="a folder as table",
         make=folder(),
         command="score source source/train.csv",
-        message=("source: cannot be read (Is a directory)",),
+        message=("source: holds no NIfTI image", "Expected .nii or .nii.gz files"),
     ),
     BadInput(
         name="an endless device as table",

@@ -213,8 +213,8 @@ TUNINGS = (
         "a label file missing",
         WITH_TRUTH,
         then(WHOLE, remove(f"{RAW}/labelsTr/{FIRST}.nii.gz")),
-        f"{RAW}: found labelsTr/{FIRST}.nii.gz missing or of another size",
-        "Repair it with: gi2nnunet convert SOURCE",
+        f"{RAW}/labelsTr/{FIRST}.nii.gz: found a file that is missing or was changed after",
+        "Restore them with: gi2nnunet convert SOURCE",
     ),
     *entries(
         "an image missing",

@@ -232,14 +232,20 @@ WORKSPACES = (
         start="model",
         command="predict-and-score",
         make=remove(f"{RAW}/truth.csv"),
-        message=(f"{RAW}/truth.csv: no such file",),
+        message=(
+            f"{RAW}/truth.csv: found a file that is missing or was changed after the conversion",
+            "Restore them with: gi2nnunet convert SOURCE",
+        ),
     ),
     BadInput(
         name="a workspace: a truth.csv cut off",
         start="model",
         command="predict-and-score",
         make=edit(f"{RAW}/truth.csv", lambda data: data[:-15]),
-        message=("truth.csv, line 61: found", "Correct these rows"),
+        message=(
+            f"{RAW}/truth.csv: found a file that is missing or was changed after the conversion",
+            "Restore them with: gi2nnunet convert SOURCE",
+        ),
     ),
     BadInput(
         name="a workspace: two sets of results",

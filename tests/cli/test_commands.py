@@ -155,7 +155,7 @@ def test_convert_takes_its_options(run, here):
     )  # fmt: skip
     assert code == 0
     assert out == f"{here}/my space/raw/Dataset007_Gut: 4 training scans of 3 patients; 2 folds\n"
-    assert "Next: gi2nnunet train --fold all --workspace 'my space'" in err
+    assert "Next: gi2nnunet train --fold all --id 7 --workspace 'my space'" in err
     manifest = json.loads((here / "my space/raw/Dataset007_Gut/manifest.json").read_text())
     said = {"dataset_id": 7, "name": "Gut", "labels": "exclusive", "folds": 2, "holdout": 0,
             "seed": 3}  # fmt: skip
