@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
-    from gi2nnunet.formats.ids import Certainty, LabelScheme
+    from gi2nnunet.formats.ids import Certainty, LabelScheme, Orientation
     from gi2nnunet.nnunet.engine import Engine, PredictionSettings
     from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
     from gi2nnunet.nnunet.postprocess import Tuning
@@ -97,6 +97,7 @@ def check(
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     series: str | None = None,
     structures: FilePath | None = None,
     roi: Mapping[str, str] | Sequence[str] | None = None,
@@ -117,6 +118,9 @@ def check(
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
     label_map
         The same for any labels: ``"stomach=1,small_bowel=2,large_bowel=3"``.
+    orientation
+        Axes of NIfTI volumes: ``"affine"``, as the files say, or ``"as-stored"``, which takes the
+        arrays as columns, rows and slices.
     series
         Which DICOM series of a study: its number, UID or description.
     structures
@@ -146,7 +150,7 @@ def check(
         dicom = replace(dicom, patients=space.patients)
     found = check_source(
         source, allow_missing=allow_missing, source_labels=source_labels,
-        label_map=label_map, dicom=dicom, jobs=jobs,
+        label_map=label_map, orientation=orientation, dicom=dicom, jobs=jobs,
         progress=progress,
     )  # fmt: skip
     if stored is None:
@@ -187,6 +191,7 @@ def convert(
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     series: str | None = None,
     structures: FilePath | None = None,
     roi: Mapping[str, str] | Sequence[str] | None = None,
@@ -215,6 +220,8 @@ def convert(
         or more.
     leave_out_suspects
         Check the source, and do not train on scans with a suspect at least this certain.
+    orientation
+        Axes of NIfTI volumes; see :func:`check`.
     series, structures, roi, any_modality, show_paths
         Only for DICOM; see :func:`check`.
     jobs
@@ -253,7 +260,7 @@ def convert(
     return convert_source(
         Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
         split=split, allow_missing=allow_missing, source_labels=source_labels,
-        label_map=label_map, dicom=dicom, on_notice=on_notice,
+        label_map=label_map, orientation=orientation, dicom=dicom, on_notice=on_notice,
         command=command, jobs=jobs, progress=progress,
     )  # fmt: skip
 
@@ -570,6 +577,7 @@ def predict(
     tuning: bool = True,
     out: FilePath | None = None,
     allow_missing: bool = False,
+    orientation: Orientation = "affine",
     series: str | None = None,
     any_modality: bool = False,
     show_paths: bool = False,
@@ -607,6 +615,8 @@ def predict(
         Folder for the results; by default one in the workspace.
     allow_missing
         Skip rows without an image and images without rows.
+    orientation
+        Axes of NIfTI volumes; see :func:`check`.
     series, any_modality, show_paths
         Only for DICOM; see :func:`check`.
     progress
@@ -637,6 +647,7 @@ def predict_and_score(
     metric: Metric = "per-class",
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     config: str | Sequence[str] | None = None,
     fold: str | int | Sequence[str | int] | None = None,
     preset: str | None = None,
@@ -679,6 +690,8 @@ def predict_and_score(
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
     label_map
         The same for any labels: ``"stomach=1,small_bowel=2,large_bowel=3"``.
+    orientation
+        Axes of NIfTI volumes; see :func:`check`.
     structures, roi
         Only for DICOM; see :func:`check`.
 
@@ -777,6 +790,7 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
         truth=metric is not None,
         source_labels=given.get("source_labels"),
         label_map=given.get("label_map"),
+        orientation=given["orientation"],
         allow_missing=given["allow_missing"],
         dicom=make_dicom_options(given),
         workspace=engine.workspace,

@@ -18,7 +18,8 @@ from gi2nnunet.cli.output import set_quiet
 # The group of each option that does not name its own; it is the same in every command.
 _GROUPS = {
     "Workspace and data": (
-        "workspace", "dataset_id", "source_labels", "label_map", "allow_missing", "images", "trust",
+        "workspace", "dataset_id", "source_labels", "label_map", "orientation",
+        "allow_missing", "images", "trust",
     ),
     "What to compute with": ("device", "gpus", "jobs", "threads", "seed", "checks", "hours"),
     "Output": (

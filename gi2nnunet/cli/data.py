@@ -18,6 +18,7 @@ from gi2nnunet.cli.options import (
     JobsOption,
     JsonOption,
     LabelMapOption,
+    OrientationOption,
     SeedOption,
     SourceLabelsOption,
     WorkspaceOption,
@@ -256,6 +257,7 @@ def convert(
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
     label_map: LabelMapOption = None,
+    orientation: OrientationOption = "affine",
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -321,6 +323,7 @@ def check(
     allow_missing: AllowMissingOption = False,
     source_labels: SourceLabelsOption = None,
     label_map: LabelMapOption = None,
+    orientation: OrientationOption = "affine",
     html: Annotated[
         Path | None,
         typer.Option(

@@ -15,7 +15,7 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.output import print_notice
-from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.nnunet.presets import DeviceChoice
 from gi2nnunet.scoring.conventions import Metric
 
@@ -86,6 +86,13 @@ LabelMapOption = Annotated[
         help="Which label means which organ in NIfTI labels: "
         "stomach=1,small_bowel=2,large_bowel=3. Several labels of an organ: 2+4. Labels of other "
         "structures: others=5+6.",
+    ),
+]
+OrientationOption = Annotated[
+    Orientation,
+    typer.Option(
+        help="Axes of NIfTI volumes. affine: as the files say. as-stored: the arrays are columns, "
+        "rows and slices in their order, whatever the files say.",
     ),
 ]
 DeviceOption = Annotated[

@@ -16,6 +16,7 @@ from gi2nnunet.cli.options import (
     JsonOption,
     LabelMapOption,
     MetricOption,
+    OrientationOption,
     RoiNameOption,
     SeriesOptions,
     SourceLabelsOption,
@@ -220,6 +221,7 @@ def predict_and_score(
     metric: MetricOption = "per-class",
     source_labels: SourceLabelsOption = None,
     label_map: LabelMapOption = None,
+    orientation: OrientationOption = "affine",
     allow_missing: AllowMissingOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -245,6 +247,7 @@ def predict(
     clinic: SeriesOptions,
     source: SourceArgument = None,
     allow_missing: AllowMissingOption = False,
+    orientation: OrientationOption = "affine",
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -281,6 +284,7 @@ def _predict(
         truth=metric is not None,
         source_labels=asked.get("source_labels"),
         label_map=asked.get("label_map"),
+        orientation=asked["orientation"],
         allow_missing=asked["allow_missing"],
         dicom=api.make_dicom_options(asked),
         workspace=engine.workspace,

@@ -15,6 +15,7 @@ from gi2nnunet.cli.options import (
     JsonOption,
     LabelMapOption,
     MetricOption,
+    OrientationOption,
     RoiNameOption,
     SeedOption,
     ShowPathsOption,
@@ -128,6 +129,7 @@ def encode(
         ),
     ] = "auto",
     label_map: LabelMapOption = None,
+    orientation: OrientationOption = "affine",
     sample: Annotated[
         Path | None,
         typer.Option(
@@ -144,7 +146,9 @@ def encode(
     """
     from gi2nnunet.dataset.encode import encode_labels
 
-    encoded = encode_labels(labels, out, scheme=scheme, label_map=label_map, sample=sample)
+    encoded = encode_labels(
+        labels, out, scheme=scheme, label_map=label_map, orientation=orientation, sample=sample
+    )
     for note in encoded.labels:
         print_notice(note)
     print_warnings(encoded.warnings)

@@ -121,6 +121,8 @@ def _check_source(dataset: Dataset) -> list[Finding]:
             path,
             allow_missing=options.get("allow_missing", False),
             source_labels=options.get("source_labels"),
+            label_map=options.get("label_map"),
+            orientation=options.get("orientation", "affine"),
         )
         former, now = dataset.manifest["recipe"]["source"], source.fingerprint()
         stamps = {s: scan.take_stamp() for s, scan in source.scans.items()}

@@ -56,7 +56,13 @@ from gi2nnunet.dataset.splits import (
     shared_patients,
 )
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.ids import KNOWN_BAD_SCANS, LABEL_SCHEMES, LabelScheme, patient_of
+from gi2nnunet.formats.ids import (
+    KNOWN_BAD_SCANS,
+    LABEL_SCHEMES,
+    LabelScheme,
+    Orientation,
+    patient_of,
+)
 from gi2nnunet.formats.labels import nnunet_labels, to_exclusive, warn_of_absence
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import Row, Size, format_rows
@@ -100,6 +106,7 @@ def convert(
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     dicom: DicomOptions | None = None,
     command: str = "",
     jobs: int | None = None,
@@ -125,6 +132,8 @@ def convert(
         How a NIfTI source's labels are coded, if neither its dataset.json nor its values show it.
     label_map
         The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
+    orientation
+        Axes of NIfTI volumes, as in :func:`~gi2nnunet.source.open.open_source`.
     dicom
         How to open a DICOM source; its patients get ids from the workspace's table.
     command
@@ -165,7 +174,7 @@ def convert(
     workers = jobs or count_cores()
     opened = open_source(
         source, allow_missing=allow_missing, source_labels=source_labels, label_map=label_map,
-        workers=workers,
+        orientation=orientation, workers=workers,
         dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
     )  # fmt: skip
     for note in opened.label_notes:
@@ -210,6 +219,7 @@ def convert(
         options = {
             "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
             "allow_missing": allow_missing, "source_labels": source_labels, "label_map": label_map,
+            "orientation": orientation,
         }  # fmt: skip
         _write_tables(
             target, opened, plan, records, recipe=recipe, options=options, command=command

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.core.files import check_place
-from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme
+from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme, Orientation
 from gi2nnunet.formats.labels import ALL_BITS
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row, read_mask_table
@@ -35,6 +35,7 @@ def encode_labels(
     *,
     scheme: LabelScheme | Literal["auto"] = "auto",
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     sample: Path | None = None,
 ) -> Encoded:
     """Turn label volumes into a submission.
@@ -51,6 +52,8 @@ def encode_labels(
         ``dataset.json`` in the same places, else from the values.
     label_map
         Which values mean which organ: ``stomach=1,small_bowel=2,large_bowel=3``.
+    orientation
+        ``affine``: axes as the files say. ``as-stored``: arrays are columns, rows and slices.
     sample
         A sample submission: its rows are written, in its order.
 
@@ -70,6 +73,7 @@ def encode_labels(
         labels_only=True,
         source_labels=None if scheme == "auto" else scheme,
         label_map=label_map,
+        orientation=orientation,
     )
     rows: list[Row] = []
     problems: list[Problem] = []

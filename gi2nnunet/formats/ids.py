@@ -18,6 +18,8 @@ from typing import Literal, get_args
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 # Bit-coded, or one organ per voxel; see :mod:`gi2nnunet.formats.labels`.
 LabelScheme = Literal["regions", "exclusive"]
+# Axes of a NIfTI volume: as its affine says, or columns, rows and slices.
+Orientation = Literal["affine", "as-stored"]
 Certainty = Literal["certain", "likely", "possible"]
 """How sure a check is of a suspect, from most to least."""
 CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)

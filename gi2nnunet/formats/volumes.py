@@ -23,7 +23,7 @@ import math
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,6 +55,7 @@ _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # that may follow the voxels
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 _SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
+_AS_STORED = axcodes2ornt("LPI")  # what columns, rows, slices run to
 _FILE_ORDER = axcodes2ornt("LPS")  # i runs to left, j to posterior, k to superior
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
@@ -132,11 +133,15 @@ class VolumeGeometry:
         ``(z, y, x)`` in voxels and in mm.
     corner_mm
         Centre of voxel ``[0, 0, 0]``, ``(x, y, z)`` in LPS mm.
+    is_made_up
+        Whether the file's affine is one that programs write if they know nothing of the patient:
+        with voxels of 1 mm or without an origin.
     """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     corner_mm: tuple[float, float, float]
+    is_made_up: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         """Return the geometry for a message."""
@@ -168,22 +173,30 @@ class Volume:
         return self.geometry.spacing_mm
 
 
-def read_geometry(path: Path) -> VolumeGeometry:
+def read_geometry(path: Path, *, as_stored: bool = False) -> VolumeGeometry:
     """Read the size and position of a NIfTI volume from its header.
+
+    ``as_stored`` as in :func:`read_volume`.
 
     Raises
     ------
     InputError
         As :func:`read_volume`, for faults of the header.
     """
-    return _read_header(path, _read_nifti_bytes(path, start_only=True)).geometry
+    data = _read_nifti_bytes(path, start_only=True)
+    return _read_header(path, data, as_stored=as_stored).geometry
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, *, as_stored: bool = False) -> Volume:
     """Read a NIfTI volume of any orientation and bring it to slice order.
 
     A volume that is tilted by up to 30 degrees is taken along the nearest axes, with its voxels as
     they are.
+
+    Parameters
+    ----------
+    as_stored
+        Take the array in the file as columns, rows and slices, whatever orientation the file says.
 
     Raises
     ------
@@ -192,7 +205,7 @@ def read_volume(path: Path) -> Volume:
         its orientation.
     """
     data = _read_nifti_bytes(path)
-    header = _read_header(path, data)
+    header = _read_header(path, data, as_stored=as_stored)
     try:
         stored = nibabel.arrayproxy.ArrayProxy(io.BytesIO(data), header.nifti)
         scaled = (stored.slope, stored.inter) != (1.0, 0.0)
@@ -245,7 +258,7 @@ class _Header:
     axes: NDArray[np.float64]
 
 
-def _read_header(path: Path, data: bytes) -> _Header:
+def _read_header(path: Path, data: bytes, *, as_stored: bool) -> _Header:
     """Read the header in the first bytes of a file."""
     kind = nibabel.Nifti2Header if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Header
     try:
@@ -270,19 +283,31 @@ def _read_header(path: Path, data: bytes) -> _Header:
         _refuse(path, f"values of shape {shape}, {dtype}", "one volume of numbers")
     if units not in ("mm", "unknown"):
         _refuse(path, f"lengths in {units}", "millimetres")
-    if not forms:
+    if not forms and not as_stored:
         found = "neither qform nor sform, so the orientation is unknown"
-        _refuse(path, found, "one of the two set")
+        _refuse(path, found, "one of the two set, or --orientation as-stored")
     if unsized or not np.isfinite(affine).all() or voxel_sizes(affine).min() <= 0:
         _refuse(path, "a voxel size that is not a positive number", "spacing in mm")
+    if as_stored:
+        affine = np.diag([*-voxel_sizes(affine), 1.0])
+        geometry = place_volume(shape[:3], affine=affine, axes=_AS_STORED)
+        return _Header(nifti=header, geometry=geometry, axes=_AS_STORED)
     axes, *others = [_find_axes(form, where=str(path)) for form in forms]
     if any((other != axes).any() for other in others):
         _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
+    geometry = place_volume(shape[:3], affine=affine, axes=axes)
     return _Header(
-        nifti=header,
-        geometry=place_volume(shape[:3], affine=affine, axes=axes),
-        axes=axes,
+        nifti=header, geometry=replace(geometry, is_made_up=_is_made_up(affine)), axes=axes
     )
+
+
+def _is_made_up(affine: NDArray[np.float64]) -> bool:
+    """Return whether an affine has voxels of 1 mm or no origin, but is not as this package's."""
+    sizes, without_origin = np.diag(affine)[:3], not affine[:3, 3].any()
+    if np.count_nonzero(affine[:3, :3]) > 3 or not sizes.all():
+        return False  # axes in another order are written on purpose
+    is_own = without_origin and (np.sign(sizes) == [-1, -1, 1]).all()
+    return bool((np.abs(sizes) == 1).all() or (without_origin and not is_own))
 
 
 def place_volume(
@@ -385,12 +410,12 @@ def _unpack(data: bytes) -> bytes:
 
 def _size_claimed(start: bytes) -> int | None:
     """Return the size of a NIfTI file by its first 352 bytes; ``None`` if it is not one."""
-    for size, order, field, dim_at, bits_at, offset_at, offset in (
+    for size, order, type_code, dim_at, bits_at, offset_at, offset in (
         (348, "<", "h", 40, 72, 108, "f"), (348, ">", "h", 40, 72, 108, "f"),
         (540, "<", "q", 16, 14, 168, "q"), (540, ">", "q", 16, 14, 168, "q"),
     ):  # fmt: skip
         if len(start) >= 348 and struct.unpack_from(f"{order}i", start)[0] == size:
-            dims = struct.unpack_from(f"{order}8{field}", start, dim_at)
+            dims = struct.unpack_from(f"{order}8{type_code}", start, dim_at)
             (bits,) = struct.unpack_from(f"{order}h", start, bits_at)
             (voxels_at,) = struct.unpack_from(f"{order}{offset}", start, offset_at)
             used = dims[1 : 1 + min(max(dims[0], 0), 7)]
@@ -420,15 +445,20 @@ def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64
     )
 
 
-def write_volume_like(path: Path, array: NDArray[Any], *, reference: Path) -> None:
+def write_volume_like(
+    path: Path, array: NDArray[Any], *, reference: Path, as_stored: bool = False
+) -> None:
     """Write a volume ``(z, y, x)`` in slice order as ``.nii.gz`` in the geometry of another file.
+
+    ``as_stored`` is how the other file was read.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    header = _read_header(reference, _read_nifti_bytes(reference, start_only=True))
+    data = _read_nifti_bytes(reference, start_only=True)
+    header = _read_header(reference, data, as_stored=as_stored)
     affine = header.nifti.get_best_affine()
     turn = ornt_transform(_SLICE_ORDER, header.axes)
     _write_image(path, nibabel.Nifti1Image(apply_orientation(array, turn), affine))

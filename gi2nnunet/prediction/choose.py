@@ -25,7 +25,7 @@ from gi2nnunet.dataset.manifest import (
     require_unaltered,
 )
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.ids import LabelScheme, patient_of
+from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
 from gi2nnunet.formats.tables import MaskTable, read_mask_table, take_rows
 from gi2nnunet.nnunet.models import (
     Ensemble,
@@ -108,7 +108,8 @@ class Work:
         ]
         tuned = find_tuning(self.ensemble)[0]
         decision = tuned.decision.to_json() if tuned else None
-        content = json.dumps([plans, checkpoints, scans, decision])
+        orientation = self.selection.options.get("orientation", "affine")
+        content = json.dumps([plans, checkpoints, scans, decision, orientation])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -121,6 +122,7 @@ def choose_work(
     truth: bool = True,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     allow_missing: bool = False,
     dicom: DicomOptions | None = None,
 ) -> Work:
@@ -145,6 +147,7 @@ def choose_work(
             truth=truth,
             source_labels=source_labels,
             label_map=label_map,
+            orientation=orientation,
             allow_missing=allow_missing,
             dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
         )
@@ -263,6 +266,7 @@ def select_source(
     truth: bool = True,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     allow_missing: bool = False,
     dicom: DicomOptions | None = None,
 ) -> Selection:
@@ -276,6 +280,7 @@ def select_source(
         truth=truth,
         source_labels=source_labels,
         label_map=label_map,
+        orientation=orientation,
         allow_missing=allow_missing,
         dicom=dicom,
     )

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic needs it until Python 3.12
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import Count, find_record, read_record
 from gi2nnunet.formats.coding import CODINGS
-from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, is_nifti, list_folders_around
 from gi2nnunet.source.scan import SourceOptions
 
@@ -121,6 +121,8 @@ class Options(TypedDict, total=False):
 
     allow_missing: bool
     source_labels: LabelScheme | None
+    label_map: str | None
+    orientation: Orientation
 
 
 class ManifestContent(TypedDict):

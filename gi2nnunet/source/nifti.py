@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.core.files import find_kind, find_record, read_record
 from gi2nnunet.formats.coding import (
     CODINGS,
@@ -71,12 +71,15 @@ class NiftiScan(Scan):
         The files; a scan without truth has no second one.
     coding
         How its labels are coded.
+    as_stored
+        Whether arrays are columns, rows and slices, whatever orientation the files say.
     """
 
     kind = "nifti"
     image: Path
     label: Path | None = None
     coding: LabelCoding = CODINGS["regions"]
+    as_stored: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -90,7 +93,7 @@ class NiftiScan(Scan):
 
     def load(self) -> LoadedScan:
         """Read the image in the file's own type and, where there are, the labels."""
-        image = read_volume(self.image)
+        image = read_volume(self.image, as_stored=self.as_stored)
         problems: list[Problem] = []
         if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
             found, expected = "NaN or infinity", "finite intensities"
@@ -111,12 +114,13 @@ class NiftiScan(Scan):
         """Read the labels; of the image no more than its header."""
         if self.label is None:
             raise ValueError(f"{self.scan_id} has no truth")
-        return self._read_labels(self.label, of_image=read_geometry(self.image))
+        geometry = read_geometry(self.image, as_stored=self.as_stored)
+        return self._read_labels(self.label, of_image=geometry)
 
     def _read_labels(
         self, label: Path, *, of_image: VolumeGeometry
     ) -> tuple[LabelMap, tuple[Problem, ...]]:
-        label_map, geometry = _read_label_volume(label)
+        label_map, geometry = _read_label_volume(label, as_stored=self.as_stored)
         problems = []
         if not geometry.is_close(of_image, most_mm=_CLOSE_MM):
             found, expected = f"the geometry {geometry}", f"the image's, {of_image}"
@@ -139,17 +143,17 @@ class NiftiScan(Scan):
 
     def write_labels(self, path: Path, array: NDArray[Any]) -> None:
         """Write a volume into the geometry of the image."""
-        write_volume_like(path, array, reference=self.image)
+        write_volume_like(path, array, reference=self.image, as_stored=self.as_stored)
 
     def _place_to_json(self) -> dict[str, Any]:
-        return {"image": str(self.image.absolute())}
+        return {"image": str(self.image.absolute()), "as_stored": self.as_stored}
 
     @classmethod
     def _place_from_json(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"image": Path(content["image"])}
+        return {"image": Path(content["image"]), "as_stored": content["as_stored"]}
 
 
-def _read_label_volume(path: Path) -> tuple[NDArray[np.uint8], VolumeGeometry]:
+def _read_label_volume(path: Path, *, as_stored: bool) -> tuple[NDArray[np.uint8], VolumeGeometry]:
     """Read a label volume as uint8.
 
     Raises
@@ -157,7 +161,7 @@ def _read_label_volume(path: Path) -> tuple[NDArray[np.uint8], VolumeGeometry]:
     InputError
         Where a value is no label: a fraction, below 0 or above 255.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, as_stored=as_stored)
     array = volume.array
     with np.errstate(invalid="ignore"):
         labels = array.astype(np.uint8)
@@ -218,12 +222,15 @@ class NiftiSource(Source):
         numbers = first_numbers or {}
         scans: dict[str, NiftiScan] = {}
         unreadable: list[InputError] = []
+        made_up: list[str] = []
+        as_stored = options.orientation == "as-stored"
         for scan_id, files in volumes.items():
             try:
-                geometry = read_geometry(files.image)
+                geometry = read_geometry(files.image, as_stored=as_stored)
             except InputError as error:
                 unreadable.append(error)
                 continue
+            made_up += [scan_id] * geometry.is_made_up
             scans[scan_id] = NiftiScan(
                 scan_id=scan_id,
                 part=files.part,
@@ -233,6 +240,7 @@ class NiftiSource(Source):
                 image=files.image,
                 label=files.label,
                 coding=coding or CODINGS["regions"],
+                as_stored=as_stored,
             )
         raise_problems(unreadable, remedy=f"Correct these in {path}.")
         return cls(
@@ -241,12 +249,13 @@ class NiftiSource(Source):
             scans=scans,
             options={
                 name: given
-                for name in ("source_labels", "label_map")
-                if (given := getattr(options, name))
+                for name in ("source_labels", "label_map", "orientation")
+                if (given := getattr(options, name)) and given != "affine"
             },
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             coding=coding,
             coding_is_from=where,
+            warnings=_warn_of_made_up(made_up),
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -262,12 +271,25 @@ class NiftiSource(Source):
             "files": len(files),
             "names_and_sizes_sha256": listing.hexdigest(),
             "labels": str(self.coding) if self.coding else None,
+            "orientation": self.options.get("orientation", "affine"),
         }
 
     @property
     def described(self) -> str:
         """Return the path and how many volumes it holds."""
         return f"{self.path} ({len(self.scans)} NIfTI volumes)"
+
+
+def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning of volumes that do not say where they lie in the patient, if there are."""
+    if not scan_ids:
+        return ()
+    return (
+        f"the affine of {len(scan_ids)} volumes ({name_some(scan_ids, most=3)}) has no origin or "
+        "voxels of 1 mm, as an identity that was written with an array: what it says of the axes "
+        "may be wrong, and mirrored volumes score about 0. If the arrays are columns, rows and "
+        "slices in their order, give --orientation as-stored",
+    )
 
 
 def _read_end(file: Path) -> tuple[int, str]:
@@ -482,11 +504,11 @@ def _choose_coding(
         return CODINGS[options.source_labels], f"as asked for: {options.source_labels}"
     if declared:
         return declared
-    scheme = _tell_scheme(labels, path=path, workers=options.workers)
+    scheme = _find_scheme(labels, path=path, options=options)
     return CODINGS[scheme], f"by their values: {scheme}"
 
 
-def _tell_scheme(labels: Sequence[Path], *, path: Path, workers: int) -> LabelScheme:
+def _find_scheme(labels: Sequence[Path], *, path: Path, options: SourceOptions) -> LabelScheme:
     """Decide by the values how labels are coded; reading stops as soon as that is clear.
 
     Raises
@@ -495,12 +517,17 @@ def _tell_scheme(labels: Sequence[Path], *, path: Path, workers: int) -> LabelSc
         If they leave it open: 3 without anything above it is the stomach in exclusive labels and
         both bowels in bit-coded ones.
     """
+    as_stored = options.orientation == "as-stored"
+
+    def find_highest(label: Path) -> int:
+        return int(_read_label_volume(label, as_stored=as_stored)[0].max())
+
     highest = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for of_scan in pool.map(lambda label: int(_read_label_volume(label)[0].max()), labels):
-            highest = max(highest, of_scan)
+    with ThreadPoolExecutor(options.workers) as pool:
+        for start in range(0, len(labels), options.workers):
+            some = labels[start : start + options.workers]
+            highest = max(highest, *pool.map(find_highest, some))
             if highest > len(ORGANS):
-                pool.shutdown(wait=False, cancel_futures=True)
                 return "regions"
     if highest == len(ORGANS):
         raise InputError(

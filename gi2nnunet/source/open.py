@@ -13,7 +13,7 @@ from typing import Any
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.ids import LabelScheme
+from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.source.competition import CompetitionSource
 from gi2nnunet.source.dataset import DatasetSource
 from gi2nnunet.source.dicom import DicomSource
@@ -33,6 +33,7 @@ def open_source(
     allow_missing: bool = False,
     source_labels: LabelScheme | None = None,
     label_map: str | None = None,
+    orientation: Orientation = "affine",
     workers: int | None = None,
     dicom: DicomOptions | None = None,
 ) -> Source:
@@ -60,6 +61,9 @@ def open_source(
         How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
     label_map
         The same for labels of any values: ``stomach=1,small_bowel=2,large_bowel=3``.
+    orientation
+        Axes of NIfTI volumes: by their ``affine``, or ``as-stored``, which is columns, rows and
+        slices in their order.
     workers
         Label volumes read at once, and in memory; by default one a core.
     dicom
@@ -77,6 +81,7 @@ def open_source(
         allow_missing=allow_missing,
         source_labels=source_labels,
         label_map=label_map,
+        orientation=orientation,
         workers=workers or count_cores(),
         dicom=dicom or DicomOptions(),
     )

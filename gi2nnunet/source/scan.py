@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.coding import LabelCoding
-from gi2nnunet.formats.ids import LabelScheme, patient_of
+from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
 from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.structures import Maker
 from gi2nnunet.formats.submission import encode_rows, name_rows
@@ -340,6 +340,7 @@ class SourceOptions:
     allow_missing: bool = False
     source_labels: LabelScheme | None = None
     label_map: str | None = None
+    orientation: Orientation = "affine"
     workers: int = 1
     dicom: DicomOptions = DicomOptions()
 

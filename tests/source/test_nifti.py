@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.encode import encode_labels
-from gi2nnunet.formats.volumes import write_volume
-from gi2nnunet.source.open import open_source
+from gi2nnunet.formats.volumes import read_volume, write_volume
+from gi2nnunet.source.open import open_source, scan_from_json
 from tests.command_line import run_in_process
 from tests.source_factory import ORGANS, make_scan
 
@@ -211,3 +212,89 @@ def test_masks_of_single_organs_are_not_taken_for_scans(tmp_path, names):
     write_images(both / "labels", names)
     with pytest.raises(InputError, match="mask of this organ"):
         open_source(both)
+
+
+def write_stored(path, array, affine):
+    """Write an array (z, y, x) as columns, rows and slices with an affine that is not its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+
+
+MADE_UP = {
+    "identity": np.eye(4),
+    "ITK's identity": np.diag([-1.0, -1, 1, 1]),
+    "without origin": np.diag([1.5, 1.5, 3, 1]),
+    "without spacing": np.array([[1.0, 0, 0, -80], [0, 1, 0, -90], [0, 0, 1, 30], [0, 0, 0, 1]]),
+}
+IN_PLACE = {
+    "with both": np.array([[1.5, 0, 0, -80], [0, 1.5, 0, -90], [0, 0, 3, 30], [0, 0, 0, 1]]),
+    "as this package writes": np.diag([-1.5, -1.5, 3, 1]),
+    "other axes": np.array([[0.0, 0, 1, -80], [1, 0, 0, -90], [0, 1, 0, 30], [0, 0, 0, 1]]),
+}
+
+
+def test_a_mirrored_volume_scores_0_with_a_warning_and_is_right_as_stored(tmp_path, run):
+    scan_id = "case1_day0"
+    bits = np.zeros((6, 12, 16), np.uint8)
+    for z, bit in enumerate((1, 2, 4)):
+        bits[z, z : z + 3, 1:5] = bit
+    write_volume(tmp_path / "true" / f"{scan_id}.nii.gz", bits, spacing_mm=(3, 1.5, 1.5))
+    truth = encode_labels(tmp_path / "true", tmp_path / "true.csv", scheme="regions").path
+    write_stored(tmp_path / "given" / f"{scan_id}.nii.gz", bits, np.eye(4))
+    scores = {}
+    for words in ([], ["--orientation", "as-stored"]):
+        made = run("encode", "given", "--labels", "regions", "--out", "out.csv", *words)
+        assert made[0] == 0
+        scored = run("score", "out.csv", "true.csv", "--images", "given", "--json")
+        scores[tuple(words)] = json.loads(scored[1])["dice"]
+        assert ("--orientation as-stored" in made[2]) == (words == [])
+    assert scores == {(): 0.0, ("--orientation", "as-stored"): 1.0}
+    assert (tmp_path / "out.csv").read_text() == truth.read_text()
+
+
+@pytest.mark.parametrize("name", [*MADE_UP, *IN_PLACE])
+def test_affines_that_say_nothing_of_the_patient_are_warned_of(tmp_path, name):
+    affine = (MADE_UP | IN_PLACE)[name]
+    write_stored(tmp_path / "case1_day0.nii.gz", make_scan("case1_day0").bits, affine)
+    (told, *_) = open_source(tmp_path).warnings or ("",)
+    assert ("case1_day0" in told and "--orientation as-stored" in told) == (name in MADE_UP)
+    assert open_source(tmp_path, orientation="as-stored").warnings == ()
+
+
+@pytest.mark.parametrize("name", [*MADE_UP, *IN_PLACE, "no form"])
+def test_as_stored_takes_columns_rows_slices_whatever_the_affine(tmp_path, name):
+    affine = (MADE_UP | IN_PLACE).get(name)
+    scan = make_scan("case1_day0")
+    path = tmp_path / "case1_day0.nii.gz"
+    write_stored(path, scan.bits, affine)
+    if name == "no form":
+        with pytest.raises(InputError, match="--orientation as-stored"):
+            open_source(tmp_path)
+    opened = open_source(tmp_path, orientation="as-stored").scans["case1_day0"]
+    assert np.array_equal(opened.read().image, scan.bits)
+    if affine is not None:
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        assert np.allclose(opened.spacing_mm, sizes[::-1])
+    # What is predicted for it lies in the file as the image does.
+    again = scan_from_json(opened.to_json())
+    again.write_labels(tmp_path / "out.nii.gz", scan.bits)
+    assert np.array_equal(
+        np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj).transpose(2, 1, 0), scan.bits
+    )
+
+
+def test_convert_takes_volumes_as_stored_and_verify_opens_them_so(tmp_path, run):
+    scan = make_scan("case1_day0")
+    given, bits = make_labels("case1_day0")
+    write_stored(tmp_path / "in" / "images" / "case1_day0.nii.gz", scan.image, np.eye(4))
+    write_stored(tmp_path / "in" / "labels" / "case1_day0.nii.gz", given, np.eye(4))
+    words = ["convert", "in", "--holdout", "0", "--jobs", "1", "--json", "--label-map", OPTION]
+    mirrored = run(*words, "--id", "502")
+    assert "--orientation as-stored" in json.loads(mirrored[1])["warnings"][-1] + mirrored[2]
+    made = json.loads(run(*words, "--orientation", "as-stored")[1])
+    assert not any("as-stored" in told for told in made["warnings"])
+    (image,) = (tmp_path / made["dataset"] / "imagesTr").iterdir()
+    (labels,) = (tmp_path / made["dataset"] / "labelsTr").iterdir()
+    assert np.array_equal(read_volume(image).array, scan.image)
+    assert np.array_equal(read_volume(labels).array, bits)
+    assert run("verify", "--id", "501")[0] == 0

@@ -44,7 +44,7 @@ _OWN = (
 # Options of predict that its jobs get unchanged, and those that only the last one needs.
 _OF_PARTS = (
     "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
-    "dataset_id", "series", "any_modality", "show_paths",
+    "dataset_id", "orientation", "series", "any_modality", "show_paths",
 )  # fmt: skip
 _OF_JOIN = (
     "metric",

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, raise_problems
 from gi2nnunet.core.workers import Progress, count_cores, ignore
-from gi2nnunet.formats.ids import CERTAINTIES, KNOWN_BAD_SCANS, ORGANS, Certainty, LabelScheme
+from gi2nnunet.formats.ids import (
+    CERTAINTIES,
+    KNOWN_BAD_SCANS,
+    ORGANS,
+    Certainty,
+    LabelScheme,
+    Orientation,
+)
 from gi2nnunet.formats.labels import LabelMap, warn_of_absence
 from gi2nnunet.source.check.in_models import ScanAgreement, describe_tested, find_disagreements
 from gi2nnunet.source.check.in_scans import (
@@ -230,7 +237,7 @@ def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
 
 def check_source(
     source: Path | str, *, allow_missing: bool = False, source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
+    label_map: str | None = None, orientation: Orientation = "affine",
     dicom: DicomOptions | None = None, jobs: int | None = None, progress: Progress | None = None,
 ) -> SourceReport:  # fmt: skip
     """Read every slice of a source once and measure it; writes nothing.
@@ -241,6 +248,8 @@ def check_source(
         Pass over rows without an image and images without rows.
     label_map
         The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
+    orientation
+        Axes of NIfTI volumes, as in :func:`~gi2nnunet.source.open.open_source`.
     source_labels
         How given NIfTI labels are coded, where their values or a dataset.json do not tell.
     jobs
@@ -265,6 +274,7 @@ def check_source(
         allow_missing=allow_missing,
         source_labels=source_labels,
         label_map=label_map,
+        orientation=orientation,
         workers=jobs,
         dicom=dicom,
     )
