@@ -85,7 +85,8 @@ LabelMapOption = Annotated[
         metavar="ORGAN=LABEL,...",
         help="Which label means which organ in NIfTI labels: "
         "stomach=1,small_bowel=2,large_bowel=3. Several labels of an organ: 2+4. Labels of other "
-        "structures: others=5+6.",
+        "structures: others=5+6. Of masks of single organs, names of files: "
+        "small_bowel=small_bowel+duodenum.",
     ),
 ]
 OrientationOption = Annotated[

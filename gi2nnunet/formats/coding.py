@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -78,6 +79,21 @@ def parse_label_map(text: str) -> LabelCoding:
             "others=5+6. Give it again."
         )
     return LabelCoding(values=values, others=others)
+
+
+def parse_mask_names(text: str) -> Mapping[str, tuple[str, ...]] | None:
+    """Return the names of masks in ``stomach=stomach,small_bowel=small_bowel+duodenum``.
+
+    ``None`` if the text has another form, such as numbers of labels.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for part in text.split(","):
+        organ, _, given = part.partition("=")
+        words = tuple(word.strip().lower() for word in given.split("+"))
+        if organ.strip() not in ORGANS or not all(re.fullmatch(r"[a-z_][\w.-]*", w) for w in words):
+            return None
+        names[organ.strip()] = words
+    return names
 
 
 def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str) -> LabelCoding:

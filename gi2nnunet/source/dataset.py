@@ -19,7 +19,8 @@ from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import Count, find_record, read_record
 from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.ids import LabelScheme, Orientation
-from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, is_nifti, list_folders_around
+from gi2nnunet.source.nifti import DATASET_JSON, NiftiSource, list_folders_around
+from gi2nnunet.source.nifti_files import is_nifti
 from gi2nnunet.source.scan import SourceOptions
 
 MANIFEST = "manifest.json"

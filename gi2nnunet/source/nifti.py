@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +14,22 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
-from gi2nnunet.core.files import find_kind, find_record, read_record
+from gi2nnunet.core.files import find_record, read_record
 from gi2nnunet.formats.coding import (
     CODINGS,
     LabelCoding,
     parse_label_map,
+    parse_mask_names,
     read_declared_labels,
 )
-from gi2nnunet.formats.ids import ORGANS, LabelScheme, scan_order
-from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
-from gi2nnunet.source.scan import LoadedScan, Part, Scan, Source, SourceOptions
+from gi2nnunet.source.nifti_files import is_nifti, list_volumes
+from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"
+Masks = Mapping[str, tuple[tuple[Path, str], ...]]
 
 
 LabelValues = dict[str, int | list[int]]
@@ -48,17 +50,7 @@ class DatasetDescription(LabelTable):
     converted_by: NotRequired[str]
 
 
-_ENDINGS = (".nii.gz", ".nii")
-# Folder of images, folder of labels, part; the first row that is there decides the layout.
-_LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (
-    (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test")),
-    (("images", "labels", "train"),),
-)
-_CHANNEL = "_0000"  # of nnU-Net's images with one channel
-# Names of masks of single organs, as in this package's organs/ and from TotalSegmentator.
-_ONE_ORGAN = re.compile(r"(?:^|_)(?:large_bowel|small_bowel|stomach|colon|duodenum)$", re.I)
 _CLOSE_MM = 0.01
-_SCAN_ID = re.compile(r"\w(?:[\w.+=@ -]{0,198}[\w.+=@-])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +61,8 @@ class NiftiScan(Scan):
     ----------
     image, label
         The files; a scan without truth has no second one.
+    masks
+        Masks of single organs, each with the organ, in place of a label volume.
     coding
         How its labels are coded.
     as_stored
@@ -78,6 +72,7 @@ class NiftiScan(Scan):
     kind = "nifti"
     image: Path
     label: Path | None = None
+    masks: tuple[tuple[Path, str], ...] = ()
     coding: LabelCoding = CODINGS["regions"]
     as_stored: bool = False
 
@@ -88,8 +83,13 @@ class NiftiScan(Scan):
 
     @property
     def labelled(self) -> bool:
-        """Return whether it has a label volume."""
-        return self.label is not None
+        """Return whether it has a label volume or masks."""
+        return bool(self.label_files)
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """Return the files that hold its truth."""
+        return (self.label,) if self.label else tuple(file for file, _ in self.masks)
 
     def load(self) -> LoadedScan:
         """Read the image in the file's own type and, where there are, the labels."""
@@ -99,8 +99,8 @@ class NiftiScan(Scan):
             found, expected = "NaN or infinity", "finite intensities"
             problems.append(Problem(where=str(self.image), found=found, expected=expected))
         label_map = None
-        if self.label is not None:
-            label_map, wrong = self._read_labels(self.label, of_image=image.geometry)
+        if self.labelled:
+            label_map, wrong = self._read_labels(image.geometry)
             problems += wrong
         return LoadedScan(
             image=image.array,
@@ -112,34 +112,39 @@ class NiftiScan(Scan):
 
     def load_labels(self) -> tuple[LabelMap, tuple[Problem, ...]]:
         """Read the labels; of the image no more than its header."""
-        if self.label is None:
+        if not self.labelled:
             raise ValueError(f"{self.scan_id} has no truth")
-        geometry = read_geometry(self.image, as_stored=self.as_stored)
-        return self._read_labels(self.label, of_image=geometry)
+        return self._read_labels(read_geometry(self.image, as_stored=self.as_stored))
 
-    def _read_labels(
-        self, label: Path, *, of_image: VolumeGeometry
-    ) -> tuple[LabelMap, tuple[Problem, ...]]:
-        label_map, geometry = _read_label_volume(label, as_stored=self.as_stored)
+    def _read_labels(self, of_image: VolumeGeometry) -> tuple[LabelMap, tuple[Problem, ...]]:
+        """Return the bit-coded labels of all files, and what is wrong with them."""
+        joined: LabelMap = np.zeros(of_image.shape, np.uint8)
         problems = []
-        if not geometry.is_close(of_image, most_mm=_CLOSE_MM):
-            found, expected = f"the geometry {geometry}", f"the image's, {of_image}"
-            problems.append(Problem(where=str(label), found=found, expected=expected))
-        bit_map, unknown = self.coding.decode(label_map)
-        if unknown:
-            known = {v for values in self.coding.values.values() for v in values}
-            problems.append(
-                Problem(
-                    where=str(label),
-                    found=f"the labels {unknown[:5]}",
-                    expected=f"those of {self.coding}: {sorted({0, *known, *self.coding.others})}",
-                )
-            )
-        return bit_map, tuple(problems)
+        organs = dict(self.masks)
+        for file in self.label_files:
+            labels, geometry = _read_label_volume(file, as_stored=self.as_stored)
+            if not geometry.is_close(of_image, most_mm=_CLOSE_MM):
+                found, expected = f"the geometry {geometry}", f"the image's, {of_image}"
+                problems.append(Problem(where=str(file), found=found, expected=expected))
+            if file in organs:
+                bit_map, unknown = _read_mask(labels, organs[file])
+                known = f"0 and one other value in a mask of {organs[file]}, as its name says"
+            else:
+                bit_map, unknown = self.coding.decode(labels)
+                values = {v for values in self.coding.values.values() for v in values}
+                known = f"those of {self.coding}: {sorted({0, *values, *self.coding.others})}"
+            if unknown:
+                found = f"the labels {unknown[:5]}"
+                problems.append(Problem(where=str(file), found=found, expected=known))
+            if geometry.shape == joined.shape:
+                joined |= bit_map
+            elif not self.masks:
+                joined = bit_map
+        return joined, tuple(problems)
 
     def without_truth(self) -> Self:
         """Return the scan without its label volume."""
-        return replace(self, image=self.image.absolute(), label=None)
+        return replace(self, image=self.image.absolute(), label=None, masks=())
 
     def write_labels(self, path: Path, array: NDArray[Any]) -> None:
         """Write a volume into the geometry of the image."""
@@ -151,6 +156,14 @@ class NiftiScan(Scan):
     @classmethod
     def _place_from_json(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": Path(content["image"]), "as_stored": content["as_stored"]}
+
+
+def _read_mask(labels: NDArray[np.uint8], organ: str) -> tuple[LabelMap, list[int]]:
+    """Return a mask as a bit-coded label map, and its values if they are several."""
+    values = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=256)).tolist()
+    bit = ORGAN_BITS[ORGANS.index(organ)]
+    several = values if len(set(values) - {0}) > 1 else []
+    return (labels != 0).astype(np.uint8) * np.uint8(bit), several
 
 
 def _read_label_volume(path: Path, *, as_stored: bool) -> tuple[NDArray[np.uint8], VolumeGeometry]:
@@ -175,21 +188,13 @@ def _read_label_volume(path: Path, *, as_stored: bool) -> tuple[NDArray[np.uint8
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ScanFiles:
-    """The files of one scan, and where the folder puts it."""
-
-    part: Part
-    image: Path
-    label: Path | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class NiftiSource(Source):
     """A folder of NIfTI volumes in one of the known layouts, or one NIfTI file."""
 
     scan_type = NiftiScan
     endings = (".gz", ".nii")
     scans: Mapping[str, NiftiScan]
+    mask_names: str = ""
 
     @classmethod
     def open(cls, path: Path, options: SourceOptions) -> Self | None:
@@ -214,8 +219,14 @@ class NiftiSource(Source):
         declared: tuple[LabelCoding, str] | None,
         first_numbers: Mapping[str, int] | None = None,
     ) -> Self:
-        volumes = _list_volumes(path, options)
+        volumes = list_volumes(path, options)
         labels = [files.label for files in volumes.values() if files.label]
+        masks = {scan_id: files.masks for scan_id, files in volumes.items() if files.masks}
+        if masks and options.label_map and not parse_mask_names(options.label_map):
+            raise InputError(
+                f"{path}: found masks of single organs, which have no numbers of organs; expected "
+                f"no --label-map {options.label_map}. Leave it out, or give names of files."
+            )
         coding, where = None, ""
         if labels:
             coding, where = _choose_coding(labels, path=path, options=options, declared=declared)
@@ -239,6 +250,7 @@ class NiftiSource(Source):
                 spacing_mm=geometry.spacing_mm,
                 image=files.image,
                 label=files.label,
+                masks=files.masks,
                 coding=coding or CODINGS["regions"],
                 as_stored=as_stored,
             )
@@ -255,12 +267,13 @@ class NiftiSource(Source):
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             coding=coding,
             coding_is_from=where,
-            warnings=_warn_of_made_up(made_up),
+            warnings=(*_warn_of_made_up(made_up), *_warn_of_masks(masks, options)),
+            mask_names=_name_masks(masks),
         )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return a digest of names, sizes and last bytes, and the coding of labels."""
-        files = [file for scan in self.scans.values() for file in (scan.image, scan.label) if file]
+        files = [file for scan in self.scans.values() for file in (scan.image, *scan.label_files)]
         root = self.path if self.path.is_dir() else self.path.parent
         listing = hashlib.sha256()
         for file in files:
@@ -270,9 +283,15 @@ class NiftiSource(Source):
             "scans": len(self.scans),
             "files": len(files),
             "names_and_sizes_sha256": listing.hexdigest(),
-            "labels": str(self.coding) if self.coding else None,
+            "labels": str(self.coding) if self.coding else self.mask_names or None,
             "orientation": self.options.get("orientation", "affine"),
         }
+
+    @property
+    def label_notes(self) -> tuple[str, ...]:
+        """Return a sentence that says how its labels are read, if it has some."""
+        masks = f"labels: one mask an organ: {self.mask_names} (by the names of the files)"
+        return (*super().label_notes, *[masks] * bool(self.mask_names))
 
     @property
     def described(self) -> str:
@@ -292,6 +311,40 @@ def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _name_masks(masks: Masks) -> str:
+    """Return which names of files are taken for which organ."""
+    names: dict[str, set[str]] = {}
+    for scan_id, of_scan in masks.items():
+        for file, organ in of_scan:
+            name = file.name.removesuffix(".gz").removesuffix(".nii").removeprefix(f"{scan_id}_")
+            names.setdefault(organ, set()).add(name)
+    return "; ".join(
+        f"{organ.replace('_', ' ')} {', '.join(sorted(names[organ]))}"
+        for organ in ORGANS
+        if organ in names
+    )
+
+
+def _warn_of_masks(masks: Masks, options: SourceOptions) -> list[str]:
+    """Return warnings of masks that are not there, and of those that are left out."""
+    warnings = []
+    asked = (parse_mask_names(options.label_map) if options.label_map else None) or ORGANS
+    for organ in asked:
+        without = [s for s, of_scan in masks.items() if organ not in {o for _, o in of_scan}]
+        if without:
+            named = name_some(without, most=3)
+            warnings.append(
+                f"{len(without)} scans ({named}) have no mask of {organ}: taken as empty"
+            )
+    folders = {of_scan[0][0].parent for of_scan in masks.values()}
+    if not options.label_map and any(any(f.glob("*duodenum.nii*")) for f in folders):
+        warnings.append(
+            "masks of the duodenum are left out; to join them to the small bowel, give "
+            "--label-map large_bowel=colon,small_bowel=small_bowel+duodenum,stomach=stomach"
+        )
+    return warnings
+
+
 def _read_end(file: Path) -> tuple[int, str]:
     """Return a file's size and its last bytes, which differ in another file of its name.
 
@@ -304,164 +357,6 @@ def _read_end(file: Path) -> tuple[int, str]:
             return size, opened.read().hex()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error}).") from error
-
-
-def is_nifti(path: Path, options: SourceOptions) -> bool:
-    """Return whether a path is NIfTI, by its name or by what the folder holds."""
-    if options.scope == "hidden":  # only the competition hides a test set
-        return False
-    is_folder = find_kind(path) == "folder"
-    if options.labels_only or path.name.endswith(_ENDINGS):
-        return True
-    folders = [path, *(path / images for layout in _LAYOUTS for images, _, _ in layout)]
-    return is_folder and any(_volumes_of(folder) for folder in folders)
-
-
-def _volumes_of(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.name.endswith(_ENDINGS)
-        and not file.name.startswith(".")
-        and (file.is_file() or file.is_symlink())  # a link to nowhere is reported when it is read
-    )
-
-
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _list_volumes(path: Path, options: SourceOptions) -> dict[str, _ScanFiles]:
-    """Return the files of each scan, scans in numeric order of patient and day.
-
-    Raises
-    ------
-    InputError
-        For ids that do not fit a CSV, second images of a scan, labels without an image; all of
-        them are listed together. If there is no volume.
-    """
-    kind = find_kind(path)
-    problems: list[Problem] = []
-    if kind == "file":
-        beside = _volumes_of(path.parent)
-        scan_id = _stem(path)
-        if not options.labels_only and _are_channels(beside, ()):
-            scan_id = scan_id.removesuffix(_CHANNEL)
-        found = {scan_id: _ScanFiles(part="test", image=path, label=None)}
-        problems += _find_bad_id(scan_id, path)
-    elif kind == "folder":
-        found = _list_folder(path, problems, labels_only=options.labels_only)
-    else:
-        raise InputError(f"{path}: no such file or folder. Give a folder of NIfTI volumes, or one.")
-    named = [files.label for files in found.values()]
-    if options.labels_only and not any(named):
-        named = [files.image for files in found.values()]
-    problems += [
-        Problem(
-            where=str(file),
-            found="a name that ends in one organ's, as that of a mask of this organ",
-            expected="one volume for all organs of a scan",
-        )
-        for file in named
-        if file and _ONE_ORGAN.search(_stem(file))
-    ]
-    raise_problems(problems, remedy=f"Correct these in {path}.")
-    if not found:
-        raise InputError(
-            f"{path}: holds no NIfTI image. Expected .nii or .nii.gz files in it, in images/ or "
-            "in imagesTr/."
-        )
-    if options.labels_only:
-        # A folder that holds images too, as a whole dataset does, keeps its labels apart.
-        apart = {scan_id: files.label for scan_id, files in found.items() if files.label}
-        labels = apart or {scan_id: files.image for scan_id, files in found.items()}
-        found = {s: _ScanFiles(part="train", image=file, label=file) for s, file in labels.items()}
-    elif not options.truth:
-        found = {scan_id: replace(files, label=None) for scan_id, files in found.items()}
-    return {scan_id: found[scan_id] for scan_id in sorted(found, key=scan_order)}
-
-
-def _are_channels(images: Sequence[Path], label_names: Iterable[str]) -> bool:
-    """Return whether images have nnU-Net's names: all end in _0000, which no label's name does."""
-    stems = {_stem(file) for file in images}
-    return all(stem.endswith(_CHANNEL) for stem in stems) and stems.isdisjoint(label_names)
-
-
-def _find_channels(images: Sequence[Path], label_names: Collection[str]) -> list[Problem]:
-    """Return the files that are further channels of a scan, by the names of all."""
-    stems = [_stem(file) for file in images]
-    first = {stem.removesuffix(_CHANNEL) for stem in stems if stem.endswith(_CHANNEL)}
-    numbered = {s for s in stems if s[-5:-4] == "_" and s[-4:].isdecimal() and s not in label_names}
-    several = {stem[:-5] for stem in numbered if stem[-4:] != "0000"} & first
-    # Numbered scans have one start; a start that a label has, or several of them, are scans.
-    channels = {start for start in several if len(several) > 1} | set(label_names)
-    return [
-        Problem(
-            where=str(file),
-            found=f"a second image of {stem[:-5]}"
-            if stem.endswith(_CHANNEL)
-            else f"channel {stem[-4:]}",
-            expected="one image a scan, channel 0000",
-        )
-        for file, stem in zip(images, stems, strict=True)
-        if stem in numbered and stem[:-5] in channels
-        if stem[:-5] in stems or not stem.endswith(_CHANNEL)
-    ]
-
-
-def _list_folder(
-    path: Path, problems: list[Problem], *, labels_only: bool
-) -> dict[str, _ScanFiles]:
-    found: dict[str, _ScanFiles] = {}
-    for images, labels, part in _find_layout(path):
-        label_of = {_stem(file): file for file in _volumes_of(labels)} if labels else {}
-        files = _volumes_of(images)
-        are_labels = labels_only and labels is None
-        strip = not are_labels and _are_channels(files, label_of)
-        if not are_labels and (channels := _find_channels(files, label_of)):
-            problems += channels
-            named = {_stem(file) for file in files}
-            named |= {stem.removesuffix(_CHANNEL) for stem in named}
-            label_of = {name: label_of[name] for name in label_of.keys() - named}
-            files = []
-        for file in files:
-            scan_id = _stem(file).removesuffix(_CHANNEL) if strip else _stem(file)
-            if bad := _find_bad_id(scan_id, file):
-                label_of.pop(scan_id, None)
-                problems += bad
-                continue
-            if scan_id in found:
-                problems.append(
-                    Problem(
-                        where=str(file),
-                        found=f"a second image of {scan_id}",
-                        expected="one image a scan",
-                    )
-                )
-                continue
-            label = label_of.pop(scan_id, None)
-            found[scan_id] = _ScanFiles(part=part if label else "test", image=file, label=label)
-        problems += [
-            Problem(where=str(file), found="labels without an image", expected=f"one in {images}")
-            for file in label_of.values()
-        ]
-    return found
-
-
-def _find_layout(path: Path) -> list[tuple[Path, Path | None, Part]]:
-    for layout in _LAYOUTS:
-        if any(_volumes_of(path / images) for images, _, _ in layout):
-            return [(path / images, path / labels, part) for images, labels, part in layout]
-    return [(path, None, "test")]
-
-
-def _find_bad_id(scan_id: str, file: Path) -> list[Problem]:
-    if _SCAN_ID.fullmatch(scan_id):
-        return []
-    expected = "letters, digits, blanks and . _ + = @ -, fit for a CSV"
-    return [Problem(where=repr(str(file)), found=f"the scan id {scan_id!r}", expected=expected)]
 
 
 def list_folders_around(path: Path) -> tuple[Path, Path]:

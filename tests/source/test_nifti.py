@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -193,25 +194,128 @@ def test_ids_with_four_digits_survive_convert_and_encode(tmp_path, run):
     assert ids == set(names)
 
 
+TOTAL = {"large_bowel": "colon", "small_bowel": "small_bowel", "stomach": "stomach"}
+
+
+def write_masks(folder, scan_id, form, *, names=TOTAL, value=1):
+    """Write the masks of one scan, one file an organ, and return its bit-coded labels."""
+    bits = make_scan(scan_id).bits
+    for bit, organ in zip((1, 2, 4), ORGANS, strict=True):
+        path = {
+            "flat": folder / f"{scan_id}_{names[organ]}.nii.gz",
+            "folders": folder / scan_id / f"{names[organ]}.nii.gz",
+            "segmentations": folder / scan_id / "segmentations" / f"{names[organ]}.nii.gz",
+        }[form]
+        mask = ((bits & bit) != 0).astype(np.uint8) * np.uint8(value)
+        write_volume(path, mask, spacing_mm=(3, 1.5, 1.5))
+    return bits
+
+
+def encode_whole(tmp_path, bits_of):
+    for scan_id, bits in bits_of.items():
+        write_volume(tmp_path / "whole" / f"{scan_id}.nii.gz", bits, spacing_mm=(3, 1.5, 1.5))
+    encode_labels(tmp_path / "whole", tmp_path / "whole.csv", scheme="regions")
+    return (tmp_path / "whole.csv").read_text()
+
+
+FORMS = ("flat", "folders", "segmentations")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_of_single_organs_make_the_rows_of_whole_volumes(tmp_path, form, value):
+    given = tmp_path / "given"
+    bits_of = {s: write_masks(given, s, form, value=value) for s in ("case2_day0", "case10_day3")}
+    if form != "flat":  # other structures, as TotalSegmentator writes
+        for place in given.rglob("colon.nii.gz"):
+            write_volume(
+                place.parent / "liver.nii.gz", np.ones((5, 12, 16), np.uint8), spacing_mm=(3, 1, 1)
+            )
+    encoded = encode_labels(given, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, bits_of)
+    (note,) = encoded.labels
+    assert "large bowel colon; small bowel small_bowel; stomach stomach" in note
+
+
+def test_the_folder_of_one_scan_is_taken_under_its_name(tmp_path):
+    bits = write_masks(tmp_path / "given", "case2_day0", "folders")
+    encode_labels(tmp_path / "given" / "case2_day0", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, {"case2_day0": bits})
+
+
+def test_duodenum_joins_the_small_bowel_only_if_it_is_asked_for(tmp_path, run):
+    bits = write_masks(tmp_path / "given", "case2_day0", "folders")
+    extra = np.zeros_like(bits)
+    extra[0, :2, :3] = 1
+    place = tmp_path / "given" / "case2_day0" / "duodenum.nii.gz"
+    write_volume(place, extra, spacing_mm=(3, 1.5, 1.5))
+    told = run("encode", "given", "--out", "out.csv")[2]
+    option = re.search(r"--label-map (\S+)", " ".join(told.split()))[1]  # the printed remedy
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, {"case2_day0": bits})
+    assert run("encode", "given", "--out", "out.csv", "--label-map", option)[0] == 0
+    joined = bits | extra * np.uint8(2)
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, {"case2_day0": joined})
+
+
+def test_an_organ_without_a_mask_is_warned_of(tmp_path):
+    bits = write_masks(tmp_path / "given", "case2_day0", "flat")
+    (tmp_path / "given" / "case2_day0_colon.nii.gz").unlink()
+    encoded = encode_labels(tmp_path / "given", tmp_path / "out.csv")
+    assert any("(case2_day0) have no mask of large_bowel" in told for told in encoded.warnings)
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, {"case2_day0": bits & 6})
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_convert_takes_masks_of_single_organs_as_labels(tmp_path, run, layout, form):
+    images, labels = FOLDERS[layout]
+    ids = ("case2_day0", "case10_day3")
+    bits_of = {s: write_masks(tmp_path / "in" / labels, s, form) for s in ids}
+    for scan_id in ids:
+        place = tmp_path / "in" / images / f"{scan_id}.nii.gz"
+        write_volume(place, make_scan(scan_id).image, spacing_mm=(3, 1.5, 1.5))
+    made = run("convert", "in", "--holdout", "0", "--jobs", "1", "--json")
+    content = json.loads(made[1])
+    assert "one mask an organ" in content["labels"][0]
+    for scan_id, bits in bits_of.items():
+        found = read_volume(tmp_path / content["dataset"] / "labelsTr" / f"{scan_id}.nii.gz")
+        assert np.array_equal(found.array, bits)
+
+
 @pytest.mark.parametrize(
-    "names",
+    ("extra", "message"),
     [
-        [f"case1_day0_{organ}" for organ in ORGANS],
-        ["stomach", "small_bowel", "colon", "liver"],
-        ["case1_day0_stomach"],
+        ("case7_day0.nii.gz", "a volume beside masks of single organs"),
+        ("case2_day0_large_bowel.nii.gz", "a second mask of large_bowel of case2_day0"),
     ],
 )
-def test_masks_of_single_organs_are_not_taken_for_scans(tmp_path, names):
-    folder = write_images(tmp_path / "organs", names)
-    for given in (folder, folder / f"{names[0]}.nii.gz"):
-        with pytest.raises(InputError, match=r"mask of this organ; expected one volume for all"):
-            encode_labels(given, tmp_path / "out.csv")
+def test_masks_are_refused_if_it_is_not_clear_what_they_are(tmp_path, extra, message):
+    folder = tmp_path / "given"
+    bits = write_masks(folder, "case2_day0", "flat")
+    write_volume(folder / extra, bits, spacing_mm=(3, 1.5, 1.5))
+    with pytest.raises(InputError, match=message) as raised:
+        encode_labels(folder, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
-    both = tmp_path / "both"
-    write_images(both / "images", names)
-    write_images(both / "labels", names)
-    with pytest.raises(InputError, match="mask of this organ"):
-        open_source(both)
+    if "second" in message:  # the printed way out
+        write_volume(folder / extra, np.zeros_like(bits), spacing_mm=(3, 1.5, 1.5))
+        option = re.search(r"such as (\S+stomach=stomach)", str(raised.value))[1]
+        encode_labels(folder, tmp_path / "out.csv", label_map=option)
+    else:
+        (folder / extra).rename(tmp_path / extra)
+        encode_labels(folder, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == encode_whole(tmp_path, {"case2_day0": bits})
+
+
+def test_a_single_mask_and_labels_under_a_masks_name_are_refused(tmp_path):
+    bits = write_masks(tmp_path / "given", "case2_day0", "flat")
+    path = tmp_path / "given" / "case2_day0_stomach.nii.gz"
+    with pytest.raises(InputError, match="Give the folder of the masks"):
+        encode_labels(path, tmp_path / "out.csv")
+    write_volume(path, bits, spacing_mm=(3, 1.5, 1.5))
+    with pytest.raises(InputError, match="0 and one other value in a mask of stomach"):
+        encode_labels(tmp_path / "given", tmp_path / "out.csv")
+    with pytest.raises(InputError, match="have no numbers"):
+        encode_labels(tmp_path / "given", tmp_path / "out.csv", label_map=OPTION)
 
 
 def write_stored(path, array, affine):
