@@ -42,6 +42,7 @@ _FULL_BYTES = 1 << 20
 _NOISE = ("During handling of the above", "The above exception was the direct cause")
 _REMEDIES = (
     ("CUDA out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
+    ("MPS backend out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
     ("DefaultCPUAllocator: can't allocate memory", "Use a smaller --preset or fewer --jobs."),
     (
         "background worker",

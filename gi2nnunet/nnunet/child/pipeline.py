@@ -175,7 +175,7 @@ class DeviceBatches:
             read: dict[str, Any] = next(self._samples)
             return read
         item = self._ready.get()
-        if isinstance(item, torch.cuda.OutOfMemoryError):
+        if isinstance(item, BaseException) and _is_out_of_memory(item):
             self._leave_device()
             return next(self)
         if isinstance(item, BaseException):
@@ -229,6 +229,8 @@ class DeviceBatches:
         self._thread = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self._device.type == "mps":
+            torch.mps.empty_cache()
         if isinstance(self._samples, NonDetMultiThreadedAugmenter):
             self._samples.generator.only_reads = False
             self._samples.restart()
@@ -238,6 +240,13 @@ class DeviceBatches:
             f"{self._device.type} has no memory left to augment patches: from now on, processors "
             "augment them. Use --augment processor, or a smaller --batch-size or --patch-size."
         )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device has no memory left; Apple's has no error class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and str(error).startswith("MPS backend out of memory")
+    )
 
 
 def _tensors(batch: dict[str, Any]) -> list[Tensor]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,14 +149,22 @@ def test_a_device_computes_what_the_processor_computes(scans: Path) -> None:
     assert not any(thread is batches._thread for thread in threading.enumerate())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.57 GiB, max allowed: 9.60 GiB)."),
+    ],
+    ids=["cuda", "mps"],
+)
 def test_without_memory_on_the_device_the_processor_goes_on(
-    scans: Path, monkeypatch: pytest.MonkeyPatch
+    scans: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     _, reads = make_loaders(scans, "2d", make_transforms("2d"), only_reads=True)
 
     def fail(*args: Any, together: bool = True, **options: Any) -> dict[str, Any]:
         if together:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return build_batch(*args, together=False, **options)
 
     monkeypatch.setattr(pipeline, "build_batch", fail)
@@ -162,16 +177,23 @@ def test_without_memory_on_the_device_the_processor_goes_on(
     assert "--augment processor" in said[0]
 
 
-def test_a_fault_beside_the_network_is_raised_where_the_batch_is_asked_for() -> None:
+@pytest.mark.parametrize(
+    "error", [OSError("a damaged scan"), RuntimeError("MPS device not found")], ids=["scan", "mps"]
+)
+def test_a_fault_beside_the_network_is_raised_where_the_batch_is_asked_for(
+    error: Exception,
+) -> None:
     class Broken:
         def __next__(self) -> dict[str, Any]:
-            raise OSError("a damaged scan")
+            raise error
 
+    said: list[str] = []
     recipe = read_recipe(make_transforms("2d"), SHAPES["2d"][0])
-    batches = DeviceBatches(Broken(), recipe=recipe, device=CPU, notify=print)
-    with pytest.raises(OSError, match="a damaged scan"):
+    batches = DeviceBatches(Broken(), recipe=recipe, device=CPU, notify=said.append)
+    with pytest.raises(type(error), match=str(error)):
         next(batches)
     batches.finish()
+    assert said == []
 
 
 class Run(nnUNetTrainer):  # type: ignore[misc]
@@ -229,6 +251,57 @@ def test_a_trainer_loads_by_workers_that_end(scans: Path, workers: int, augment:
     if workers:
         run.dataloader_val._finish()
     assert said == []
+
+
+LOADS = """
+import json, sys
+from pathlib import Path
+from gi2nnunet.nnunet.child.main import _end_with_workers
+from gi2nnunet.nnunet.child.pipeline import use_pipeline
+from tests.nnunet.child.test_pipeline import Run
+
+def emit(event):
+    print(json.dumps(event), flush=True)
+
+_end_with_workers(emit)
+run = use_pipeline(Run, sys.argv[2], emit)(Path(sys.argv[1]))
+train, _ = run.get_dataloaders()
+next(train)
+workers = getattr(train, "_samples", train)._processes
+emit([worker.pid for worker in workers])
+while True:  # as a training would
+    next(train)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("augment", ["processor", "device"])
+def test_a_worker_that_dies_is_reported_within_seconds(
+    scans: Path, augment: str, how: signal.Signals
+) -> None:
+    environment = {**os.environ, "nnUNet_n_proc_DA": "2", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADS, scans, augment],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        try:
+            workers = json.loads(child.stdout.readline())
+            assert len(workers) == 2
+            time.sleep(1)
+            assert child.poll() is None
+            os.kill(workers[0], how)
+            struck = time.monotonic()
+            event = json.loads(child.stdout.readline())
+            assert child.wait(10) == 1
+            assert time.monotonic() - struck < 5
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # as the parent of an engine's process does
+    assert (event["event"], event["kind"]) == ("failure", "EngineError")
+    assert how.name in event["message"]
+    assert "Run the same again, with fewer --jobs" in event["message"]
 
 
 def test_what_is_not_known_is_left_to_nnunet(scans: Path) -> None:
