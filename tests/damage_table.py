@@ -152,8 +152,9 @@ def look(workspace: Path) -> tuple[list[str], str]:
     findings = verify_workspace(space, quick=True).findings
     noticed = ["verify --quick"] if findings else []
     if not findings:
-        findings = verify_workspace(space).findings
-        noticed = ["verify"] if findings else []
+        whole = verify_workspace(space)
+        findings = whole.findings
+        noticed = ["verify"] if findings else ["verify (note)"] if whole.notes else []
     try:
         verdicts = judge_data(read_dataset(space.raw), space.preprocessed / NAME)
         noticed += ["doctor"] if any(v.level != "ok" for v in verdicts) else []

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from gi2nnunet.cli.output import set_quiet
+from gi2nnunet.cli.output import set_place, set_quiet
 
 # The group of each option that does not name its own; it is the same in every command.
 _GROUPS = {
@@ -157,7 +157,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; in ``--out=~/x``, where a shell keeps it, ``~`` is the home folder."""
-        return super().parse_args(ctx, [_expand_home(word) for word in args])
+        rest: list[str] = super().parse_args(ctx, [_expand_home(word) for word in args])
+        given = ctx.get_parameter_source("dataset_id")
+        dataset_id = ctx.params.get("dataset_id") if given and given.name != "DEFAULT" else None
+        set_place(ctx.params.get("workspace"), dataset_id)
+        return rest
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return ``--help``, in its group."""

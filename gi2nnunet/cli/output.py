@@ -22,6 +22,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from gi2nnunet.core.command import name_place
 from gi2nnunet.core.workers import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -32,6 +33,8 @@ class _Manner:
     """How this run prints."""
 
     quiet: bool = False
+    workspace: str | None = None
+    dataset_id: int | None = None
     drawing: Console | None = None  # draws bars or a live view; everything is printed through it
 
 
@@ -41,6 +44,16 @@ _manner = _Manner()
 def set_quiet(quiet: bool) -> None:
     """Silence notices and progress, or not."""
     _manner.quiet = quiet
+
+
+def set_place(workspace: object, dataset_id: int | None) -> None:
+    """Add the options ``--workspace`` and ``--id`` of this run to the commands in messages."""
+    _manner.workspace = None if workspace is None else str(workspace)
+    _manner.dataset_id = dataset_id
+
+
+def _name_place(text: str) -> str:
+    return name_place(text, workspace=_manner.workspace, dataset_id=_manner.dataset_id)
 
 
 def _out() -> Console:
@@ -65,7 +78,7 @@ def draw() -> Iterator[Console | None]:
 
 def print_result(text: str) -> None:
     """Print a line of the result; paths and numbers are printed unchanged."""
-    _out().print(escape(text))
+    _out().print(escape(_name_place(text)))
 
 
 def print_notice(text: str) -> None:
@@ -77,7 +90,7 @@ def print_notice(text: str) -> None:
 
 def print_warning(text: str) -> None:
     """Print a warning."""
-    _err().print(f"[yellow]Warning:[/] {escape(_printable(text))}", soft_wrap=True)
+    _err().print(f"[yellow]Warning:[/] {escape(_printable(_name_place(text)))}", soft_wrap=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
@@ -88,7 +101,7 @@ def print_warnings(warnings: Iterable[str]) -> None:
 
 def print_error(text: str) -> None:
     """Print an error."""
-    _err().print(f"[bold red]Error:[/] {escape(_printable(text))}", soft_wrap=True)
+    _err().print(f"[bold red]Error:[/] {escape(_printable(_name_place(text)))}", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
@@ -107,7 +120,10 @@ def print_json(content: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """Return a value without what JSON does not know: NaN, tuples, paths."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {
+            str(key): _name_place(item) if key == "remedy" and item else _plain(item)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,15 @@ _PLACEHOLDERS = {
     "structures": "STRUCTURES",
 }  # fmt: skip
 _OPTIONS = {"dataset_id": "--id"}
+_WITH_ID = (
+    "check", "convert", "doctor", "estimate", "plan", "train", "export-model", "predict-and-score",
+    "predict", "kaggle-bundle", "out-of-fold", "tune", "compare-models", "report", "verify",
+)  # fmt: skip
+_WITH_WORKSPACE = (*_WITH_ID, "jobs", "import-model", "predict-hidden")
+# A command in a sentence. "The same gi2nnunet convert" is the one that the reader ran.
+_COMMAND = re.compile(
+    rf"(?<!same )(?<!that )(?<!by )\bgi2nnunet ({'|'.join(_WITH_WORKSPACE)})(?![\w-])"
+)
 _NOT_RECORDED = ("workspace", "jobs", "as_json", "progress", "stop")
 
 
@@ -37,6 +47,28 @@ def spell_call(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
         if name not in _NOT_RECORDED and not name.startswith("on_"):
             words += _spell_option(name, value)
     return shlex.join(words)
+
+
+def name_place(text: str, *, workspace: str | None, dataset_id: int | None) -> str:
+    """Add ``--workspace`` and ``--id`` to the commands that a message names, if it has none.
+
+    Parameters
+    ----------
+    text
+        The message.
+    workspace, dataset_id
+        What the running command was given; ``None`` for nothing.
+    """
+
+    def add(command: re.Match[str]) -> str:
+        words, rest = [command[0]], text[command.end() :].partition("\n")[0]
+        if workspace is not None and "--workspace " not in rest:
+            words += ["--workspace", shlex.quote(workspace)]
+        if dataset_id is not None and command[1] in _WITH_ID and "--id " not in rest:
+            words += ["--id", str(dataset_id)]
+        return " ".join(words)
+
+    return _COMMAND.sub(add, text)
 
 
 def _spell_option(name: str, value: Any) -> list[str]:

@@ -83,8 +83,7 @@ class Dataset:
     @cached_property
     def prints(self) -> Mapping[str, Prints]:
         """Return the prints of the scans' images by scan id, as they were when converted."""
-        scans = self.manifest["scans"]
-        return {s["scan_id"]: unpack_prints(s["prints"]) for s in scans if "prints" in s}
+        return {s["scan_id"]: unpack_prints(s["prints"]) for s in self.manifest["scans"]}
 
     @cached_property
     def _scan_of(self) -> Mapping[str, DatasetScan]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, StringConstraints
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
@@ -477,15 +477,18 @@ def _hash_unchanged(path: Path, size: int, modified_ns: int) -> str:
     return hash_file(path)
 
 
+_CheckpointName = Literal["checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"]
+_Digests = dict[_CheckpointName, list[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]]]
+
+
 def find_digests(path: Path) -> list[str]:
     """Return the recorded SHA-256 of a checkpoint; none if plain nnU-Net saved it.
 
     Raises :class:`InputError` if the record is damaged.
     """
     remedy = "Delete it; then only PyTorch's own checksums are compared."
-    return (find_record(path.with_name(DIGESTS), dict[str, list[str]], remedy=remedy) or {}).get(
-        path.name, []
-    )
+    recorded: Any = find_record(path.with_name(DIGESTS), _Digests, remedy=remedy) or {}
+    return list(recorded.get(path.name, []))
 
 
 def warn_of_unrecorded(ensemble: Ensemble) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import find_record, replace_file, write_json
+from gi2nnunet.core.files import PART_SUFFIX, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, find_datasets
@@ -138,12 +138,15 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
     _check_number(bundle, engine)
     home = results / bundle.dataset
     with hold(home, purpose="importing a model"):
+        # The hidden folder is one of the dataset, so that the next import removes a killed one's.
+        hidden = results / f".{bundle.dataset}{PART_SUFFIX}"
+        shutil.rmtree(hidden, ignore_errors=True)
         folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
         kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
         todo = {name: folder for name, folder in folders.items() if name not in kept}
         _check_places([folder for folder in todo.values() if folder.exists()], replace=replace)
         _check_space(bundle, results)
-        _unpack(bundle, todo, engine)
+        _unpack(bundle, todo, engine, hidden=hidden)
     names = {folder.name for folder in folders.values()}
     models = tuple(model for model in list_models(home) if model.folder.name in names)
     return ImportedModel(
@@ -181,13 +184,11 @@ def _check_places(there: Sequence[Path], *, replace: bool) -> None:
                     pass
 
 
-def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine) -> None:
-    """Write model folders beside their places, and move each there when it is whole."""
+def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine, *, hidden: Path) -> None:
+    """Write model folders into a hidden one, and move each to its place when it is whole."""
     if not todo:
         return
-    hidden = engine.workspace.results / f".import-{bundle.digest[:16]}.part"
     try:
-        shutil.rmtree(hidden, ignore_errors=True)
         options = {"bundle": bundle.to_json(), "into": str(hidden)}
         _run(engine, "import", {**options, "configurations": list(todo)})
         for name, folder in todo.items():

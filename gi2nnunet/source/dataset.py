@@ -15,7 +15,7 @@ from typing import Any, Literal, NotRequired, Self
 from pydantic import PositiveFloat
 from typing_extensions import TypedDict  # pydantic needs it until Python 3.12
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
 from gi2nnunet.core.files import Count, find_record, read_record
 from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.ids import LabelScheme, Orientation
@@ -97,7 +97,7 @@ class ScanEntry(TypedDict):
     labelled: bool
     files: dict[str, FileEntry]
     stamp: NotRequired[str]
-    prints: NotRequired[str]
+    prints: str
 
 
 class SourceEntry(TypedDict):
@@ -176,6 +176,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"update gi2nnunet, or convert into another workspace. {remedy}"
         )
     content = read_record(path, ManifestContent, remedy=remedy)
+    _require_consistent(content, path, remedy=remedy)
     scans = tuple(
         DatasetScan(
             scan_id=scan["scan_id"],
@@ -192,6 +193,24 @@ def read_manifest(folder: Path) -> Manifest:
     )
     scheme = content["recipe"]["labels"]
     return Manifest(path=path, label_scheme=scheme, scans=scans, content=content)
+
+
+def _require_consistent(content: ManifestContent, path: Path, *, remedy: str) -> None:
+    """Refuse a manifest that names a scan in one place and not in the others."""
+    parts = {scan["scan_id"]: scan["part"] for scan in content["scans"]}
+    folds = [{*fold["train"], *fold["val"]} for fold in content["recipe"]["splits"]]
+    strangers = {scan_id for fold in folds for scan_id in fold if parts.get(scan_id) != "train"}
+    strangers |= {scan_id for scan_id, _ in parts.items() ^ content["recipe"]["parts"].items()}
+    strangers |= {
+        scan["scan_id"]
+        for scan in content["scans"]
+        if not any(f"/{scan['scan_id']}_0000." in name for name in scan["files"])
+    }
+    if strangers:
+        raise InputError(
+            f"{path}: found {name_some(sorted(strangers))} only in some of its lists; expected the "
+            f"same scans in scans, files, recipe.parts and recipe.splits. {remedy}"
+        )
 
 
 def is_of_newer_format(path: Path) -> bool:

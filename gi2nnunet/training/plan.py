@@ -36,6 +36,7 @@ from gi2nnunet.training.prepared import (
     completion_mark,
     digest_file,
     digest_preprocessing,
+    has_same_sizes,
     inspect_data,
     list_truth_copies,
     name_data_files,
@@ -144,6 +145,14 @@ class _Planning:
         self.plans_name = self.preset.plans_name + name_sizes(options.batch_size, self.sizes)
         self.folder = engine.workspace.preprocessed / dataset.name
         self.plans_file = self.folder / f"{self.plans_name}.json"
+        unused = [name for name in self.sizes if name not in options.configurations]
+        if unused and not self.plans_file.is_file():  # else it says which plans
+            shown = "x".join(map(str, self.sizes[unused[0]]))
+            raise InputError(
+                f"--patch-size {shown}: none of the configurations "
+                f"{', '.join(options.configurations)} has {len(self.sizes[unused[0]])} axes. "
+                "2d takes two numbers, the 3D configurations three."
+            )
         self.processes = min(_MOST_PROCESSES, engine.workers)
         self.source: dict[str, Seal] = {}
         self.organs: dict[str, list[str]] = {}
@@ -230,7 +239,12 @@ class _Planning:
             "patch_sizes": self.sizes,
         }
         mark = find_record(path, PlanMark)
-        if mark and mark["recipe"] == recipe and mark["plans"] == digest_file(self.plans_file):
+        if (
+            mark
+            and mark["recipe"] == recipe
+            and mark["plans"] == digest_file(self.plans_file)
+            and has_same_sizes(self.plans_file, mark)
+        ):
             return
         self.report(0, 1, f"planning ({self.preset.name})")
         self.plans_file.unlink(missing_ok=True)  # nnU-Net would keep configurations of an older one
@@ -323,15 +337,21 @@ class _Planning:
 def _assign_sizes(
     patch_sizes: Sequence[Sequence[int]], configurations: Sequence[str]
 ) -> dict[str, list[int]]:
-    """Give each patch size to the configurations of as many axes."""
+    """Give each patch size to the configurations of as many axes.
+
+    If none of these is asked for, it is that of 2d or 3d_fullres: it is part of the plans' name.
+    """
     axes_of = {name: 2 if name == "2d" else 3 for name in configurations}
+    for name, axes in (("2d", 2), ("3d_fullres", 3)):
+        if axes not in axes_of.values():
+            axes_of[name] = axes
     by_axes: dict[int, list[int]] = {}
     for size in patch_sizes:
         shown = "x".join(map(str, size))
         if len(size) not in axes_of.values():
             raise InputError(
-                f"--patch-size {shown}: none of the configurations {', '.join(configurations)} "
-                f"has {len(size)} axes. 2d takes two numbers, the 3D configurations three."
+                f"--patch-size {shown}: found {len(size)} axes; expected two numbers for 2d, three "
+                "for the 3D configurations."
             )
         if len(size) in by_axes:
             raise InputError(f"--patch-size {shown}: a second one of {len(size)} axes. Give one.")

@@ -280,6 +280,7 @@ def list_prepared_checks(
     if plans_name is not None:
         marks = {plans_name: marks.get(plans_name)}
     used: dict[str, list[tuple[str, str]]] = {}
+    unmarked = _find_unmarked(folder, marks) if plans_name is None else []
     for name, mark in marks.items():
         for key, values in (mark["configurations"] if mark else {}).items():
             if configurations is None or key in configurations:
@@ -293,6 +294,7 @@ def list_prepared_checks(
         checks.append(partial(_check_description, dataset, folder, remedy))
         checks.append(partial(_check_fingerprint, dataset, folder, remedy))
     checks += [partial(_check_plans, dataset, folder, name, marks[name]) for name in marks]
+    checks += [lambda: unmarked]
     if made:
         checks += [
             partial(check_file, folder / TRUTH_FOLDER / name, entry, quick=not read, remedy=remedy)
@@ -322,6 +324,19 @@ def _list_plan_marks(folder: Path) -> dict[str, PlanMark | None]:
         for path in sorted(folder.glob(f"{_MARK}*.json"))
         if path.name != FINGERPRINT_MARK and not path.name.endswith(_COMPLETE)
     }
+
+
+def _find_unmarked(folder: Path, marks: Mapping[str, PlanMark | None]) -> list[Finding]:
+    """Return a finding for each marked folder of scans with plans that have no mark."""
+    findings = []
+    for path in sorted(folder.glob(f"{_MARK}*{_COMPLETE}")):
+        data = path.name.removeprefix(_MARK).removesuffix(_COMPLETE)
+        preset, ending, configuration = data.partition("Plans_")
+        if not any(name.startswith(f"{preset}Plans") for name in marks) and ending:
+            remedy = spell_plan(f"{preset}Plans", [configuration], None)
+            mark = plan_mark(folder, f"{preset}Plans")
+            findings.append(_finding(mark, "nothing", f"a mark, as {path.name} is there", remedy))
+    return findings
 
 
 def _check_description(dataset: Dataset, folder: Path, remedy: str) -> list[Finding]:
@@ -361,9 +376,28 @@ def _check_plans(
     findings = []
     if mark is None or digest != mark["plans"]:
         findings.append(_finding(path, "plans that were altered", "them as planned", remedy))
+    if mark is not None and digest == mark["plans"] and not has_same_sizes(path, mark):
+        altered = _finding(
+            plan_mark(folder, name), "sizes that were altered", f"those of {path}", remedy
+        )
+        findings.append(altered)
     if mark is None or mark["recipe"].get("dataset") != dataset.digest:
         findings.append(_stale(path, "plans of another dataset", remedy))
     return findings
+
+
+def has_same_sizes(plans_file: Path, mark: PlanMark) -> bool:
+    """Return whether a mark says of each configuration what the plans say, if they say it."""
+    planned = (find_record(plans_file, dict[str, Any]) or {}).get("configurations", {})
+    return (
+        all(
+            shown == planned.get(name, {}).get(key, shown)
+            for name, values in mark["configurations"].items()
+            for key, value in values.items()
+            if (shown := list(value) if isinstance(value, tuple) else value)
+        )
+        and mark["configurations"].keys() <= planned.keys()
+    )
 
 
 def _check_data(

@@ -23,7 +23,6 @@ from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     DIGESTS,
     FINAL_CHECKPOINT,
-    TrainingRecord,
     check_digest,
     find_digests,
     find_training_record,
@@ -80,28 +79,32 @@ def _name_refused(path: Path, why: str) -> Finding:
 def _check_fold(
     dataset: Dataset | None, folder: Path, preprocessed: Path, *, quick: bool
 ) -> list[Finding]:
-    findings, restore = [], spell_restore(folder)
+    findings, restore = _check_digests(folder), spell_restore(folder)
+    readable = not findings
     for path in sorted(folder.glob("checkpoint*.pth")):
         if damage := _find_damage(path, quick=quick):
             remedy = restore if path.name == FINAL_CHECKPOINT else "Delete it."
             findings.append(_finding(path, damage, "a whole checkpoint", remedy))
-        elif not quick:
+        elif readable and not quick:
             try:
                 check_digest(path)
             except InputError as error:
                 findings.append(_name_refused(path, str(error).removeprefix(f"{path}: ")))
     finished = (folder / FINAL_CHECKPOINT).is_file()
-    saved = FINAL_CHECKPOINT in (find_record(folder / DIGESTS, dict[str, Any]) or {})
+    saved = readable and bool(find_digests(folder / FINAL_CHECKPOINT))
     if saved and not finished and not (folder / "checkpoint_latest.pth").is_file():
         gone = "nothing, though it was saved"
         findings.append(_finding(folder / FINAL_CHECKPOINT, gone, "a checkpoint", restore))
+    record = find_training_record(folder)
+    plans_file = preprocessed / f"{folder.parent.name.split('__')[1]}.json"
+    own = dataset is not None and record.get("dataset") == dataset.digest
+    own_plans = bool(record) and record.get("plans") == digest_file(plans_file)
     if finished:
-        of_model = spell_restore_model(folder.parent)
-        findings += [
-            _finding(folder.parent / name, "nothing", "a copy made by the training", of_model)
-            for name in ("plans.json", DATASET_JSON)
-            if not (folder.parent / name).is_file()
-        ]
+        findings += _compare_copies(
+            folder.parent,
+            plans_file=plans_file if own_plans else None,
+            description=dataset.folder / DATASET_JSON if dataset is not None and own else None,
+        )
     if dataset is None:
         return findings
     number = folder.name.removeprefix("fold_")
@@ -109,31 +112,49 @@ def _check_fold(
         found = f"fold {number}, which nnU-Net trained on a random split that mixes patients"
         expected = f"one of the split's {len(dataset.splits)} folds, or fold_all"
         findings.append(_finding(folder, found, expected, "Delete it."))
-    record = find_training_record(folder)
     if not record:
         return findings  # plain nnU-Net's
-    if record.get("dataset") != dataset.digest:
+    if not own:
         findings.append(_stale(folder, "a model trained on another dataset", restore))
-    plans_name = folder.parent.name.split("__")[1]
-    plans_file = preprocessed / f"{plans_name}.json"
-    if plans_file.is_file():
-        findings += _compare_plans(folder, record, plans_file, finished=finished)
+    if plans_file.is_file() and not own_plans:
+        expected = f"{plans_file} as it is now"
+        findings.append(_finding(folder, "a model trained on another plan", expected, restore))
     return findings
 
 
-def _compare_plans(
-    folder: Path, record: TrainingRecord, plans_file: Path, *, finished: bool
-) -> list[Finding]:
-    if record.get("plans") != digest_file(plans_file):
-        found, expected = "a model trained on another plan", f"{plans_file} as it is now"
-        return [_finding(folder, found, expected, spell_restore(folder))]
-    copy = find_record(folder.parent / "plans.json", dict[str, Any]) or {}
-    copy.pop("continue_training", None)  # nnU-Net's note to itself
-    if finished and copy and copy != find_record(plans_file, dict[str, Any]):
-        found, expected = "plans that were altered", f"a copy of {plans_file}"
-        remedy = "Copy that file here."
-        return [_finding(folder.parent / "plans.json", found, expected, remedy)]
+def _check_digests(folder: Path) -> list[Finding]:
+    """Check that the recorded digests of a fold's checkpoints can be read."""
+    try:
+        find_digests(folder / FINAL_CHECKPOINT)
+    except InputError:
+        expected = "the SHA-256 of the fold's checkpoints"
+        remedy = "Delete it; then only PyTorch's own checksums are compared."
+        return [_finding(folder / DIGESTS, "a file that is damaged", expected, remedy)]
     return []
+
+
+def _compare_copies(
+    model: Path, *, plans_file: Path | None, description: Path | None
+) -> list[Finding]:
+    """Compare a model's plans.json and dataset.json with what they are copies of, if that is known.
+
+    Otherwise they need only be there and be JSON.
+    """
+    findings = []
+    for path, source in ((model / "plans.json", plans_file), (model / DATASET_JSON, description)):
+        copy = find_record(path, dict[str, Any])
+        original = find_record(source, dict[str, Any]) if source else None
+        if copy is not None:
+            copy.pop("continue_training", None)  # nnU-Net's note to itself
+        if copy == original if original else copy is not None:
+            continue
+        found = "a file that is damaged or was altered" if path.is_file() else "nothing"
+        if original:
+            findings.append(_finding(path, found, f"a copy of {source}", "Copy that file here."))
+        else:
+            of_model = spell_restore_model(model)
+            findings.append(_finding(path, found, "a copy made by the training", of_model))
+    return findings
 
 
 def _find_damage(path: Path, *, quick: bool) -> str | None:
@@ -205,7 +226,8 @@ def verify_workspace(
     pattern = "Dataset[0-9][0-9][0-9]_*" if dataset_id is None else f"Dataset{dataset_id:03d}_*"
     names = sorted({path.name for root in roots for path in root.glob(pattern) if path.is_dir()})
     hidden = sorted(workspace.raw.glob(f".{pattern}{PART_SUFFIX}"))
-    if not names and not hidden:
+    imports = sorted(workspace.results.glob(f".{pattern}{PART_SUFFIX}"))
+    if not names and not hidden and not imports:
         raise InputError(
             f"{workspace.raw}: holds no dataset{f' {dataset_id}' if dataset_id else ''} to check. "
             "Make one with: gi2nnunet convert SOURCE"
@@ -217,6 +239,13 @@ def verify_workspace(
     findings = [
         _finding(path, "a conversion that was interrupted", "a whole dataset", again)
         for path in hidden
+    ]
+    again = (
+        "Run that gi2nnunet import-model again to complete it; another import of this dataset's "
+        "models removes it."
+    )
+    findings += [
+        _finding(path, "an import that was interrupted", "a whole model", again) for path in imports
     ]
     checks: list[Check] = []
     notes: list[str] = []

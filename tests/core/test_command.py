@@ -11,7 +11,7 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli import app
-from gi2nnunet.core.command import spell_call
+from gi2nnunet.core.command import name_place, spell_call
 
 PLACES = {"source": Path("SOURCE"), "out": Path("OUT"), "pretrained_weights": Path("WEIGHTS")}
 
@@ -75,3 +75,33 @@ def test_no_path_is_in_a_command_line() -> None:
 def test_defaults_workers_and_callbacks_are_left_out() -> None:
     given = {"preset": "auto", "jobs": 3, "progress": print, "on_notice": print, "fold": None}
     assert spell_call(api.train, given) == "gi2nnunet train"
+
+
+def test_commands_in_messages_get_the_place_that_was_given() -> None:
+    def name(text: str) -> str:
+        return name_place(text, workspace="my place", dataset_id=7)
+
+    place = "--workspace 'my place'"
+    assert name("Make it again with: gi2nnunet plan --preset tiny") == (
+        f"Make it again with: gi2nnunet plan {place} --id 7 --preset tiny"
+    )
+    assert name("Import it: gi2nnunet import-model a --replace") == (
+        f"Import it: gi2nnunet import-model {place} a --replace"
+    )
+    for unchanged in (
+        "Run the same gi2nnunet convert again.",
+        "Next: gi2nnunet tune --id 7 --workspace there",
+        "gi2nnunet encode labels/",
+        "gi2nnunet-workspace: nothing",
+    ):
+        assert name(unchanged) == unchanged
+    assert name_place("gi2nnunet plan", workspace=None, dataset_id=None) == "gi2nnunet plan"
+
+
+def test_the_options_that_are_added_are_those_that_the_commands_take() -> None:
+    group: Any = typer.main.get_command(app)
+    for name in group.commands:
+        line = name_place(f"gi2nnunet {name}", workspace="w", dataset_id=7)
+        taken = {param.name for param in group.commands[name].params}
+        assert ("--workspace w" in line) == ("workspace" in taken), name
+        assert ("--id 7" in line) == ("dataset_id" in taken), name

@@ -590,6 +590,18 @@ def test_a_dataset_without_manifest_is_made_again(tmp_path, source, ws):
     assert tree(tmp_path / "ws") == before
 
 
+def test_a_manifest_without_the_prints_of_a_scan_is_named_and_made_again(tmp_path, source, ws):
+    dataset = convert(source, workspace=ws)
+    before = tree(tmp_path / "ws")
+    path = dataset.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"prints"', '"print"', 1))
+    with pytest.raises(InputError, match=r"scans\[0\]\.prints: found nothing.*\n.* convert"):
+        read_dataset(ws.raw)
+    dataset.image_path(dataset.scans[0].scan_id).unlink()  # so that it is to be mended as well
+    convert(source, workspace=ws)
+    assert tree(tmp_path / "ws") == before
+
+
 def test_splits_are_where_nnunet_reads_them_and_by_patient(tmp_path, ws):
     dataset = convert(
         write_source(tmp_path / "s", make_source(SIX)), workspace=ws, folds=2, holdout=0

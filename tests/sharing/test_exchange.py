@@ -32,6 +32,7 @@ from gi2nnunet.prediction.choose import find_standing
 from gi2nnunet.sharing import exchange
 from gi2nnunet.sharing.exchange import ImportedModel, export_model, import_model
 from gi2nnunet.source.prints import Prints, take_prints
+from gi2nnunet.upkeep.verify import verify_workspace
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
 from tests.source_factory import make_scan
@@ -341,6 +342,19 @@ def test_an_import_that_breaks_off_leaves_nothing_that_looks_like_a_model(
             take_in(file, theirs)
     assert is_empty(theirs)
     assert len(take_in(file, theirs).written) == 2
+
+
+def test_a_killed_import_is_removed_by_any_other_of_the_dataset(
+    ours: Path, file: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    take_in(file, theirs)
+    left = theirs / "results" / f".{DATASET}.part"
+    for again in (file, export(ours, tmp_path / "half.gi2nnunet", half=True)):
+        (left / "nnUNetTrainer__gi2nnunetTinyPlans__2d").mkdir(parents=True)
+        assert [f.file for f in verify_workspace(space(theirs)).findings if f.file == left]
+        take_in(again, theirs, replace=True)
+        assert not left.exists()
 
 
 # -- damage and malice

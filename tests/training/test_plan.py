@@ -276,6 +276,21 @@ def test_a_remedy_names_the_sizes_of_its_plan(bench: Bench) -> None:
     assert remedy.endswith("plan --preset tiny --batch-size 4 --patch-size 8x8 --config 2d")
 
 
+def test_one_configuration_of_plans_with_sizes_for_two_can_be_named(bench: Bench) -> None:
+    def plan(*configurations: str, sizes: tuple[tuple[int, ...], ...]) -> Plan:
+        options = PlanOptions(preset="tiny", configurations=configurations, patch_sizes=sizes)
+        return plan_dataset(bench.dataset, options, engine=make_engine(bench.workspace))
+
+    with pytest.raises(InputError, match="8x8x8: none of the configurations 2d has 3 axes"):
+        plan("2d", sizes=((8, 8), (8, 8, 8)))
+    name = f"{PLANS}_p8x8_p8x8x8"
+    with pytest.raises(InputError, match="no plan of 3d_fullres"):  # this dataset's have only 2d
+        plan("2d", "3d_fullres", sizes=((8, 8), (8, 8, 8)))
+    bench.engine.asked.clear()
+    assert plan("2d", sizes=((8, 8), (8, 8, 8))).plans_name == name
+    assert "plan" not in [task for task, _ in bench.engine.asked]
+
+
 def test_a_dataset_without_foreground_is_refused(tmp_path: Path) -> None:
     source = make_source(SCANS)
     rows = tuple((slice_id, organ, "") for slice_id, organ, _ in source.rows)

@@ -174,6 +174,12 @@ def edit(path: Path, **values: object) -> None:
     write_json(path, {**json.loads(path.read_text()), **values})
 
 
+def edit_text(path: Path, old: str, new: str, count: int = -1) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
 def edit_split(path: Path, change: Callable[[list[dict[str, list[str]]]], object]) -> None:
     splits = json.loads(path.read_text())
     change(splits)
@@ -327,7 +333,51 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     ),
     "a model's plans are altered": (
         lambda s: edit(s.model / "plans.json", x=1),
-        lambda s: s.model / "plans.json", "were altered", True,
+        lambda s: s.model / "plans.json", "was altered", True,
+    ),
+    "a model's plans are cut": (
+        lambda s: cut(s.model / "plans.json"),
+        lambda s: s.model / "plans.json", "is damaged", True,
+    ),
+    "a model's description is altered": (
+        lambda s: edit(s.model / "dataset.json", labels={"background": 0}),
+        lambda s: s.model / "dataset.json", "was altered", True,
+    ),
+    "a model's description is cut": (
+        lambda s: cut(s.model / "dataset.json"),
+        lambda s: s.model / "dataset.json", "is damaged", True,
+    ),
+    "a mark of the plans is gone": (
+        lambda s: (s.made / f"gi2nnunet_{PLANS}.json").unlink(),
+        lambda s: s.made / f"gi2nnunet_{PLANS}.json", "found nothing", True,
+    ),
+    "a mark of the plans with other sizes": (
+        lambda s: edit(
+            s.made / f"gi2nnunet_{PLANS}.json",
+            configurations={"2d": {**CONFIGURED, "batch_size": 9}},
+        ),
+        lambda s: s.made / f"gi2nnunet_{PLANS}.json", "sizes that were altered", True,
+    ),
+    "a manifest with a scan of another name": (
+        lambda s: edit_text(
+            s.raw / "manifest.json", f'"scan_id": "{s.train[0]}"', '"scan_id": "case98_day1"'
+        ),
+        lambda s: s.raw / "manifest.json", "only in some of its lists", True,
+    ),
+    "a manifest without the prints of a scan": (
+        lambda s: edit_text(s.raw / "manifest.json", '"prints"', '"print"', count=1),
+        lambda s: s.raw / "manifest.json", ".prints", True,
+    ),
+    "an interrupted import": (
+        lambda s: (s.workspace.results / f".{NAME}.part").mkdir(),
+        lambda s: s.workspace.results / f".{NAME}.part", "interrupted", True,
+    ),
+    "digests of a checkpoint of another name": (
+        lambda s: (
+            record_digest(s.model / "fold_0" / "checkpoint_final.pth", s.plans),
+            edit_text(s.model / "fold_0" / "gi2nnunet_digests.json", "_final", "_fjnal"),
+        ),
+        lambda s: s.model / "fold_0" / "gi2nnunet_digests.json", "damaged", True,
     ),
     "a model's plans are gone": (
         lambda s: (s.model / "plans.json").unlink(),
