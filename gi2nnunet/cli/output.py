@@ -85,7 +85,7 @@ def print_notice(text: str) -> None:
     """Print what is being done, unless the run is quiet."""
     if _manner.quiet:
         return
-    _err().print(escape(text), soft_wrap=True)
+    _err().print(escape(_name_place(text)), soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
