@@ -334,6 +334,7 @@ def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
         content: dict[str, Any] = {
             "submission": str(done.submission),
             "standing": done.standing,
+            "labels": done.labels,
             "files": [str(file) for file in done.files],
             "seconds_per_scan": done.seconds_per_scan,
             "computing": dict(done.computing),

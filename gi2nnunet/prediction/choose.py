@@ -58,6 +58,7 @@ class Selection:
     ``truth`` holds their true rows with image sizes, if known, and ``standing`` says what a score
     means. The submission has the rows of ``sample`` in their order. ``folds`` are the folds to use
     by scan id, for out-of-fold prediction. ``source`` is where they come from, if not the dataset.
+    ``labels`` say how label volumes are read.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Selection:
     warnings: tuple[str, ...] = ()
     source: Path | None = None
     options: Mapping[str, str | bool] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def recorded(self) -> str:
@@ -295,6 +297,7 @@ def select_source(
     return Selection(
         name=source.name,
         described="; ".join((source.described, *source.label_notes)),
+        labels=source.label_notes,
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
         truth=read_rows(source.truth_name, labelled),
         sample=source.sample,

@@ -47,7 +47,8 @@ class Evaluation:
 
     ``files`` are the results, the submission first; ``prediction.json`` beside them says how they
     were made. ``tuned`` holds the settings of ``tune`` that decided the masks, ``computing``
-    device, threads, mirroring and step. ``seconds_per_scan`` is wall-clock time.
+    device, threads, mirroring and step. ``seconds_per_scan`` is wall-clock time. ``labels`` say how
+    label volumes with the truth were read.
     """
 
     submission: Path
@@ -59,6 +60,7 @@ class Evaluation:
     computing: Mapping[str, Any]
     tuned: Tuned | None
     scans: tuple[Scan, ...] = field(repr=False)
+    labels: tuple[str, ...] = ()
 
     @property
     def scan_ids(self) -> tuple[str, ...]:
@@ -181,6 +183,7 @@ def evaluate(
             computing=computing,
             tuned=tuned,
             scans=selection.scans,
+            labels=selection.labels,
         )
         written = _write_structures(done, out / "dicom", options, maker) if maker else []
         shutil.rmtree(work.kept, ignore_errors=True)

@@ -208,7 +208,13 @@ class NiftiSource(Source):
         """
         if not is_nifti(path, options):
             return None
-        return cls._open(path, options, declared=_find_declared(path, options))
+        try:
+            declared = _find_declared(path, options)
+        except InputError:
+            if not (options.label_map or options.source_labels):
+                raise
+            declared = None  # it is not needed
+        return cls._open(path, options, declared=declared)
 
     @classmethod
     def _open(
@@ -267,7 +273,11 @@ class NiftiSource(Source):
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             coding=coding,
             coding_is_from=where,
-            warnings=(*_warn_of_made_up(made_up), *_warn_of_masks(masks, options)),
+            warnings=(
+                *_warn_of_contradiction(coding, where, declared),
+                *_warn_of_made_up(made_up),
+                *_warn_of_masks(masks, options),
+            ),
             mask_names=_name_masks(masks),
         )
 
@@ -309,6 +319,23 @@ def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
         "may be wrong, and mirrored volumes score about 0. If the arrays are columns, rows and "
         "slices in their order, give --orientation as-stored",
     )
+
+
+def _warn_of_contradiction(
+    coding: LabelCoding | None, where: str, declared: tuple[LabelCoding, str] | None
+) -> list[str]:
+    """Return a warning if an option says otherwise than the file beside the labels."""
+    if coding is None or declared is None:
+        return []
+    ours, theirs = (
+        {organ: set(values) for organ, values in c.values.items()} for c in (coding, declared[0])
+    )
+    if ours == theirs:
+        return []
+    return [
+        f"{declared[1]} says that labels are {declared[0]}, but they are read as "
+        f"{coding} ({where}): leave the option out if the file is right"
+    ]
 
 
 def _name_masks(masks: Masks) -> str:
@@ -370,8 +397,6 @@ def _find_declared(path: Path, options: SourceOptions) -> tuple[LabelCoding, str
 
     That of label volumes only may also lie one folder up.
     """
-    if options.label_map or options.source_labels:
-        return None
     folders = list_folders_around(path) if options.labels_only else (path,)
     for folder in folders:
         file = folder / DATASET_JSON

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import imagecodecs
+import nibabel
 import numpy as np
 import pytest
 
@@ -559,7 +560,7 @@ def oracle(monkeypatch):
             rows = tuple(encode_scan(scan.scan_id, scan.numbers, bits))
             done.append(PredictedScan(scan_id=scan.scan_id, rows=rows, seconds=2.0))
             on_scan(done[-1])
-        oracle_asked.append(asked)
+        oracle_asked.append({**asked, "scans": scans})
         return PredictedScans(scans=tuple(done))
 
     oracle_asked = []
@@ -714,8 +715,27 @@ def test_labels_of_volumes_matter_only_where_they_are_scored(run, converted, ora
         )  # fmt: skip
         assert code == 0
         coded[scheme] = json.loads(out)["per_organ"]
+        (note,) = json.loads(out)["labels"]
+        assert note.startswith("labels: large bowel 1")
+        assert note.endswith(f"(as asked for: {scheme})")
     assert coded["exclusive"]["stomach"]["n_rows"] > 0
     assert coded["regions"]["stomach"]["n_rows"] == 0
+
+
+def test_predict_warns_of_a_made_up_affine_and_takes_it_as_stored(run, converted, oracle):
+    finish_model(converted)
+    scan = make_source(SCANS).truth["case2_day1"]
+    (converted / "v").mkdir()
+    image = nibabel.Nifti1Image(scan.image.transpose(2, 1, 0), np.eye(4))
+    nibabel.save(image, converted / "v/case2_day1.nii.gz")
+    words = ("predict", "v", "--device", "cpu", "--out", "mine")
+    code, _, err = run(*words)
+    assert code == 0
+    assert "give --orientation as-stored" in " ".join(err.split())
+    code, _, err = run(*words, "--orientation", "as-stored")
+    assert code == 0
+    assert "--orientation" not in err
+    assert oracle[-1]["scans"][0].read().image.tolist() == scan.image.tolist()
 
 
 def test_predict_on_a_machine_that_has_models_alone(run, converted, oracle):

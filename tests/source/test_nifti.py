@@ -132,6 +132,24 @@ def test_a_dataset_json_that_names_no_organ_or_one_twice_is_refused(tmp_path):
         assert len(opened.scans) == 1
 
 
+@pytest.mark.parametrize("declared", [NAMED, {"large_bowel": 1, "small_bowel": 2, "stomach": 3}])
+def test_a_dataset_json_that_contradicts_the_label_map_is_warned_of(tmp_path, run, declared):
+    folder = write_scans(tmp_path / "in", ["case1_day0"])
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **declared}}))
+    warnings = open_source(folder, label_map=OPTION).warnings
+    told = run("encode", folder / "labels", "--out", "out.csv", "--label-map", OPTION)
+    assert told[0] == 0
+    shown = " ".join(told[2].split())
+    if declared == NAMED:
+        assert warnings == ()
+        assert "leave the option out" not in shown
+    else:
+        assert "dataset.json says that labels are exclusive, but they are read as" in warnings[0]
+        assert "leave the option out if the file is right" in shown
+        undone = open_source(folder)  # the remedy
+        assert "stomach 3" in undone.label_notes[0]
+
+
 def write_images(folder, names):
     for name in names:
         array = np.zeros((3, 4, 5), np.uint8)

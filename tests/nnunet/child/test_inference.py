@@ -2,15 +2,19 @@
 
 import weakref
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.dataset.encode import encode_labels
+from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.nnunet.child import inference
 from gi2nnunet.nnunet.child.inference import run_prediction
 from gi2nnunet.source.nifti import NiftiScan
+from gi2nnunet.source.open import open_source
 from tests.model_factory import write_model
 
 
@@ -149,3 +153,22 @@ def test_a_network_that_gives_no_finite_output_is_no_empty_prediction(bench):
     with pytest.raises(EngineError, match=r"s0: RuntimeError: .*output is .*in some voxels"):
         bench.run()
     assert bench.names() == []
+
+
+@pytest.mark.parametrize("orientation", ["affine", "as-stored"])
+def test_the_masks_of_organs_that_are_written_make_the_rows_of_the_submission(
+    tmp_path, orientation
+):
+    rows = []
+    generator = np.random.default_rng(4)
+    for scan_id, affine in (("case2_day1", np.eye(4)), ("case10_day0", np.diag([-2.0, -2, 3, 1]))):
+        path = tmp_path / f"{scan_id}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.uint8), affine), path)
+        scan = open_source(path, orientation=orientation).scans[scan_id]
+        bit_map = generator.integers(0, 8, (4, 5, 6)).astype(np.uint8)
+        inference._write_labels(tmp_path / "out", scan, bit_map)
+        rows += encode_scan(scan_id, scan.numbers, bit_map)
+    write_submission(tmp_path / "submission.csv", rows)
+    for folder in ("organs", "labels"):
+        encode_labels(tmp_path / "out" / folder, tmp_path / "o.csv", orientation=orientation)
+        assert (tmp_path / "o.csv").read_text() == (tmp_path / "submission.csv").read_text()
