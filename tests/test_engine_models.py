@@ -186,7 +186,7 @@ def test_planted_plans_do_not_run_when_they_are_trained_or_preprocessed(
             "preprocess",
             {
                 "dataset_id": 501, "plans_name": "gi2nnunetTinyPlans", "configuration": "2d",
-                "processes": 1,
+                "processes": 1, "scans": [],
             },
         )  # fmt: skip
     assert not engine.flag.exists()

@@ -48,7 +48,7 @@ REPORTS = (
     BadInput(
         name="report in no workspace",
         command="report -w empty",
-        message=("empty/raw: holds no dataset", "gi2nnunet convert SOURCE"),
+        message=("empty/raw: holds no dataset", "gi2nnunet convert --workspace empty SOURCE"),
     ),
     bad(
         "a scan that the dataset does not have",

@@ -61,7 +61,7 @@ WORKSPACES = (
         BadInput(
             name=f"{command.split()[0]} in no workspace",
             command=f"{command} -w empty",
-            message=("empty/raw: holds no dataset", CONVERT_AGAIN),
+            message=("empty/raw: holds no dataset", "gi2nnunet convert --workspace empty SOURCE"),
         )
         for command in (
             "train",
@@ -81,6 +81,7 @@ WORKSPACES = (
         lambda here: None,
         "holds no dataset Dataset009_*",
         command="train --id 9",
+        remedy="gi2nnunet convert --id 9 SOURCE",
     ),
     BadInput(
         name="a workspace: two datasets",
@@ -218,14 +219,14 @@ WORKSPACES = (
         start="converted",
         command=PLAN,
         make=edit_json(MANIFEST, hide_truth),
-        message=(f"{RAW}: holds no training scan", "Convert a source that has train.csv"),
+        message=("the same scans in scans, files", "Make the dataset again with: gi2nnunet"),
     ),
     BadInput(
         name="a workspace: nothing to score",
         start="model",
         command="predict-and-score",
         make=edit_json(MANIFEST, hide_truth),
-        message=(f"{RAW}: holds no scan with truth", "Name a source to predict instead"),
+        message=("the same scans in scans, files", "Make the dataset again with: gi2nnunet"),
     ),
     BadInput(
         name="a workspace: no truth.csv",
@@ -275,7 +276,7 @@ WORKSPACES = (
         start="converted",
         command="estimate --card T4",
         make=edit_json(MANIFEST, hide_truth),
-        message=(f"{RAW}: holds no training scan", "Convert a source that has train.csv"),
+        message=("the same scans in scans, files", "Make the dataset again with: gi2nnunet"),
     ),
     BadInput(
         name="a workspace: a manifest beside volumes, damaged",

@@ -19,6 +19,8 @@ from gi2nnunet.sharing.exchange import ExportedModel, ImportedModel, export_mode
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, write_model
 
+GAINS = {"all": {"gain": 0.01, "low": 0.0, "high": 0.02}}
+
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,7 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "format": 1,
         "metric": "per-class",
         "decision": DECISION,
-        "gains": {"all": 0.01},
+        "gains": GAINS,
         "n_patients": 7,
         "models": [model.folder.name],
         "checkpoints": {
@@ -91,7 +93,10 @@ def test_what_tuning_chose_goes_along(half: bool) -> None:
     assert warnings == []
     assert found is not None
     assert found.decision == made.tuned.decision
-    assert (found.content["gains"], found.content["n_patients"]) == ({"all": 0.01}, 7)
+    assert (found.content["gains"], found.content["n_patients"]) == (
+        GAINS,
+        7,
+    )
     # And from there on, to others.
     assert give("theirs", "again").tuned is not None
 
@@ -116,7 +121,7 @@ def test_a_choice_for_former_checkpoints_stays_behind_with_a_warning() -> None:
 
 def test_a_damaged_choice_is_told_and_nothing_is_written(ours: Path) -> None:
     ours.write_text(ours.read_text()[:40])
-    with pytest.raises(InputError, match=r"gi2nnunet_tuning_.*gi2nnunet tune"):
+    with pytest.raises(InputError, match=r"(?s)gi2nnunet_tuning_.*gi2nnunet tune"):
         give()
     assert not Path("m.gi2nnunet").exists()
 
