@@ -168,7 +168,8 @@ def look(workspace: Path) -> tuple[list[str], str]:
 def follow(remedy: str, path: Path, workspace: Path, source: Path) -> None:
     """Do what a remedy says."""
     if remedy.startswith("Copy that file here"):
-        shutil.copy(workspace / MADE / f"{PLANS}.json", path)
+        of_model = {"plans.json": f"{MADE}/{PLANS}.json", "dataset.json": f"{RAW}/dataset.json"}
+        shutil.copy(workspace / of_model[path.name], path)
     elif "convert" in remedy:
         run("convert", str(source), workspace=workspace)
     elif "gi2nnunet " in remedy:

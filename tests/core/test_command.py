@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli import app
 from gi2nnunet.core.command import name_place, spell_call
@@ -105,3 +107,22 @@ def test_the_options_that_are_added_are_those_that_the_commands_take() -> None:
         taken = {param.name for param in group.commands[name].params}
         assert ("--workspace w" in line) == ("workspace" in taken), name
         assert ("--id 7" in line) == ("dataset_id" in taken), name
+
+
+def test_every_command_that_the_package_names_can_be_called_so() -> None:
+    """Messages, help and docstrings: the commands exist, and take the options beside them."""
+    group: Any = typer.main.get_command(app)
+    named = 0
+    for path in sorted(Path(gi2nnunet.__file__).parent.rglob("*.py")):
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text())  # a sentence over several lines
+        for name, options in re.findall(
+            r"(?:: |`|[Rr]un |with |it |same )gi2nnunet ([a-z][a-z-]*[a-z])"
+            r"((?: +-[-a-z]+(?: [\w.{}-]+)?)*)",
+            text,
+        ):
+            assert name in group.commands, f"{path}: gi2nnunet {name}"
+            taken = {opt for param in group.commands[name].params for opt in param.opts}
+            asked = set(re.findall(r"(?<= )--?[a-z][a-z-]*", options))
+            assert asked <= taken, f"{path}: gi2nnunet {name} {options}"
+            named += 1
+    assert named > 40
