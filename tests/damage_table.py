@@ -145,8 +145,8 @@ def read_all(workspace: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(workspace.rglob("*")) if p.is_file()}
 
 
-def look(workspace: Path) -> tuple[list[str], str]:
-    """Return who notices something, and the first remedy; nothing may change."""
+def look(workspace: Path) -> tuple[list[str], str, Path | None]:
+    """Return who notices something, the first remedy, and of which file; nothing may change."""
     before = read_all(workspace)
     space = open_workspace(workspace, environ={})
     findings = verify_workspace(space, quick=True).findings
@@ -162,7 +162,7 @@ def look(workspace: Path) -> tuple[list[str], str]:
         noticed.append("doctor")
     if read_all(workspace) != before:
         raise RuntimeError("verify or doctor changed a file")
-    return noticed, findings[0].remedy if findings else ""
+    return noticed, *((findings[0].remedy, findings[0].file) if findings else ("", None))
 
 
 def follow(remedy: str, path: Path, workspace: Path, source: Path) -> None:
@@ -193,17 +193,17 @@ def try_one(kind: str, harm: str, whole: Path, source: Path) -> Cell:
             shutil.copy2(workspace / str(names[1]), path)
         else:
             HARMS[harm](path)
-        noticed, remedy = look(workspace)
+        noticed, remedy, file = look(workspace)
         first = remedy
         for _ in range(2):  # a damaged mark hides what is under it: the next look names that
             if remedy:
-                follow(remedy, path, workspace, source)
-            still, remedy = look(workspace)
-            if not still:
+                follow(remedy, file or path, workspace, source)
+            still, remedy, file = look(workspace)
+            if not remedy:
                 break
         return Cell(
             kind=kind, harm=harm, noticed_by=tuple(noticed), remedy=first,
-            mended=not still and bool(first),
+            mended=bool(first) and not set(still) - {"verify (note)"},
         )  # fmt: skip
 
 
