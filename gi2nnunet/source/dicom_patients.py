@@ -13,7 +13,11 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_record, part_file
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import ignore
@@ -21,19 +25,28 @@ from gi2nnunet.core.workers import ignore
 _REMEDY = "Restore it from a copy; without it, scans get other ids than before."
 
 
+def _check_date(text: str) -> str:
+    if text and not is_date(text):
+        raise ValueError("a date")
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Patient:
     """Made-up number and first study date (YYYYMMDD, or empty) of a patient."""
 
-    number: int
-    first_date: str
+    number: Annotated[int, Field(ge=1)]
+    first_date: Annotated[str, AfterValidator(_check_date)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """All patients by real id; ids of two tables differ by their prefix."""
+    """All patients by real id; ids of two tables differ by their prefix.
 
-    prefix: str = "patient"
+    The prefix becomes part of the names of files, so it is held to a form.
+    """
+
+    prefix: Annotated[str, Field(pattern="^(patient|p[0-9a-f]{4})$")] = "patient"
     patients: dict[str, _Patient] = field(default_factory=dict)
 
 
@@ -63,9 +76,7 @@ def make_scan_ids(studies: Sequence[tuple[str, str]], *, table: Path | None) -> 
     where = nullcontext() if table is None else hold(table, purpose="naming", on_wait=ignore)
     with where:
         if table is not None:
-            known = find_record(table, _Table, remedy=_REMEDY) or _Table(
-                prefix=f"p{secrets.token_hex(2)}"
-            )
+            known = _read(table) or _Table(prefix=f"p{secrets.token_hex(2)}")
         patients = dict(known.patients)
         for patient, day in sorted(set(studies), key=lambda study: (study[1] or "9", study[0])):
             found = patients.get(patient) or _Patient(number=len(patients) + 1, first_date=day)
@@ -82,6 +93,18 @@ def make_scan_ids(studies: Sequence[tuple[str, str]], *, table: Path | None) -> 
         count = sum(other.partition("+")[0] == scan_id for other in ids)
         ids.append(f"{scan_id}+{count + 1}" if count else scan_id)
     return ids
+
+
+def _read(path: Path) -> _Table | None:
+    try:
+        return find_record(path, _Table, remedy=_REMEDY)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        # Not "from error", which names the keys: they are the real ids of patients.
+        raise InputError(
+            f"{path}: is damaged; expected the table of patient ids that gi2nnunet wrote. {_REMEDY}"
+        ) from None
 
 
 def _may_write(path: Path) -> bool:
