@@ -44,7 +44,8 @@ def train(folder: Path, augment: str, options: argparse.Namespace) -> dict[str, 
              "--batch-size", str(options.batch_size), "--epochs", str(options.epochs),
              "--iterations", str(options.iterations), "--device", options.device,
              "--trainer", "nnUNetTrainerAdam", "--lr", "0.006", "--augment", augment,
-             "--no-checks", "--json")  # fmt: skip
+             "--threads", str(options.threads), "--no-checks", "--json",
+             *(("--patch-size", options.patch_size) if options.patch_size else ()))  # fmt: skip
     (training,) = json.loads(run(*words, cwd=folder))["trainings"]
     last = read_curves(Path(training["folder"]))[-options.last :]
     return {
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--patch-size", help="as for train; by default the preset's")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--last", type=int, default=3, help="epochs to average over")
     parser.add_argument("--augment", action="append", choices=get_args(Augment), help="all")
     parser.add_argument("--repeats", type=int, default=3)
@@ -88,7 +91,7 @@ def main() -> None:
                     print(f"{way}: {measures[-1]}", file=sys.stderr, flush=True)
     print(
         f"{options.config}, tiny, {options.epochs} epochs of {options.iterations} batches of "
-        f"{options.batch_size}\n\n"
+        f"{options.batch_size}, patches of {options.patch_size or 'the preset'}\n\n"
         "| | | each training | mean | mean - nnU-Net's | highest - lowest |"
         "\n|---|---|---|---|---|---|"
     )
