@@ -95,6 +95,8 @@ def main() -> None:
         "| | | each training | mean | mean - nnU-Net's | highest - lowest |"
         "\n|---|---|---|---|---|---|"
     )
+    if "nnunet" not in found:
+        sys.exit(f"{kept}: no training by nnunet yet to compare with; run it with --augment nnunet")
     for name in found["nnunet"][0]:
         stock = statistics.fmean(measure[name] for measure in found["nnunet"])
         for way, measures in found.items():

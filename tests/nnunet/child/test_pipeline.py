@@ -254,26 +254,23 @@ def test_a_trainer_loads_by_workers_that_end(scans: Path, workers: int, augment:
 
 
 LOADS = """
-import json, sys, time
+import os, sys
 from pathlib import Path
-from gi2nnunet.nnunet.child.main import _end_with_workers
+from gi2nnunet.nnunet.child import main as child
 from gi2nnunet.nnunet.child.pipeline import use_pipeline
 from tests.nnunet.child.test_pipeline import Run
 
-def emit(event):
-    print(json.dumps(event), flush=True)
-
-_end_with_workers(emit)
-run = use_pipeline(Run, sys.argv[2], emit)(Path(sys.argv[1]))
-train, _ = run.get_dataloaders()
-next(train)
-workers = getattr(train, "_samples", train)._processes
-emit([worker.pid for worker in workers])
-try:
+def load(name, options, emit, stop):
+    run = use_pipeline(Run, sys.argv[2], print)(Path(sys.argv[1]))
+    train, _ = run.get_dataloaders()
+    next(train)
+    workers = getattr(train, "_samples", train)._processes
+    emit({"workers": [worker.pid for worker in workers]})
     while True:  # as a training would
         next(train)
-except RuntimeError:  # the loader may see it first; what is tested here is the watcher
-    time.sleep(30)
+
+child._run = load
+os._exit(child.main())
 """
 
 
@@ -285,12 +282,15 @@ def test_a_worker_that_dies_is_reported_within_seconds(
     environment = {**os.environ, "nnUNet_n_proc_DA": "2", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", LOADS, scans, augment],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        start_new_session=True,
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, start_new_session=True,
     ) as child:  # fmt: skip
+        assert child.stdin is not None
         assert child.stdout is not None
         try:
-            workers = json.loads(child.stdout.readline())
+            child.stdin.write('{"task": "load"}\n')
+            child.stdin.flush()
+            workers = json.loads(child.stdout.readline())["workers"]
             assert len(workers) == 2
             time.sleep(1)
             assert child.poll() is None
