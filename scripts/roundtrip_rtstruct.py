@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from dicom_readers.jobs import find_affine  # noqa: E402
+
 from gi2nnunet.formats.dicom_series import Series, read_series  # noqa: E402
 from gi2nnunet.formats.ids import ORGANS  # noqa: E402
 from gi2nnunet.formats.rtstruct import write_rtstruct  # noqa: E402
@@ -324,11 +326,7 @@ def run_plastimatch(jobs: Sequence[Job]) -> None:
             if path.is_file():
                 image = SimpleITK.ReadImage(str(path))
                 arrays[f"mask {STANDARD_NAMES[organ]}"] = SimpleITK.GetArrayFromImage(image) > 0
-                affine = np.eye(4)
-                directions = np.array(image.GetDirection()).reshape(3, 3)
-                affine[:3, :3] = directions * image.GetSpacing()
-                affine[:3, 3] = image.GetOrigin()
-                arrays["affine"] = affine
+                arrays["affine"] = find_affine(image)
         np.savez_compressed(job.folder / "plastimatch.npz", **arrays)
 
 

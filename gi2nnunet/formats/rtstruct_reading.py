@@ -223,10 +223,10 @@ def _read_numbers(contour: Dataset) -> Floats:
         values = np.array(list(map(float, words)) if data else [], np.float64)
     except ValueError:
         raise ValueError("coordinates that are not numbers", "three numbers a point") from None
-    told = contour.get("NumberOfContourPoints")
-    if len(values) % 3 or not np.isfinite(values).all() or told not in (None, len(values) // 3):
+    stated = contour.get("NumberOfContourPoints")
+    if len(values) % 3 or not np.isfinite(values).all() or stated not in (None, len(values) // 3):
         raise ValueError(
-            f"{len(values)} coordinates for {told} points", "three finite numbers a point"
+            f"{len(values)} coordinates for {stated} points", "three finite numbers a point"
         )
     if len(values) < 6:
         raise ValueError(

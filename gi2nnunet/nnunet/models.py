@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PositiveFloat, PositiveInt, StringConstraints
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.files import Count, find_record, write_json
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.nnunet.presets import (
@@ -502,7 +502,7 @@ def warn_of_unrecorded(ensemble: Ensemble) -> str | None:
     if not bare:
         return None
     return (
-        f"{bare[0]}{f' and {len(bare) - 1} more' if len(bare) > 1 else ''}: has no recorded "
+        f"{name_some([str(path) for path in bare], most=1)}: has no recorded "
         "SHA-256, as plain nnU-Net saved it; only PyTorch's own checksums are compared"
     )
 

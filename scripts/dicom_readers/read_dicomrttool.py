@@ -4,21 +4,12 @@ The argument is a JSON file with a list of jobs: the series' folder, the file, n
 arrays go. Masks are written as ``(z, y, x)`` with the matrix from ``(x, y, z, 1)`` to LPS mm.
 """
 
-import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from DicomRTTool.ReaderWriter import DicomReaderWriter, ROIAssociationClass
-
-
-def find_affine(image):
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return affine
+from jobs import find_affine, run_jobs
 
 
 def read(job):
@@ -40,9 +31,4 @@ def read(job):
     return arrays
 
 
-for job in json.loads(Path(sys.argv[1]).read_text()):
-    try:
-        arrays = read(job)
-    except Exception as error:
-        arrays = {"error": np.array(f"{type(error).__name__}: {error}")}
-    np.savez_compressed(job["out"], **arrays)
+run_jobs(read)

@@ -4,13 +4,12 @@ The argument is a JSON file with a list of jobs: the series' folder, the file, n
 arrays go. Masks are written as ``(slices, rows, columns)`` with the SOP instance of each slice.
 """
 
-import json
-import sys
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
+from jobs import run_jobs
 
 
 def read(job):
@@ -29,9 +28,4 @@ def read(job):
     return arrays
 
 
-for job in json.loads(Path(sys.argv[1]).read_text()):
-    try:
-        arrays = read(job)
-    except Exception as error:
-        arrays = {"error": np.array(f"{type(error).__name__}: {error}")}
-    np.savez_compressed(job["out"], **arrays)
+run_jobs(read)

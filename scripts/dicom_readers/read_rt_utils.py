@@ -4,11 +4,8 @@ The argument is a JSON file with a list of jobs: the series' folder, the file, n
 arrays go. Masks are written as ``(slices, rows, columns)`` with the SOP instance of each slice.
 """
 
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
+from jobs import run_jobs
 from rt_utils import RTStructBuilder
 
 
@@ -27,9 +24,4 @@ def read(job):
     return arrays
 
 
-for job in json.loads(Path(sys.argv[1]).read_text()):
-    try:
-        arrays = read(job)
-    except Exception as error:
-        arrays = {"error": np.array(f"{type(error).__name__}: {error}")}
-    np.savez_compressed(job["out"], **arrays)
+run_jobs(read)

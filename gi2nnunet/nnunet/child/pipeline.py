@@ -65,7 +65,7 @@ class Loader(nnUNetDataLoader):  # type: ignore[misc]
     def generate_train_batch(self) -> dict[str, Any]:
         """Return a batch: ``keys``, and ``data`` and ``target`` or else what samples are made of.
 
-        That are lists, in which nnU-Net's augmenter finds what to pin in memory.
+        These are lists, in which nnU-Net's augmenter finds what to pin in memory.
         """
         keys = self.get_indices()
         samples = (self._read_sample(j, key) for j, key in enumerate(keys))

@@ -272,7 +272,7 @@ def paint_organs(
 ) -> NDArray[np.bool_]:  # fmt: skip
     """Return where the gut lies in a slice: each pixel is the organ's that it is deepest in.
 
-    Near a border two organs may share pixels. Bowel covers fat alone; the stomach may press into
+    Near a border two organs may share pixels. Bowel covers only fat; the stomach may press into
     liver and spleen.
 
     Parameters
