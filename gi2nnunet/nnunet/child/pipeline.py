@@ -7,9 +7,8 @@ are computed on the card in a thread and on a stream of their own, beside the ne
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -159,11 +158,9 @@ class DeviceBatches:
         self._recipe = recipe
         self._device = device
         self._notify = notify
-        self._ready: queue.Queue[Any] = queue.Queue(1)
-        self._ended = threading.Event()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1)
+        self._next = self._thread.submit(self._compute)
 
     def __iter__(self) -> DeviceBatches:
         """Return itself."""
@@ -174,45 +171,32 @@ class DeviceBatches:
         if self._thread is None:
             read: dict[str, Any] = next(self._samples)
             return read
-        item = self._ready.get()
-        if isinstance(item, BaseException) and _is_out_of_memory(item):
+        try:
+            batch, computed = self._next.result()  # an error is raised at every later call too
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             self._leave_device()
             return next(self)
-        if isinstance(item, BaseException):
-            raise item
-        batch, computed = item
+        self._next = self._thread.submit(self._compute)
         if computed is not None:
             network = torch.cuda.current_stream(self._device)
             network.wait_event(computed)
             for tensor in _tensors(batch):
                 tensor.record_stream(network)
-        return batch  # type: ignore[no-any-return]
+        return batch
 
     def finish(self) -> None:
         """End the thread and the workers."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        self._next.cancel()
+        wait([self._next], timeout=10)
         if isinstance(self._samples, NonDetMultiThreadedAugmenter):
-            self._samples._finish()
+            self._samples._finish()  # which also ends a thread that still waits for a sample
+        if self._thread is not None:
+            self._thread.shutdown()
 
-    def _work(self) -> None:
-        item: Any
-        while not self._ended.is_set():
-            try:
-                item = self._compute(next(self._samples))
-            except BaseException as error:  # raised again where the batch is asked for
-                item = error
-            while not self._ended.is_set():
-                try:
-                    self._ready.put(item, timeout=_WAIT_SECONDS * 50)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-
-    def _compute(self, read: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _compute(self) -> tuple[dict[str, Any], Any]:
+        read = next(self._samples)
         parts = zip(read["image"], read["labels"], read["draw"], strict=True)
         samples = [Sample(image=image, labels=labels, draw=drawn) for image, labels, drawn in parts]
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
@@ -225,7 +209,7 @@ class DeviceBatches:
     def _leave_device(self) -> None:
         # Here and not in the thread: workers are forked, and only this thread may be running then.
         if self._thread is not None:
-            self._thread.join()
+            self._thread.shutdown()
         self._thread = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
