@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gi2nnunet.scoring.conventions import Metric, ScanChoice, TunedMetric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
-    from gi2nnunet.source.scan import DicomOptions, Scan
+    from gi2nnunet.source.scan import Scan, SourceOptions
     from gi2nnunet.training.doctor import Diagnosis
     from gi2nnunet.training.estimate import Estimate
     from gi2nnunet.training.plan import Plan
@@ -138,8 +138,7 @@ def check(
     """
     from gi2nnunet.source.check.check import check_source
 
-    dicom = make_dicom_options(locals())
-    require_positive(jobs=jobs)
+    options = make_source_options(locals())
     stored = None
     if model:
         from gi2nnunet.prediction.out_of_fold import find_stored_predictions
@@ -147,12 +146,8 @@ def check(
         space = find_workspace(workspace)
         dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
-        dicom = replace(dicom, patients=space.patients)
-    found = check_source(
-        source, allow_missing=allow_missing, source_labels=source_labels,
-        label_map=label_map, orientation=orientation, dicom=dicom, jobs=jobs,
-        progress=progress,
-    )  # fmt: skip
+        options = options.name_patients(space.patients)
+    found = check_source(source, options, progress=progress)
     if stored is None:
         return found
     agreements = stored.measure(
@@ -162,18 +157,23 @@ def check(
     return found.add_disagreements(agreements, predict=stored.predict)
 
 
-def make_dicom_options(given: Mapping[str, Any]) -> DicomOptions:
-    """Return how to open a DICOM source from the arguments of a call by name."""
+def make_source_options(given: Mapping[str, Any]) -> SourceOptions:
+    """Return how to open a source from the arguments of a call by name."""
+    from gi2nnunet.core.workers import count_cores
     from gi2nnunet.formats.structures import parse_names
-    from gi2nnunet.source.scan import DicomOptions
+    from gi2nnunet.source.scan import RECORDED, DicomOptions, SourceOptions
 
-    structures = given.get("structures")
-    return DicomOptions(
-        series=given["series"],
-        structures=Path(structures) if structures else None,
-        roi=parse_names(given.get("roi"), option="--roi"),
-        any_modality=given["any_modality"],
-        show_paths=given["show_paths"],
+    structures, jobs = given.get("structures"), given.get("jobs")
+    return SourceOptions(
+        **{name: given[name] for name in RECORDED if name in given},
+        jobs=count_cores() if jobs is None else jobs,
+        dicom=DicomOptions(
+            series=given["series"],
+            structures=Path(structures) if structures else None,
+            roi=parse_names(given.get("roi"), option="--roi"),
+            any_modality=given["any_modality"],
+            show_paths=given["show_paths"],
+        ),
     )
 
 
@@ -249,8 +249,7 @@ def convert(
     from gi2nnunet.dataset.splits import SplitOptions
 
     command = spell_call(convert, locals())
-    dicom = make_dicom_options(locals())
-    require_positive(jobs=jobs)
+    options = make_source_options(locals())
     space = find_workspace(workspace)
     (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     split = SplitOptions(
@@ -259,9 +258,7 @@ def convert(
     )  # fmt: skip
     return convert_source(
         Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
-        split=split, allow_missing=allow_missing, source_labels=source_labels,
-        label_map=label_map, orientation=orientation, dicom=dicom, on_notice=on_notice,
-        command=command, jobs=jobs, progress=progress,
+        split=split, options=options, command=command, progress=progress, on_notice=on_notice,
     )  # fmt: skip
 
 
@@ -787,12 +784,7 @@ def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evalu
             **pick("preset", "trainer", "dataset_id"),
         ),
         out=Path(out) if out else None,
-        truth=metric is not None,
-        source_labels=given.get("source_labels"),
-        label_map=given.get("label_map"),
-        orientation=given["orientation"],
-        allow_missing=given["allow_missing"],
-        dicom=make_dicom_options(given),
+        options=replace(make_source_options(given), truth=metric is not None),
         workspace=engine.workspace,
     )
     return evaluate(
@@ -909,8 +901,9 @@ def open_scans(images: FilePath | None) -> Mapping[str, Scan]:
     if images is None:
         return {}
     from gi2nnunet.source.open import open_source
+    from gi2nnunet.source.scan import SourceOptions
 
-    return open_source(images, truth=False, allow_missing=True).scans
+    return open_source(images, SourceOptions(truth=False, allow_missing=True)).scans
 
 
 def write_report(

@@ -54,12 +54,13 @@ def run_convert(source: Path, out: Path, jobs: int) -> int:
     from gi2nnunet.dataset.convert import convert
     from gi2nnunet.dataset.splits import SplitOptions
     from gi2nnunet.dataset.workspace import open_workspace
+    from gi2nnunet.source.scan import SourceOptions
 
     dataset = convert(
         source,
         workspace=open_workspace(out, environ={}),
         split=SplitOptions(keep_known_bad=True),
-        jobs=jobs,
+        options=SourceOptions(jobs=jobs),
     )
     return sum(scan.depth for scan in dataset.scans)
 

@@ -56,7 +56,7 @@ def clean_scans(clean_phantom):
     """What its scans measure."""
     from gi2nnunet.source.check.check import check_source
 
-    return check_source(clean_phantom, jobs=2).scans
+    return check_source(clean_phantom).scans
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
+from gi2nnunet.source.scan import SourceOptions
 from tests.dicom_factory import SeriesPlan, write_series
 from tests.test_engine import SHORT, run
 
@@ -66,7 +67,7 @@ INVALID = "193102XY"
 
 def write_archive(folder: Path, source: Path) -> None:
     """Write the scans of a source as DICOM series with their truth; one patient is identified."""
-    opened = open_source(source, source_labels="regions")
+    opened = open_source(source, SourceOptions(source_labels="regions"))
     for number, scan in enumerate(opened.scans.values()):
         loaded = scan.read()
         plan = SeriesPlan(
@@ -147,7 +148,7 @@ def test_the_whole_way_leaves_nothing_of_the_patient(tmp_path: Path) -> None:
 
     # The same scan as NIfTI gives the same voxels.
     series = read_series(patient)
-    (scan,) = open_source(patient, truth=False).scans.values()
+    (scan,) = open_source(patient, SourceOptions(truth=False)).scans.values()
     affine = np.diag([-1.0, -1, 1, 1]) @ series.affine
     pixels = scan.read().image[::-1]
     nibabel.save(nibabel.Nifti1Image(pixels, affine), here / "scan_day1.nii.gz")

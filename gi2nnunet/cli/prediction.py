@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -281,12 +281,7 @@ def _predict(
         asked["source"],
         models=models.choose(how.dataset_id),
         out=asked["out"],
-        truth=metric is not None,
-        source_labels=asked.get("source_labels"),
-        label_map=asked.get("label_map"),
-        orientation=asked["orientation"],
-        allow_missing=asked["allow_missing"],
-        dicom=api.make_dicom_options(asked),
+        options=replace(api.make_source_options(asked), truth=metric is not None),
         workspace=engine.workspace,
     )
     if asked["on"] == "slurm":

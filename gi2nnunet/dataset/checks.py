@@ -26,6 +26,7 @@ from gi2nnunet.source.dataset import MANIFEST, DatasetScan, FileEntry, Fold, lis
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.prints import find_twins
+from gi2nnunet.source.scan import RECORDED, SourceOptions
 
 CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -111,19 +112,14 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
 def _check_source(dataset: Dataset) -> list[Finding]:
     """Find files of the source, if it is still there, that changed after the conversion."""
     path = Path(dataset.manifest["source"]["path"])
-    options = dataset.manifest["options"]
+    options: Mapping[str, Any] = dataset.manifest["options"]
     if not path.is_absolute() or find_kind(path) is None:
         return []
     remedy = "Compare it, and convert again if it differs, with: gi2nnunet convert SOURCE"
     expected = "the files that the dataset was made of"
     try:
-        source = open_source(
-            path,
-            allow_missing=options.get("allow_missing", False),
-            source_labels=options.get("source_labels"),
-            label_map=options.get("label_map"),
-            orientation=options.get("orientation", "affine"),
-        )
+        given = {name: options[name] for name in RECORDED if name in options}
+        source = open_source(path, SourceOptions(**given))
         former, now = dataset.manifest["recipe"]["source"], source.fingerprint()
         stamps = {s: scan.take_stamp() for s, scan in source.scans.items()}
     except InputError as error:

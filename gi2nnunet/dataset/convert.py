@@ -33,7 +33,7 @@ from gi2nnunet.core.errors import (
 )
 from gi2nnunet.core.files import PART_SUFFIX, check_room, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold_dataset
-from gi2nnunet.core.workers import Notice, Progress, count_cores, ignore
+from gi2nnunet.core.workers import Notice, Progress, ignore
 from gi2nnunet.dataset.destination import Target, inspect_target
 from gi2nnunet.dataset.manifest import (
     SAMPLE,
@@ -60,7 +60,6 @@ from gi2nnunet.formats.ids import (
     KNOWN_BAD_SCANS,
     LABEL_SCHEMES,
     LabelScheme,
-    Orientation,
     patient_of,
 )
 from gi2nnunet.formats.labels import nnunet_labels, to_exclusive, warn_of_absence
@@ -80,7 +79,7 @@ from gi2nnunet.source.dataset import (
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.prints import find_twins, pack_prints, take_prints, unpack_prints
-from gi2nnunet.source.scan import DicomOptions, LoadedScan, Rows, Source
+from gi2nnunet.source.scan import RECORDED, LoadedScan, Rows, Source, SourceOptions
 
 
 class ScanRecord(ScanEntry):
@@ -103,13 +102,8 @@ def convert(
     name: str = "UWGI",
     labels: LabelScheme = "regions",
     split: SplitOptions | None = None,
-    allow_missing: bool = False,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    dicom: DicomOptions | None = None,
+    options: SourceOptions | None = None,
     command: str = "",
-    jobs: int | None = None,
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> Dataset:
@@ -126,21 +120,11 @@ def convert(
         nnU-Net's number (1 to 999) and name of the dataset.
     labels
         ``"regions"`` (bit-coded, overlaps kept) or ``"exclusive"``.
-    allow_missing
-        Skip rows without an image and images without rows.
-    source_labels
-        How a NIfTI source's labels are coded, if neither its dataset.json nor its values show it.
-    label_map
-        The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
-    orientation
-        Axes of NIfTI volumes, as in :func:`~gi2nnunet.source.open.open_source`.
-    dicom
-        How to open a DICOM source; its patients get ids from the workspace's table.
+    options
+        How to open the source, and how many scans to convert at the same time, on which the output
+        does not depend. The patients of a DICOM source get ids from the workspace's table.
     command
         The command line to record.
-    jobs
-        Scans converted at the same time; ``None`` for one per core. The output does not depend
-        on it.
     progress
         Called with ``(done, total, what)``.
     on_notice
@@ -169,20 +153,16 @@ def convert(
             f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "
             "letters, digits, _ and -."
         )
-    if labels not in LABEL_SCHEMES or (jobs is not None and jobs < 1):
-        raise ValueError(f"labels {labels!r}, jobs {jobs}")
-    workers = jobs or count_cores()
-    opened = open_source(
-        source, allow_missing=allow_missing, source_labels=source_labels, label_map=label_map,
-        orientation=orientation, workers=workers,
-        dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
-    )  # fmt: skip
+    if labels not in LABEL_SCHEMES:
+        raise ValueError(f"labels {labels!r}")
+    options = (options or SourceOptions()).name_patients(workspace.patients)
+    opened, workers = open_source(source, options), options.jobs
     for note in opened.label_notes:
         (on_notice or ignore)(note)
     split = split or SplitOptions()
     suspects: Mapping[str, str] = {}
     if split.leave_out_suspects is not None:
-        found = check_opened(opened, jobs=workers, progress=progress)
+        found = check_opened(opened, workers=workers, progress=progress)
         suspects = found.list_suspect_scans(split.leave_out_suspects)
     plan = _plan_parts(opened, split, suspects)
     recipe: dict[str, Any] = {
@@ -216,14 +196,9 @@ def convert(
             elif not keep:
                 target.discard()
             raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
-        options = {
-            "dataset_id": dataset_id, "name": name, "labels": labels, **vars(split),
-            "allow_missing": allow_missing, "source_labels": source_labels, "label_map": label_map,
-            "orientation": orientation,
-        }  # fmt: skip
-        _write_tables(
-            target, opened, plan, records, recipe=recipe, options=options, command=command
-        )
+        asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **vars(split)}
+        asked |= {name: getattr(options, name) for name in RECORDED}
+        _write_tables(target, opened, plan, records, recipe=recipe, asked=asked, command=command)
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
         dataset = open_dataset(target.folder)
         return replace(dataset, warnings=(*dataset.warnings, *warnings))
@@ -354,7 +329,7 @@ def _write_tables(
     records: Mapping[str, ScanRecord],
     *,
     recipe: Mapping[str, Any],
-    options: Mapping[str, Any],
+    asked: Mapping[str, Any],
     command: str,
 ) -> None:
     """Write everything but the volumes, the manifest last."""
@@ -364,7 +339,7 @@ def _write_tables(
         contents[SAMPLE] = format_rows(opened.sample.list_rows(), "predicted")
     if plan.splits:
         contents[SPLITS] = _format_json(plan.splits)
-    contents[DATASET_JSON] = _format_json(_describe(target, plan, options["labels"]))
+    contents[DATASET_JSON] = _format_json(_describe(target, plan, asked["labels"]))
     for folder in ("imagesTr", "labelsTr"):  # nnU-Net expects both, even empty
         (target.hidden / folder).mkdir(parents=True, exist_ok=True)
     files = {}
@@ -380,7 +355,7 @@ def _write_tables(
         )
     manifest = {
         "format": FORMAT,
-        "dataset_id": options["dataset_id"],
+        "dataset_id": asked["dataset_id"],
         "name": target.folder.name,
         "made_by": {"python": platform.python_version(), **_versions()},
         "source": {
@@ -389,7 +364,7 @@ def _write_tables(
             "labels": list(opened.label_notes),
         },
         "command": command,
-        "options": dict(options),
+        "options": dict(asked),
         "recipe": dict(recipe),
         "left_out": dict(plan.left_out),
         "held_out_patients": list(plan.held_out_patients),

@@ -13,6 +13,7 @@ from gi2nnunet.formats.labels import ALL_BITS
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row, read_mask_table
 from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import SourceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,13 @@ def encode_labels(
             f"--labels: found {scheme!r}; expected auto, {' or '.join(LABEL_SCHEMES)}."
         )
     check_place(out)
-    source = open_source(
-        labels,
+    options = SourceOptions(
         labels_only=True,
         source_labels=None if scheme == "auto" else scheme,
         label_map=label_map,
         orientation=orientation,
     )
+    source = open_source(labels, options)
     rows: list[Row] = []
     problems: list[Problem] = []
     for scan in source.scans.values():

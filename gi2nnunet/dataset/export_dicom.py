@@ -21,7 +21,7 @@ from gi2nnunet.formats.structures import choose_names, find_organ
 from gi2nnunet.formats.volumes import read_volume_at
 from gi2nnunet.source.dicom import DicomScan, write_on_series
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import DicomOptions
+from gi2nnunet.source.scan import DicomOptions, SourceOptions
 
 _TOLERANCE_MM = 0.01
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -73,7 +73,7 @@ def export_dicom(
     """
     choose_names(names)
     how = replace(dicom or DicomOptions(), uneven=True)
-    opened = open_source(series, truth=False, dicom=how)
+    opened = open_source(series, SourceOptions(truth=False, dicom=how))
     scans = [scan for scan in opened.scans.values() if isinstance(scan, DicomScan)]
     if len(scans) != 1 or len(scans) != len(opened.scans):
         raise InputError(

@@ -25,7 +25,7 @@ from gi2nnunet.dataset.manifest import (
     require_unaltered,
 )
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
+from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.tables import MaskTable, read_mask_table, take_rows
 from gi2nnunet.nnunet.models import (
     Ensemble,
@@ -46,7 +46,7 @@ from gi2nnunet.source.prints import (
     take_mirrored_prints,
     unpack_prints,
 )
-from gi2nnunet.source.scan import DicomOptions, Scan
+from gi2nnunet.source.scan import Scan, SourceOptions
 
 KEPT = ".predicting"
 
@@ -121,12 +121,7 @@ def choose_work(
     models: ModelChoice,
     workspace: Workspace,
     out: Path | None = None,
-    truth: bool = True,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    allow_missing: bool = False,
-    dicom: DicomOptions | None = None,
+    options: SourceOptions | None = None,
 ) -> Work:
     """Choose scans, models, and the folder for the results; by default one in the workspace.
 
@@ -142,17 +137,8 @@ def choose_work(
         dataset = dataset or read_dataset(workspace.raw, dataset_id=models.dataset_id)
         selection = select_own_scans(dataset, ensemble)
     else:
-        selection = select_source(
-            source,
-            dataset=dataset,
-            ensemble=ensemble,
-            truth=truth,
-            source_labels=source_labels,
-            label_map=label_map,
-            orientation=orientation,
-            allow_missing=allow_missing,
-            dicom=replace(dicom or DicomOptions(), patients=workspace.patients),
-        )
+        options = (options or SourceOptions()).name_patients(workspace.patients)
+        selection = select_source(source, options, dataset=dataset, ensemble=ensemble)
     place = out or workspace.predictions / selection.name / ensemble.name
     return Work(selection=selection, ensemble=ensemble, out=place)
 
@@ -262,32 +248,19 @@ def _of_dataset(
 
 def select_source(
     path: Path,
+    options: SourceOptions | None = None,
     *,
     dataset: Dataset | None,
     ensemble: Ensemble,
-    truth: bool = True,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    allow_missing: bool = False,
-    dicom: DicomOptions | None = None,
 ) -> Selection:
     """Take the scans of a source, and their truth if all have some and it is asked for.
 
     Of the competition, these are the scans of ``test/``, or those of ``train/`` if it has none.
     """
-    source = open_source(
-        path,
-        scope="predicted",
-        truth=truth,
-        source_labels=source_labels,
-        label_map=label_map,
-        orientation=orientation,
-        allow_missing=allow_missing,
-        dicom=dicom,
-    )
+    options = replace(options or SourceOptions(), scope="predicted")
+    source = open_source(path, options)
     warnings = list(source.warnings)
-    labelled = [scan for scan in source.scans.values() if scan.labelled and truth]
+    labelled = [scan for scan in source.scans.values() if scan.labelled and options.truth]
     if 0 < len(labelled) < len(source.scans):
         warnings.append(
             f"{source.path}: {len(labelled)} of {len(source.scans)} scans have labels, so nothing "

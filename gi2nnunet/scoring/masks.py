@@ -39,8 +39,9 @@ def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
     if table == given or table.is_file():
         return read_truth(table) if truth else read_mask_table(table, any_scan=True)
     from gi2nnunet.source.open import open_source  # takes as long as a small score
+    from gi2nnunet.source.scan import SourceOptions
 
-    source = open_source(given, labels_only=True)
+    source = open_source(given, SourceOptions(labels_only=True))
     if source.coding_is_from.startswith("by their values"):
         raise InputError(
             f"{given}: found label volumes, but not how they are coded; expected dataset.json or "

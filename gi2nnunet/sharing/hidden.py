@@ -21,7 +21,7 @@ from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.predict import PredictedScan, predict_scans
 from gi2nnunet.sharing.exchange import import_model
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import Scan, Source
+from gi2nnunet.source.scan import Scan, Source, SourceOptions
 
 RESERVE = 0.02  # of the budget, kept for the last write and for ending
 FIRST_SCANS = 3
@@ -124,7 +124,7 @@ def predict_hidden(
         If ``out`` cannot be written.
     """
     deadline = time.monotonic() + hours * 3600 * (1 - RESERVE)
-    found = open_source(source, scope="hidden")
+    found = open_source(source, SourceOptions(scope="hidden"))
     written = _Submission(out, found)
     notes = written.write()
     outcome, tuned = None, None

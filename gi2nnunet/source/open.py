@@ -12,31 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.workers import count_cores
-from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.source.competition import CompetitionSource
 from gi2nnunet.source.dataset import DatasetSource
 from gi2nnunet.source.dicom import DicomSource
 from gi2nnunet.source.nifti import NiftiSource
-from gi2nnunet.source.scan import DicomOptions, Scan, Scope, Source, SourceOptions
+from gi2nnunet.source.scan import DicomOptions, Scan, Source, SourceOptions
 
 SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, DicomSource, CompetitionSource)
 """Tried in this order; the last one says what was expected if no kind fits."""
 
 
-def open_source(
-    path: Path | str,
-    *,
-    scope: Scope = "all",
-    truth: bool = True,
-    labels_only: bool = False,
-    allow_missing: bool = False,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    workers: int | None = None,
-    dicom: DicomOptions | None = None,
-) -> Source:
+def open_source(path: Path | str, options: SourceOptions | None = None) -> Source:
     """Open what a user gave: the competition's folder or zip, NIfTI, DICOM, a converted dataset.
 
     Names, tables and headers are read, but no image.
@@ -45,46 +31,13 @@ def open_source(
     ----------
     path
         A folder, a zip, a NIfTI file or a multi-frame DICOM file.
-    scope
-        Which scans: ``"all"``; those to be ``"predicted"`` (of the competition ``test/`` if it has
-        scans, else ``train/``; of other kinds all); or those of the competition's ``"hidden"`` test
-        set, where a scan that cannot be used is set apart with a warning.
-    truth
-        Whether to look for label volumes.
-    labels_only
-        Open label volumes without their images: those in a folder of labels if there are any,
-        else every volume.
-    allow_missing
-        Pass over rows without an image and images without a row (an image without rows then
-        counts as empty), with a warning, instead of refusing the source.
-    source_labels
-        How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
-    label_map
-        The same for labels of any values: ``stomach=1,small_bowel=2,large_bowel=3``.
-    orientation
-        Axes of NIfTI volumes: by their ``affine``, or ``as-stored``, which is columns, rows and
-        slices in their order.
-    workers
-        Label volumes read at once, and in memory; by default one a core.
-    dicom
-        How to open a DICOM source.
 
     Raises
     ------
     InputError
         If it is not a source, or does not fit together; all that is wrong is listed.
     """
-    options = SourceOptions(
-        scope=scope,
-        truth=truth,
-        labels_only=labels_only,
-        allow_missing=allow_missing,
-        source_labels=source_labels,
-        label_map=label_map,
-        orientation=orientation,
-        workers=workers or count_cores(),
-        dicom=dicom or DicomOptions(),
-    )
+    options = options or SourceOptions()
     for kind in SOURCES:
         source = kind.open(Path(path), options)
         if source is not None:

@@ -10,14 +10,15 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, raise_problems, require_positive
+from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.coding import LabelCoding
 from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
 from gi2nnunet.formats.labels import LabelMap
@@ -330,9 +331,38 @@ class DicomOptions:
     patients: Path | None = None
 
 
+RECORDED = ("allow_missing", "source_labels", "label_map", "orientation")
+"""The options that the manifest of a converted source records."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to open a source: the options of :func:`~gi2nnunet.source.open.open_source`."""
+    """How to open a source.
+
+    Attributes
+    ----------
+    scope
+        Which scans: ``"all"``; those to be ``"predicted"`` (of the competition ``test/`` if it has
+        scans, else ``train/``; of other kinds all); or those of the competition's ``"hidden"`` test
+        set, where a scan that cannot be used is set apart with a warning.
+    truth
+        Whether to look for label volumes.
+    labels_only
+        Open label volumes without their images: those in a folder of labels if there are any,
+        else every volume.
+    allow_missing
+        Pass over rows without an image and images without a row (an image without rows then
+        counts as empty), with a warning, instead of refusing the source.
+    source_labels
+        How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
+    label_map
+        The same for labels of any values: ``stomach=1,small_bowel=2,large_bowel=3``.
+    orientation
+        Axes of NIfTI volumes: by their ``affine``, or ``as-stored``, which is columns, rows and
+        slices in their order.
+    jobs
+        Scans or label volumes read at once, and in memory; by default one a core.
+    """
 
     scope: Scope = "all"
     truth: bool = True
@@ -341,8 +371,15 @@ class SourceOptions:
     source_labels: LabelScheme | None = None
     label_map: str | None = None
     orientation: Orientation = "affine"
-    workers: int = 1
+    jobs: int = field(default_factory=count_cores)
     dicom: DicomOptions = DicomOptions()
+
+    def __post_init__(self) -> None:
+        require_positive(jobs=self.jobs)
+
+    def name_patients(self, file: Path) -> Self:
+        """Return these options with the file that keeps the made-up ids of patients."""
+        return replace(self, dicom=replace(self.dicom, patients=file))
 
 
 @dataclass(frozen=True, kw_only=True)

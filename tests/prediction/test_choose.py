@@ -23,6 +23,7 @@ from gi2nnunet.prediction.choose import (
 )
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.prints import take_prints
+from gi2nnunet.source.scan import SourceOptions
 from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
@@ -270,8 +271,10 @@ def test_a_copy_of_a_training_scan_under_another_name_is_in_sample(tmp_path, nam
             for path in source.rglob("*.nii.gz"):
                 path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
                 path.unlink()
-    options = {"source_labels": "regions"} if "nii" in name or name in ("float", "mirrored") else {}
-    assert select_source(source, dataset=dataset, ensemble=ALL, **options).standing == "in-sample"
+    coded = "nii" in name or name in ("float", "mirrored")
+    options = SourceOptions(source_labels="regions" if coded else None)
+    chosen = select_source(source, options, dataset=dataset, ensemble=ALL)
+    assert chosen.standing == "in-sample"
     other = dataclasses.replace(make_scan("case9_day9", seed=3), masks=copy.masks)
     if copy.masks.shape[1:] == other.image.shape:
         write_source(tmp_path / "other", dataclasses.replace(made, train=(other,)))
@@ -282,7 +285,9 @@ def test_a_copy_of_a_training_scan_under_another_name_is_in_sample(tmp_path, nam
 def test_names_that_do_not_name_the_patient_are_not_held_out(tmp_path):
     dataset = make_dataset(tmp_path)
     source = write_volumes(tmp_path / "given", [make_scan("scan A", seed=3)])
-    chosen = select_source(source, dataset=dataset, ensemble=ALL, source_labels="regions")
+    chosen = select_source(
+        source, SourceOptions(source_labels="regions"), dataset=dataset, ensemble=ALL
+    )
     assert chosen.standing == JUDGED_BY_NAME
 
 
@@ -381,11 +386,11 @@ def test_a_source_with_test_gives_its_test_scans_and_the_filled_sample(tmp_path)
 
 def test_truth_is_left_alone_where_it_is_not_asked_for(tmp_path):
     source = write_source(tmp_path / "given")
-    chosen = select_source(source, dataset=None, ensemble=ALL, truth=False)
+    chosen = select_source(source, SourceOptions(truth=False), dataset=None, ensemble=ALL)
     assert len(chosen.scans) == 4
     assert chosen.truth is None
     volumes = write_volumes(tmp_path / "volumes", [make_scan("case1_day1")])
-    chosen = select_source(volumes, dataset=None, ensemble=ALL, truth=False)
+    chosen = select_source(volumes, SourceOptions(truth=False), dataset=None, ensemble=ALL)
     assert len(chosen.scans) == 1
     assert chosen.truth is None
 
@@ -410,7 +415,7 @@ def test_mismatches_are_passed_over_on_request_with_a_warning(tmp_path):
     next(source.glob("train/case2/case2_day1/scans/slice_0005*")).unlink()
     with pytest.raises(InputError, match="rows without an image"):
         select_source(source, dataset=None, ensemble=ALL)
-    chosen = select_source(source, dataset=None, ensemble=ALL, allow_missing=True)
+    chosen = select_source(source, SourceOptions(allow_missing=True), dataset=None, ensemble=ALL)
     assert len(chosen.warnings) == 1
     assert next(s for s in chosen.scans if s.scan_id == "case2_day1").numbers == (1, 2, 3, 4)
 
@@ -435,7 +440,9 @@ TWO = [make_scan("case1_day1"), make_scan("case12_day0", shape=(4, 14, 13))]
 
 def test_a_folder_of_labelled_volumes_has_truth(tmp_path):
     folder = write_volumes(tmp_path / "given", TWO)
-    chosen = select_source(folder, dataset=None, ensemble=ALL, source_labels="regions")
+    chosen = select_source(
+        folder, SourceOptions(source_labels="regions"), dataset=None, ensemble=ALL
+    )
     assert ids(chosen) == ["case1_day1", "case12_day0"]
     assert rows_of(chosen.truth) == true_rows(TWO)
     assert [scan.numbers for scan in chosen.scans] == [(1, 2, 3, 4, 5), (1, 2, 3, 4)]
@@ -454,7 +461,9 @@ def test_a_folder_without_labels_has_no_truth(tmp_path):
 def test_a_folder_with_some_labels_says_that_nothing_is_scored(tmp_path):
     folder = write_volumes(tmp_path / "given", TWO)
     (folder / "labels" / "case12_day0.nii.gz").unlink()
-    chosen = select_source(folder, dataset=None, ensemble=ALL, source_labels="regions")
+    chosen = select_source(
+        folder, SourceOptions(source_labels="regions"), dataset=None, ensemble=ALL
+    )
     assert len(chosen.scans) == 2
     assert chosen.truth is None
     assert "1 of 2 scans have labels" in chosen.warnings[0]
@@ -465,7 +474,9 @@ def test_labels_are_never_guessed(tmp_path):
     folder = write_volumes(tmp_path / "given", TWO, code=to_exclusive)
     with pytest.raises(InputError, match=r"found the label 3 and none above.*--source-labels"):
         select_source(folder, dataset=None, ensemble=ALL)
-    exclusive = select_source(folder, dataset=None, ensemble=ALL, source_labels="exclusive")
+    exclusive = select_source(
+        folder, SourceOptions(source_labels="exclusive"), dataset=None, ensemble=ALL
+    )
     painted = [
         dataclasses.replace(
             scan, masks=np.stack([to_exclusive(scan.bits) == organ for organ in (1, 2, 3)])
@@ -475,7 +486,7 @@ def test_labels_are_never_guessed(tmp_path):
     assert rows_of(exclusive.truth) == true_rows(painted)
     bits = write_volumes(tmp_path / "bits", TWO)
     with pytest.raises(InputError, match=r"expected those of exclusive"):
-        select_source(bits, dataset=None, ensemble=ALL, source_labels="exclusive")
+        select_source(bits, SourceOptions(source_labels="exclusive"), dataset=None, ensemble=ALL)
     # 4 and above say it themselves.
     assert rows_of(select_source(bits, dataset=None, ensemble=ALL).truth) == true_rows(TWO)
 

@@ -26,6 +26,7 @@ from gi2nnunet.nnunet.models import ModelChoice
 from gi2nnunet.prediction.choose import choose_work
 from gi2nnunet.prediction.evaluate import evaluate
 from gi2nnunet.source.open import scan_from_json
+from gi2nnunet.source.scan import SourceOptions
 from tests.dicom_factory import AXIAL, FEET_FIRST, SAGITTAL, SeriesPlan, write_series
 from tests.engines import compute
 from tests.model_factory import write_model
@@ -51,8 +52,9 @@ def predict(tmp_path, monkeypatch):
     write_model(workspace.results)
 
     def run(source, name, **options):
+        opening = SourceOptions(truth=False)
         work = choose_work(
-            source, models=ModelChoice(), workspace=workspace, out=tmp_path / name, truth=False
+            source, models=ModelChoice(), workspace=workspace, out=tmp_path / name, options=opening
         )
         return evaluate(work, **compute(workspace), options=PredictionOptions(**options))
 

@@ -20,8 +20,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a source with a fault of every kind."""
     folder = tmp_path_factory.mktemp("faults")
     clean = write_clean(folder / "clean")
-    faults = plant_faults(clean, check_source(clean, jobs=2).scans, folder / "source")
-    found = check_source(faults.source, jobs=2)
+    faults = plant_faults(clean, check_source(clean).scans, folder / "source")
+    found = check_source(faults.source)
     assert found.suspects
     return write_check_page(found, folder / "check.html", jobs=2).path
 

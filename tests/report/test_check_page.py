@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def found(faults: Faults) -> SourceReport:
-    return check_source(faults.source, jobs=2)
+    return check_source(faults.source)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_the_same_source_gives_the_same_bytes(
     found: SourceReport, written: Path, faults: Faults, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.html"
-    write_check_page(check_source(faults.source, jobs=1), again, jobs=1)
+    write_check_page(check_source(faults.source), again, jobs=1)
     assert again.read_bytes() == written.read_bytes()
 
 

@@ -20,7 +20,7 @@ from tests.faulty_source import Faults
 
 @pytest.fixture(scope="module")
 def found(faults: Faults) -> SourceReport:
-    return check_source(faults.source, jobs=2)
+    return check_source(faults.source)
 
 
 def card_of(cards: tuple[Card, ...], scan_id: str) -> Card:

@@ -15,6 +15,7 @@ from gi2nnunet.prediction.predict import PredictedScan
 from gi2nnunet.sharing import hidden
 from gi2nnunet.sharing.hidden import predict_hidden
 from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import SourceOptions
 from tests.engines import make_engine
 
 
@@ -30,7 +31,7 @@ def test_a_scan_with_a_gap_is_set_apart_and_keeps_its_rows(tmp_path: Path) -> No
     put(tmp_path, "case2_day0", (1, 3))
     (tmp_path / "test" / "notes.png").write_bytes(b"")
     (tmp_path / "train.csv").write_text("not read")
-    found = open_source(tmp_path, scope="hidden")
+    found = open_source(tmp_path, SourceOptions(scope="hidden"))
     assert {name: scan.numbers for name, scan in found.scans.items()} == {"case1_day0": (1, 2)}
     assert found.unreadable == {"case2_day0": (1, 3)}
     assert len(found.warnings) == 2
@@ -101,4 +102,4 @@ def test_a_tuning_chosen_with_mirroring_is_doubted_without(
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a source"):
-        open_source(tmp_path, scope="hidden")
+        open_source(tmp_path, SourceOptions(scope="hidden"))

@@ -9,6 +9,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import SourceOptions
 from tests.source_factory import (
     MadeSource,
     make_scan,
@@ -101,7 +102,7 @@ def test_sources_read_bytes_sizes_and_travel_to_other_processes(tmp_path):
 
 def refuse(path, *parts, allow_missing=False):
     with pytest.raises(InputError) as error:
-        open_source(path, allow_missing=allow_missing)
+        open_source(path, SourceOptions(allow_missing=allow_missing))
     assert error.value.exit_code == 3
     for part in parts:
         assert part in str(error.value)
@@ -182,7 +183,7 @@ def test_rows_and_images_that_do_not_match_are_told_together(tmp_path):
         "--allow-missing",
     )
     assert len(message.splitlines()) == 6
-    index = open_source(path, allow_missing=True)
+    index = open_source(path, SourceOptions(allow_missing=True))
     assert list(index.scans_in("train")) == [scan.scan_id for scan in made.train]
     assert index.scans["case2_day1"].rows[1] == ("", "", "")
     assert index.scans["case2_day1"].rows[2][2] == ""

@@ -34,7 +34,7 @@ from gi2nnunet.formats.rtstruct import write_rtstruct
 from gi2nnunet.formats.seg import write_seg
 from gi2nnunet.formats.volumes import read_volume, to_slice_order
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import DicomOptions
+from gi2nnunet.source.scan import DicomOptions, SourceOptions
 from tests.dicom_factory import (
     AXIAL,
     CORONAL,
@@ -51,9 +51,9 @@ IDS = ("patient-0001_day0",)
 
 
 def open_dicom(path, *, scope="all", truth=True, allow_missing=False, **options):
-    return open_source(
-        path, scope=scope, truth=truth, allow_missing=allow_missing, dicom=DicomOptions(**options)
-    )
+    dicom = DicomOptions(**options)
+    opening = SourceOptions(scope=scope, truth=truth, allow_missing=allow_missing, dicom=dicom)
+    return open_source(path, opening)
 
 
 def only_scan(path, **options):

@@ -13,6 +13,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.encode import encode_labels
 from gi2nnunet.formats.volumes import read_volume, write_volume
 from gi2nnunet.source.open import open_source, scan_from_json
+from gi2nnunet.source.scan import SourceOptions
 from tests.command_line import run_in_process
 from tests.source_factory import ORGANS, make_scan
 
@@ -128,7 +129,7 @@ def test_a_dataset_json_that_names_no_organ_or_one_twice_is_refused(tmp_path):
         (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
         with pytest.raises(InputError, match=f"(?s)dataset.json: found.*--label-map {OPTION}"):
             open_source(folder)
-        opened = open_source(folder, label_map=OPTION)  # the remedy
+        opened = open_source(folder, SourceOptions(label_map=OPTION))  # the remedy
         assert len(opened.scans) == 1
 
 
@@ -136,7 +137,7 @@ def test_a_dataset_json_that_names_no_organ_or_one_twice_is_refused(tmp_path):
 def test_a_dataset_json_that_contradicts_the_label_map_is_warned_of(tmp_path, run, declared):
     folder = write_scans(tmp_path / "in", ["case1_day0"])
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **declared}}))
-    warnings = open_source(folder, label_map=OPTION).warnings
+    warnings = open_source(folder, SourceOptions(label_map=OPTION)).warnings
     told = run("encode", folder / "labels", "--out", "out.csv", "--label-map", OPTION)
     assert told[0] == 0
     shown = " ".join(told[2].split())
@@ -173,7 +174,8 @@ def test_four_digits_are_a_channel_only_in_nnunets_form(tmp_path, names, ids):
     assert list(open_source(folder).scans) == ids
     for name, scan_id in zip(names, ids, strict=True):
         assert list(open_source(folder / f"{name}.nii.gz").scans) == [scan_id]
-    assert list(open_source(folder, labels_only=True).scans) == names  # labels have no channel
+    labels = open_source(folder, SourceOptions(labels_only=True))
+    assert list(labels.scans) == names  # labels have no channel
 
 
 @pytest.mark.parametrize("layout", FOLDERS)
@@ -182,11 +184,11 @@ def test_labels_say_whether_images_have_channels(tmp_path, layout):
     bare = write_scans(tmp_path / "bare", names, layout=layout)
     suffixed = write_scans(tmp_path / "suffixed", names, layout=layout, suffix="_0000")
     for folder in (bare, suffixed):
-        opened = open_source(folder, label_map=OPTION)
+        opened = open_source(folder, SourceOptions(label_map=OPTION))
         assert list(opened.scans) == names
         assert all(scan.labelled for scan in opened.scans.values())
     (alone := write_scans(tmp_path / "one", ["img_0000"], layout=layout))
-    assert list(open_source(alone, label_map=OPTION).scans) == ["img_0000"]
+    assert list(open_source(alone, SourceOptions(label_map=OPTION)).scans) == ["img_0000"]
 
 
 def test_several_channels_are_refused(tmp_path):
@@ -196,7 +198,7 @@ def test_several_channels_are_refused(tmp_path):
     labelled = write_scans(tmp_path / "l", ["a"], suffix="_0000")
     write_images(labelled / "images", ["a_0001"])
     with pytest.raises(InputError, match="channel 0001"):
-        open_source(labelled, label_map=OPTION)
+        open_source(labelled, SourceOptions(label_map=OPTION))
 
 
 def test_ids_with_four_digits_survive_convert_and_encode(tmp_path, run):
@@ -380,7 +382,7 @@ def test_affines_that_say_nothing_of_the_patient_are_warned_of(tmp_path, name):
     write_stored(tmp_path / "case1_day0.nii.gz", make_scan("case1_day0").bits, affine)
     (told, *_) = open_source(tmp_path).warnings or ("",)
     assert ("case1_day0" in told and "--orientation as-stored" in told) == (name in MADE_UP)
-    assert open_source(tmp_path, orientation="as-stored").warnings == ()
+    assert open_source(tmp_path, SourceOptions(orientation="as-stored")).warnings == ()
 
 
 @pytest.mark.parametrize("name", [*MADE_UP, *IN_PLACE, "no form"])
@@ -392,7 +394,7 @@ def test_as_stored_takes_columns_rows_slices_whatever_the_affine(tmp_path, name)
     if name == "no form":
         with pytest.raises(InputError, match="--orientation as-stored"):
             open_source(tmp_path)
-    opened = open_source(tmp_path, orientation="as-stored").scans["case1_day0"]
+    opened = open_source(tmp_path, SourceOptions(orientation="as-stored")).scans["case1_day0"]
     assert np.array_equal(opened.read().image, scan.bits)
     if affine is not None:
         sizes = np.linalg.norm(affine[:3, :3], axis=0)

@@ -266,7 +266,7 @@ def test_an_opened_source_tells_its_scans_and_reads_no_image(
 
     monkeypatch.setattr(nifti, "read_volume", refuse)
     monkeypatch.setattr(competition.imagecodecs, "png_decode", refuse)
-    source = open_source(given.path, truth=False)
+    source = open_source(given.path, SourceOptions(truth=False))
     assert isinstance(source, Source)
     assert list(source.scans) == [scan.scan_id for scan in given.scans]
     for scan in given.scans:
@@ -285,7 +285,7 @@ def test_an_opened_source_tells_its_scans_and_reads_no_image(
 
 
 def test_a_scan_is_loaded_with_its_truth(given: Given) -> None:
-    source = open_source(given.path, source_labels="regions")
+    source = open_source(given.path, SourceOptions(source_labels="regions"))
     for scan in given.scans:
         found = source.scans[scan.scan_id]
         assert found.labelled == given.labelled
@@ -313,7 +313,7 @@ def test_a_scan_goes_to_another_process_as_json_without_its_truth(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(given.path.parent)
-    source = open_source(given.path.name, source_labels="regions")
+    source = open_source(given.path.name, SourceOptions(source_labels="regions"))
     taken = {scan_id: scan.without_truth() for scan_id, scan in source.scans.items()}
     written_down = {scan_id: json.dumps(scan.to_json()) for scan_id, scan in taken.items()}
     monkeypatch.chdir("/")
@@ -334,7 +334,7 @@ def test_a_scan_goes_to_another_process_as_json_without_its_truth(
 
 
 def test_a_scan_of_another_size_than_was_opened_is_refused(given: Given) -> None:
-    scan = next(iter(open_source(given.path, truth=False).scans.values()))
+    scan = next(iter(open_source(given.path, SourceOptions(truth=False)).scans.values()))
     depth, height, width = scan.shape
     other = replace(scan, shape=(depth + 1, height, width))
     with pytest.raises((InputError, ValueError)):
@@ -343,11 +343,13 @@ def test_a_scan_of_another_size_than_was_opened_is_refused(given: Given) -> None
 
 def test_a_source_is_told_by_its_fingerprint(given: Given) -> None:
     def fingerprint() -> str:
-        return json.dumps(open_source(given.path, source_labels="regions").fingerprint())
+        return json.dumps(
+            open_source(given.path, SourceOptions(source_labels="regions")).fingerprint()
+        )
 
     before = fingerprint()
     assert fingerprint() == before
-    file = next(iter(open_source(given.path, truth=False).scans.values())).files[0]
+    file = next(iter(open_source(given.path, SourceOptions(truth=False)).scans.values())).files[0]
     if file.suffix == ".gz":  # the last bytes tell the content
         volume = read_volume(file)
         file.write_bytes(encode_volume(volume.array ^ 1, spacing_mm=volume.spacing_mm))
@@ -366,10 +368,12 @@ def test_a_source_is_told_by_its_fingerprint(given: Given) -> None:
 
 
 def test_every_command_takes_every_kind(given: Given, tmp_path: Path) -> None:
-    report = check_source(given.path, source_labels="regions", jobs=1)
+    report = check_source(given.path, SourceOptions(source_labels="regions"))
     assert [scan.scan_id for scan in report.scans] == [scan.scan_id for scan in given.scans]
     ensemble = Ensemble(models=(), folds=("all",), chosen_by="a test")
-    chosen = select_source(given.path, dataset=None, ensemble=ensemble, source_labels="regions")
+    chosen = select_source(
+        given.path, SourceOptions(source_labels="regions"), dataset=None, ensemble=ensemble
+    )
     assert [scan.numbers for scan in chosen.scans] == [numbers_of(given, s) for s in given.scans]
     assert (chosen.truth is not None) == given.labelled
     dataset = convert(
@@ -398,21 +402,21 @@ def test_labels_that_are_declared_are_read_once_each_when_they_are_loaded(
         return read_volume(path, **options)
 
     monkeypatch.setattr(nifti, "read_volume", read_and_tell)
-    source = open_source(given.path, source_labels="regions")
+    source = open_source(given.path, SourceOptions(source_labels="regions"))
     assert read == []
     for scan in source.scans.values():
         scan.load_rows()
     assert read == ["labels"] * 3
     read.clear()
-    assert open_source(given.path, workers=1).coding == CODINGS["regions"]
+    assert open_source(given.path, SourceOptions(jobs=1)).coding == CODINGS["regions"]
     assert read[0] == "labels"
     assert len(read) < 3  # the first volume with a label above 3 settles it
 
 
 def test_labels_only_are_taken_without_images(tmp_path: Path, made: MadeSource) -> None:
     given = give_nifti(tmp_path, made)
-    apart = open_source(given.path, labels_only=True)
-    alone = open_source(given.path / "labels", labels_only=True)
+    apart = open_source(given.path, SourceOptions(labels_only=True))
+    alone = open_source(given.path / "labels", SourceOptions(labels_only=True))
     for scan in given.scans:
         for source in (apart, alone):
             np.testing.assert_array_equal(source.scans[scan.scan_id].load_labels()[0], scan.bits)
@@ -420,7 +424,7 @@ def test_labels_only_are_taken_without_images(tmp_path: Path, made: MadeSource) 
         tmp_path / "e" / "case1_day1.nii.gz", to_exclusive(made.train[0].bits),
         spacing_mm=(3, 1, 1),
     )  # fmt: skip
-    source = open_source(tmp_path / "e", labels_only=True, source_labels="exclusive")
+    source = open_source(tmp_path / "e", SourceOptions(labels_only=True, source_labels="exclusive"))
     assert source.coding == CODINGS["exclusive"]
     assert source.coding_is_from == "as asked for: exclusive"
 
@@ -432,7 +436,7 @@ def test_all_headers_that_cannot_be_read_are_told_together(
     for scan_id in IDS[:2]:
         (given.path / "images" / f"{scan_id}.nii.gz").write_bytes(b"hello" * 100)
     with pytest.raises(InputError) as error:
-        open_source(given.path, source_labels="regions")
+        open_source(given.path, SourceOptions(source_labels="regions"))
     first, second, remedy = str(error.value).splitlines()
     assert f"{IDS[0]}.nii.gz: found no readable NIfTI volume" in first
     assert f"{IDS[1]}.nii.gz: found no readable NIfTI volume" in second
@@ -447,5 +451,5 @@ def test_a_scan_in_train_and_in_test_is_predicted_but_not_converted(
     path = write_files(tmp_path / "given", {**files, **twice})
     with pytest.raises(InputError, match=r"case2_day1 in train/ and in test/"):
         open_source(path)
-    source = open_source(path, scope="predicted")
+    source = open_source(path, SourceOptions(scope="predicted"))
     assert [(scan.scan_id, scan.part) for scan in source.scans.values()] == [(IDS[0], "test")]

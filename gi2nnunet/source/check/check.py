@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, raise_problems
-from gi2nnunet.core.workers import Progress, count_cores, ignore
+from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.ids import (
     CERTAINTIES,
     KNOWN_BAD_SCANS,
     ORGANS,
     Certainty,
-    LabelScheme,
-    Orientation,
 )
 from gi2nnunet.formats.labels import LabelMap, warn_of_absence
 from gi2nnunet.source.check.in_models import ScanAgreement, describe_tested, find_disagreements
@@ -45,7 +43,7 @@ from gi2nnunet.source.check.suspects import (
     find_usual_organs,
 )
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.scan import DicomOptions, LoadedScan, Scan, Source
+from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
@@ -236,24 +234,12 @@ def _share_by_height(chosen: Sequence[NDArray[np.bool_]]) -> list[float | None]:
 
 
 def check_source(
-    source: Path | str, *, allow_missing: bool = False, source_labels: LabelScheme | None = None,
-    label_map: str | None = None, orientation: Orientation = "affine",
-    dicom: DicomOptions | None = None, jobs: int | None = None, progress: Progress | None = None,
-) -> SourceReport:  # fmt: skip
+    source: Path | str, options: SourceOptions | None = None, *, progress: Progress | None = None
+) -> SourceReport:
     """Read every slice of a source once and measure it; writes nothing.
 
     Parameters
     ----------
-    allow_missing
-        Pass over rows without an image and images without rows.
-    label_map
-        The same for any labels: ``stomach=1,small_bowel=2,large_bowel=3``.
-    orientation
-        Axes of NIfTI volumes, as in :func:`~gi2nnunet.source.open.open_source`.
-    source_labels
-        How given NIfTI labels are coded, where their values or a dataset.json do not tell.
-    jobs
-        Scans in work, and in memory, at once; by default one a core.
     progress
         Told ``(done, total, what)`` in scans.
 
@@ -269,21 +255,11 @@ def check_source(
         If the source does not fit together or a file of it cannot be read; all problems are
         reported together.
     """
-    opened = open_source(
-        source,
-        allow_missing=allow_missing,
-        source_labels=source_labels,
-        label_map=label_map,
-        orientation=orientation,
-        workers=jobs,
-        dicom=dicom,
-    )
-    return check_opened(opened, jobs=jobs, progress=progress)
+    options = options or SourceOptions()
+    return check_opened(open_source(source, options), workers=options.jobs, progress=progress)
 
 
-def check_opened(
-    opened: Source, *, jobs: int | None = None, progress: Progress | None = None
-) -> SourceReport:
+def check_opened(opened: Source, *, workers: int, progress: Progress | None = None) -> SourceReport:
     """Check a source that is open already, as :func:`check_source` does.
 
     Raises
@@ -291,7 +267,7 @@ def check_opened(
     InputError
         If a file of it cannot be read; all problems are reported together.
     """
-    scans, eight_bit = _measure_scans(opened, jobs or count_cores(), progress or ignore)
+    scans, eight_bit = _measure_scans(opened, workers, progress or ignore)
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     labelled = [scan.masks.pixels for scan in scans if scan.masks is not None]
     if labelled:

@@ -15,6 +15,7 @@ from gi2nnunet.nnunet.child import inference
 from gi2nnunet.nnunet.child.inference import run_prediction
 from gi2nnunet.source.nifti import NiftiScan
 from gi2nnunet.source.open import open_source
+from gi2nnunet.source.scan import SourceOptions
 from tests.model_factory import write_model
 
 
@@ -164,7 +165,7 @@ def test_the_masks_of_organs_that_are_written_make_the_rows_of_the_submission(
     for scan_id, affine in (("case2_day1", np.eye(4)), ("case10_day0", np.diag([-2.0, -2, 3, 1]))):
         path = tmp_path / f"{scan_id}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.uint8), affine), path)
-        scan = open_source(path, orientation=orientation).scans[scan_id]
+        scan = open_source(path, SourceOptions(orientation=orientation)).scans[scan_id]
         bit_map = generator.integers(0, 8, (4, 5, 6)).astype(np.uint8)
         inference._write_labels(tmp_path / "out", scan, bit_map)
         rows += encode_scan(scan_id, scan.numbers, bit_map)

@@ -11,6 +11,7 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.volumes import write_volume
 from gi2nnunet.source.check.check import PAIRS, check_source
+from gi2nnunet.source.scan import SourceOptions
 from tests.command_line import run_in_process, tree
 from tests.source_factory import MadeSource, make_source, write_files, write_source, write_zip
 
@@ -25,7 +26,7 @@ def made() -> MadeSource:
 def test_the_report_counts_what_the_source_holds(made: MadeSource, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", made)
     before = tree(source)
-    found = check_source(source, jobs=2)
+    found = check_source(source)
     assert tree(source) == before
     masks = np.stack([scan.masks.any(axis=(2, 3)) for scan in made.train])  # scan, organ, z
     assert found.kind == "folder"
@@ -62,7 +63,7 @@ def test_the_report_counts_what_the_source_holds(made: MadeSource, tmp_path: Pat
 
 def test_a_zip_and_any_number_of_workers_measure_the_same(made: MadeSource, tmp_path: Path) -> None:
     def measure(path: Path, jobs: int) -> dict[str, Any]:
-        content = check_source(path, jobs=jobs).to_json()
+        content = check_source(path, SourceOptions(jobs=jobs)).to_json()
         return {key: value for key, value in content.items() if key not in ("source", "kind")}
 
     folder = write_source(tmp_path / "source", made)
@@ -79,7 +80,7 @@ def test_nifti_volumes_measure_as_the_slices_they_are(made: MadeSource, tmp_path
             path = folder / name / f"{scan.scan_id}.nii.gz"
             write_volume(path, array, spacing_mm=spacing)
     slices = check_source(write_source(tmp_path / "source", make_source(SCANS))).to_json()
-    volumes = check_source(folder, source_labels="regions").to_json()
+    volumes = check_source(folder, SourceOptions(source_labels="regions")).to_json()
     assert volumes.pop("kind") == "nifti"
     assert "as asked for: regions" in volumes.pop("labels")[0]
     assert slices.pop("labels") == []

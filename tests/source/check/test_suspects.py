@@ -18,7 +18,7 @@ def measured(clean_scans: tuple[ScanMeasures, ...]) -> tuple[ScanMeasures, ...]:
 
 
 def test_nothing_is_suspect_in_a_clean_phantom(clean_phantom: Path) -> None:
-    assert check_source(clean_phantom, jobs=2).suspects == ()
+    assert check_source(clean_phantom).suspects == ()
 
 
 def test_planted_faults_are_found_where_they_are_and_nowhere_else(faults: Faults) -> None:
