@@ -611,7 +611,7 @@ def predict(
     out
         Folder for the results; by default one in the workspace.
     allow_missing
-        Skip rows without an image and images without rows.
+        Skip rows without an image and images without rows, and leave out scans that miss a slice.
     orientation
         Axes of NIfTI volumes; see :func:`check`.
     series, any_modality, show_paths

@@ -69,8 +69,8 @@ AllowMissingOption = Annotated[
     bool,
     typer.Option(
         "--allow-missing",
-        help="Skip rows without an image and images without rows; of DICOM files, series that "
-        "cannot be used.",
+        help="Skip rows without an image and images without rows, and leave out scans that miss a "
+        "slice; of NIfTI, labels without an image; of DICOM, files and series that cannot be used.",
     ),
 ]
 SourceLabelsOption = Annotated[

@@ -73,9 +73,9 @@ def name_some(names: Sequence[str], *, most: int = 5, separator: str = ", ") -> 
     return separator.join(names[:most]) + more
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 scan``, ``2 scans``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: ``1 scan``, ``2 scans``; a ``plural`` is not only with s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def raise_problems(problems: Iterable[object], *, remedy: str) -> None:

@@ -28,6 +28,13 @@ from typing_extensions import is_typeddict
 from gi2nnunet.core.errors import InputError, OutputError, Problem, raise_problems, shorten
 
 PART_SUFFIX = ".part"
+# What systems and programs leave in folders beside hidden files, in lower-case letters.
+_STRAYS = frozenset(
+    {
+        "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle",
+        "$recycle.bin", "system volume information", "lost+found",
+    }
+)  # fmt: skip
 _MOST_SHOWN = 120
 
 Record = TypeVar("Record")
@@ -231,6 +238,18 @@ def _spell_key(parts: Sequence[Any], content: Any) -> str:
             text += f".{name}" if name.isidentifier() else f"[{json.dumps(part)}]"
         content = content[part] if there else None
     return text.removeprefix(".")
+
+
+def is_stray(path: str) -> bool:
+    """Return whether a path inside a folder or zip is of a file that nobody put there as data.
+
+    Such are hidden files (``._*``, ``.DS_Store``, ``.ipynb_checkpoints/``) and what systems leave
+    (``__MACOSX/``, ``Thumbs.db``, ``@eaDir/``). Every list of a user's files is without them.
+    """
+    return any(
+        (part.startswith(".") and bool(part.strip("."))) or part.lower() in _STRAYS
+        for part in path.split("/")
+    )
 
 
 def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:

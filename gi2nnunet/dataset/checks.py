@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Check, Finding, InputError, name_some
-from gi2nnunet.core.files import find_kind, find_record
+from gi2nnunet.core.files import find_kind, find_record, is_stray
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.dataset.splits import check_leaks, shared_patients
 from gi2nnunet.formats.ids import ORGANS, LabelScheme, patient_of
 from gi2nnunet.formats.labels import ALL_BITS, nnunet_labels
-from gi2nnunet.formats.volumes import Volume, read_volume
+from gi2nnunet.formats.volumes import Volume, is_nifti_name, read_volume
 from gi2nnunet.source.dataset import MANIFEST, DatasetScan, FileEntry, Fold, list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
@@ -194,7 +194,7 @@ def find_strangers(dataset: Dataset) -> list[Finding]:
         findings += [
             _finding(dataset.folder / folder / name, found, expected, "Move it elsewhere.")
             for name in names
-            if f"{folder}/{name}" not in known and not name.startswith(".")
+            if f"{folder}/{name}" not in known and (is_nifti_name(name) or not is_stray(name))
         ]
     return findings
 

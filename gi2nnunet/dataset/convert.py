@@ -258,7 +258,7 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
     return _Plan(
         parts=parts,
         splits=splits,
-        left_out=left_out,
+        left_out={**opened.left_out, **left_out},
         held_out_patients=tuple(dict.fromkeys(patient_of(s) for s in opened.scans if s in held)),
         shared_patients=shared,
         warnings=tuple(warnings),

@@ -18,14 +18,14 @@ from gi2nnunet.formats.dicom_series import Series, check_masks, find_voxels
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS, split_organs
 from gi2nnunet.formats.structures import choose_names, find_organ
-from gi2nnunet.formats.volumes import read_volume_at
+from gi2nnunet.formats.volumes import nifti_stem, read_volume_at
 from gi2nnunet.source.dicom import DicomScan, write_on_series
+from gi2nnunet.source.nifti_files import volumes_of
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import DicomOptions, SourceOptions
 
 _TOLERANCE_MM = 0.01
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,8 @@ def _read_masks(
     labels: Path, series: Series, scheme: LabelScheme | None
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the masks ``(slices, rows, columns)`` of all organs that the labels can hold."""
-    if labels.is_dir():
-        files = [path for path in sorted(labels.iterdir()) if path.name.endswith(_ENDINGS)]
-    else:
-        files = [labels]
-    of_file = {
-        path: find_organ(path.name.removesuffix(".gz").removesuffix(".nii")) for path in files
-    }
+    files = volumes_of(labels) if labels.is_dir() else [labels]
+    of_file = {path: find_organ(nifti_stem(path.name)) for path in files}
     organs = [organ for organ in of_file.values() if organ]
     whole = len(files) == 1 and not organs
     if not whole and (not organs or not len(files) == len(organs) == len(set(organs))):

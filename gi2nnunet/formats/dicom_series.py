@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.files import is_stray
 from gi2nnunet.formats.ids import ORGANS
 
 if TYPE_CHECKING:
@@ -541,7 +542,7 @@ def read_series(folder: Path) -> Series:
     """
     require_dicom()
     by_series: dict[str, list[Frame]] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not is_stray(p.name)):
         try:
             dataset = read_dicom(path, shown_as="", pixels=False)
         except InputError:

@@ -53,12 +53,24 @@ _START_BYTES = 2**16  # of a file, packed or not: holds the header
 _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
 _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # that may follow the voxels
+_ENDINGS = (".nii.gz", ".nii")
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 _SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
 _AS_STORED = axcodes2ornt("LPI")  # what columns, rows, slices run to
 _FILE_ORDER = axcodes2ornt("LPS")  # i runs to left, j to posterior, k to superior
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
+
+
+def is_nifti_name(name: str) -> bool:
+    """Return whether a file has a NIfTI file's name, in small letters or capitals."""
+    return name.lower().endswith(_ENDINGS)
+
+
+def nifti_stem(name: str) -> str:
+    """Return the name of a NIfTI file without its ending."""
+    ending = next((end for end in _ENDINGS if name.lower().endswith(end)), "")
+    return name[: len(name) - len(ending)]
 
 
 @lru_cache(maxsize=32)

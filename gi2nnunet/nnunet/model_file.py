@@ -31,7 +31,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import Count, Record, parse_record, part_file
+from gi2nnunet.core.files import Count, Record, is_stray, parse_record, part_file
 from gi2nnunet.nnunet.models import Fold, Plans, TrainingRecord
 from gi2nnunet.nnunet.trust import check_names
 from gi2nnunet.source.nifti import DatasetDescription
@@ -215,11 +215,12 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
         If it is not a model file, is damaged, or its plans would make nnU-Net import other code.
     """
     with _open_zip(path) as members:
-        listed = {member.filename: member.file_size for member in members.infolist()}
-        packed = any(m.compress_type != zipfile.ZIP_STORED for m in members.infolist())
+        parts = [member for member in members.infolist() if not is_stray(member.filename)]
+        listed = {member.filename: member.file_size for member in parts}
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in parts)
         if packed or sum(listed.values()) > path.stat().st_size:
             raise InputError(f"{path}: found packed parts; expected stored ones. {_DAMAGED}")
-        if len(listed) != len(members.infolist()):
+        if len(listed) != len(parts):
             raise InputError(f"{path}: holds several parts of one name. {_DAMAGED}")
         if MANIFEST not in listed:
             raise InputError(

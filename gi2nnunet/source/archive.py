@@ -20,7 +20,7 @@ from gi2nnunet.core.errors import (
     raise_problems,
     shorten,
 )
-from gi2nnunet.core.files import find_kind
+from gi2nnunet.core.files import find_kind, is_stray
 
 _USED = (".png", ".csv")
 _ENCRYPTED = 0x1  # a zip member's flag
@@ -76,6 +76,8 @@ class Archive:
     def names(self) -> list[str]:
         """Return the path of every file, with ``/`` between its parts, sorted.
 
+        Stray files (:func:`~gi2nnunet.core.files.is_stray`) are left out.
+
         Raises
         ------
         InputError
@@ -87,7 +89,7 @@ class Archive:
             _refuse(self.path, _find_doubles(self.path, names))
             return names
         members = [m for m in self._open_zip().infolist() if not m.filename.endswith("/")]
-        names = sorted(member.filename for member in members)
+        names = sorted(m.filename for m in members if not is_stray(m.filename))
         problems = [
             Problem(where=f"{self.path}, {member.filename!r}", found=found, expected=expected)
             for member in members
@@ -183,6 +185,8 @@ def _walk(root: Path) -> Iterator[str]:
                 continue
             with os.scandir(root / prefix) as entries:
                 for entry in entries:
+                    if is_stray(entry.name):
+                        continue
                     if _is_folder(entry):
                         waiting.append((f"{prefix}{entry.name}/", above | {identity}))
                     else:
@@ -206,7 +210,7 @@ def _find_member_problems(member: zipfile.ZipInfo) -> Iterator[tuple[str, str]]:
         yield "a path that leads outside the zip", "one below the zip's own root"
     elif "\\" in member.filename:
         yield "a path with backslashes", "/ between folders"
-    if not member.filename.lower().endswith(_USED):
+    if is_stray(member.filename) or not member.filename.lower().endswith(_USED):
         return
     if stat.S_ISLNK(member.external_attr >> 16):
         yield "a symbolic link", "the file itself"

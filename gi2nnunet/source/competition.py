@@ -22,6 +22,7 @@ from gi2nnunet.core.errors import (
     MOST_VOXELS,
     InputError,
     Problem,
+    count,
     most_png_bytes,
     name_some,
     raise_problems,
@@ -202,6 +203,47 @@ def _read_png_header(data: bytes, *, width: int, height: int, most: int) -> tupl
 
 
 Images = Mapping[str, Mapping[int, SliceImage]]  # by scan id and slice number
+
+
+@dataclass
+class _Faults:
+    """What was found wrong with a source so far.
+
+    ``problems`` are of no scan, ``wrong`` are of scans that cannot be used; ``gaps`` in a scan's
+    slices and ``mismatches`` of rows and images, by scan id, may be allowed.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    wrong: dict[str, list[Problem]] = field(default_factory=dict)
+    gaps: dict[str, list[Problem]] = field(default_factory=dict)
+    mismatches: dict[str, list[Problem]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def list_all(self) -> list[Problem]:
+        """Return all faults that are not passed over."""
+        of_scans = (self.gaps, self.wrong, self.mismatches)
+        return [
+            *self.problems,
+            *(p for faults in of_scans for some in faults.values() for p in some),
+        ]
+
+    def pass_over_missing(self) -> None:
+        """Leave out scans with gaps and pass over mismatches, with warnings."""
+        self.left_out = {s: found[0].found for s, found in self.gaps.items()}
+        self.warnings += [
+            f"{scan_id} is left out ({problem.found}; expected {problem.expected})"
+            for scan_id, [problem] in self.gaps.items()
+        ]
+        found = [p for s, some in self.mismatches.items() if s not in self.gaps for p in some]
+        if found:
+            self.warnings.append(
+                f"{count(len(found), 'mismatch', 'mismatches')} of rows and images passed over, "
+                f"first {found[0]}"
+            )
+        self.gaps, self.mismatches = {}, {}
+
+
 _SAMPLE = "sample_submission.csv"
 
 
@@ -232,30 +274,25 @@ class CompetitionSource(Source):
             return cls._open_hidden(archive)
         names = archive.names()
         root = _find_root(archive, names)
-        problems: list[Problem] = []
-        warnings: list[str] = []
-        train_images = _group_images(archive, names, f"{root}train/", problems)
-        test_images = _group_images(archive, names, f"{root}test/", problems)
+        faults = _Faults()
+        train_images = _group_images(archive, names, f"{root}train/", faults.problems)
+        test_images = _group_images(archive, names, f"{root}test/", faults.problems)
         table = _read_table(archive, names, f"{root}train.csv", mask_column="segmentation")
         sample = _read_table(archive, names, f"{root}{_SAMPLE}")
         texts: dict[str, dict[int, list[str]]] = {}
         if table is not None:
             texts = _texts_by_scan(table)
-            _match_rows(
-                table, train_images, texts, allow_missing=options.allow_missing,
-                problems=problems, warnings=warnings,
-            )  # fmt: skip
+            faults.mismatches = _match_rows(table, train_images, texts)
         elif train_images:
             raise InputError(
                 f"{path}: has a train/ folder but no train.csv. "
                 "Put the competition's train.csv beside it."
             )
-        train, wrong_train = _build_scans(archive, "train", train_images, texts, warnings)
-        test, wrong_test = _build_scans(archive, "test", test_images, None, warnings)
-        raise_problems(
-            chain(problems, *wrong_train.values(), *wrong_test.values()),
-            remedy=f"Correct these in {path}, or download it again.",
-        )
+        train = _build_scans(archive, "train", train_images, texts, faults)
+        test = _build_scans(archive, "test", test_images, None, faults)
+        if options.allow_missing and (train or test):
+            faults.pass_over_missing()
+        raise_problems(faults.list_all(), remedy=f"Correct these in {path}, or download it again.")
         if not train and not test:
             raise InputError(
                 f"{path}: holds no slice image. Expected files such as "
@@ -279,14 +316,16 @@ class CompetitionSource(Source):
             patient_order=tuple(dict.fromkeys(patient_of(s) for s in order if s in train)),
             # Its rows are the test scans'; a source without these is predicted as it is.
             sample=sample if test or options.scope == "all" else None,
-            warnings=tuple(warnings),
+            left_out=faults.left_out,
+            warnings=tuple(faults.warnings),
         )
 
     @classmethod
     def _open_hidden(cls, archive: Archive) -> Self:
         """Read what ``test/`` holds, so that one bad scan does not stop the others."""
         names = archive.names()
-        warnings: list[str] = []
+        faults = _Faults()
+        warnings = faults.warnings
         try:
             root = _find_root(archive, names)
         except InputError:
@@ -298,11 +337,11 @@ class CompetitionSource(Source):
             sample = _read_table(archive, names, f"{root}{_SAMPLE}")
         except InputError as error:
             warnings.append(f"the sample's rows are passed over: {error}")
-        strays: list[Problem] = []
-        images = _group_images(archive, names, f"{root}test/", strays)
-        warnings += [f"passed over: {problem}" for problem in strays]
-        scans, wrong = _build_scans(archive, "test", images, None, warnings)
-        warnings += [f"{scan_id} is left empty: {found[0]}" for scan_id, found in wrong.items()]
+        images = _group_images(archive, names, f"{root}test/", faults.problems)
+        warnings += [f"passed over: {problem}" for problem in faults.problems]
+        scans = _build_scans(archive, "test", images, None, faults)
+        wrong = {**faults.gaps, **faults.wrong}
+        warnings += [f"{scan_id} is left empty: {wrong[scan_id][0]}" for scan_id in wrong]
         return cls(
             path=archive.path,
             kind="zip" if archive.is_zip else "folder",
@@ -428,27 +467,23 @@ def _match_rows(
     table: MaskTable,
     images: Images,
     texts: dict[str, dict[int, list[str]]],
-    *,
-    allow_missing: bool,
-    problems: list[Problem],
-    warnings: list[str],
-) -> None:
-    """Hold rows against images; with ``allow_missing`` make ``texts`` fit the images."""
+) -> dict[str, list[Problem]]:
+    """Compare rows with images, by scan id, and make ``texts`` fit the images."""
     slices, counts = np.unique(
         np.stack([table.scan, table.number], axis=1), axis=0, return_counts=True
     )
-    found = [
-        Problem(
-            where=f"{table.name}, {slice_id(table.scan_ids[scan], number)}",
-            found=f"{count} of {len(ORGANS)} rows",
-            expected=f"one row for each of {', '.join(ORGANS)}",
-        )
-        for (scan, number), count in zip(slices.tolist(), counts.tolist(), strict=True)
-        if count != len(ORGANS)
-    ]
+    found: dict[str, list[Problem]] = {}
+    for (scan, number), n_rows in zip(slices.tolist(), counts.tolist(), strict=True):
+        if n_rows != len(ORGANS):
+            problem = Problem(
+                where=f"{table.name}, {slice_id(table.scan_ids[scan], number)}",
+                found=f"{n_rows} of {len(ORGANS)} rows",
+                expected=f"one row for each of {', '.join(ORGANS)}",
+            )
+            found.setdefault(table.scan_ids[scan], []).append(problem)
     for scan_id in sorted(set(texts) | set(images), key=scan_order):
         rows, files = texts.get(scan_id, {}), images.get(scan_id, {})
-        found += [
+        unmatched = [
             Problem(
                 where=f"{table.name}, {slice_id(scan_id, number)}",
                 found="rows without an image",
@@ -456,7 +491,7 @@ def _match_rows(
             )
             for number in sorted(set(rows) - set(files))
         ]
-        found += [
+        unmatched += [
             Problem(
                 where=files[number].path,
                 found="an image without rows",
@@ -464,15 +499,10 @@ def _match_rows(
             )
             for number in sorted(set(files) - set(rows))
         ]
+        if unmatched:
+            found.setdefault(scan_id, []).extend(unmatched)
         texts[scan_id] = {number: rows.get(number, [""] * len(ORGANS)) for number in files}
-    if not found:
-        return
-    if not allow_missing:
-        raise_problems(
-            [*problems, *found],
-            remedy="Complete the source, or pass over what is missing with --allow-missing.",
-        )
-    warnings.append(f"{len(found)} mismatches of rows and images passed over, first {found[0]}")
+    return found
 
 
 def _build_scans(
@@ -480,22 +510,22 @@ def _build_scans(
     part: Part,
     images: Images,
     texts: Mapping[str, Mapping[int, Sequence[str]]] | None,
-    warnings: list[str],
-) -> tuple[dict[str, SliceScan], dict[str, list[Problem]]]:
-    """Return the scans that their images make up, and what is wrong with the others."""
+    faults: _Faults,
+) -> dict[str, SliceScan]:
+    """Return the scans that their images make up; add what is wrong with the others."""
     scans: dict[str, SliceScan] = {}
-    wrong: dict[str, list[Problem]] = {}
     for scan_id in sorted(images, key=scan_order):
         slices = images[scan_id]
         numbers = sorted(slices)
         first = slices[numbers[0]]
-        problems = list(_find_gap(archive, part, scan_id, numbers))
-        problems += _find_odd_sizes(archive, [slices[number] for number in numbers])
-        if problems:
-            wrong[scan_id] = problems
+        gap = _find_gap(archive, part, scan_id, numbers)
+        odd = list(_find_odd_sizes(archive, [slices[number] for number in numbers]))
+        faults.gaps |= {scan_id: gap} if gap else {}
+        faults.wrong |= {scan_id: odd} if odd else {}
+        if gap or odd:
             continue
         if numbers[0] != 1:
-            warnings.append(
+            faults.warnings.append(
                 f"{scan_id} starts at slice {numbers[0]}, not 1: taken as a crop of the scan"
             )
         rows = None
@@ -511,21 +541,23 @@ def _build_scans(
             names=tuple(slices[number].path for number in numbers),
             texts=rows,
         )
-    return scans, wrong
+    return scans
 
 
-def _find_gap(
-    archive: Archive, part: Part, scan_id: str, numbers: Sequence[int]
-) -> Iterator[Problem]:
-    count = numbers[-1] - numbers[0] + 1 - len(numbers)
-    if count:  # a number may be a thousand million off
-        gaps = (range(one + 1, two) for one, two in pairwise(numbers))
-        missing = ", ".join(map(str, islice(chain.from_iterable(gaps), 10)))
-        yield Problem(
+def _find_gap(archive: Archive, part: Part, scan_id: str, numbers: Sequence[int]) -> list[Problem]:
+    n_missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+    if not n_missing:
+        return []
+    gaps = (range(one + 1, two) for one, two in pairwise(numbers))
+    # Only the first are listed: a number may be a thousand million off.
+    missing = ", ".join(map(str, islice(chain.from_iterable(gaps), 10)))
+    return [
+        Problem(
             where=f"{archive.path}, {part}, {scan_id}",
-            found=f"no slice {missing}" + (f" and {count - 10} more" if count > 10 else ""),
+            found=f"no slice {missing}" + (f" and {n_missing - 10} more" if n_missing > 10 else ""),
             expected=f"every slice from {numbers[0]} to {numbers[-1]}",
         )
+    ]
 
 
 def _find_odd_sizes(archive: Archive, slices: Sequence[SliceImage]) -> Iterator[Problem]:

@@ -268,11 +268,10 @@ class DicomSource(Source):
         if options.allow_missing:
             warnings += [f"passed over: {problem}" for problem in index.problems]
         else:
-            raise_problems(
-                index.problems, remedy="Correct these, or pass over with --allow-missing."
-            )
+            raise_problems(index.problems, remedy="Correct these, or copy them again.")
         files = _list_structures(index, options) if options.truth else ()
-        volumes = _choose_volumes(index, options, files, warnings)
+        left_out: dict[str, str] = {}
+        volumes = _choose_volumes(index, options, files, warnings, left_out)
         truth = _find_truth(volumes, files, asked.roi, warnings)
         ids = make_scan_ids(
             [(v.patient or f"study {v.study}", v.date) for v in volumes], table=asked.patients
@@ -290,7 +289,15 @@ class DicomSource(Source):
             path=Path("SOURCE"),
             kind="dicom",
             scans={scan_id: scans[scan_id] for scan_id in sorted(scans, key=scan_order)},
-            options={"any_modality": True} if asked.any_modality else {},
+            options={
+                name: True
+                for name, given in (
+                    ("allow_missing", options.allow_missing),
+                    ("any_modality", asked.any_modality),
+                )
+                if given
+            },
+            left_out=left_out,
             unnumbered=tuple(scans),
             coding=CODINGS["regions"] if any(truth) else None,
             warnings=tuple(warnings),
@@ -387,9 +394,15 @@ def _list_structures(index: Index, options: SourceOptions) -> tuple[StructureFil
 
 
 def _choose_volumes(
-    index: Index, options: SourceOptions, files: Sequence[StructureFile], warnings: list[str]
+    index: Index,
+    options: SourceOptions,
+    files: Sequence[StructureFile],
+    warnings: list[str],
+    left_out: dict[str, str],
 ) -> list[Volume]:
     """Return the volumes to take: one of each study, or those that structures refer to.
+
+    Those that are left out instead are added to ``left_out``.
 
     Raises
     ------
@@ -416,6 +429,7 @@ def _choose_volumes(
         bad += [problem for v in fits for problem in v.uneven if not asked.uneven]
         if bad and options.allow_missing:
             warnings.append(f"a series is passed over: {bad[0]}")
+            left_out |= {f"series ...{volume.uid[-6:]}": str(bad[0]) for volume in fits}
         elif bad:
             problems += bad
         else:
@@ -423,7 +437,7 @@ def _choose_volumes(
     raise_problems(
         problems,
         remedy="Choose with --series (of export-dicom: --number), by number, UID or description, "
-        "or correct the files. --allow-missing passes over series that cannot be taken.",
+        "or correct the files.",
     )
     if not chosen:
         raise InputError(f"The source: no series is left. Found:\n{_list_volumes(index.volumes)}")

@@ -24,8 +24,14 @@ from gi2nnunet.formats.coding import (
 )
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.formats.volumes import VolumeGeometry, read_geometry, read_volume, write_volume_like
-from gi2nnunet.source.nifti_files import is_nifti, list_volumes
+from gi2nnunet.formats.volumes import (
+    VolumeGeometry,
+    nifti_stem,
+    read_geometry,
+    read_volume,
+    write_volume_like,
+)
+from gi2nnunet.source.nifti_files import is_nifti, list_volumes, volumes_of
 from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"
@@ -225,7 +231,8 @@ class NiftiSource(Source):
         declared: tuple[LabelCoding, str] | None,
         first_numbers: Mapping[str, int] | None = None,
     ) -> Self:
-        volumes = list_volumes(path, options)
+        missing: dict[str, str] = {}
+        volumes = list_volumes(path, options, missing)
         labels = [files.label for files in volumes.values() if files.label]
         masks = {scan_id: files.masks for scan_id, files in volumes.items() if files.masks}
         if masks and options.label_map and not parse_mask_names(options.label_map):
@@ -267,13 +274,15 @@ class NiftiSource(Source):
             scans=scans,
             options={
                 name: given
-                for name in ("source_labels", "label_map", "orientation")
+                for name in ("allow_missing", "source_labels", "label_map", "orientation")
                 if (given := getattr(options, name)) and given != "affine"
             },
+            left_out=missing,
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             coding=coding,
             coding_is_from=where,
             warnings=(
+                *(f"{scan_id} is left out ({why})" for scan_id, why in missing.items()),
                 *_warn_of_contradiction(coding, where, declared),
                 *_warn_of_made_up(made_up),
                 *_warn_of_masks(masks, options),
@@ -343,7 +352,7 @@ def _name_masks(masks: Masks) -> str:
     names: dict[str, set[str]] = {}
     for scan_id, of_scan in masks.items():
         for file, organ in of_scan:
-            name = file.name.removesuffix(".gz").removesuffix(".nii").removeprefix(f"{scan_id}_")
+            name = nifti_stem(file.name).removeprefix(f"{scan_id}_")
             names.setdefault(organ, set()).add(name)
     return "; ".join(
         f"{organ.replace('_', ' ')} {', '.join(sorted(names[organ]))}"
@@ -364,7 +373,8 @@ def _warn_of_masks(masks: Masks, options: SourceOptions) -> list[str]:
                 f"{len(without)} scans ({named}) have no mask of {organ}: taken as empty"
             )
     folders = {of_scan[0][0].parent for of_scan in masks.values()}
-    if not options.label_map and any(any(f.glob("*duodenum.nii*")) for f in folders):
+    beside = (nifti_stem(file.name) for folder in folders for file in volumes_of(folder))
+    if not options.label_map and any(stem.lower().endswith("duodenum") for stem in beside):
         warnings.append(
             "masks of the duodenum are left out; to join them to the small bowel, give "
             "--label-map large_bowel=colon,small_bowel=small_bowel+duodenum,stomach=stomach"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
-from gi2nnunet.core.files import find_kind
+from gi2nnunet.core.files import find_kind, is_stray
 from gi2nnunet.formats.coding import parse_mask_names
 from gi2nnunet.formats.ids import scan_order
+from gi2nnunet.formats.volumes import is_nifti_name, nifti_stem
 from gi2nnunet.source.scan import Part, SourceOptions
 
-_ENDINGS = (".nii.gz", ".nii")
 # Folder of images, folder of labels, part; the first row that is there decides the layout.
 _LAYOUTS: tuple[tuple[tuple[str, str, Part], ...], ...] = (
     (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test")),
@@ -28,6 +28,7 @@ _MASKS: Mapping[str, tuple[str, ...]] = {
     "stomach": ("stomach",),
 }
 _DUODENUM = "duodenum"
+_ALONE = "labels without an image"
 _MASK_ENDINGS = tuple(f"_{name}" for names in _MASKS.values() for name in names)
 
 
@@ -54,7 +55,7 @@ def is_nifti(path: Path, options: SourceOptions) -> bool:
     if options.scope == "hidden":  # only the competition hides a test set
         return False
     is_folder = find_kind(path) == "folder"
-    if options.labels_only or path.name.endswith(_ENDINGS):
+    if options.labels_only or is_nifti_name(path.name):
         return True
     folders = [path, *(path / images for layout in _LAYOUTS for images, _, _ in layout)]
     return is_folder and any(volumes_of(folder) for folder in folders)
@@ -67,18 +68,22 @@ def volumes_of(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.name.endswith(_ENDINGS)
-        and not file.name.startswith(".")
+        if is_nifti_name(file.name)
+        and not is_stray(file.name)
         and (file.is_file() or file.is_symlink())  # a link to nowhere is reported when it is read
     )
 
 
 def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".nii")
+    return nifti_stem(file.name)
 
 
-def list_volumes(path: Path, options: SourceOptions) -> dict[str, ScanFiles]:
+def list_volumes(
+    path: Path, options: SourceOptions, left_out: dict[str, str]
+) -> dict[str, ScanFiles]:
     """Return the files of each scan, scans in numeric order of patient and day.
+
+    Scans of labels without an image are added to ``left_out`` if that is allowed.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def list_volumes(path: Path, options: SourceOptions) -> dict[str, ScanFiles]:
         found = {scan_id: ScanFiles(part="test", image=path, label=None)}
         problems += _find_bad_id(scan_id, path)
     elif kind == "folder":
-        found = _list_folder(path, problems, options)
+        found = _list_folder(path, problems, options, left_out)
     else:
         raise InputError(f"{path}: no such file or folder. Give a folder of NIfTI volumes, or one.")
     raise_problems(problems, remedy=f"Correct these in {path}.")
@@ -154,11 +159,11 @@ def _find_channels(images: Sequence[Path], label_names: Collection[str]) -> list
 
 
 def _list_folder(
-    path: Path, problems: list[Problem], options: SourceOptions
+    path: Path, problems: list[Problem], options: SourceOptions, left_out: dict[str, str]
 ) -> dict[str, ScanFiles]:
     found: dict[str, ScanFiles] = {}
     for images, labels, part in _find_layout(path):
-        label_of = {_stem(file): file for file in volumes_of(labels)} if labels else {}
+        label_of = _list_labels(labels, problems) if labels else {}
         files = volumes_of(images)
         are_labels = options.labels_only and labels is None
         masks: dict[str, tuple[tuple[Path, str], ...]] = {}
@@ -202,11 +207,27 @@ def _list_folder(
             found[scan_id] = ScanFiles(
                 part=part if label or of_scan else "test", image=file, label=label, masks=of_scan
             )
+        without = label_of | {scan_id: of_scan[0][0] for scan_id, of_scan in masks.items()}
+        if options.allow_missing:
+            left_out |= dict.fromkeys(without, f"{_ALONE} in {images}")
+            continue
         problems += [
-            Problem(where=str(file), found="labels without an image", expected=f"one in {images}")
-            for file in [*label_of.values(), *(of_scan[0][0] for of_scan in masks.values())]
+            Problem(where=str(file), found=_ALONE, expected=f"one in {images}")
+            for file in without.values()
         ]
     return found
+
+
+def _list_labels(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+    """Return the volumes in a folder of labels by their names; add second ones of a name."""
+    label_of: dict[str, Path] = {}
+    for file in volumes_of(folder):
+        if label_of.setdefault(_stem(file), file) is not file:
+            found = f"a second label volume of {_stem(file)}"
+            problems.append(
+                Problem(where=str(file), found=found, expected="one label volume a scan")
+            )
+    return label_of
 
 
 def _find_layout(path: Path) -> list[tuple[Path, Path | None, Part]]:
@@ -261,8 +282,8 @@ def _find_masks(folder: Path, problems: list[Problem], *, label_map: str | None)
         files.update(own)  # of other structures
     else:
         take(own, None)
-        folders = [f for f in folder.iterdir() if f.is_dir()] if folder.is_dir() else []
-        for scan in sorted(folders):
+        folders = sorted(f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+        for scan in (f for f in folders if not is_stray(f.name)):
             for place in (scan, scan / "segmentations"):
                 if holds_one_scan(inside := volumes_of(place)):
                     take(inside, scan.name)

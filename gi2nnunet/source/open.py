@@ -21,6 +21,8 @@ from gi2nnunet.source.scan import DicomOptions, Scan, Source, SourceOptions
 SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, DicomSource, CompetitionSource)
 """Tried in this order; the last one says what was expected if no kind fits."""
 
+_ADVICE = "To leave out what is incomplete and go on with the rest, add --allow-missing."
+
 
 def open_source(path: Path | str, options: SourceOptions | None = None) -> Source:
     """Open what a user gave: the competition's folder or zip, NIfTI, DICOM, a converted dataset.
@@ -39,7 +41,7 @@ def open_source(path: Path | str, options: SourceOptions | None = None) -> Sourc
     """
     options = options or SourceOptions()
     for kind in SOURCES:
-        source = kind.open(Path(path), options)
+        source = _open(kind, Path(path), options)
         if source is not None:
             asked = replace(options.dicom, patients=None, uneven=False)
             if kind is not DicomSource and asked != DicomOptions():
@@ -50,6 +52,30 @@ def open_source(path: Path | str, options: SourceOptions | None = None) -> Sourc
                 )
             return source
     raise InputError(f"{path}: is not a known kind of source.")
+
+
+def _open(kind: type[Source], path: Path, options: SourceOptions) -> Source | None:
+    """Open a source of one kind; a refusal says so if ``--allow-missing`` would prevent it."""
+    try:
+        return kind.open(path, options)
+    except InputError as error:
+        if options.scope == "hidden" or options.labels_only or options.dicom.uneven:
+            raise  # the commands that ask for these do not have the option
+        if not _can_open(kind, path, options):
+            raise
+        raise InputError(f"{error} {_ADVICE}") from None
+
+
+def _can_open(kind: type[Source], path: Path, options: SourceOptions) -> bool:
+    """Return whether a source that was refused can be opened with ``--allow-missing``."""
+    if options.allow_missing:
+        return False
+    dicom = replace(options.dicom, patients=None)
+    try:
+        kind.open(path, replace(options, allow_missing=True, dicom=dicom))
+    except InputError:
+        return False
+    return True
 
 
 def scan_from_json(content: Mapping[str, Any]) -> Scan:

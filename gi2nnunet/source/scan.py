@@ -352,7 +352,8 @@ class SourceOptions:
         else every volume.
     allow_missing
         Pass over rows without an image and images without a row (an image without rows then
-        counts as empty), with a warning, instead of refusing the source.
+        counts as empty), and leave out scans that miss a slice, labels without an image, and
+        DICOM series that cannot be taken, with warnings, instead of refusing the source.
     source_labels
         How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
     label_map
@@ -402,6 +403,9 @@ class Source(ABC):
         ``sample_submission.csv``, if any.
     unreadable
         Slice numbers by id of scans that have to be left out.
+    left_out
+        Why scans are left out because ``--allow-missing`` was given, by their ids; each has a
+        warning.
     unnumbered
         Ids of scans whose first number is not known, so that it is taken as 1.
     coding
@@ -421,6 +425,7 @@ class Source(ABC):
     patient_order: tuple[str, ...] | None = None
     sample: MaskTable | None = None
     unreadable: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     unnumbered: tuple[str, ...] = ()
     coding: LabelCoding | None = None
     coding_is_from: str = ""
@@ -468,7 +473,8 @@ class Source(ABC):
         """Return the name of the folder or file, without its ending."""
         name = self.path.resolve().name
         for ending in self.endings:
-            name = name.removesuffix(ending)
+            if name.lower().endswith(ending):
+                name = name[: -len(ending)]
         return name
 
     @property

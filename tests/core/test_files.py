@@ -18,6 +18,7 @@ from gi2nnunet.core.files import (
     check_room,
     find_kind,
     find_record,
+    is_stray,
     parse_record,
     part_file,
     read_record,
@@ -131,6 +132,24 @@ def test_a_place_is_checked_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OutputError, match="file is a file"):
         check_place(tmp_path / "file" / "out.csv")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "._a.png", ".DS_Store", "a/.ipynb_checkpoints/b.png", "__MACOSX/a.csv", "a/Thumbs.db",
+        "a/@eaDir/b.png/thumb.jpg", "Desktop.ini", "desktop.ini", "#recycle/a.dcm", "..a", "a/.b/c",
+    ],
+)  # fmt: skip
+def test_stray_files_are_known_by_a_part_of_their_path(path):
+    assert is_stray(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["a.png", "train/case1/case1_day2/scans/a.png", "./a", "a/../b", "thumbs.db.csv", "@e"]
+)
+def test_other_files_are_no_strays(path):
+    assert not is_stray(path)
 
 
 def test_too_small_a_disk_is_told_with_both_numbers(tmp_path):

@@ -11,9 +11,10 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.encode import encode_labels
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import scan_order
-from gi2nnunet.formats.labels import split_organs, to_exclusive
+from gi2nnunet.formats.labels import nnunet_labels, split_organs, to_exclusive
 from gi2nnunet.formats.tables import decode_table, read_mask_table
 from gi2nnunet.formats.volumes import read_volume, write_volume
+from gi2nnunet.scoring.masks import read_masks
 from tests.converting import convert
 from tests.source_factory import (
     ORGANS,
@@ -23,6 +24,7 @@ from tests.source_factory import (
     make_source,
     write_source,
 )
+from tests.strays import add_strays
 
 
 def convert_into(folder, made, **options):
@@ -82,6 +84,29 @@ def test_a_converted_dataset_encodes_to_the_source_rows(tmp_path, what):
     assert read_rows(tmp_path / "out.csv") == wanted
     assert (encoded.n_rows, encoded.n_scans) == (len(wanted), 1 if what == "one file" else 3)
     assert encoded.warnings == ()
+
+
+@pytest.mark.parametrize("form", ["volumes", "masks", "a folder of masks for each scan"])
+def test_stray_files_beside_labels_change_neither_rows_nor_score(tmp_path, form):
+    given, made = tmp_path / "labels", make_source()
+    for scan in made.train:
+        spacing = (3.0, *scan.spacing_xy[::-1])
+        if form == "volumes":
+            write_volume(given / f"{scan.scan_id}.nii.gz", scan.bits, spacing_mm=spacing)
+            (given / "dataset.json").write_text(json.dumps({"labels": nnunet_labels("regions")[0]}))
+            continue
+        for organ, mask in zip(ORGANS, scan.masks, strict=True):
+            name = f"{scan.scan_id}_{organ}" if form == "masks" else f"{scan.scan_id}/{organ}"
+            write_volume(given / f"{name}.nii.gz", mask, spacing_mm=spacing)
+    before = encode_labels(given, tmp_path / "before.csv")
+    table = read_masks(given)
+    assert add_strays(given) > 30
+    (given / "._dataset.json").write_bytes(b"\0\5\x16\7")
+    (given / "._case2_day1_duodenum.nii.gz").write_bytes(b"\0\5\x16\7")
+    after = encode_labels(given, tmp_path / "after.csv")
+    assert read_rows(tmp_path / "after.csv") == read_rows(tmp_path / "before.csv")
+    assert (after.warnings, after.labels) == (before.warnings, before.labels)
+    assert sorted(read_masks(given).list_rows()) == sorted(table.list_rows())
 
 
 def test_held_out_labels_of_a_whole_dataset_are_encoded_too(tmp_path):

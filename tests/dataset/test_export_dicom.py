@@ -25,6 +25,7 @@ from tests.dicom_factory import (
     write_enhanced,
     write_series,
 )
+from tests.strays import add_strays
 
 TO_RAS = np.diag([-1.0, -1, 1, 1])
 PLAN = SeriesPlan(shape=(4, 9, 11), pixel_spacing_mm=(2.0, 1.0))
@@ -114,6 +115,16 @@ def test_exclusive_labels_and_one_mask_per_organ(tmp_path, series):
     save(folder / "liver.nii.gz", masks["stomach"].astype(np.uint8), affine)
     with pytest.raises(InputError, match="found 4 NIfTI files, 3 with an organ's name"):
         export_dicom(folder, tmp_path / "s", tmp_path / "out4")
+
+
+def test_stray_files_beside_masks_and_series_change_nothing(tmp_path, series):
+    bits = draw_labels(series.shape)
+    for organ, mask in split(bits).items():
+        save(tmp_path / "m" / f"{organ}.nii.gz", mask.astype(np.uint8), TO_RAS @ series.affine)
+    add_strays(tmp_path / "m")
+    add_strays(tmp_path / "s")
+    export_dicom(tmp_path / "m", tmp_path / "s", tmp_path / "out")
+    assert_both(tmp_path / "out", read_series(tmp_path / "s"), split(bits))
 
 
 def test_cut_and_padded_volumes(tmp_path, series):

@@ -36,6 +36,7 @@ from gi2nnunet.upkeep.verify import verify_workspace
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
 from tests.source_factory import make_scan
+from tests.strays import add_strays_to_zip
 
 SEEN: dict[Fold, frozenset[str]] = {
     0: frozenset({"case1_day0"}), 1: frozenset({"case2_day0"}), "all": frozenset({"case3_day0"}),
@@ -514,6 +515,17 @@ def test_a_packed_file_is_refused_before_it_is_unpacked(file: Path, tmp_path: Pa
     assert bomb.stat().st_size < 1_000_000
     with pytest.raises(InputError, match="packed"):
         take_in(bomb, tmp_path / "theirs")
+
+
+def test_stray_files_in_a_model_file_change_nothing(file: Path, tmp_path: Path) -> None:
+    plain = take_in(file, tmp_path / "plain")
+    assert add_strays_to_zip(file) > 10
+    done = take_in(file, tmp_path / "theirs")
+    assert done.bundle == plain.bundle
+    for configuration in done.bundle.folds:
+        ours, theirs = (weights_of(tmp_path / at, configuration) for at in ("plain", "theirs"))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_two_parts_of_one_name_are_refused(file: Path, tmp_path: Path) -> None:

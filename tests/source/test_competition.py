@@ -206,13 +206,19 @@ def test_a_gap_in_the_slice_numbers(tmp_path):
     files = MadeSource(train=made.train, test=made.test, rows=rows).files()
     del files[made.train[0].image_path(2)]
     del files[made.test[0].image_path(1, "test")]
-    for allowed in (False, True):
-        refuse(
-            write_files(tmp_path, files),
-            "train, case2_day1: found no slice 3; expected every slice from 1 to 5",
-            "test, case1_day0: found no slice 2",
-            allow_missing=allowed,
-        )
+    path = write_files(tmp_path, files)
+    refuse(
+        path,
+        "train, case2_day1: found no slice 3; expected every slice from 1 to 5",
+        "test, case1_day0: found no slice 2",
+    )
+    source = open_source(path, SourceOptions(allow_missing=True))
+    assert source.left_out == {"case2_day1": "no slice 3", "case1_day0": "no slice 2"}
+    assert set(source.scans) == {s.scan_id for s in made.train[1:]}
+    assert len(source.warnings) == 2  # and none of rows that were passed over with the scan
+    assert source.warnings[0] == (
+        "case2_day1 is left out (no slice 3; expected every slice from 1 to 5)"
+    )
 
 
 def rename(files, old, new):

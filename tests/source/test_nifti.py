@@ -422,3 +422,33 @@ def test_convert_takes_volumes_as_stored_and_verify_opens_them_so(tmp_path, run)
     assert np.array_equal(read_volume(image).array, scan.image)
     assert np.array_equal(read_volume(labels).array, bits)
     assert run("verify", "--id", "501")[0] == 0
+
+
+def test_capitals_in_endings_change_nothing(tmp_path, run):
+    names = ["case1_day0", "case2_day0", "case3_day0"]
+    for folder in ("small", "large"):
+        write_scans(tmp_path / folder, names, layout="imagesTr", suffix="_0000")
+    for file in (tmp_path / "large").rglob("*.nii.gz"):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".NII.GZ")))
+    small, large = (
+        open_source(tmp_path / folder, SourceOptions(label_map=OPTION))
+        for folder in ("small", "large")
+    )
+    assert [*large.scans] == [*small.scans] == names
+    for scan_id, scan in large.scans.items():
+        assert scan.labelled
+        np.testing.assert_array_equal(scan.load().image, small.scans[scan_id].load().image)
+    for folder in ("small", "large"):
+        words = ("encode", tmp_path / folder, "--label-map", OPTION, "--out", f"{folder}.csv")
+        assert run(*words)[0] == 0
+    assert (tmp_path / "small.csv").read_bytes() == (tmp_path / "large.csv").read_bytes()
+    one = tmp_path / "large" / "imagesTr" / "case1_day0_0000.NII.GZ"
+    assert open_source(one).name == "case1_day0_0000"
+
+
+def test_a_second_label_volume_of_a_scan_is_refused(tmp_path):
+    folder = write_scans(tmp_path / "s", ["case1_day0", "case2_day0"])
+    label = folder / "labels" / "case1_day0.nii.gz"
+    (folder / "labels" / "case1_day0.NII.GZ").write_bytes(label.read_bytes())
+    with pytest.raises(InputError, match="a second label volume of case1_day0; expected one"):
+        open_source(folder, SourceOptions(label_map=OPTION))

@@ -14,6 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.files import is_stray
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.dicom_series import read_series
@@ -41,6 +42,7 @@ from tests.source_factory import (
     write_source,
     write_zip,
 )
+from tests.strays import add_strays, add_strays_to_zip
 
 IDS = ("case2_day1", "case2_day10", "case11_day3")
 
@@ -124,7 +126,8 @@ class ArraySource(Source):
 
     @classmethod
     def open(cls, path: Path, options: SourceOptions) -> Self | None:
-        files = sorted(path.glob("*.npz"), key=lambda file: IDS.index(file.stem))
+        names = [file.name for file in path.glob("*.npz") if not is_stray(file.name)]
+        files = sorted(map(path.joinpath, names), key=lambda file: IDS.index(file.stem))
         if not files:
             return None
         scans: dict[str, Scan] = {}
@@ -386,6 +389,28 @@ def test_every_command_takes_every_kind(given: Given, tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.read_image(scan_id), scan.image)
         assert dataset.scan(scan_id).numbers == numbers_of(given, scan)
         np.testing.assert_array_equal(dataset.open_scan(scan_id).read().image, scan.image)
+
+
+def test_stray_files_change_nothing(given: Given, tmp_path: Path) -> None:
+    def look() -> tuple[str, list[str], list[str], str]:
+        source = open_source(given.path, SourceOptions(source_labels="regions"))
+        dataset = convert(
+            given.path, workspace=open_workspace(tmp_path / f"w{added}", environ={}),
+            source_labels="regions", folds=None, holdout=0,
+        )  # fmt: skip
+        # A DICOM source's ids are made up for each workspace.
+        files = [json.dumps([*record["files"].values()]) for record in dataset.manifest["scans"]]
+        warnings = [w.replace(str(given.path), "") for w in (*source.warnings, *dataset.warnings)]
+        return json.dumps(source.fingerprint()), files, warnings, source.described
+
+    added = 0
+    before = look()
+    if given.path.suffix == ".zip":
+        added = add_strays_to_zip(given.path)
+    else:
+        added = add_strays(given.path if given.path.is_dir() else given.path.parent)
+    assert added > 10
+    assert look() == before
 
 
 # -- label volumes

@@ -15,6 +15,7 @@ import pytest
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
+from gi2nnunet.dataset.checks import find_strangers
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.presets import PlanOptions
@@ -225,8 +226,12 @@ def test_a_stray_file_is_named_and_nothing_is_trained_on_it(bench: Bench, name: 
 
 
 @pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
-def test_a_stray_volume_is_not_preprocessed(bench: Bench, folder: str) -> None:
-    stray = bench.raw / folder / "case9_day9_0000.nii.gz"
+@pytest.mark.parametrize("name", ["case9_day9_0000.nii.gz", "._case9_day9_0000.nii.gz"])
+def test_a_stray_volume_is_not_preprocessed(bench: Bench, folder: str, name: str) -> None:
+    for passed_over in ("Thumbs.db", ".DS_Store", "desktop.ini"):
+        (bench.raw / folder / passed_over).touch()
+    assert find_strangers(bench.dataset) == []
+    stray = bench.raw / folder / name  # of either name, nnU-Net would take it for a scan
     shutil.copy(bench.raw / "imagesTr" / f"{bench.first}_0000.nii.gz", stray)
     with pytest.raises(InputError, match="not in the manifest"):
         bench.plan()
