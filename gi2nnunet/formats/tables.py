@@ -13,6 +13,7 @@ import io
 import math
 import re
 import sys
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,11 +29,12 @@ from gi2nnunet.core.errors import (
     MOST_TABLE_BYTES,
     InputError,
     Problem,
+    is_table_bomb,
     name_some,
     raise_problems,
     shorten,
 )
-from gi2nnunet.core.files import find_kind
+from gi2nnunet.core.files import find_kind, is_stray
 from gi2nnunet.formats.ids import ORGANS, SLICE_ID, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import RleProblem, RowRuns, decode_rows, run_pixels
@@ -44,8 +46,9 @@ Size = tuple[int, int]
 MaskColumn = Literal["segmentation", "predicted"]
 """The column of RLE texts: the truth has the first, a submission the second."""
 
+_ZIP_START = b"PK\x03\x04"
 _NO_TABLES = {
-    b"PK\x03\x04": "a zip (or an Excel workbook)",
+    _ZIP_START: "a zip (or an Excel workbook)",
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
     b"\x89PNG": "a PNG",
@@ -220,7 +223,7 @@ def to_numbers(texts: Iterable[str]) -> NDArray[np.float64]:
 
 
 def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]]:
-    """Read a CSV, gzipped or not; return the texts of each column by its name.
+    """Read a CSV, gzipped, zipped alone or neither; return the texts of each column by its name.
 
     Parameters
     ----------
@@ -288,9 +291,11 @@ def _read_bytes(path: Path | str, data: bytes | None) -> bytes:
         if data.startswith(b"\x1f\x8b"):
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
                 data = packed.read(MOST_TABLE_BYTES + 1)
+        elif data.startswith(_ZIP_START):
+            data = _unpack_zip(data)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Give the path of a CSV file.") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shorten(str(path))}: cannot be read ({reason}).") from error
     if len(data) > MOST_TABLE_BYTES:
@@ -299,6 +304,20 @@ def _read_bytes(path: Path | str, data: bytes | None) -> bytes:
             "Give a CSV of the competition's form."
         )
     return data
+
+
+def _unpack_zip(data: bytes) -> bytes:
+    """Return the one CSV of a zip, as Kaggle gives single files; of other zips the zip itself."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return data
+    with zipfile.ZipFile(io.BytesIO(data)) as members:
+        tables = [m for m in members.infolist() if not is_stray(m.filename)]
+        if len(tables) != 1 or not tables[0].filename.lower().endswith(".csv"):
+            return data
+        size, packed = tables[0].file_size, tables[0].compress_size
+        if size > MOST_TABLE_BYTES or is_table_bomb(size, packed=packed):
+            raise zipfile.BadZipFile(f"{size} bytes packed into {packed}, more than in any table")
+        return members.read(tables[0])
 
 
 def _not_csv(path: Path | str, found: str) -> InputError:

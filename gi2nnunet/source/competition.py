@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
@@ -27,6 +28,7 @@ from gi2nnunet.core.errors import (
     name_some,
     raise_problems,
 )
+from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.ids import (
     ORGANS,
     SLICE_THICKNESS_MM,
@@ -40,6 +42,7 @@ from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import decode_rows, run_pixels
 from gi2nnunet.formats.tables import MaskColumn, MaskTable, format_rows, read_mask_table
 from gi2nnunet.source.archive import Archive
+from gi2nnunet.source.foreign import describe_foreign
 from gi2nnunet.source.scan import (
     LoadedScan,
     Part,
@@ -245,6 +248,7 @@ class _Faults:
 
 
 _SAMPLE = "sample_submission.csv"
+_TABLE_NAMES = (["train.csv"], ["train.csv.zip"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +273,7 @@ class CompetitionSource(Source):
             If the path is not such a source, or for rows, names and files that contradict each
             other, all of them together.
         """
+        _refuse_foreign(path)
         archive = Archive(path)
         if options.scope == "hidden":
             return cls._open_hidden(archive)
@@ -390,10 +395,22 @@ class CompetitionSource(Source):
         return f"{self.path}/train.csv"
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that is no zip but of another known kind."""
+    if find_kind(path) != "file" or zipfile.is_zipfile(path):
+        return
+    if about := describe_foreign(path, [path.name]):
+        raise InputError(
+            f"{path}: is not a source; expected a folder, a zip or a NIfTI file.{about}"
+        )
+
+
 def _read_table(
     archive: Archive, names: Sequence[str], name: str, *, mask_column: MaskColumn | None = None
 ) -> MaskTable | None:
-    if name not in names:
+    """Return a table, which may be in a zip of its own, as Kaggle gives single files."""
+    name = next((n for n in (name, f"{name}.zip") if n in names), "")
+    if not name:
         return None
     return read_mask_table(
         f"{archive.path}/{name}", data=archive.read_table(name), mask_column=mask_column
@@ -407,7 +424,7 @@ def _find_root(archive: Archive, names: Sequence[str]) -> str:
             "/".join(parts[:depth]) + "/" if depth else ""
             for name in names
             if len(parts := name.split("/")) > depth
-            and (parts[depth:] == ["train.csv"] or parts[depth] in ("train", "test"))
+            and (parts[depth] in ("train", "test") or parts[depth:] in _TABLE_NAMES)
         }
         if len(roots) == 1:
             return roots.pop()
@@ -416,7 +433,7 @@ def _find_root(archive: Archive, names: Sequence[str]) -> str:
                 f"{archive.path}: holds several sources ({', '.join(sorted(roots))}). Give one."
             )
     zips = [name for name in names if name.lower().endswith(".zip")]
-    remedy = ""
+    remedy = describe_foreign(archive.path, names, packed=archive.is_zip)
     if zips:
         within = "Unpack it and give that." if archive.is_zip else "Give that zip itself."
         remedy = f" It holds the zip {zips[0]}. {within}"

@@ -12,6 +12,8 @@ from gi2nnunet.core.files import find_kind, is_stray
 from gi2nnunet.formats.coding import parse_mask_names
 from gi2nnunet.formats.ids import scan_order
 from gi2nnunet.formats.volumes import is_nifti_name, nifti_stem
+from gi2nnunet.source.archive import Archive
+from gi2nnunet.source.foreign import describe_foreign
 from gi2nnunet.source.scan import Part, SourceOptions
 
 # Folder of images, folder of labels, part; the first row that is there decides the layout.
@@ -113,7 +115,7 @@ def list_volumes(
     if not found:
         raise InputError(
             f"{path}: holds no NIfTI image. Expected .nii or .nii.gz files in it, in images/ or "
-            "in imagesTr/."
+            f"in imagesTr/.{_describe_others(path)}"
         )
     if options.labels_only:
         # A folder that holds images too, as a whole dataset does, keeps its labels apart.
@@ -128,6 +130,14 @@ def list_volumes(
     elif not options.truth:
         found = {scan_id: replace(files, label=None, masks=()) for scan_id, files in found.items()}
     return {scan_id: found[scan_id] for scan_id in sorted(found, key=scan_order)}
+
+
+def _describe_others(folder: Path) -> str:
+    """Return what the files of a folder are that holds no volume."""
+    try:
+        return describe_foreign(folder, Archive(folder).names())
+    except InputError:
+        return ""
 
 
 def _are_channels(images: Sequence[Path], label_names: Iterable[str]) -> bool:

@@ -199,7 +199,7 @@ ARGUMENTS = (
     refused(
         "convert source --name Other", "found another dataset of number 501", "Take another number"
     ),
-    refused("convert truth.csv", "truth.csv: neither a folder nor a readable", "Download the"),
+    refused("convert truth.csv", "truth.csv: is not a source", "a table", "Score a submission"),
     refused("phantom source", "source: is not empty", "give another folder"),
     refused("phantom truth.csv", "truth.csv: exists already", "give another path"),
     refused("phantom p --size 1x1x1", "geometry: found", "expected 16 to 4096 pixels"),
