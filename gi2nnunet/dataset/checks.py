@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -257,6 +256,8 @@ def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list
 def _compare_geometry(
     image_path: Path, image: Volume, label_path: Path, labels: Volume
 ) -> list[Finding]:
+    import nibabel  # a third of a second that other commands do not need
+
     if image.array.shape != labels.array.shape:
         found, expected = f"{labels.array.shape} voxels", f"{image.array.shape}, like its image"
         return [_finding(label_path, found, expected, CONVERT_AGAIN)]

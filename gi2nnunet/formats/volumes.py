@@ -11,6 +11,9 @@ direction the identity in ITK's LPS world (``diag(-sx, -sy, sz)`` in NIfTI's RAS
 right-handed frame that every viewer and nnU-Net read alike. The origin is 0, because the
 competition's files do not say where in the scanner a patient lay.
 
+nibabel brings pydicom and SciPy with it, 40 MB and a third of a second that the competition's files
+do not need: it is imported where it is used.
+
 References
 ----------
 https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
@@ -28,17 +31,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import MOST_VOXELS, InputError
@@ -55,9 +49,11 @@ _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # that may follow the voxels
 _ENDINGS = (".nii.gz", ".nii")
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
-_SLICE_ORDER = axcodes2ornt("IPL")  # z runs to inferior, y to posterior, x to left
-_AS_STORED = axcodes2ornt("LPI")  # what columns, rows, slices run to
-_FILE_ORDER = axcodes2ornt("LPS")  # i runs to left, j to posterior, k to superior
+# Letters for what each axis runs to; or nibabel's orientation, ``(3, 2)``.
+Axes = str | NDArray[np.float64]
+_SLICE_ORDER = "IPL"  # z runs to inferior, y to posterior, x to left
+_AS_STORED = "LPI"  # what columns, rows, slices run to
+_FILE_ORDER = "LPS"  # i runs to left, j to posterior, k to superior
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
 
@@ -73,11 +69,44 @@ def nifti_stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
+def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return nibabel's orientation, ``(3, 2)``: for each axis, the patient's and its direction."""
+    from nibabel.orientations import io_orientation
+
+    axes: NDArray[np.float64] = io_orientation(affine)
+    return axes
+
+
+def _find_turn(start: Axes, end: Axes) -> NDArray[np.float64]:
+    """Return the orientation that turns axes into others."""
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    both = (axcodes2ornt(axes) if isinstance(axes, str) else axes for axes in (start, end))
+    turn: NDArray[np.float64] = ornt_transform(*both)
+    return turn
+
+
+def _apply_turn(array: NDArray[Any], turn: NDArray[np.float64]) -> NDArray[Any]:
+    from nibabel.orientations import apply_orientation
+
+    turned: NDArray[Any] = apply_orientation(array, turn)
+    return turned
+
+
+def _find_spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    from nibabel.affines import voxel_sizes
+
+    spacing_mm: NDArray[np.float64] = voxel_sizes(affine)
+    return spacing_mm
+
+
 @lru_cache(maxsize=32)
 def _nifti_start(
     shape: tuple[int, int, int], dtype: np.dtype[Any], spacing_mm: tuple[float, float, float]
 ) -> bytes:
     """Return the 352 bytes before the voxels; shape and spacing ``(z, y, x)``."""
+    import nibabel
+
     spacing_z, spacing_y, spacing_x = spacing_mm
     affine = np.diag([-spacing_x, -spacing_y, spacing_z, 1.0])
     header = nibabel.Nifti1Header(endianness="<")
@@ -216,6 +245,8 @@ def read_volume(path: Path, *, as_stored: bool = False) -> Volume:
         If the file is missing, truncated, damaged, not a NIfTI file or not 3D, or does not give
         its orientation.
     """
+    import nibabel
+
     data = _read_nifti_bytes(path)
     header = _read_header(path, data, as_stored=as_stored)
     try:
@@ -226,8 +257,8 @@ def read_volume(path: Path, *, as_stored: bool = False) -> Volume:
         _refuse(path, f"no readable NIfTI volume ({error})")
     with np.errstate(over="ignore", invalid="ignore"):  # infinity is reported by later checks
         array = np.asarray(array, np.float32 if scaled else None)
-    turn = ornt_transform(header.axes, _SLICE_ORDER)
-    array = apply_orientation(array.reshape(array.shape[:3]), turn)
+    turn = _find_turn(header.axes, _SLICE_ORDER)
+    array = _apply_turn(array.reshape(array.shape[:3]), turn)
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return Volume(array=array, geometry=header.geometry)
 
@@ -245,6 +276,8 @@ def read_volume_at(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     InputError
         As :func:`read_volume`, but for no orientation.
     """
+    import nibabel
+
     data = _read_nifti_bytes(path)
     kind = nibabel.Nifti2Image if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
     try:
@@ -263,15 +296,17 @@ def read_volume_at(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """A file's header, its geometry, and nibabel's orientation of its axes, ``(3, 2)``."""
+    """A file's header, its geometry, and the orientation of its axes."""
 
     nifti: Any
     geometry: VolumeGeometry
-    axes: NDArray[np.float64]
+    axes: Axes
 
 
 def _read_header(path: Path, data: bytes, *, as_stored: bool) -> _Header:
     """Read the header in the first bytes of a file."""
+    import nibabel
+
     kind = nibabel.Nifti2Header if data[:4] in _NIFTI2_SIZES else nibabel.Nifti1Header
     try:
         start = data[: kind.sizeof_hdr]
@@ -298,10 +333,10 @@ def _read_header(path: Path, data: bytes, *, as_stored: bool) -> _Header:
     if not forms and not as_stored:
         found = "neither qform nor sform, so the orientation is unknown"
         _refuse(path, found, "one of the two set, or --orientation as-stored")
-    if unsized or not np.isfinite(affine).all() or voxel_sizes(affine).min() <= 0:
+    if unsized or not np.isfinite(affine).all() or _find_spacing(affine).min() <= 0:
         _refuse(path, "a voxel size that is not a positive number", "spacing in mm")
     if as_stored:
-        affine = np.diag([*-voxel_sizes(affine), 1.0])
+        affine = np.diag([*-_find_spacing(affine), 1.0])
         geometry = place_volume(shape[:3], affine=affine, axes=_AS_STORED)
         return _Header(nifti=header, geometry=geometry, axes=_AS_STORED)
     axes, *others = [_find_axes(form, where=str(path)) for form in forms]
@@ -323,7 +358,7 @@ def _is_made_up(affine: NDArray[np.float64]) -> bool:
 
 
 def place_volume(
-    shape: Sequence[int], *, affine: NDArray[np.float64], axes: NDArray[np.float64] | None = None
+    shape: Sequence[int], *, affine: NDArray[np.float64], axes: Axes | None = None
 ) -> VolumeGeometry:
     """Return the geometry that a volume of any axes has once it is in slice order.
 
@@ -334,28 +369,30 @@ def place_volume(
     affine
         ``(4, 4)``, from its voxels to RAS mm. Axes that are not the patient's count as the nearest.
     axes
-        nibabel's orientation of the axes, ``(3, 2)``, if it is known.
+        The orientation of the axes, if it is known.
     """
-    turn = ornt_transform(io_orientation(affine) if axes is None else axes, _SLICE_ORDER)
+    from nibabel.orientations import inv_ornt_aff
+
+    turn = _find_turn(_find_orientation(affine) if axes is None else axes, _SLICE_ORDER)
     affine = affine @ inv_ornt_aff(turn, shape)
     depth, height, width = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
     return VolumeGeometry(
         shape=(depth, height, width),
-        spacing_mm=_three(voxel_sizes(affine)),
+        spacing_mm=_three(_find_spacing(affine)),
         corner_mm=_three(_TO_LPS @ affine[:3, 3]),
     )
 
 
 def to_slice_order(array: NDArray[Any], *, affine: NDArray[np.float64]) -> NDArray[Any]:
     """Return a volume of any axes in slice order; ``affine`` as in :func:`place_volume`."""
-    turn = ornt_transform(io_orientation(affine), _SLICE_ORDER)
-    return np.ascontiguousarray(apply_orientation(array, turn))
+    turn = _find_turn(_find_orientation(affine), _SLICE_ORDER)
+    return np.ascontiguousarray(_apply_turn(array, turn))
 
 
 def from_slice_order(array: NDArray[Any], *, affine: NDArray[np.float64]) -> NDArray[Any]:
     """Return a volume in slice order with axes of its own; undoes :func:`to_slice_order`."""
-    turn = ornt_transform(_SLICE_ORDER, io_orientation(affine))
-    return np.ascontiguousarray(apply_orientation(array, turn))
+    turn = _find_turn(_SLICE_ORDER, _find_orientation(affine))
+    return np.ascontiguousarray(_apply_turn(array, turn))
 
 
 def write_volume_at(path: Path, array: NDArray[Any], *, affine: NDArray[np.float64]) -> None:
@@ -364,8 +401,10 @@ def write_volume_at(path: Path, array: NDArray[Any], *, affine: NDArray[np.float
     Its voxel axes are those of :func:`write_volume`. ``affine`` is that of :func:`place_volume`,
     from the voxels that :func:`from_slice_order` gives. Raises :class:`OutputError`.
     """
+    import nibabel
+
     image = nibabel.Nifti1Image(from_slice_order(array, affine=affine), affine)
-    _write_image(path, image.as_reoriented(ornt_transform(io_orientation(affine), _FILE_ORDER)))
+    _write_image(path, image.as_reoriented(_find_turn(_find_orientation(affine), _FILE_ORDER)))
 
 
 def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
@@ -446,7 +485,7 @@ def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64
         cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         shear = cosines.T @ cosines - np.eye(3)
     if np.isfinite(cosines).all() and np.abs(shear).max() <= _MOST_SHEAR:
-        axes: NDArray[np.float64] = io_orientation(affine)
+        axes = _find_orientation(affine)
         along = np.abs(cosines[axes[:, 0].astype(int), [0, 1, 2]])
         if along.min() >= np.cos(np.deg2rad(_MOST_OBLIQUE_DEGREES)):
             return axes
@@ -469,11 +508,13 @@ def write_volume_like(
     OutputError
         If the file cannot be written.
     """
+    import nibabel
+
     data = _read_nifti_bytes(reference, start_only=True)
     header = _read_header(reference, data, as_stored=as_stored)
     affine = header.nifti.get_best_affine()
-    turn = ornt_transform(_SLICE_ORDER, header.axes)
-    _write_image(path, nibabel.Nifti1Image(apply_orientation(array, turn), affine))
+    turn = _find_turn(_SLICE_ORDER, header.axes)
+    _write_image(path, nibabel.Nifti1Image(_apply_turn(array, turn), affine))
 
 
 def _write_image(path: Path, image: Any) -> None:

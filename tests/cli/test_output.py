@@ -201,6 +201,13 @@ def test_completing_loads_nothing_heavy(tmp_path):
     assert not loaded & {"numpy", "pandas", "scipy", "torch", "nibabel", "nnunetv2"}
 
 
+def test_check_of_the_competitions_files_loads_no_library_for_other_formats(tmp_path):
+    line = f"{' '.join(('$G', *PHANTOM))} && {sys.executable} -X importtime -m gi2nnunet check made"
+    loaded = set(re.findall(r"\| +([a-zA-Z0-9_.]+)", in_shell(tmp_path, line).stderr))
+    assert "gi2nnunet.source.competition" in loaded
+    assert not loaded & {"nibabel", "pydicom", "torch"}
+
+
 # -- what moves, and colour
 
 # Two steps of a progress and a training of two epochs, without the engine; {} keeps its terminal.
