@@ -1,9 +1,27 @@
 """Calls that do what the commands do, for notebooks and scripts, with the same names and defaults.
 
 Every option of a command is a keyword of its call, named like the command's Python parameter
-(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). A call returns what its command prints, and
-reports progress to callbacks. The main ones are available from :mod:`gi2nnunet` itself. For more
-control, use the functions of the packages that a call connects.
+(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). A call returns what its command prints. The
+main ones are available from :mod:`gi2nnunet` itself. For more control, use the functions of the
+packages that a call connects.
+
+These keywords are the same in each call that takes them:
+
+- ``source``: the competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
+  ``allow_missing`` skips rows without an image and images without rows, and leaves out scans that
+  miss a slice. :func:`check` explains the other keywords on how it is opened.
+- ``workspace``: the folder of all data and models; by default nnU-Net's three environment variables
+  if all are set, otherwise ``./gi2nnunet-workspace``. ``dataset_id`` names one of its datasets.
+- ``device`` (``auto``, ``cuda``, ``cpu`` or ``mps``), ``gpus`` (by default one), ``jobs`` (worker
+  processes or threads, by default one per core) and ``threads`` (of the network's operations).
+- ``trust`` loads checkpoints and plans unchecked: they can run any code.
+- ``progress`` is called with ``(done, total, what)``, also from another thread; ``on_notice`` and
+  ``on_warning`` with sentences.
+
+:class:`~gi2nnunet.core.errors.InputError` means that something given is damaged or missing,
+:class:`~gi2nnunet.core.errors.EngineError` that nnU-Net or a worker process failed,
+:class:`~gi2nnunet.core.errors.OutputError` that a result cannot be written, and ``ValueError`` that
+a number is out of range or a name unknown.
 """
 
 from __future__ import annotations
@@ -11,11 +29,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gi2nnunet.core.command import spell_call
+from gi2nnunet.core.command import spell_call, take_fields
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, Progress, ignore
 
@@ -27,10 +45,11 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.formats.ids import Certainty, LabelScheme, Orientation
-    from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+    from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
     from gi2nnunet.nnunet.models import Ensemble, Fold, ModelChoice
     from gi2nnunet.nnunet.postprocess import Tuning
     from gi2nnunet.nnunet.presets import PlanOptions, TrainingSettings
+    from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.report.page import WrittenReport
     from gi2nnunet.scoring.conventions import Metric, ScanChoice, TunedMetric
@@ -88,30 +107,68 @@ def list_patches(
     return tuple(tuple(patch) for patch in patches)
 
 
-def check(
-    source: FilePath,
-    *,
-    model: bool = False,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    allow_missing: bool = False,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    series: str | None = None,
-    structures: FilePath | None = None,
-    roi: Mapping[str, str] | Sequence[str] | None = None,
-    any_modality: bool = False,
-    show_paths: bool = False,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> SourceReport:
+@dataclass(frozen=True, kw_only=True)
+class _Opening:
+    """Keywords of how the images of a source are opened."""
+
+    allow_missing: bool = False
+    orientation: Orientation = "affine"
+    series: str | None = None
+    any_modality: bool = False
+    show_paths: bool = False
+
+    def make_source_options(self) -> SourceOptions:
+        """Return these as the options of a source that is opened without truth."""
+        from gi2nnunet.source.scan import DicomOptions, SourceOptions
+
+        dicom = DicomOptions(
+            series=self.series, any_modality=self.any_modality, show_paths=self.show_paths
+        )
+        return SourceOptions(
+            truth=False, allow_missing=self.allow_missing, orientation=self.orientation, dicom=dicom
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpeningWithTruth(_Opening):
+    """Keywords of how a source is opened with its truth."""
+
+    source_labels: LabelScheme | None = None
+    label_map: str | None = None
+    structures: FilePath | None = None
+    roi: Mapping[str, str] | Sequence[str] | None = None
+
+    def make_source_options(self) -> SourceOptions:
+        """Return these as the options of a source."""
+        from gi2nnunet.formats.structures import parse_names
+
+        images = super().make_source_options()
+        structures = Path(self.structures) if self.structures else None
+        names = parse_names(self.roi, option="--roi")
+        return replace(
+            images, truth=True, source_labels=self.source_labels, label_map=self.label_map,
+            dicom=replace(images.dicom, structures=structures, roi=names),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check(_OpeningWithTruth):
+    """Arguments of :func:`check`."""
+
+    source: FilePath = field(kw_only=False)
+    model: bool = False
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    jobs: int | None = None
+    progress: Progress | None = None
+
+
+@take_fields(_Check)
+def check(asked: _Check) -> SourceReport:
     """Show what a source holds, and which scans look unusual.
 
     Parameters
     ----------
-    source
-        The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
     model
         Also compare the truth with the out-of-fold predictions stored in the workspace.
     source_labels
@@ -138,79 +195,50 @@ def check(
     """
     from gi2nnunet.source.check.check import check_source
 
-    options = make_source_options(locals())
+    options = replace(asked.make_source_options(), jobs=asked.jobs)
     stored = None
-    if model:
+    if asked.model:
         from gi2nnunet.prediction.out_of_fold import find_stored_predictions
 
-        space = find_workspace(workspace)
-        dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
+        space = find_workspace(asked.workspace)
+        dataset = open_dataset(workspace=asked.workspace, dataset_id=asked.dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
         options = options.name_patients(space.patients)
-    found = check_source(source, options, progress=progress)
+    found = check_source(asked.source, options, progress=asked.progress)
     if stored is None:
         return found
     agreements = stored.measure(
         {scan.scan_id for scan in found.scans if scan.masks is not None},
-        jobs=jobs, progress=progress or ignore,
+        jobs=asked.jobs, progress=asked.progress or ignore,
     )  # fmt: skip
     return found.add_disagreements(agreements, predict=stored.predict)
 
 
-def make_source_options(given: Mapping[str, Any]) -> SourceOptions:
-    """Return how to open a source from the arguments of a call by name."""
-    from gi2nnunet.core.workers import count_cores
-    from gi2nnunet.formats.structures import parse_names
-    from gi2nnunet.source.scan import RECORDED, DicomOptions, SourceOptions
+@dataclass(frozen=True, kw_only=True)
+class _Convert(_OpeningWithTruth):
+    """Arguments of :func:`convert`."""
 
-    structures, jobs = given.get("structures"), given.get("jobs")
-    return SourceOptions(
-        **{name: given[name] for name in RECORDED if name in given},
-        jobs=count_cores() if jobs is None else jobs,
-        dicom=DicomOptions(
-            series=given["series"],
-            structures=Path(structures) if structures else None,
-            roi=parse_names(given.get("roi"), option="--roi"),
-            any_modality=given["any_modality"],
-            show_paths=given["show_paths"],
-        ),
-    )
+    source: FilePath = field(kw_only=False)
+    workspace: FilePath | None = None
+    dataset_id: int = 501
+    name: str = "UWGI"
+    labels: LabelScheme = "regions"
+    folds: int | None = None
+    holdout: HoldOutRule = None
+    keep_known_bad: bool = False
+    leave_out_suspects: Certainty | None = None
+    seed: int = 0
+    jobs: int | None = None
+    progress: Progress | None = None
+    on_notice: Notice | None = None
 
 
-def convert(
-    source: FilePath,
-    *,
-    workspace: FilePath | None = None,
-    dataset_id: int = 501,
-    name: str = "UWGI",
-    labels: LabelScheme = "regions",
-    folds: int | None = None,
-    holdout: HoldOutRule = None,
-    keep_known_bad: bool = False,
-    leave_out_suspects: Certainty | None = None,
-    allow_missing: bool = False,
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    series: str | None = None,
-    structures: FilePath | None = None,
-    roi: Mapping[str, str] | Sequence[str] | None = None,
-    any_modality: bool = False,
-    show_paths: bool = False,
-    seed: int = 0,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> Dataset:
+@take_fields(_Convert)
+def convert(asked: _Convert) -> Dataset:
     """Turn a source into an nnU-Net raw dataset; if it is there already, it is only read.
 
     Parameters
     ----------
-    source
-        The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
-    workspace
-        Folder of all data and models; by default nnU-Net's three environment variables if all are
-        set, otherwise ``./gi2nnunet-workspace``.
     labels
         ``regions`` is bit-coded and keeps overlaps; ``exclusive`` gives each voxel one organ.
     folds
@@ -220,16 +248,6 @@ def convert(
         or more.
     leave_out_suspects
         Check the source, and do not train on scans with a suspect at least this certain.
-    orientation
-        Axes of NIfTI volumes; see :func:`check`.
-    series, structures, roi, any_modality, show_paths
-        Only for DICOM; see :func:`check`.
-    jobs
-        Number of scans processed at the same time; by default one per core.
-    progress
-        Called with ``(done, total, what)``.
-    on_notice
-        Called with a sentence that names the workspace.
 
     Returns
     -------
@@ -240,25 +258,21 @@ def convert(
     ------
     InputError
         If the source is damaged or incomplete, or the place holds another dataset.
-    OutputError
-        If the dataset cannot be written.
-    EngineError
-        If a worker process ends early.
     """
     from gi2nnunet.dataset.convert import convert as convert_source
     from gi2nnunet.dataset.splits import SplitOptions
 
-    command = spell_call(convert, locals())
-    options = make_source_options(locals())
-    space = find_workspace(workspace)
-    (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
+    options = replace(asked.make_source_options(), jobs=asked.jobs)
+    space = find_workspace(asked.workspace)
+    (asked.on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     split = SplitOptions(
-        folds=folds, holdout=holdout, keep_known_bad=keep_known_bad,
-        leave_out_suspects=leave_out_suspects, seed=seed,
+        folds=asked.folds, holdout=asked.holdout, keep_known_bad=asked.keep_known_bad,
+        leave_out_suspects=asked.leave_out_suspects, seed=asked.seed,
     )  # fmt: skip
     return convert_source(
-        Path(source), workspace=space, dataset_id=dataset_id, name=name, labels=labels,
-        split=split, options=options, command=command, progress=progress, on_notice=on_notice,
+        Path(asked.source), workspace=space, dataset_id=asked.dataset_id, name=asked.name,
+        labels=asked.labels, split=split, options=options, command=spell_call(convert, vars(asked)),
+        progress=asked.progress, on_notice=asked.on_notice,
     )  # fmt: skip
 
 
@@ -338,22 +352,10 @@ def train(
         Delete earlier training of these folds and start over.
     nnunet_validation
         Also run nnU-Net's own final validation.
-    trust
-        Load checkpoints and plans unchecked: they can run any code.
-    device, gpus
-        ``auto``, ``cuda``, ``cpu`` or ``mps``; number of GPUs, by default one.
-    jobs, threads
-        Number of worker processes, and of threads of the network's operations.
     checks
         Stop before the start if versions, memory or disk space are not sufficient.
-    progress
-        Called with ``(done, total, what)`` during preparation, also from another thread.
     on_epoch
         Called after every epoch of every training.
-    on_notice
-        Called with sentences: the hardware, what is trained.
-    on_warning
-        Called with sentences about scarce memory or disk space; by default ``on_notice``.
     on_plan
         Called when the data are prepared and training begins.
     on_start
@@ -370,12 +372,8 @@ def train(
     ------
     InputError
         If there is no such dataset, fold, trainer or weights, or this machine cannot train it.
-    EngineError, OutputError
-        If nnU-Net fails, or its output cannot be written.
     StoppedError
         If ``stop`` was set before all were finished.
-    ValueError
-        For a number out of range.
     """
     command = spell_call(train, locals())
     from gi2nnunet.nnunet import presets
@@ -556,36 +554,89 @@ def estimate(
     return estimate_costs(dataset, engine=engine, request=request, progress=progress or ignore)
 
 
-def predict(
-    source: FilePath | None = None,
-    *,
-    config: str | Sequence[str] | None = None,
-    fold: str | int | Sequence[str | int] | None = None,
-    preset: str | None = None,
-    trainer: str | None = None,
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
-    nifti: bool = False,
-    save_probabilities: bool = False,
-    rtstruct: bool = False,
-    seg: bool = False,
-    roi_name: Mapping[str, str] | Sequence[str] | None = None,
-    tuning: bool = True,
-    out: FilePath | None = None,
-    allow_missing: bool = False,
-    orientation: Orientation = "affine",
-    series: str | None = None,
-    any_modality: bool = False,
-    show_paths: bool = False,
-    trust: bool = False,
-    device: str = "auto",
-    gpus: int | None = None,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> Evaluation:
+@dataclass(frozen=True, kw_only=True)
+class Prediction(_Opening):
+    """Arguments of :func:`predict`."""
+
+    source: FilePath | None = field(default=None, kw_only=False)
+    config: str | Sequence[str] | None = None
+    fold: str | int | Sequence[str | int] | None = None
+    preset: str | None = None
+    trainer: str | None = None
+    mirroring: bool = True
+    step_size: float = 0.5
+    threads: int | None = None
+    nifti: bool = False
+    save_probabilities: bool = False
+    rtstruct: bool = False
+    seg: bool = False
+    roi_name: Mapping[str, str] | Sequence[str] | None = None
+    tuning: bool = True
+    out: FilePath | None = None
+    trust: bool = False
+    device: str = "auto"
+    gpus: int | None = None
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    progress: Progress | None = None
+    on_notice: Notice | None = None
+
+    def open_engine(self) -> Engine:
+        """Return what runs nnU-Net."""
+        return open_engine(
+            self.workspace, device=self.device, gpus=self.gpus, threads=self.threads,
+            trust=self.trust,
+        )  # fmt: skip
+
+    def make_settings(self) -> PredictionSettings:
+        """Return how a network is applied to an image."""
+        from gi2nnunet.nnunet.engine import PredictionSettings
+
+        return PredictionSettings(mirroring=self.mirroring, step_size=self.step_size)
+
+    def make_options(self) -> PredictionOptions:
+        """Return what is written."""
+        from gi2nnunet.formats.structures import parse_names
+        from gi2nnunet.nnunet.engine import PredictionOptions
+
+        return PredictionOptions(
+            nifti=self.nifti, save_probabilities=self.save_probabilities, tuning=self.tuning,
+            rtstruct=self.rtstruct, seg=self.seg,
+            roi_names=parse_names(self.roi_name, option="--roi-name"),
+        )  # fmt: skip
+
+    def choose_work(self, engine: Engine) -> Work:
+        """Return the scans, the models and the folder for the results."""
+        from gi2nnunet.nnunet.models import ModelChoice
+        from gi2nnunet.prediction.choose import choose_work
+
+        return choose_work(
+            Path(self.source) if self.source else None,
+            models=ModelChoice(
+                configurations=tuple(list_texts(self.config)), folds=tuple(list_texts(self.fold)),
+                preset=self.preset, trainer=self.trainer, dataset_id=self.dataset_id,
+            ),
+            out=Path(self.out) if self.out else None, options=self.make_source_options(),
+            workspace=engine.workspace,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredPrediction(Prediction, _OpeningWithTruth):
+    """Arguments of :func:`predict_and_score`."""
+
+    metric: Metric = "per-class"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown metric before hours of prediction."""
+        from gi2nnunet.scoring.conventions import CONVENTIONS
+
+        if self.metric not in CONVENTIONS:
+            raise ValueError(f"metric {self.metric!r} is none of {CONVENTIONS}")
+
+
+@take_fields(Prediction)
+def predict(asked: Prediction) -> Evaluation:
     """Predict a source and write ``submission.csv``, without scoring it.
 
     Parameters
@@ -610,16 +661,6 @@ def predict(
         Apply the settings that ``gi2nnunet tune`` saved for these models, if any.
     out
         Folder for the results; by default one in the workspace.
-    allow_missing
-        Skip rows without an image and images without rows, and leave out scans that miss a slice.
-    orientation
-        Axes of NIfTI volumes; see :func:`check`.
-    series, any_modality, show_paths
-        Only for DICOM; see :func:`check`.
-    progress
-        Called with ``(done, total, what)`` in scans.
-    on_notice
-        Called with sentences: the hardware, the models, what is predicted.
 
     Returns
     -------
@@ -630,49 +671,12 @@ def predict(
     ------
     InputError
         If the source is damaged, or there are no such models.
-    EngineError, OutputError
-        If nnU-Net fails, or the results cannot be written.
-    ValueError
-        For a number out of range.
     """
-    return _predict(predict, locals())
+    return _predict(asked)
 
 
-def predict_and_score(
-    source: FilePath | None = None,
-    *,
-    metric: Metric = "per-class",
-    source_labels: LabelScheme | None = None,
-    label_map: str | None = None,
-    orientation: Orientation = "affine",
-    config: str | Sequence[str] | None = None,
-    fold: str | int | Sequence[str | int] | None = None,
-    preset: str | None = None,
-    trainer: str | None = None,
-    mirroring: bool = True,
-    step_size: float = 0.5,
-    threads: int | None = None,
-    nifti: bool = False,
-    save_probabilities: bool = False,
-    rtstruct: bool = False,
-    seg: bool = False,
-    roi_name: Mapping[str, str] | Sequence[str] | None = None,
-    tuning: bool = True,
-    out: FilePath | None = None,
-    allow_missing: bool = False,
-    series: str | None = None,
-    structures: FilePath | None = None,
-    roi: Mapping[str, str] | Sequence[str] | None = None,
-    any_modality: bool = False,
-    show_paths: bool = False,
-    trust: bool = False,
-    device: str = "auto",
-    gpus: int | None = None,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    progress: Progress | None = None,
-    on_notice: Notice | None = None,
-) -> Evaluation:
+@take_fields(ScoredPrediction)
+def predict_and_score(asked: ScoredPrediction) -> Evaluation:
     """Predict, write ``submission.csv``, and score it if the truth is known.
 
     Without a source, the held-out scans are predicted. If there are none, every training scan is
@@ -683,14 +687,6 @@ def predict_and_score(
     ----------
     metric
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
-    source_labels
-        How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
-    label_map
-        The same for any labels: ``"stomach=1,small_bowel=2,large_bowel=3"``.
-    orientation
-        Axes of NIfTI volumes; see :func:`check`.
-    structures, roi
-        Only for DICOM; see :func:`check`.
 
     Returns
     -------
@@ -700,12 +696,29 @@ def predict_and_score(
 
     Raises
     ------
-    InputError, EngineError, OutputError
+    InputError
         Like :func:`predict`.
-    ValueError
-        For an unknown metric or a number out of range.
     """
-    return _predict(predict_and_score, locals())
+    return _predict(asked)
+
+
+def _predict(asked: Prediction) -> Evaluation:
+    engine = asked.open_engine()
+    asked.make_settings()  # refuses a number out of range, before the models are looked for
+    return evaluate_work(asked, asked.choose_work(engine), engine)
+
+
+def evaluate_work(asked: Prediction, work: Work, engine: Engine) -> Evaluation:
+    """Predict chosen work, and score it if the arguments are those of a scored prediction."""
+    from gi2nnunet.prediction.evaluate import evaluate
+
+    scored = asked if isinstance(asked, ScoredPrediction) else None
+    call: Callable[..., Evaluation] = predict_and_score if scored else predict
+    return evaluate(
+        work, engine=engine, settings=asked.make_settings(), options=asked.make_options(),
+        metric=scored.metric if scored else "per-class", score=scored is not None,
+        command=spell_call(call, vars(asked)), progress=asked.progress, on_notice=asked.on_notice,
+    )  # fmt: skip
 
 
 def export_dicom(
@@ -735,15 +748,11 @@ def export_dicom(
         How labels are coded; by default as their values show.
     roi_name
         Names of structures in place of those of TG-263: ``{"stomach": "Magen"}``.
-    any_modality, show_paths
-        As in :func:`check`.
 
     Raises
     ------
     InputError
         If labels and series cannot be read, or do not lie on one another.
-    OutputError
-        If a file cannot be written.
     """
     from gi2nnunet.dataset.export_dicom import export_dicom as export
     from gi2nnunet.formats.structures import parse_names
@@ -754,43 +763,13 @@ def export_dicom(
     return export(Path(labels), Path(series), Path(out), scheme=scheme, names=names, dicom=options)
 
 
-def _predict(call: Callable[..., Evaluation], given: Mapping[str, Any]) -> Evaluation:
-    """Do what a call was asked for; its arguments by name."""
-    from gi2nnunet.formats.structures import parse_names
-    from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
-    from gi2nnunet.nnunet.models import ModelChoice
-    from gi2nnunet.prediction.choose import choose_work
-    from gi2nnunet.prediction.evaluate import evaluate
-    from gi2nnunet.scoring.conventions import CONVENTIONS
+def predict_part(asked: Prediction, work: Work, engine: Engine, *, part: tuple[int, int]) -> int:
+    """Predict one part of chosen work, such as ``(2, 8)``; return how many scans it has."""
+    from gi2nnunet.prediction import evaluate
 
-    def pick(*names: str) -> dict[str, Any]:
-        return {name: given[name] for name in names}
-
-    metric = given.get("metric")
-    if metric is not None and metric not in CONVENTIONS:  # before hours of prediction
-        raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
-    engine = open_engine(given["workspace"], **pick("device", "gpus", "threads", "trust"))
-    settings = PredictionSettings(**pick("mirroring", "step_size"))
-    options = PredictionOptions(
-        **pick("nifti", "save_probabilities", "tuning", "rtstruct", "seg"),
-        roi_names=parse_names(given["roi_name"], option="--roi-name"),
-    )
-    source, out = given["source"], given["out"]
-    work = choose_work(
-        Path(source) if source else None,
-        models=ModelChoice(
-            configurations=tuple(list_texts(given["config"])),
-            folds=tuple(list_texts(given["fold"])),
-            **pick("preset", "trainer", "dataset_id"),
-        ),
-        out=Path(out) if out else None,
-        options=replace(make_source_options(given), truth=metric is not None),
-        workspace=engine.workspace,
-    )
-    return evaluate(
-        work, engine=engine, settings=settings, options=options, metric=metric or "per-class",
-        score=metric is not None, command=spell_call(call, given),
-        **pick("progress", "on_notice"),
+    return evaluate.predict_part(
+        work, part, engine=engine, settings=asked.make_settings(), options=asked.make_options(),
+        progress=asked.progress, on_notice=asked.on_notice,
     )  # fmt: skip
 
 
@@ -864,20 +843,14 @@ def score(
         MONAI.
     tolerance_mm
         Tolerance of the surface Dice.
-    jobs
-        Number of threads; by default one per core.
-    progress
-        Called with ``(done, total, what)`` in scans.
 
     Raises
     ------
     InputError
         If a file is damaged, a truth that this program wrote was changed, the two do not have the
         same rows, an image size or spacing is unknown, or MONAI is needed and not installed.
-    EngineError
-        If a worker process ends early.
     ValueError
-        For an unknown metric, a number out of range, or ``medical`` without ``images``.
+        For ``medical`` without ``images``.
     """
     from gi2nnunet.scoring.score import score_submission
 
@@ -906,16 +879,21 @@ def open_scans(images: FilePath | None) -> Mapping[str, Scan]:
     return open_source(images, SourceOptions(truth=False, allow_missing=True)).scans
 
 
-def write_report(
-    out: FilePath | None = None,
-    *,
-    prediction: FilePath | None = None,
-    scans: str | Sequence[str] | None = None,
-    show_all: bool = False,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    progress: Progress | None = None,
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """Arguments of :func:`write_report`."""
+
+    out: FilePath | None = field(default=None, kw_only=False)
+    prediction: FilePath | None = None
+    scans: str | Sequence[str] | None = None
+    show_all: bool = False
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    progress: Progress | None = None
+
+
+@take_fields(_Report)
+def write_report(asked: _Report) -> Path:
     """Write one HTML page: data, folds, curves, scores and slices.
 
     Parameters
@@ -928,8 +906,6 @@ def write_report(
         Scans to show slices of; by default some of the worst, middle and best.
     show_all
         Show slices of every predicted scan.
-    progress
-        Called with ``(done, total, what)``.
 
     Returns
     -------
@@ -940,29 +916,21 @@ def write_report(
     ------
     InputError
         If the workspace holds no dataset, or there is no such prediction or scan.
-    OutputError
-        If the page cannot be written.
     """
-    return make_report(**locals()).path
+    return make_report(**vars(asked)).path
 
 
-def make_report(
-    *,
-    out: FilePath | None,
-    prediction: FilePath | None,
-    scans: str | Sequence[str] | None,
-    show_all: bool,
-    workspace: FilePath | None,
-    dataset_id: int | None,
-    progress: Progress | None,
-) -> WrittenReport:
+@take_fields(_Report)
+def make_report(asked: _Report) -> WrittenReport:
     """Write the page as :func:`write_report` does, and return what is on it."""
     from gi2nnunet.report.gather import gather_report
     from gi2nnunet.report.page import write_report as write_page
 
-    space = find_workspace(workspace)
+    space = find_workspace(asked.workspace)
     report = gather_report(
-        space, dataset_id=dataset_id, prediction=Path(prediction) if prediction else None,
-        scans=list_texts(scans), show_all=show_all, progress=progress,
+        space, dataset_id=asked.dataset_id, scans=list_texts(asked.scans),
+        prediction=Path(asked.prediction) if asked.prediction else None,
+        show_all=asked.show_all, progress=asked.progress,
     )  # fmt: skip
-    return write_page(report, Path(out) if out else space.predictions.parent / "report.html")
+    out = Path(asked.out) if asked.out else space.predictions.parent / "report.html"
+    return write_page(report, out)

@@ -13,19 +13,13 @@ import typer
 import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
-    AllowMissingOption,
-    DicomOptions,
     JobsOption,
     JsonOption,
-    LabelMapOption,
-    OrientationOption,
     SeedOption,
-    SourceLabelsOption,
+    SourceOptions,
     WorkspaceOption,
     WorkspaceOptions,
     call_api,
-    same_workspace,
-    spell_options,
     takes_groups,
 )
 from gi2nnunet.cli.output import (
@@ -215,7 +209,7 @@ def _parse_size(text: str) -> Geometry:
 def convert(
     context: typer.Context,
     source: SourceArgument,
-    clinic: DicomOptions,
+    opening: SourceOptions,
     workspace: WorkspaceOption = None,
     dataset_id: Annotated[
         int, typer.Option("--id", help="nnU-Net's dataset id.", min=1, max=999)
@@ -254,10 +248,6 @@ def convert(
             "this certainty or more out of training. This takes as long as a check."
         ),
     ] = None,
-    allow_missing: AllowMissingOption = False,
-    source_labels: SourceLabelsOption = None,
-    label_map: LabelMapOption = None,
-    orientation: OrientationOption = "affine",
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -290,8 +280,7 @@ def convert(
     parts = _describe_parts(counts, train="training", holdout="held-out", test="unlabelled test")
     print_result(f"{dataset.folder}: {parts}; {count(len(dataset.splits), 'fold')}")
     if counts["train"][0]:
-        words = " ".join(("gi2nnunet train --fold all", *spell_options(context, ["dataset_id"])))
-        print_notice("Next: " + same_workspace(words, workspace))
+        print_notice("Next: gi2nnunet train --fold all")
 
 
 def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:
@@ -319,11 +308,7 @@ def check(
     context: typer.Context,
     source: SourceArgument,
     where: WorkspaceOptions,
-    clinic: DicomOptions,
-    allow_missing: AllowMissingOption = False,
-    source_labels: SourceLabelsOption = None,
-    label_map: LabelMapOption = None,
-    orientation: OrientationOption = "affine",
+    opening: SourceOptions,
     html: Annotated[
         Path | None,
         typer.Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -64,20 +63,6 @@ JsonOption = Annotated[
 MetricOption = Annotated[
     Metric,
     typer.Option(help="Which reading of the unpublished metric to use (see docs/metric.md)."),
-]
-AllowMissingOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-missing",
-        help="Skip rows without an image and images without rows, and leave out scans that miss a "
-        "slice; of NIfTI, labels without an image; of DICOM, files and series that cannot be used.",
-    ),
-]
-SourceLabelsOption = Annotated[
-    LabelScheme | None,
-    typer.Option(
-        help="How NIfTI labels are encoded, if dataset.json and the values do not show it.",
-    ),
 ]
 LabelMapOption = Annotated[
     str | None,
@@ -161,9 +146,19 @@ class EngineOptions(WorkspaceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeriesOptions:
-    """Which DICOM series, for sources of DICOM files."""
+class ImageOptions:
+    """How the images of a source are opened."""
 
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Skip rows without an image and images without rows, and leave out scans that "
+            "miss a slice; of NIfTI, labels without an image; of DICOM, files and series that "
+            "cannot be used.",
+        ),
+    ] = False
+    orientation: OrientationOption = "affine"
     series: Annotated[
         str | None,
         typer.Option(
@@ -177,9 +172,16 @@ class SeriesOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DicomOptions(SeriesOptions):
-    """Which DICOM series and structures, for sources of DICOM files."""
+class SourceOptions(ImageOptions):
+    """How a source is opened with its truth."""
 
+    source_labels: Annotated[
+        LabelScheme | None,
+        typer.Option(
+            help="How NIfTI labels are encoded, if dataset.json and the values do not show it.",
+        ),
+    ] = None
+    label_map: LabelMapOption = None
     structures: Annotated[
         Path | None,
         typer.Option(
@@ -261,11 +263,6 @@ def call_api(context: typer.Context, call: Callable[..., _Result], **own: Any) -
     if "on_notice" in names:
         given["on_notice"] = print_notice
     return call(**given | own)
-
-
-def same_workspace(command: str, folder: Path | None) -> str:
-    """Return a command with the ``--workspace`` that this one was given."""
-    return command if folder is None else f"{command} --workspace {shlex.quote(str(folder))}"
 
 
 def spell_options(context: typer.Context, names: Sequence[str]) -> list[str]:

@@ -121,7 +121,7 @@ def _plain(value: Any) -> Any:
     """Return a value without what JSON does not know: NaN, tuples, paths."""
     if isinstance(value, Mapping):
         return {
-            str(key): _name_place(item) if key == "remedy" and item else _plain(item)
+            str(key): _name_place(item) if key in ("remedy", "command") and item else _plain(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):

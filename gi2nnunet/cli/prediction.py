@@ -10,16 +10,13 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
-    AllowMissingOption,
-    DicomOptions,
     EngineOptions,
+    ImageOptions,
     JsonOption,
-    LabelMapOption,
     MetricOption,
-    OrientationOption,
     RoiNameOption,
-    SeriesOptions,
-    SourceLabelsOption,
+    SourceOptions,
+    call_api,
     require_number,
     takes_groups,
 )
@@ -42,15 +39,12 @@ from gi2nnunet.cli.slurm.commands import (
     require_slurm,
     submit_prediction,
 )
-from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import count
-from gi2nnunet.nnunet.engine import PredictionOptions, PredictionSettings
+from gi2nnunet.nnunet.engine import PredictionSettings
 from gi2nnunet.nnunet.models import ModelChoice
-from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
     from gi2nnunet.nnunet.postprocess import Tuned
-    from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
 
 
@@ -216,13 +210,9 @@ def predict_and_score(
     result: ResultOptions,
     how: EngineOptions,
     cluster: JobOptions,
-    clinic: DicomOptions,
+    opening: SourceOptions,
     source: SourceArgument = None,
     metric: MetricOption = "per-class",
-    source_labels: SourceLabelsOption = None,
-    label_map: LabelMapOption = None,
-    orientation: OrientationOption = "affine",
-    allow_missing: AllowMissingOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict, write submission.csv, and score it if the truth is known.
@@ -233,7 +223,7 @@ def predict_and_score(
 
     Example: gi2nnunet predict-and-score --preset tiny
     """
-    _predict(context, models=models, window=window, result=result, how=how, metric=metric)
+    _predict(context, api.ScoredPrediction)
 
 
 @takes_groups
@@ -244,10 +234,8 @@ def predict(
     result: ResultOptions,
     how: EngineOptions,
     cluster: JobOptions,
-    clinic: SeriesOptions,
+    opening: ImageOptions,
     source: SourceArgument = None,
-    allow_missing: AllowMissingOption = False,
-    orientation: OrientationOption = "affine",
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -255,71 +243,32 @@ def predict(
 
     Example: gi2nnunet predict uw-madison-gi-tract-image-segmentation.zip --out results --nifti
     """
-    _predict(context, models=models, window=window, result=result, how=how, metric=None)
+    _predict(context, api.Prediction)
 
 
-def _predict(
-    context: typer.Context,
-    *,
-    models: ModelOptions,
-    window: WindowOptions,
-    result: ResultOptions,
-    how: EngineOptions,
-    metric: Metric | None,
-) -> None:
-    """Predict, as jobs on a cluster, or a part, or all of it here; score if there is a metric."""
-    from gi2nnunet.formats.structures import parse_names
-    from gi2nnunet.prediction.choose import choose_work
-
-    asked = context.params
-    part = parse_part(asked.get("part"))
-    if asked["on"] == "slurm" and (part or asked["as_json"]):
+def _predict(context: typer.Context, kind: type[api.Prediction]) -> None:
+    """Predict, as jobs on a cluster, or a part, or all of it here."""
+    given = context.params
+    part = parse_part(given.get("part"))
+    if given["on"] == "slurm" and (part or given["as_json"]):
         raise typer.BadParameter("--part and --json cannot be combined with --on slurm")
     require_slurm(context)
-    engine = how.open_engine()
-    work = choose_work(
-        asked["source"],
-        models=models.choose(how.dataset_id),
-        out=asked["out"],
-        options=replace(api.make_source_options(asked), truth=metric is not None),
-        workspace=engine.workspace,
-    )
-    if asked["on"] == "slurm":
-        submit_prediction(context, work, source=asked["source"], space=engine.workspace)
+    asked = call_api(context, kind)
+    engine = asked.open_engine()
+    work = asked.choose_work(engine)
+    if given["on"] == "slurm":
+        submit_prediction(context, work, source=given["source"], space=engine.workspace)
         return
-    arguments: dict[str, Any] = {
-        "engine": engine,
-        "settings": window.make_settings(),
-        "options": PredictionOptions(
-            nifti=result.nifti,
-            save_probabilities=result.save_probabilities,
-            tuning=result.tuning,
-            rtstruct=result.rtstruct,
-            seg=result.seg,
-            roi_names=parse_names(result.roi_name, option="--roi-name"),
-        ),
-        "on_notice": print_notice,
-    }
-    if part:
-        _predict_part(work, part, **arguments)
+    with show_progress() as report:
+        asked = replace(asked, progress=report)
+        if part is None:
+            made = api.evaluate_work(asked, work, engine)
+        else:
+            scans = api.predict_part(asked, work, engine, part=part)
+    if part is None:
+        print_warnings(made.warnings)
+        _print_evaluation(made, as_json=given["as_json"], scored="metric" in given)
         return
-    from gi2nnunet.prediction.evaluate import evaluate
-
-    call = api.predict if metric is None else api.predict_and_score
-    with show_progress() as report:
-        made = evaluate(
-            work, score=metric is not None, metric=metric or "per-class",
-            command=spell_call(call, asked), progress=report, **arguments,
-        )  # fmt: skip
-    print_warnings(made.warnings)
-    _print_evaluation(made, as_json=asked["as_json"], scored=metric is not None)
-
-
-def _predict_part(work: Work, part: tuple[int, int], **arguments: Any) -> None:
-    from gi2nnunet.prediction.evaluate import predict_part
-
-    with show_progress() as report:
-        scans = predict_part(work, part, progress=report, **arguments)
     print_result(f"part {part[0]}/{part[1]}: {count(scans, 'scan')} predicted, kept in {work.out}")
     print_notice("When all parts are done, run the same command without --part to combine them.")
 

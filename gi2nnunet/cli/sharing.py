@@ -16,7 +16,6 @@ from gi2nnunet.cli.options import (
     WorkspaceOption,
     WorkspaceOptions,
     require_number,
-    same_workspace,
     takes_groups,
 )
 from gi2nnunet.cli.output import (
@@ -284,7 +283,4 @@ def import_model(
         print_result(str(folder))
     if done.tuning:
         print_result(f"{done.tuning} (tuned settings)")
-    print_notice(
-        "Predict with: "
-        + same_workspace(f"gi2nnunet predict SOURCE --id {done.bundle.dataset_id}", workspace)
-    )
+    print_notice(f"Predict with: gi2nnunet predict SOURCE --id {done.bundle.dataset_id}")

@@ -20,7 +20,6 @@ from gi2nnunet.cli.options import (
     WorkspaceOptions,
     call_api,
     require_number,
-    same_workspace,
     spell_options,
     takes_groups,
 )
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
 
 _TRAINING = "What to train"
 # Options of train by which the next command finds its models and computes alike.
-_OF_PREDICTION = ("config", "fold", "trainer", "dataset_id", "trust", "device", "gpus", "threads")
+_OF_PREDICTION = ("config", "fold", "trainer", "trust", "device", "gpus", "threads")
 _SETTINGS = "Settings of a training"
 
 
@@ -270,8 +269,7 @@ def train(
     words = spell_options(context, _OF_PREDICTION)
     if training.preset != "auto" or sizes.batch_size or sizes.patch_size:
         words += ["--preset", view.plan.plans_name]
-    following = shlex.join(("gi2nnunet", "predict-and-score", *words))
-    print_notice("Next: " + same_workspace(following, how.workspace))
+    print_notice("Next: " + shlex.join(("gi2nnunet", "predict-and-score", *words)))
 
 
 def _parse_patch_sizes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -331,8 +329,7 @@ def _print_plan(made: Plan) -> None:
 _MOST_GPUS = 1024
 # Options of the command that trains what was estimated.
 _SHARED_OPTIONS = (
-    "fold", "config", "preset", "epochs", "iterations", "trainer", "gpus", "device", "dataset_id",
-    "jobs",
+    "fold", "config", "preset", "epochs", "iterations", "trainer", "gpus", "device", "jobs",
 )  # fmt: skip
 
 
@@ -397,7 +394,7 @@ def estimate(
         print_json(result.to_json())
         return
     words = shlex.join(("gi2nnunet", "train", *spell_options(context, _SHARED_OPTIONS)))
-    _print_estimate(result, same_workspace(words, where.workspace))
+    _print_estimate(result, words)
 
 
 def _print_estimate(result: Estimate, next_command: str) -> None:

@@ -15,7 +15,6 @@ from gi2nnunet.cli.options import (
     JsonOption,
     SeedOption,
     call_api,
-    same_workspace,
     spell_options,
     takes_groups,
 )
@@ -84,8 +83,8 @@ def out_of_fold(
     for folder in predicted.folders.values():
         print_result(str(folder))
     words = ["gi2nnunet", "tune"]
-    words += spell_options(context, (*_OF_MODELS, *_OF_COMPUTING, "dataset_id"))
-    print_notice("Next: " + same_workspace(shlex.join(words), how.workspace))
+    words += spell_options(context, (*_OF_MODELS, *_OF_COMPUTING))
+    print_notice("Next: " + shlex.join(words))
 
 
 @takes_groups
@@ -121,8 +120,8 @@ def tune(
     print_result(str(path))
     print_notice("predict and predict-and-score apply these settings, unless --no-tuning is given.")
     words = ["gi2nnunet", "predict-and-score", *spell_models(ensemble.models, folds=["cv"])]
-    words += spell_options(context, (*_OF_COMPUTING, "metric", "dataset_id"))
-    print_notice("Next: " + same_workspace(shlex.join(words), how.workspace))
+    words += spell_options(context, (*_OF_COMPUTING, "metric"))
+    print_notice("Next: " + shlex.join(words))
 
 
 @takes_groups
@@ -154,8 +153,7 @@ def compare_models(
             preset=None if models.preset == "auto" else models.preset, metric=metric, seed=seed,
             jobs=jobs, progress=report,
         )  # fmt: skip
-    words = [compared.command, *spell_options(context, _OF_COMPUTING)]
-    command = same_workspace(" ".join(words), how.workspace)
+    command = " ".join((compared.command, *spell_options(context, _OF_COMPUTING)))
     print_warnings(compared.warnings)
     if as_json:
         print_json({**compared.to_json(), "command": command})

@@ -6,7 +6,12 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+_Given = ParamSpec("_Given")
+_Group = TypeVar("_Group")
+_Result = TypeVar("_Result")
 
 # A path can hold a patient's name, so a record does not hold paths, nor the UID of a series.
 _PLACEHOLDERS = {
@@ -47,6 +52,24 @@ def spell_call(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
         if name not in _NOT_RECORDED and not name.startswith("on_"):
             words += _spell_option(name, value)
     return shlex.join(words)
+
+
+def take_fields(
+    group: Callable[_Given, _Group],
+) -> Callable[[Callable[[_Group], _Result]], Callable[_Given, _Result]]:
+    """Let a call take the fields of a dataclass as its parameters."""
+
+    def change(call: Callable[[_Group], _Result]) -> Callable[_Given, _Result]:
+        @wraps(call)
+        def run(*args: _Given.args, **keywords: _Given.kwargs) -> _Result:
+            return call(group(*args, **keywords))
+
+        returned = inspect.signature(call).return_annotation
+        signature = inspect.signature(group).replace(return_annotation=returned)
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        return run
+
+    return change
 
 
 def name_place(text: str, *, workspace: str | None, dataset_id: int | None) -> str:

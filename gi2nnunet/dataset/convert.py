@@ -156,7 +156,7 @@ def convert(
     if labels not in LABEL_SCHEMES:
         raise ValueError(f"labels {labels!r}")
     options = (options or SourceOptions()).name_patients(workspace.patients)
-    opened, workers = open_source(source, options), options.jobs
+    opened, workers = open_source(source, options), options.workers
     for note in opened.label_notes:
         (on_notice or ignore)(note)
     split = split or SplitOptions()

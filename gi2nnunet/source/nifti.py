@@ -453,9 +453,9 @@ def _find_scheme(labels: Sequence[Path], *, path: Path, options: SourceOptions) 
         return int(_read_label_volume(label, as_stored=as_stored)[0].max())
 
     highest = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for start in range(0, len(labels), options.jobs):
-            some = labels[start : start + options.jobs]
+    with ThreadPoolExecutor(options.workers) as pool:
+        for start in range(0, len(labels), options.workers):
+            some = labels[start : start + options.workers]
             highest = max(highest, *pool.map(find_highest, some))
             if highest > len(ORGANS):
                 return "regions"

@@ -372,11 +372,16 @@ class SourceOptions:
     source_labels: LabelScheme | None = None
     label_map: str | None = None
     orientation: Orientation = "affine"
-    jobs: int = field(default_factory=count_cores)
+    jobs: int | None = None
     dicom: DicomOptions = DicomOptions()
 
     def __post_init__(self) -> None:
         require_positive(jobs=self.jobs)
+
+    @property
+    def workers(self) -> int:
+        """Return :attr:`jobs` as a number."""
+        return self.jobs or count_cores()
 
     def name_patients(self, file: Path) -> Self:
         """Return these options with the file that keeps the made-up ids of patients."""

@@ -156,7 +156,7 @@ def test_convert_takes_its_options(run, here):
     )  # fmt: skip
     assert code == 0
     assert out == f"{here}/my space/raw/Dataset007_Gut: 4 training scans of 3 patients; 2 folds\n"
-    assert "Next: gi2nnunet train --fold all --id 7 --workspace 'my space'" in err
+    assert "Next: gi2nnunet train --workspace 'my space' --id 7 --fold all" in err
     manifest = json.loads((here / "my space/raw/Dataset007_Gut/manifest.json").read_text())
     said = {"dataset_id": 7, "name": "Gut", "labels": "exclusive", "folds": 2, "holdout": 0,
             "seed": 3}  # fmt: skip
@@ -452,7 +452,7 @@ def test_a_loss_that_takes_no_overlaps_trains_on_the_dataset_that_the_refusal_na
     (remedy,) = re.findall(r"gi2nnunet (convert .*) *$", err)
     code, _, err = run(*remedy.replace("SOURCE", "source").split())
     assert code == 0
-    assert err.strip().endswith("Next: gi2nnunet train --fold all --id 502")
+    assert err.strip().endswith("Next: gi2nnunet train --id 502 --fold all")
     assert not engine.planned
     assert run(*words, "--id", 502)[0] == 0
     (trained,) = engine.trained
@@ -614,8 +614,8 @@ def test_a_prediction_records_its_command_and_no_path_of_its_source(run, convert
         assert "Doe" not in text
         assert json.loads(text)["scans"].startswith("SOURCE (train, ")
         assert json.loads(text)["command"] == (
-            "gi2nnunet predict-and-score SOURCE --metric joined --config 2d --no-mirroring "
-            "--out OUT --device cpu"
+            "gi2nnunet predict-and-score SOURCE --config 2d --no-mirroring --out OUT --device cpu "
+            "--metric joined"
         )
     assert json.loads((converted / "Doe/prediction.json").read_text())["options"]["source"]
 

@@ -65,7 +65,7 @@ def test_a_model_goes_from_one_workspace_into_another(run: Run) -> None:
     code, out, err = run("import-model", "m.gi2nnunet", "-w", "theirs")
     assert code == 0
     assert [line.rpartition("__")[2] for line in out.splitlines()] == ["2d", "3d_fullres"]
-    assert "gi2nnunet predict SOURCE --id 501 --workspace theirs" in err
+    assert "gi2nnunet predict --workspace theirs SOURCE --id 501" in err
     code, out, _ = run("import-model", "m.gi2nnunet", "-w", "theirs")
     assert code == 0
     assert out.count("existed before") == 2

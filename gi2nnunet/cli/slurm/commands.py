@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gi2nnunet import api
-from gi2nnunet.cli.options import JsonOption, WorkspaceOption, same_workspace, spell_options
+from gi2nnunet.cli.options import JsonOption, WorkspaceOption, spell_options
 from gi2nnunet.cli.output import print_json, print_notice, print_result, print_table
 from gi2nnunet.cli.slurm.submit import (
     Job,
@@ -275,7 +275,7 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
         print_result(f"{name}: submitted as job {job_id}")
     for name, state in done.kept.items():
         print_result(f"{name}: {state}, not submitted again")
-    print_notice("Next: " + same_workspace("gi2nnunet jobs", context.params["workspace"]))
+    print_notice("Next: gi2nnunet jobs")
 
 
 def _jobs_folder(space: Workspace) -> Path:

@@ -256,7 +256,7 @@ def check_source(
         reported together.
     """
     options = options or SourceOptions()
-    return check_opened(open_source(source, options), workers=options.jobs, progress=progress)
+    return check_opened(open_source(source, options), workers=options.workers, progress=progress)
 
 
 def check_opened(opened: Source, *, workers: int, progress: Progress | None = None) -> SourceReport:
