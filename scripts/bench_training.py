@@ -106,8 +106,7 @@ def load(plans: str, configuration: str, way: str, wanted: str, workers: str) ->
     source = batches
     if way == "device":  # what its workers do; the thread beside them is the card's part
         source = batches._samples
-        batches._ended.set()
-        batches._thread.join()
+        batches.finish()
     read = [0]
     plain = blosc2.NDArray.__getitem__
 
