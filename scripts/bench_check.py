@@ -48,7 +48,7 @@ from gi2nnunet.source.check.check import find_suspects
 from gi2nnunet.source.check.measures import ScanMeasures, measure_scan
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.phantom.listing import ListedScan, read_listing
-from gi2nnunet.source.phantom.writing import write_phantom_like
+from gi2nnunet.source.phantom.writing import PhantomOptions, write_phantom_like
 from gi2nnunet.source.scan import LoadedScan
 from tests.planted_faults import FAULTS, Fault
 from tests.planted_faults import Scan as PlantedScan
@@ -77,7 +77,7 @@ def make_donors(listing: dict[str, ListedScan], folder: Path, *, distinct: int, 
                             size.width, size.height, *size.spacing_mm[::-1],
                         )
                     )  # fmt: skip
-    write_phantom_like(folder, sizes=sizes, jobs=jobs)
+    write_phantom_like(folder, sizes=sizes, options=PhantomOptions(jobs=jobs))
     return folder
 
 

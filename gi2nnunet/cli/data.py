@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -152,19 +152,21 @@ def _make_phantom(context: typer.Context, out: Path) -> PhantomSummary:
         raise typer.BadParameter("needs --sizes", param_hint="--labels")
     if sizes:
         _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
-    how: dict[str, Any] = {name: asked[name] for name in ("sample", "seed")}
-    how |= {"as_zip": out.suffix == ".zip", "jobs": asked["jobs"] or count_cores()}
-    how |= {} if sizes else {n: asked[n] for n in ("patients", "days", "test_patients", "truth")}
-    geometries = [_parse_size(text) for text in asked["size"] or ()] or None
     with show_progress() as report:
+        options = writing.PhantomOptions(
+            sample=asked["sample"], seed=asked["seed"], as_zip=out.suffix == ".zip",
+            jobs=asked["jobs"] or count_cores(), progress=report,
+        )  # fmt: skip
         if labels:
-            return writing.paint_phantom(out, labels=labels, sizes=sizes, progress=report, **how)
+            return writing.paint_phantom(out, labels=labels, sizes=sizes, options=options)
         if sizes:
-            return writing.write_phantom_like(out, sizes=sizes, progress=report, **how)
-        detail: Literal["easy", "full"] = "easy" if asked["easy"] else "full"
+            return writing.write_phantom_like(out, sizes=sizes, options=options)
         return writing.write_phantom(
-            out, geometries=geometries, detail=detail, progress=report, **how
-        )
+            out, geometries=[_parse_size(text) for text in asked["size"] or ()] or None,
+            detail="easy" if asked["easy"] else "full",
+            **{name: asked[name] for name in ("patients", "days", "test_patients", "truth")},
+            **vars(options),
+        )  # fmt: skip
 
 
 def _describe_parts(counts: Mapping[str, tuple[int, int]], **names: str) -> str:

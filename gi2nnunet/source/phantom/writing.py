@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.command import take_fields
 from gi2nnunet.core.errors import (
     MOST_SIDE,
     MOST_VOXELS,
@@ -26,7 +27,7 @@ from gi2nnunet.core.errors import (
 )
 from gi2nnunet.core.files import cannot_write, replace_file
 from gi2nnunet.core.locks import hold
-from gi2nnunet.core.workers import Progress, QuietPool
+from gi2nnunet.core.workers import Progress, QuietPool, ignore
 from gi2nnunet.formats.ids import (
     KNOWN_BAD_SCANS,
     ORGANS,
@@ -57,6 +58,7 @@ REAL_GEOMETRIES: tuple[tuple[Geometry, int], ...] = (
 _LAST_DAY = 40
 _MOST_PATIENTS = 100_000
 _LEAST_PIXELS = 16
+_LEAST = {"patients": 1, "days": 1, "test_patients": 0, "jobs": 1, "seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +83,43 @@ class PhantomSummary:
     truth: Path | None = None
 
 
-def write_phantom(
-    out: Path | str,
-    *,
-    patients: int = 6,
-    days: int = 2,
-    test_patients: int = 0,
-    geometries: Sequence[Geometry] | None = None,
-    detail: Detail = "full",
-    sample: Sample = "header",
-    truth: Path | None = None,
-    as_zip: bool = False,
-    seed: int = 0,
-    jobs: int = 1,
-    progress: Progress | None = None,
-) -> PhantomSummary:
+@dataclass(frozen=True, kw_only=True)
+class PhantomOptions:
+    """How a phantom is written, whatever is in it; see :func:`write_phantom`."""
+
+    sample: Sample = "header"
+    as_zip: bool = False
+    seed: int = 0
+    jobs: int = 1
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are too small, and list them all."""
+        raise_problems(
+            [
+                Problem(where=name, found=str(value), expected=f"at least {least}")
+                for name, least in _LEAST.items()
+                if (value := getattr(self, name, least)) < least
+            ],
+            remedy="Give other numbers.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn(PhantomOptions):
+    """Arguments of :func:`write_phantom`."""
+
+    out: Path | str = field(kw_only=False)
+    patients: int = 6
+    days: int = 2
+    test_patients: int = 0
+    geometries: Sequence[Geometry] | None = None
+    detail: Detail = "full"
+    truth: Path | None = None
+
+
+@take_fields(_Drawn)
+def write_phantom(asked: _Drawn) -> PhantomSummary:
     """Write a synthetic source.
 
     Parameters
@@ -137,41 +161,21 @@ def write_phantom(
     OutputError
         If it cannot be written.
     """
-    _check_numbers(
-        patients=(patients, 1), days=(days, 1), test_patients=(test_patients, 0), jobs=(jobs, 1),
-        seed=(seed, 0),
-    )  # fmt: skip
-    if max(patients, test_patients) > _MOST_PATIENTS:
+    most = max(asked.patients, asked.test_patients)
+    if most > _MOST_PATIENTS:
         raise InputError(
-            f"patients: found {max(patients, test_patients)}; expected at most {_MOST_PATIENTS}. "
-            "Ask for fewer."
+            f"patients: found {most}; expected at most {_MOST_PATIENTS}. Ask for fewer."
         )
-    if days > _LAST_DAY:
-        raise InputError(f"days: found {days}; expected at most {_LAST_DAY}. Ask for fewer.")
-    for geometry in geometries or ():
+    if asked.days > _LAST_DAY:
+        raise InputError(f"days: found {asked.days}; expected at most {_LAST_DAY}. Ask for fewer.")
+    for geometry in asked.geometries or ():
         _check_geometry(geometry)
-    scans = _plan_scans(
-        patients=patients, days=days, test_patients=test_patients,
-        geometries=geometries, seed=seed,
-    )  # fmt: skip
-    tasks = [_Task(scan=scan, seed=seed, detail=detail) for scan in scans]
-    return _write_source(
-        Path(out), tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
-        progress=progress,
-    )  # fmt: skip
+    tasks = [_Task(scan=scan, seed=asked.seed, detail=asked.detail) for scan in _plan_scans(asked)]
+    return _write_source(Path(asked.out), tasks, asked, truth=asked.truth)
 
 
 def write_phantom_like(
-    out: Path,
-    *,
-    sizes: Path,
-    detail: Detail = "full",
-    sample: Sample = "header",
-    truth: Path | None = None,
-    as_zip: bool = False,
-    seed: int = 0,
-    jobs: int = 1,
-    progress: Progress | None = None,
+    out: Path, *, sizes: Path, options: PhantomOptions | None = None
 ) -> PhantomSummary:
     """Write a synthetic source with exactly the scans of a listing: ids, sizes, slice numbers.
 
@@ -179,8 +183,7 @@ def write_phantom_like(
     ----------
     sizes
         CSV (also gzipped) with the columns id, width, height, px_w and px_h (mm) and, for test
-        scans, path or relpath; or a folder or zip whose images' names say the same. The other
-        parameters are those of :func:`write_phantom`.
+        scans, path or relpath; or a folder or zip whose images' names say the same.
 
     Raises
     ------
@@ -189,24 +192,14 @@ def write_phantom_like(
     OutputError
         If it cannot be written.
     """
-    _check_numbers(jobs=(jobs, 1), seed=(seed, 0))
-    tasks = [_Task(scan=scan, seed=seed, detail=detail) for scan in read_listing(sizes).values()]
-    return _write_source(
-        out, tasks, sample=sample, truth=truth, as_zip=as_zip, seed=seed, jobs=jobs,
-        progress=progress,
-    )  # fmt: skip
+    options = options or PhantomOptions()
+    listed = read_listing(sizes).values()
+    tasks = [_Task(scan=scan, seed=options.seed, detail="full") for scan in listed]
+    return _write_source(out, tasks, options)
 
 
 def paint_phantom(
-    out: Path,
-    *,
-    labels: Path,
-    sizes: Path,
-    sample: Sample = "header",
-    as_zip: bool = False,
-    seed: int = 0,
-    jobs: int = 1,
-    progress: Progress | None = None,
+    out: Path, *, labels: Path, sizes: Path, options: PhantomOptions | None = None
 ) -> PhantomSummary:
     """Paint images onto given masks, so that real anatomy can be tried without real pixels.
 
@@ -216,8 +209,7 @@ def paint_phantom(
         CSV (also gzipped) with the rows of ``train.csv``, three a slice, which ``train.csv`` then
         holds in the same order. Slices that have no rows are left out.
     sizes
-        As for :func:`write_phantom_like`; it may list more scans than ``labels`` has. The other
-        parameters are those of :func:`write_phantom`.
+        As for :func:`write_phantom_like`; it may list more scans than ``labels`` has.
 
     Raises
     ------
@@ -227,7 +219,7 @@ def paint_phantom(
     OutputError
         If it cannot be written.
     """
-    _check_numbers(jobs=(jobs, 1), seed=(seed, 0))
+    options = options or PhantomOptions()
     table = read_mask_table(labels)
     listing = read_listing(sizes)
     scans = match_rows(table, listing, labels=labels, sizes=sizes)
@@ -237,22 +229,10 @@ def paint_phantom(
     )
     _, refused = decode_rows(table.texts, pixels=pixels[table.scan])
     raise_refused(table, refused)
-    tasks = [_Task(scan=scan, seed=seed, detail="full", texts=texts) for scan, texts in scans]
-    return _write_source(
-        out, tasks, sample=sample, truth=None, as_zip=as_zip, seed=seed, jobs=jobs,
-        progress=progress, train_rows=table.list_rows(),
-    )  # fmt: skip
-
-
-def _check_numbers(**numbers: tuple[int, int]) -> None:
-    raise_problems(
-        [
-            Problem(where=name, found=str(value), expected=f"at least {least}")
-            for name, (value, least) in numbers.items()
-            if value < least
-        ],
-        remedy="Give other numbers.",
-    )
+    tasks = [
+        _Task(scan=scan, seed=options.seed, detail="full", texts=texts) for scan, texts in scans
+    ]
+    return _write_source(out, tasks, options, train_rows=table.list_rows())
 
 
 def _check_geometry(geometry: Geometry) -> None:
@@ -270,16 +250,11 @@ def _check_geometry(geometry: Geometry) -> None:
         )
 
 
-def _plan_scans(
-    *,
-    patients: int,
-    days: int,
-    test_patients: int,
-    geometries: Sequence[Geometry] | None,
-    seed: int,
-) -> list[ListedScan]:
+def _plan_scans(asked: _Drawn) -> list[ListedScan]:
     """Draw patients' numbers, their days and geometries."""
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    patients, days, geometries = asked.patients, asked.days, asked.geometries
+    test_patients = asked.test_patients
+    generator = np.random.default_rng(np.random.SeedSequence(asked.seed, spawn_key=(0,)))
     count = patients + test_patients
     numbers = 1 + generator.permutation(max(160, 2 * count))[:count]
     scan_counts = sorted(generator.integers(1, days + 1, patients).tolist(), reverse=True)
@@ -315,39 +290,35 @@ def _plan_scans(
 def _write_source(
     out: Path,
     tasks: Sequence[_Task],
+    options: PhantomOptions,
     *,
-    sample: Sample,
-    truth: Path | None,
-    as_zip: bool,
-    seed: int,
-    jobs: int,
-    progress: Progress | None,
+    truth: Path | None = None,
     train_rows: Sequence[Row] | None = None,
 ) -> PhantomSummary:
     """Make all scans and write the source, whole or not at all."""
-    _refuse_occupied(out, as_zip=as_zip)
+    _refuse_occupied(out, as_zip=options.as_zip)
+    report = options.progress or ignore
     rows: dict[str, list[Row]] = {}
-    with _open_output(out, as_zip=as_zip) as write:
-        for task, made in zip(tasks, _run_tasks(tasks, jobs), strict=True):
+    with _open_output(out, as_zip=options.as_zip) as write:
+        for task, made in zip(tasks, _run_tasks(tasks, options.jobs), strict=True):
             for name, data in made.images:
                 write(name, data)
             numbers = range(task.scan.first_number, task.scan.first_number + len(made.texts))
             rows[task.scan.scan_id] = name_rows(task.scan.scan_id, numbers, made.texts)
-            if progress is not None:
-                progress(len(rows), len(tasks), "painting scans")
+            report(len(rows), len(tasks), "painting scans")
         train, test = (
             [task.scan for task in tasks if task.scan.part == part] for part in ("train", "test")
         )
         if train_rows is None:
             # The real file's scans are in no order.
-            generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+            generator = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(1,)))
             mixed = [train[i] for i in generator.permutation(len(train)).tolist()]
             train_rows = [row for scan in mixed for row in rows[scan.scan_id]]
         if train:
             write("train.csv", format_rows(train_rows, "segmentation").encode("ascii"))
         test_rows = [row for scan in test for row in rows[scan.scan_id]]
         sample_rows = [(row_id, organ, "") for row_id, organ, _ in test_rows]
-        sample_text = format_rows(sample_rows if sample == "filled" else [], "predicted")
+        sample_text = format_rows(sample_rows if options.sample == "filled" else [], "predicted")
         write("sample_submission.csv", sample_text.encode("ascii"))
     if truth is not None:
         sizes = [
