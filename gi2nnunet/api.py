@@ -819,6 +819,7 @@ def score(
     metric: Metric = "per-class",
     scans: ScanChoice = "all",
     images: FilePath | None = None,
+    orientation: Orientation = "affine",
     medical: bool = False,
     tolerance_mm: float = 3.0,
     jobs: int | None = None,
@@ -838,6 +839,8 @@ def score(
     images
         The source to take image sizes from, if the truth has no ``image_height`` and
         ``image_width`` columns.
+    orientation
+        Axes of NIfTI volumes; see :func:`check`.
     medical
         Add surface Dice, HD95 in mm and volume error in ml; needs ``images`` for the spacing, and
         MONAI.
@@ -852,6 +855,7 @@ def score(
     ValueError
         For ``medical`` without ``images``.
     """
+    from gi2nnunet.scoring.masks import read_masks
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
@@ -859,24 +863,28 @@ def score(
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:
         raise ValueError("medical needs images: the source to take the spacing from")
-    known = open_scans(images)
+    known = open_scans(images, orientation=orientation)
     return score_submission(
-        Path(submission), Path(truth), metric=metric, scans=scans, medical=medical,
-        tolerance_mm=tolerance_mm,
+        read_masks(Path(submission), orientation=orientation),
+        read_masks(Path(truth), truth=True, orientation=orientation),
+        metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in known.items()} or None,
         spacing_mm={name: scan.spacing_mm for name, scan in known.items()} if medical else None,
         jobs=jobs, progress=progress,
     )  # fmt: skip
 
 
-def open_scans(images: FilePath | None) -> Mapping[str, Scan]:
+def open_scans(
+    images: FilePath | None, *, orientation: Orientation = "affine"
+) -> Mapping[str, Scan]:
     """Return the scans of a source by id; they have sizes and spacings. None without a source."""
     if images is None:
         return {}
     from gi2nnunet.source.open import open_source
     from gi2nnunet.source.scan import SourceOptions
 
-    return open_source(images, SourceOptions(truth=False, allow_missing=True)).scans
+    options = SourceOptions(truth=False, allow_missing=True, orientation=orientation)
+    return open_source(images, options).scans
 
 
 @dataclass(frozen=True, kw_only=True)

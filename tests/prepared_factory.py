@@ -10,6 +10,7 @@ from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.training.prepared import (
     digest_file,
     digest_preprocessing,
+    mark_fingerprint,
     name_data_files,
     seal_data,
 )
@@ -26,8 +27,8 @@ def prepare(dataset: Dataset, plans_file: Path) -> None:
     digest = digest_file(folder / "dataset_fingerprint.json")
     shutil.copy(dataset.folder / "dataset.json", folder)
     shutil.copytree(dataset.folder / "labelsTr", folder / "gt_segmentations")
-    write_json(
-        folder / "gi2nnunet_fingerprint.json",
+    mark_fingerprint(
+        folder,
         {"dataset": dataset.digest, "fingerprint": digest, "modified_ns": {}, "organs": {}},
     )
     write_json(

@@ -168,6 +168,7 @@ def score(
     metric: MetricOption = "per-class",
     scans: ScansOption = "all",
     images: ImagesOption = None,
+    orientation: OrientationOption = "affine",
     intervals: Annotated[
         bool,
         typer.Option(
@@ -288,6 +289,7 @@ def compare(
     metric: MetricOption = "per-class",
     scans: ScansOption = "all",
     images: ImagesOption = None,
+    orientation: OrientationOption = "affine",
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -297,12 +299,16 @@ def compare(
     Example: gi2nnunet compare before.csv after.csv --truth truth.csv
     """
     from gi2nnunet.scoring.compare import compare_submissions
+    from gi2nnunet.scoring.masks import read_masks
 
-    sizes = {name: scan.size for name, scan in api.open_scans(images).items()} or None
+    known = api.open_scans(images, orientation=orientation)
     with show_progress() as report:
         result = compare_submissions(
-            a, b, truth, metric=metric, scans=scans, sizes=sizes, seed=seed, jobs=jobs,
-            progress=report,
+            read_masks(a, orientation=orientation),
+            read_masks(b, orientation=orientation),
+            read_masks(truth, truth=True, orientation=orientation),
+            metric=metric, scans=scans, seed=seed, jobs=jobs, progress=report,
+            sizes={name: scan.size for name, scan in known.items()} or None,
         )  # fmt: skip
     print_warnings(dict.fromkeys((*result.a.warnings, *result.b.warnings)))
     if as_json:

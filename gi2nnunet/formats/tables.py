@@ -75,6 +75,8 @@ class MaskTable:
         RLE text; empty for an empty mask.
     height, width
         Image size in pixels; ``None`` if the table has no such columns.
+    warnings
+        Reasons to doubt that label volumes were read as they were meant.
     """
 
     name: str
@@ -85,6 +87,7 @@ class MaskTable:
     texts: tuple[str, ...]
     height: NDArray[np.int64] | None = None
     width: NDArray[np.int64] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -159,8 +162,9 @@ def read_mask_table(
     scan, number, organ = np.array(keys, np.int64).reshape(-1, 3).T.copy()
     texts = tuple(columns[mask_columns[0]])
     return MaskTable(
-        name=name, scan_ids=scan_ids, scan=scan, number=number, organ=organ, texts=texts, **sizes
-    )
+        name=name, scan_ids=scan_ids, scan=scan, number=number, organ=organ, texts=texts,
+        height=sizes.get("height"), width=sizes.get("width"),
+    )  # fmt: skip
 
 
 def _read_keys(

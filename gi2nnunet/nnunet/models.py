@@ -433,13 +433,17 @@ def find_import_record(folder: Path) -> ImportRecord | None:
     return find_record(folder / IMPORT_RECORD, ImportRecord, remedy=remedy)
 
 
+_CheckpointName = Literal["checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"]
+_Digests = dict[_CheckpointName, list[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]]]
+
+
 def record_digest(path: Path, written: Path) -> None:
     """Record the SHA-256 of a checkpoint that is about to be put in its place.
 
     Until it is there, that of the checkpoint before it counts too.
     """
     recorded = path.with_name(DIGESTS)
-    known = find_record(recorded, dict[str, list[str]]) or {}
+    known: Any = find_record(recorded, _Digests) or {}
     write_json(recorded, {**known, path.name: [hash_file(written), *known.get(path.name, [])[:1]]})
 
 
@@ -475,10 +479,6 @@ def check_digest(path: Path) -> str:
 def _hash_unchanged(path: Path, size: int, modified_ns: int) -> str:
     """Return the SHA-256 of a file, read once as long as size and time stamp are the same."""
     return hash_file(path)
-
-
-_CheckpointName = Literal["checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"]
-_Digests = dict[_CheckpointName, list[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]]]
 
 
 def find_digests(path: Path) -> list[str]:

@@ -135,8 +135,20 @@ def choose_configurations(asked: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked or CONFIGURATIONS))
 
 
+def refuse_size(wanted: Sequence[int], configuration: str, fitting: Sequence[int]) -> InputError:
+    """Return the error for a patch size that the network of a configuration cannot have."""
+    sizes = ["x".join(str(int(n)) for n in size) for size in (wanted, fitting)]
+    return InputError(
+        f"--patch-size {sizes[0]}: {configuration} halves its feature maps too often for it; the "
+        f"nearest that fits is {sizes[1]}."
+    )
+
+
 def name_sizes(batch_size: int | None, sizes: Mapping[str, Sequence[int]]) -> str:
-    """Return the ending of a plans name for batch and patch sizes other than the preset's."""
+    """Return the ending of a plans name for batch and patch sizes other than the preset's.
+
+    ``sizes`` are by their number of axes, ``"2"`` or ``"3"``.
+    """
     parts = [f"_b{batch_size}"] if batch_size else []
     parts += [f"_p{'x'.join(map(str, size))}" for _, size in sorted(sizes.items())]
     return "".join(parts)

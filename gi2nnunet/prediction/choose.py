@@ -275,7 +275,10 @@ def select_source(
         truth=read_rows(source.truth_name, labelled),
         sample=source.sample,
         standing=find_standing(
-            list(source.scans), dataset=dataset, ensemble=ensemble, prints=_read_prints(labelled)
+            list(source.scans),
+            dataset=dataset,
+            ensemble=ensemble,
+            prints=_read_prints([*source.scans.values()]),
         ),
         warnings=tuple(warnings),
         source=source.path,

@@ -178,7 +178,7 @@ def evaluate(
             standing=selection.standing,
             score=result,
             files=tuple(files),
-            warnings=(*selection.warnings, *doubts, *notes),
+            warnings=(*selection.warnings, *doubts, *notes, *(result.warnings if result else ())),
             seconds_per_scan=seconds_per_scan,
             computing=computing,
             tuned=tuned,

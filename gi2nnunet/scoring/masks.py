@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import find_kind
+from gi2nnunet.formats.ids import Orientation
 from gi2nnunet.formats.tables import MaskTable, Row, read_mask_table, tabulate_rows
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, read_truth
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from gi2nnunet.source.scan import Scan
 
 
-def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
+def read_masks(
+    given: Path | MaskTable, *, truth: bool = False, orientation: Orientation = "affine"
+) -> MaskTable:
     """Return the rows of what can be scored.
 
     Parameters
@@ -25,6 +29,8 @@ def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
         A CSV of the competition's form; a folder with ``submission.csv`` or, for the truth,
         ``truth.csv``, such as that of a prediction or a converted dataset; or a folder of label
         volumes. A table is returned as it is.
+    orientation
+        Axes of label volumes, see :func:`~gi2nnunet.source.open.open_source`.
 
     Raises
     ------
@@ -41,7 +47,7 @@ def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
     from gi2nnunet.source.open import open_source  # takes as long as a small score
     from gi2nnunet.source.scan import SourceOptions
 
-    source = open_source(given, SourceOptions(labels_only=True))
+    source = open_source(given, SourceOptions(labels_only=True, orientation=orientation))
     if source.coding_is_from.startswith("by their values"):
         raise InputError(
             f"{given}: found label volumes, but not how they are coded; expected dataset.json or "
@@ -52,7 +58,7 @@ def read_masks(given: Path | MaskTable, *, truth: bool = False) -> MaskTable:
     found = read_rows(str(given), source.scans.values())
     if found is None:
         raise InputError(f"{given}: holds no scan. Give a CSV, or a folder of label volumes.")
-    return found
+    return replace(found, warnings=source.warnings)
 
 
 def read_rows(name: str, scans: Iterable[Scan]) -> MaskTable | None:

@@ -121,6 +121,8 @@ class Score:
         the scored slices; not in its JSON.
     scope
         Which scans were scored, if not all of both tables.
+    misread
+        ``"column-major"`` or ``"zero-based"`` if a table seems to be meant so.
     """
 
     metric: Metric
@@ -133,6 +135,7 @@ class Score:
     tolerance_mm: float | None = None
     warnings: tuple[str, ...] = ()
     scope: str = ""
+    misread: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""
@@ -148,7 +151,7 @@ class Score:
         ]
         if self.medical is not None:
             content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
-        content |= {"scope": self.scope} if self.scope else {}
+        content |= {name: text for name in ("scope", "misread") if (text := getattr(self, name))}
         return dict(to_plain(content))
 
     def list_scans(self) -> list[dict[str, Any]]:

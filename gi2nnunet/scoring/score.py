@@ -88,8 +88,8 @@ def score_submission(
     Returns
     -------
     Score
-        Two empty tables give NaN. Its ``warnings`` say if the submission looks column-major, or as
-        if its starts counted from 0.
+        Two empty tables give NaN. Its ``warnings`` say if submission or truth look column-major, or
+        as if starts counted from 0; ``misread`` names that.
 
     Raises
     ------
@@ -136,18 +136,23 @@ def score_submission(
         tolerance_mm=tolerance_mm,
     )
     misreading = find_misreading(agreement) if 2 * len(agreement) > len(pairs) else None
-    warnings = (misreading, _describe_gaps(true_table.name, pairs))
-    return replace(score, scope=scope, warnings=tuple(filter(None, warnings)))
+    warnings = [*pred_table.warnings, *true_table.warnings]
+    warnings += [misreading.warning] if misreading else []
+    warnings += _describe_gaps(true_table.name, pairs)
+    return replace(
+        score, scope=scope, misread=misreading.meant if misreading else "",
+        warnings=tuple(dict.fromkeys(warnings)),
+    )  # fmt: skip
 
 
-def _describe_gaps(name: str, pairs: Sequence[_Pair]) -> str | None:
+def _describe_gaps(name: str, pairs: Sequence[_Pair]) -> list[str]:
     gaps = [pair.scan_id for pair in pairs if pair.has_gaps]
-    return (
+    if not gaps:
+        return []
+    return [
         f"{name}: {count(len(gaps), 'scan')} with gaps between the slices ({name_some(gaps)}). "
         "Only the slices in it are scored, and the distance in 3D takes them for neighbours."
-        if gaps
-        else None
-    )
+    ]
 
 
 def _choose_common(tables: Sequence[MaskTable]) -> tuple[set[str], str]:

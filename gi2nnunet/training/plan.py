@@ -21,14 +21,19 @@ from gi2nnunet.dataset.checks import find_strangers
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.nnunet.checks import check_configurations, check_dataset, require_own_split
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.presets import PlanOptions, Preset, choose_preset, name_sizes
+from gi2nnunet.nnunet.presets import (
+    PlanOptions,
+    Preset,
+    choose_preset,
+    name_sizes,
+    refuse_size,
+)
 from gi2nnunet.nnunet.process import LogFile
 from gi2nnunet.source.dataset import Fold
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.foreground import find_organs, warn_of_absent_organs
 from gi2nnunet.training.prepared import (
     FINGERPRINT,
-    FINGERPRINT_MARK,
     TRUTH_FOLDER,
     FingerprintMark,
     PlanMark,
@@ -36,9 +41,11 @@ from gi2nnunet.training.prepared import (
     completion_mark,
     digest_file,
     digest_preprocessing,
+    find_fingerprint,
     has_same_sizes,
     inspect_data,
     list_truth_copies,
+    mark_fingerprint,
     name_data_files,
     name_strangers,
     plan_mark,
@@ -140,17 +147,22 @@ class _Planning:
         self, dataset: Dataset, options: PlanOptions, engine: Engine, report: Progress
     ) -> None:
         self.dataset, self.options, self.engine, self.report = dataset, options, engine, report
-        self.sizes = _assign_sizes(options.patch_sizes, options.configurations)
+        self.sizes = _sort_sizes(options.patch_sizes)
         self.preset = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
         self.plans_name = self.preset.plans_name + name_sizes(options.batch_size, self.sizes)
         self.folder = engine.workspace.preprocessed / dataset.name
         self.plans_file = self.folder / f"{self.plans_name}.json"
-        unused = [name for name in self.sizes if name not in options.configurations]
-        if unused and not self.plans_file.is_file():  # else it says which plans
+        axes = {_count_axes(name) for name in options.configurations}
+        unused = [size for size in self.sizes if size not in axes]
+        results = engine.workspace.results / dataset.name
+        places = (self.plans_file, plan_mark(self.folder, self.plans_name))
+        known = any(path.is_file() for path in places)
+        known = known or any(results.glob(f"*__{self.plans_name}__*"))
+        if unused and not known:  # else they say which plans
             shown = "x".join(map(str, self.sizes[unused[0]]))
             raise InputError(
                 f"--patch-size {shown}: none of the configurations "
-                f"{', '.join(options.configurations)} has {len(self.sizes[unused[0]])} axes. "
+                f"{', '.join(options.configurations)} has {unused[0]} axes. "
                 "2d takes two numbers, the 3D configurations three."
             )
         self.processes = min(_MOST_PROCESSES, engine.workers)
@@ -182,11 +194,7 @@ class _Planning:
             )
         if mark and self._modified_ns != noted:
             with suppress(OutputError):  # only saves reading the files next time
-                write_json(self._mark_file, {**mark, "modified_ns": self._modified_ns})
-
-    @property
-    def _mark_file(self) -> Path:
-        return self.folder / FINGERPRINT_MARK
+                mark_fingerprint(self.folder, {**mark, "modified_ns": self._modified_ns})
 
     @property
     def _modified_ns(self) -> dict[str, int]:
@@ -194,7 +202,7 @@ class _Planning:
 
     def _find_mark(self) -> FingerprintMark | None:
         """Return the mark of the fingerprint, if it is of this dataset."""
-        mark = find_record(self._mark_file, FingerprintMark)
+        mark = find_fingerprint(self.folder)
         return mark if mark and mark["dataset"] == self.dataset.digest else None
 
     def restore_split(self) -> None:
@@ -219,7 +227,7 @@ class _Planning:
             "modified_ns": self._modified_ns,
             "organs": self.organs,
         }
-        write_json(self._mark_file, content)
+        mark_fingerprint(self.folder, content)
 
     def restore_copies(self) -> None:
         """Copy the dataset's description and labels again where nnU-Net's copies are not equal."""
@@ -257,6 +265,7 @@ class _Planning:
                 "tiny": self.preset.name == "tiny",
                 "batch_size": self.options.batch_size,
                 "patch_sizes": self.sizes,
+                "asked": list(self.options.configurations),
             },
         )
         digest = digest_file(self.plans_file)
@@ -274,7 +283,12 @@ class _Planning:
                 "make for this dataset (scans of one slice have only 2d); expected one, as a "
                 f"training is asked for. Give --config {' --config '.join(planned)}."
             )
-        return {name: planned[name] for name in self.options.configurations}
+        chosen = {name: planned[name] for name in self.options.configurations}
+        for name, found in chosen.items():
+            wanted = self.sizes.get(_count_axes(name))
+            if wanted and list(found.patch_size) != wanted:  # planned when it was not asked for
+                raise refuse_size(wanted, name, found.patch_size)
+        return chosen
 
     def preprocess(self, configuration: PlannedConfiguration) -> None:
         """Preprocess the training scans that are missing or damaged; report progress meanwhile."""
@@ -334,29 +348,27 @@ class _Planning:
         )
 
 
-def _assign_sizes(
-    patch_sizes: Sequence[Sequence[int]], configurations: Sequence[str]
-) -> dict[str, list[int]]:
-    """Give each patch size to the configurations of as many axes.
+def _count_axes(configuration: str) -> str:
+    return "2" if configuration == "2d" else "3"
 
-    If none of these is asked for, it is that of 2d or 3d_fullres: it is part of the plans' name.
+
+def _sort_sizes(patch_sizes: Sequence[Sequence[int]]) -> dict[str, list[int]]:
+    """Return patch sizes by their number of axes, the smaller one first.
+
+    Each is that of all configurations with so many axes, as it is part of the plans' name.
     """
-    axes_of = {name: 2 if name == "2d" else 3 for name in configurations}
-    for name, axes in (("2d", 2), ("3d_fullres", 3)):
-        if axes not in axes_of.values():
-            axes_of[name] = axes
-    by_axes: dict[int, list[int]] = {}
+    by_axes: dict[str, list[int]] = {}
     for size in patch_sizes:
-        shown = "x".join(map(str, size))
-        if len(size) not in axes_of.values():
+        axes, shown = str(len(size)), "x".join(map(str, size))
+        if axes not in ("2", "3"):
             raise InputError(
-                f"--patch-size {shown}: found {len(size)} axes; expected two numbers for 2d, three "
-                "for the 3D configurations."
+                f"--patch-size {shown}: found {axes} axes; expected two numbers for 2d, three for "
+                "the 3D configurations."
             )
-        if len(size) in by_axes:
-            raise InputError(f"--patch-size {shown}: a second one of {len(size)} axes. Give one.")
-        by_axes[len(size)] = [int(value) for value in size]
-    return {name: by_axes[axes] for name, axes in axes_of.items() if axes in by_axes}
+        if axes in by_axes:
+            raise InputError(f"--patch-size {shown}: a second one of {axes} axes. Give one.")
+        by_axes[axes] = [int(value) for value in size]
+    return dict(sorted(by_axes.items()))
 
 
 def _count_scans(folder: Path) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import PositiveFloat
 from typing_extensions import TypedDict
@@ -68,13 +68,15 @@ class FingerprintMark(TypedDict):
     """Our mark of nnU-Net's fingerprint: of which dataset it is, and its digest.
 
     ``modified_ns`` are the time stamps of the dataset's files when their content was compared with
-    the manifest, ``organs`` the organs that each training scan has.
+    the manifest, ``organs`` the organs that each training scan has. ``sha256`` is that of the other
+    keys: no other file would show that they were altered.
     """
 
     dataset: str
     fingerprint: str | None
     modified_ns: dict[str, int]
     organs: dict[str, list[str]]
+    sha256: NotRequired[str]
 
 
 class DataMark(TypedDict):
@@ -224,6 +226,22 @@ def seal_source(dataset: Dataset, modified_ns: Mapping[str, int]) -> dict[str, S
     }
 
 
+def find_fingerprint(folder: Path) -> FingerprintMark | None:
+    """Return the mark of the fingerprint; ``None`` if it is missing, damaged or altered."""
+    mark = find_record(folder / FINGERPRINT_MARK, FingerprintMark)
+    return mark if mark and mark.get("sha256") == _digest_mark(mark) else None
+
+
+def mark_fingerprint(folder: Path, mark: FingerprintMark) -> None:
+    """Write the mark of the fingerprint."""
+    write_json(folder / FINGERPRINT_MARK, {**mark, "sha256": _digest_mark(mark)})
+
+
+def _digest_mark(mark: FingerprintMark) -> str:
+    content = {key: value for key, value in mark.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def list_truth_copies(dataset: Dataset) -> dict[str, FileEntry]:
     """Return what the manifest says of the labels that nnU-Net copies, by the copies' names."""
     return {
@@ -287,7 +305,7 @@ def list_prepared_checks(
                 used.setdefault(values["data_identifier"], []).append((name, key))
     made = [name for name in used if completion_mark(folder / name).is_file()]
     some = next(iter(used[made[0]] if made else ()), None)
-    remedy = spell_plan(some[0], [some[1]], marks[some[0]]) if some else PLAN_AGAIN
+    remedy = spell_plan(some[0], [some[1]]) if some else PLAN_AGAIN
     convert_again = "Restore it by running the same gi2nnunet convert again."
     checks: list[Check] = [partial(compare_split, folder / SPLITS, dataset, remedy=convert_again)]
     if marks:
@@ -302,18 +320,16 @@ def list_prepared_checks(
         ]
     return checks + [
         partial(
-            _check_data, dataset, folder / name, plans, marks, read=read,
+            _check_data, dataset, folder / name, plans, read=read,
             needed=configurations is not None,
         )
         for name, plans in used.items()
     ]  # fmt: skip
 
 
-def spell_plan(plans_name: str, configurations: Iterable[str], mark: PlanMark | None) -> str:
+def spell_plan(plans_name: str, configurations: Iterable[str]) -> str:
     """Return the remedy that makes plans, and scans preprocessed by them, again."""
-    sized = (mark["recipe"].get("patch_sizes") or {}) if mark else {}
-    names = dict.fromkeys([*configurations, *sized])
-    words = [*spell_preset(plans_name), *(f"--config {name}" for name in names)]
+    words = [*spell_preset(plans_name), *(f"--config {name}" for name in configurations)]
     return " ".join([PLAN_AGAIN, *words])
 
 
@@ -333,7 +349,7 @@ def _find_unmarked(folder: Path, marks: Mapping[str, PlanMark | None]) -> list[F
         data = path.name.removeprefix(_MARK).removesuffix(_COMPLETE)
         preset, ending, configuration = data.partition("Plans_")
         if not any(name.startswith(f"{preset}Plans") for name in marks) and ending:
-            remedy = spell_plan(f"{preset}Plans", [configuration], None)
+            remedy = spell_plan(f"{preset}Plans", [configuration])
             mark = plan_mark(folder, f"{preset}Plans")
             findings.append(_finding(mark, "nothing", f"a mark, as {path.name} is there", remedy))
     return findings
@@ -349,11 +365,14 @@ def _check_description(dataset: Dataset, folder: Path, remedy: str) -> list[Find
 
 def _check_fingerprint(dataset: Dataset, folder: Path, remedy: str) -> list[Finding]:
     path = folder / FINGERPRINT
-    mark = find_record(folder / FINGERPRINT_MARK, FingerprintMark)
+    mark = find_fingerprint(folder)
     digest = digest_file(path)
     if digest is None:
         return [_finding(path, "nothing", "nnU-Net's fingerprint of the dataset", remedy)]
-    if mark is None or mark["dataset"] != dataset.digest:
+    if mark is None:
+        found = "nothing, or a mark that was altered"
+        return [_finding(folder / FINGERPRINT_MARK, found, "the mark of the fingerprint", remedy)]
+    if mark["dataset"] != dataset.digest:
         return [_stale(path, "a fingerprint of another dataset", remedy)]
     if mark["fingerprint"] != digest:
         return [_finding(path, "a fingerprint that was altered", "it as extracted", remedy)]
@@ -369,7 +388,7 @@ def _check_plans(
         for key, values in (mark["configurations"] if mark else {}).items()
         if completion_mark(folder / values["data_identifier"]).is_file()
     ]
-    remedy = spell_plan(name, made, mark)
+    remedy = spell_plan(name, made)
     digest = digest_file(path)
     if digest is None:
         return [_finding(path, "nothing", "the plans", remedy)]
@@ -404,13 +423,12 @@ def _check_data(
     dataset: Dataset,
     folder: Path,
     plans: list[tuple[str, str]],
-    marks: Mapping[str, PlanMark | None],
     *,
     read: bool,
     needed: bool,
 ) -> list[Finding]:
     """Check one folder of preprocessed scans, which plans use: by name and configuration."""
-    remedy = spell_plan(plans[0][0], [plans[0][1]], marks[plans[0][0]])
+    remedy = spell_plan(plans[0][0], [plans[0][1]])
     path = completion_mark(folder)
     if not path.is_file() and not needed and not _list_names(folder):
         return []  # planned, and not preprocessed so far

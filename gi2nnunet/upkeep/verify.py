@@ -23,6 +23,8 @@ from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     DIGESTS,
     FINAL_CHECKPOINT,
+    IMPORT_RECORD,
+    TRAINING_RECORD,
     check_digest,
     find_digests,
     find_training_record,
@@ -285,18 +287,27 @@ def verify_workspace(
 
 
 def _note_unrecorded(results: Path) -> list[str]:
-    """Return a sentence on the final checkpoints without a recorded digest, if there are any."""
-    finals = [fold.folder / FINAL_CHECKPOINT for fold in list_folds(results) if fold.finished]
-    bare = []
-    for path in finals:
+    """Return sentences on the final checkpoints without a recorded digest, if there are any."""
+    plain, notes = [], []
+    for fold in list_folds(results):
+        path = fold.folder / FINAL_CHECKPOINT
         with suppress(InputError):  # a damaged record is a finding
-            bare += [] if find_digests(path) else [str(path)]
-    if not bare:
-        return []
-    return [
-        f"{name_some(bare)}: no SHA-256 was recorded, as plain nnU-Net saved it; only PyTorch's "
-        "own checksums were compared"
-    ]
+            if not fold.finished or find_digests(path):
+                continue
+            if any((fold.folder / name).is_file() for name in (TRAINING_RECORD, IMPORT_RECORD)):
+                notes.append(
+                    f"{path.with_name(DIGESTS)}: it is missing, so only PyTorch's own checksums "
+                    f"of {FINAL_CHECKPOINT} were compared. If you doubt it: "
+                    f"{spell_restore(fold.folder)}"
+                )
+            else:
+                plain.append(str(path))
+    if plain:
+        notes.append(
+            f"{name_some(plain)}: no SHA-256 was recorded, as plain nnU-Net saved it; only "
+            "PyTorch's own checksums were compared"
+        )
+    return notes
 
 
 def run_checks(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 import gi2nnunet.cli
 from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.volumes import read_volume
 from tests.source_factory import ORGANS, make_source, write_source
 
 SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
@@ -152,3 +156,26 @@ def test_labels_of_unknown_coding_are_scored_after_the_command_that_the_refusal_
     (remedy,) = re.findall("gi2nnunet (encode .* regions) ", err)
     assert run(*remedy.split())[0] == 0
     assert run("score", "labels.csv", str(dataset))[0] == 0
+
+
+def test_label_volumes_without_an_orientation_are_scored_as_they_are_stored(
+    run: Run, tmp_path: Path
+) -> None:
+    """Saved with an identity they are mirrored as their affine says, which is warned of."""
+    assert run("convert", "source", "--workspace", "w", "--holdout", "0")[0] == 0
+    dataset = tmp_path / "w/raw/Dataset501_UWGI"
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    shutil.copy(dataset / "dataset.json", labels)
+    for path in (dataset / "labelsTr").iterdir():
+        columns_rows_slices = read_volume(path).array.transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(columns_rows_slices, np.eye(4)), labels / path.name)
+    _, out, err = run("score", "labels", str(dataset), "--json")
+    assert json.loads(out)["score"] < 0.9
+    assert "give --orientation as-stored" in err
+    stored = ("--orientation", "as-stored")
+    assert json.loads(run("score", "labels", str(dataset), *stored, "--json")[1])["score"] == 1.0
+    words = ("compare", "labels", "labels", "--truth", str(dataset))
+    assert "as-stored" in run(*words)[2]
+    found = json.loads(run(*words, *stored, "--json")[1])
+    assert found["differences"]["score"]["a"] == 1.0

@@ -278,8 +278,11 @@ def test_a_copy_of_a_training_scan_under_another_name_is_in_sample(tmp_path, nam
     other = dataclasses.replace(make_scan("case9_day9", seed=3), masks=copy.masks)
     if copy.masks.shape[1:] == other.image.shape:
         write_source(tmp_path / "other", dataclasses.replace(made, train=(other,)))
-        chosen = select_source(tmp_path / "other", dataset=dataset, ensemble=ALL)
-        assert chosen.standing == "held-out"
+        for truth in (True, False):  # what is only predicted is judged by its contents too
+            chosen = select_source(tmp_path / "other", dataset=dataset, ensemble=ALL, truth=truth)
+            assert chosen.standing == "held-out"
+    unscored = select_source(source, dataset=dataset, ensemble=ALL, truth=False, **options)
+    assert unscored.standing == "in-sample"
 
 
 def test_names_that_do_not_name_the_patient_are_not_held_out(tmp_path):

@@ -103,7 +103,7 @@ def test_steps_that_recorded_no_command_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS.values())
 @pytest.mark.parametrize(
-    ("batch", "sizes"), [(None, {}), (4, {}), (None, {"2d": [8, 16]}), (2, {"3d_fullres": [8] * 3})]
+    ("batch", "sizes"), [(None, {}), (4, {}), (None, {"2": [8, 16]}), (2, {"3": [8] * 3})]
 )
 def test_names_of_plans_are_read_back(preset: Any, batch: Any, sizes: Any) -> None:
     texts = tuple("x".join(map(str, size)) for size in sizes.values())

@@ -69,13 +69,20 @@ def test_a_column_major_submission_is_noticed(tmp_path, metric, fair):
     (told,) = scored.warnings
     assert "column-major" in told
     assert "gi2nnunet encode" in told
+    assert scored.to_json()["misread"] == "column-major"
+    truth_wrong = write_rows(tmp_path / "w.csv", {s: column_major(m) for s, m in truth.items()})
+    assert score_submission(right, truth_wrong, sizes=SIZES, metric=metric).misread == (
+        "column-major"
+    )
 
 
 def test_starts_that_count_from_zero_are_noticed(tmp_path):
     truth = {s: make_truth(i, shape) for i, (s, shape) in enumerate(SHAPES.items())}
     solution = write_rows(tmp_path / "truth.csv", truth)
     wrong = write_rows(tmp_path / "wrong.csv", truth, from_zero)
-    (told,) = score_submission(wrong, solution, sizes=SIZES).warnings
+    scored = score_submission(wrong, solution, sizes=SIZES)
+    assert scored.misread == "zero-based"
+    (told,) = scored.warnings
     assert "add 1 to every start" in told
 
 
@@ -114,4 +121,6 @@ def test_a_submission_that_is_only_bad_is_never_called_so(tmp_path_factory, seed
     pred = {s: make_bad(kind, m, seed) for s, m in truth.items()}
     solution = write_rows(folder / "truth.csv", truth)
     submission = write_rows(folder / "pred.csv", pred)
-    assert score_submission(submission, solution, sizes=SIZES, jobs=1).warnings == ()
+    scored = score_submission(submission, solution, sizes=SIZES, jobs=1)
+    assert scored.warnings == ()
+    assert "misread" not in scored.to_json()

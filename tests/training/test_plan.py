@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,31 @@ def test_a_remedy_names_the_sizes_of_its_plan(bench: Bench) -> None:
     (bench.made / f"{PLANS}_b4_p8x8.json").unlink()
     ((_, remedy),) = bench.verify()
     assert remedy.endswith("plan --preset tiny --batch-size 4 --patch-size 8x8 --config 2d")
+
+
+def test_plans_are_the_same_for_every_configuration_that_a_size_is_for(bench: Bench) -> None:
+    """What a message says of one configuration must not make other plans, or none."""
+
+    def plan(*configurations: str, sizes: tuple[tuple[int, ...], ...]) -> list[str]:
+        bench.engine.asked.clear()
+        options = PlanOptions(preset="tiny", configurations=configurations, patch_sizes=sizes)
+        with suppress(InputError):  # this dataset's have only 2d
+            plan_dataset(bench.dataset, options, engine=make_engine(bench.workspace))
+        return [task for task, _ in bench.engine.asked]
+
+    both = ((8, 8), (8, 8, 8))
+    assert plan("2d", "3d_lowres", sizes=both) == ["plan"]
+    assert plan("2d", "3d_fullres", sizes=both) == []
+    made = bench.made / f"{PLANS}_p8x8_p8x8x8.json"
+    made.unlink()
+    assert plan("2d", sizes=both) == ["plan"]
+    for path in (made, bench.made / f"gi2nnunet_{made.name}"):
+        path.unlink()
+    assert plan("2d", sizes=both) == []  # refused: nothing says that the second size is meant
+    (bench.workspace.results / bench.dataset.name / f"nnUNetTrainer__{made.stem}__2d").mkdir(
+        parents=True
+    )
+    assert plan("2d", sizes=both) == ["plan"]
 
 
 def test_one_configuration_of_plans_with_sizes_for_two_can_be_named(bench: Bench) -> None:

@@ -21,7 +21,12 @@ from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.volumes import encode_volume, read_volume
 from gi2nnunet.nnunet.models import record_digest
 from gi2nnunet.source.dataset import list_files
-from gi2nnunet.training.prepared import digest_file, digest_preprocessing, seal_data
+from gi2nnunet.training.prepared import (
+    digest_file,
+    digest_preprocessing,
+    mark_fingerprint,
+    seal_data,
+)
 from gi2nnunet.upkeep.verify import Verification, run_checks, verify_workspace
 from tests.converting import convert
 from tests.source_factory import make_source, write_source
@@ -57,8 +62,8 @@ class Space:
         plans = self.made / f"{PLANS}.json"
         write_json(plans, {"configurations": {"2d": CONFIGURED}})
         write_json(self.made / "dataset_fingerprint.json", {"spacings": []})
-        write_json(
-            self.made / "gi2nnunet_fingerprint.json",
+        mark_fingerprint(
+            self.made,
             {"dataset": digest, "fingerprint": digest_file(self.made / "dataset_fingerprint.json"),
              "modified_ns": {}, "organs": {}},
         )  # fmt: skip
@@ -254,7 +259,11 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
         lambda s: s.model / "fold_0" / ".checkpoint_latest.pth.77.part", "killed", True,
     ),
     "a fingerprint of another dataset": (
-        lambda s: edit(s.made / "gi2nnunet_fingerprint.json", dataset="0"),
+        lambda s: mark_fingerprint(
+            s.made,
+            {"dataset": "0", "fingerprint": digest_file(s.made / "dataset_fingerprint.json"),
+             "modified_ns": {}, "organs": {}},
+        ),
         lambda s: s.made / "dataset_fingerprint.json", "of another dataset", True,
     ),
     "no fingerprint": (
@@ -358,6 +367,12 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
         ),
         lambda s: s.made / f"gi2nnunet_{PLANS}.json", "sizes that were altered", True,
     ),
+    "an altered mark of the fingerprint": (
+        lambda s: edit_text(
+            s.made / "gi2nnunet_fingerprint.json", '"organs": {}', '"organs": {"a": []}'
+        ),
+        lambda s: s.made / "gi2nnunet_fingerprint.json", "a mark that was altered", True,
+    ),
     "a manifest with a scan of another name": (
         lambda s: edit_text(
             s.raw / "manifest.json", f'"scan_id": "{s.train[0]}"', '"scan_id": "case98_day1"'
@@ -408,6 +423,17 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
         lambda s: s.model / "fold_7", "random split", True,
     ),
 }  # fmt: skip
+
+
+def test_a_note_says_how_a_checkpoint_without_digests_is_made_again(space: Space) -> None:
+    final = space.model / "fold_0" / "checkpoint_final.pth"
+    record_digest(final, final)
+    (final.parent / "gi2nnunet_digests.json").unlink()
+    (final.parents[1] / "fold_all" / "gi2nnunet_training.json").unlink()  # as nnU-Net trains
+    ours, plain = space.verify().notes
+    assert "fold_0/gi2nnunet_digests.json: it is missing" in ours
+    assert "gi2nnunet train --config 2d --fold 0 --preset tiny --restart" in ours
+    assert "fold_all/checkpoint_final.pth: no SHA-256 was recorded" in plain
 
 
 @pytest.mark.parametrize("quick", [False, True], ids=["whole", "quick"])

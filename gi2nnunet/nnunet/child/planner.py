@@ -21,8 +21,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import read_record
+from gi2nnunet.nnunet.presets import refuse_size
 from gi2nnunet.nnunet.trust import check_names, open_preprocessed
 from gi2nnunet.source.nifti import DATASET_JSON
 
@@ -59,20 +59,23 @@ def run_plan(
     tiny: bool,
     batch_size: int | None,
     patch_sizes: dict[str, list[int]],
+    asked: list[str],
 ) -> dict[str, Any]:
     """Plan the experiment and write nnU-Net's plans file.
 
     ``data_name`` is the prefix of the data folders: plans that differ only in batch or patch size
-    share them, presets do not. Batch size (for all) and patch sizes (by configuration, in voxels,
-    slowest axis first) replace the planner's.
+    share them, presets do not. Batch size (for all) and patch sizes (by number of axes, in voxels,
+    slowest axis first) replace the planner's; a configuration that is not ``asked`` for gets the
+    nearest size that fits.
     """
     _check_reader(dataset_id)
     base = recursive_find_python_class(
         _planning_folder(), planner, current_module="nnunetv2.experiment_planning"
     )
     planner_class = _shape_planner(
-        base, data_name=data_name, tiny=tiny, batch_size=batch_size, patch_sizes=patch_sizes
-    )
+        base, data_name=data_name, tiny=tiny, batch_size=batch_size, patch_sizes=patch_sizes,
+        asked=asked,
+    )  # fmt: skip
     planned = planner_class(dataset_id, plans_name=plans_name).plan_experiment()
     return {
         "configurations": {
@@ -142,6 +145,7 @@ def _shape_planner(
     tiny: bool,
     batch_size: int | None,
     patch_sizes: dict[str, list[int]],
+    asked: list[str],
 ) -> type[ExperimentPlanner]:
     """Return a planner that keeps to the given sizes and to its own data folders."""
 
@@ -175,8 +179,11 @@ def _shape_planner(
 
             axes = len(spacing)
             configuration = data_identifier.removeprefix(f"{data_name}_")
-            if asked := patch_sizes.get(configuration):
-                planned = _plan_size(self, plan, asked, configuration)
+            if wanted := patch_sizes.get(str(axes)):
+                planned = _plan_size(self, plan, wanted)
+                fitting = list(planned["patch_size"])
+                if fitting != wanted and configuration in asked:
+                    raise refuse_size(wanted, configuration, fitting)
             elif tiny:
                 caps = zip(_TINY_PATCH[axes], median_shape, strict=True)
                 planned = plan([float(int(min(cap, size))) for cap, size in caps])
@@ -196,9 +203,8 @@ def _plan_size(
     planner: ExperimentPlanner,
     plan: Callable[[Sequence[float]], dict[str, Any]],
     wanted: list[int],
-    configuration: str,
 ) -> dict[str, Any]:
-    """Plan for a patch size; refuse one that the network cannot have."""
+    """Plan for a patch size, or the nearest one that the network can have."""
     planned = plan([float(size) for size in wanted])
     if list(planned["patch_size"]) == wanted:
         return planned
@@ -208,10 +214,4 @@ def _plan_size(
     planned = plan([float(size) for size in wanted])
     vars(planner)["UNet_vram_target_GB"] = target
     planned["batch_size"] = planner.UNet_min_batch_size
-    if list(planned["patch_size"]) != wanted:
-        fitting = "x".join(str(int(size)) for size in planned["patch_size"])
-        raise InputError(
-            f"--patch-size {'x'.join(map(str, wanted))}: {configuration} halves its feature maps "
-            f"too often for it; the nearest that fits is {fitting}."
-        )
     return planned
