@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -42,6 +43,7 @@ from tests.source_factory import (
     make_scan,
     make_source,
     write_files,
+    write_source,
 )
 
 OUTPUTS = ("submission.csv", "score.json", "score.csv", "truth.csv")
@@ -566,6 +568,23 @@ def oracle(monkeypatch):
     oracle_asked = []
     monkeypatch.setattr(evaluate, "predict_scans", predict)
     return oracle_asked
+
+
+def test_predict_and_score_of_a_column_major_truth_says_so(run, converted, oracle):
+    finish_model(converted)
+    made = make_source(SCANS)
+    rows = tuple(
+        (scan.slice_id(z), organ, encode_plain(mask.T))
+        for scan in made.train
+        for organ, masks in zip(ORGANS, scan.masks, strict=True)
+        for z, mask in enumerate(masks)
+    )
+    write_source(converted / "wrong", replace(made, rows=rows))
+    for source, misread in (("source", None), ("wrong", "column-major")):
+        code, _, err = run("predict-and-score", source, "--device", "cpu", "--out", "out")
+        assert code == 0
+        assert ("column-major" in err) == bool(misread)
+        assert json.loads((converted / "out/score.json").read_text()).get("misread") == misread
 
 
 def test_predict_and_score_of_held_out_scans(run, converted, oracle):
