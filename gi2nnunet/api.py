@@ -340,8 +340,6 @@ def train(
     batch_size, patch_size
         Used instead of the plan's. A patch is ``(y, x)`` voxels for 2d, ``(z, y, x)`` for
         3d_fullres; two patches may be given, one for each.
-    trainer
-        One of nnU-Net's trainer classes.
     pretrained_weights
         Start from the weights of this checkpoint.
     augment
@@ -350,8 +348,6 @@ def train(
         ``processor``.
     restart
         Delete earlier training of these folds and start over.
-    nnunet_validation
-        Also run nnU-Net's own final validation.
     checks
         Stop before the start if versions, memory or disk space are not sufficient.
     on_epoch
@@ -693,11 +689,6 @@ def predict_and_score(asked: ScoredPrediction) -> Evaluation:
     Evaluation
         Its ``score`` is ``None`` if the truth is not known; its ``standing`` says whether the
         models have seen these patients.
-
-    Raises
-    ------
-    InputError
-        Like :func:`predict`.
     """
     return _predict(asked)
 
@@ -844,8 +835,6 @@ def score(
     medical
         Add surface Dice, HD95 in mm and volume error in ml; needs ``images`` for the spacing, and
         MONAI.
-    tolerance_mm
-        Tolerance of the surface Dice.
 
     Raises
     ------
@@ -912,13 +901,6 @@ def write_report(asked: _Report) -> Path:
         Folder of :func:`predict` or :func:`predict_and_score`; by default the workspace's newest.
     scans
         Scans to show slices of; by default some of the worst, middle and best.
-    show_all
-        Show slices of every predicted scan.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
 
     Raises
     ------

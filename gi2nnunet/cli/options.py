@@ -251,8 +251,6 @@ def call_api(context: typer.Context, call: Callable[..., _Result], **own: Any) -
 
     Parameters
     ----------
-    context
-        Of the command.
     call
         One of :mod:`gi2nnunet.api`; its keywords are named like the options.
     **own

@@ -73,15 +73,7 @@ def take_fields(
 
 
 def name_place(text: str, *, workspace: str | None, dataset_id: int | None) -> str:
-    """Add ``--workspace`` and ``--id`` to the commands that a message names, if it has none.
-
-    Parameters
-    ----------
-    text
-        The message.
-    workspace, dataset_id
-        What the running command was given; ``None`` for nothing.
-    """
+    """Add ``--workspace`` and ``--id`` to the commands that a message names, if it has none."""
 
     def add(command: re.Match[str]) -> str:
         words, rest = [command[0]], text[command.end() :].partition("\n")[0]

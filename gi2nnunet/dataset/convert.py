@@ -123,10 +123,6 @@ def convert(
     options
         How to open the source, and how many scans to convert at the same time, on which the output
         does not depend. The patients of a DICOM source get ids from the workspace's table.
-    command
-        The command line to record.
-    progress
-        Called with ``(done, total, what)``.
     on_notice
         Called with a sentence that says how label volumes are read.
 

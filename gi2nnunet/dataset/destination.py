@@ -40,8 +40,6 @@ class Target:
 
     Attributes
     ----------
-    folder
-        The final folder.
     hidden
         The folder beside it that is filled first.
     manifest

@@ -52,10 +52,6 @@ def export_dicom(
     labels
         A NIfTI file of labels; or a folder of one mask per organ, with the organ's name at the end
         of each file's name.
-    series
-        Folder, zip or file of the DICOM series.
-    out
-        Folder for the two files.
     scheme
         How labels are coded; by default as their values show.
     names

@@ -49,8 +49,6 @@ class Dataset:
         In numeric order of patient and day.
     splits
         Folds of the training scans; empty for a single patient.
-    manifest
-        The content of manifest.json.
     warnings
         What the conversion skipped or changed, one sentence each.
     """
@@ -194,13 +192,7 @@ def read_dataset(raw: Path, *, dataset_id: int | None = None, name: str | None =
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Read one dataset folder.
-
-    Raises
-    ------
-    InputError
-        As :func:`~gi2nnunet.source.dataset.read_manifest`.
-    """
+    """Read one dataset folder."""
     manifest = read_manifest(folder)
     return Dataset(
         folder=folder,

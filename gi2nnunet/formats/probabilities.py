@@ -66,8 +66,6 @@ class StoredProbabilities:
     ----------
     numbers
         Slice number of each plane.
-    spacing_mm
-        Voxel spacing ``(z, y, x)``.
     array
         Organs in the order of :data:`~gi2nnunet.formats.ids.ORGANS`.
     about

@@ -65,8 +65,6 @@ class MaskTable:
 
     Attributes
     ----------
-    name
-        The table's name in messages (its path).
     scan_ids
         Distinct scan ids in order of first appearance.
     scan, organ
@@ -233,8 +231,6 @@ def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]
     ----------
     path
         The file, or its name for messages if ``data`` is given.
-    data
-        The file's content.
 
     Raises
     ------
@@ -500,8 +496,6 @@ def decode_table(
 
     Parameters
     ----------
-    table
-        Rows of a competition CSV.
     sizes
         Image size ``(height, width)`` in pixels by scan id; by default the table's own columns.
 

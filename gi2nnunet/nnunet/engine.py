@@ -131,13 +131,9 @@ class Engine:
 
         Parameters
         ----------
-        log
-            File for its output.
         processes, helpers, threads, gpu
             nnU-Net's workers, those that augment while training, the threads of each process, and
             the one card it sees.
-        variables
-            More variables of its environment.
         on_event, stop
             See :func:`~gi2nnunet.nnunet.process.run_engine`, also for what is returned and raised.
         """
@@ -272,8 +268,6 @@ class Hardware:
 
     Attributes
     ----------
-    device
-        PyTorch's device type.
     gpus
         Indices of the CUDA cards in use; empty on other devices.
     memory_gib

@@ -99,8 +99,6 @@ class Bundle:
     ----------
     digest
         SHA-256 of its manifest, and through it of every part.
-    folds
-        Folds by configuration.
     half
         Whether the weights are in half precision.
     n_folds

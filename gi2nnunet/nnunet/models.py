@@ -278,8 +278,6 @@ def choose_ensemble(
 
     Parameters
     ----------
-    results
-        nnU-Net's results folder of the dataset.
     n_folds
         Folds of the dataset's split; 0 if it has none.
     configurations, folds, preset, trainer

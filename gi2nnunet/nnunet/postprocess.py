@@ -141,8 +141,6 @@ def apply_decision(
     ----------
     probabilities
         By configuration, ``(organ, z, y, x)`` in [0, 1], slices in order.
-    spacing_mm
-        Voxel spacing ``(z, y, x)``.
     """
     return join_organs(
         [
@@ -169,8 +167,6 @@ def decide_organ(
     ----------
     probabilities
         By configuration, ``(z, y, x)``.
-    voxel_ml
-        Volume of a voxel.
     scale
         The value of probability 1: 255 for eight bits.
     """

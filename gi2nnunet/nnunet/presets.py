@@ -95,8 +95,6 @@ class TrainingSettings:
     ----------
     epochs, iterations, learning_rate
         Replace the trainer's own.
-    pretrained_weights
-        Checkpoint with the weights to start from.
     augment
         Where and how patches are augmented: by this program on the processors or on the device,
         or by nnU-Net's own data pipeline. ``None``: as the training was begun, a new one by

@@ -69,8 +69,6 @@ def write_check_page(
         Take pictures of all suspects, not only of the first of each kind.
     jobs
         How many scans to work on at the same time; by default one for each core.
-    progress
-        Called with ``(done, total, what)``.
 
     Raises
     ------

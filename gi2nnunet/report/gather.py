@@ -86,8 +86,6 @@ class Report:
         Those for the prediction's models first.
     commands
         The command lines that made all of it, as recorded; a remark begins with ``#``.
-    shown
-        Scans of the viewer.
     missing
         What is not there yet, and the command that makes it.
     """
@@ -122,10 +120,6 @@ def gather_report(
     scans
         Scans to show in the viewer; by default some of the worst, middle and best, or, if nothing
         was scored, the first.
-    show_all
-        Show every scan that was predicted.
-    progress
-        Called with ``(done, total, what)``.
 
     Raises
     ------

@@ -50,8 +50,6 @@ class Cost:
     ----------
     amount, unit
         How many of what: epochs, scans.
-    seconds
-        Of all of them.
     memory_bytes, gpu_bytes
         The most that one process used, and that PyTorch used on the GPU.
     """
@@ -126,8 +124,6 @@ class TuningFound:
         Rows of organ, whether it is used, blend, threshold, gate, smallest ml, gaps filled.
     gains
         By organ and for ``all``: plain, tuned, gain, low, high; ``None`` if unknown.
-    content
-        Everything that was recorded.
     """
 
     heading: str

@@ -74,15 +74,8 @@ def measure_label_maps(
     ----------
     pred, truth
         ``(z, y, x)`` uint8 of one shape, bit-coded.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
     tolerance_mm
         The distance up to which two surfaces count as the same.
-
-    Returns
-    -------
-    dict
-        Measures by organ.
 
     Raises
     ------

@@ -82,8 +82,6 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
     pred, truth
         ``(z, y, x)`` uint8 of one shape, bit-coded, as row-major RLE decodes; ``mle-bench``'s
         column-major reading is done here.
-    metric
-        The convention.
 
     Raises
     ------

@@ -76,11 +76,6 @@ def find_misreading(counts: Sequence[Counts]) -> Misreading | None:
 
     It has to do so for every organ that is in both tables, and to reach a Dice that a prediction
     that is only bad does not reach by chance.
-
-    Parameters
-    ----------
-    counts
-        Those of :func:`count_agreement` for each scan.
     """
     if not counts:
         return None

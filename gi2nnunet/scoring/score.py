@@ -76,14 +76,10 @@ def score_submission(
         Measure surface Dice, HD95 and volume error too (:mod:`gi2nnunet.scoring.medical`).
     spacing_mm
         Voxel spacing ``(z, y, x)`` in mm by scan id; needed for the medical measures.
-    tolerance_mm
-        Tolerance of the surface Dice.
     jobs
         Threads; by default one per core. With ``medical`` processes, which import the main script
         again, so a script needs ``if __name__ == "__main__":`` around its own calls. 1 computes
         in the caller's thread.
-    progress
-        Called with ``(done, total, what)`` in scans.
 
     Returns
     -------

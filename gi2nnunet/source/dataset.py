@@ -40,10 +40,6 @@ class DatasetScan:
         ``"test"``: the source's own test scan.
     first_number
         The competition's number of slice z = 0.
-    depth, height, width
-        Slices, rows, columns.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
     """
 
     scan_id: str

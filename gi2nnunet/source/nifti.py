@@ -69,8 +69,6 @@ class NiftiScan(Scan):
         The files; a scan without truth has no second one.
     masks
         Masks of single organs, each with the organ, in place of a label volume.
-    coding
-        How its labels are coded.
     as_stored
         Whether arrays are columns, rows and slices, whatever orientation the files say.
     """

@@ -40,8 +40,6 @@ class ScanFiles:
 
     Attributes
     ----------
-    label
-        Its label volume.
     masks
         Its masks of single organs, each with the organ, in place of a label volume.
     """

@@ -43,11 +43,6 @@ def find_copies(
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """Return the pairs of scans that share slices in the same order.
 
-    Parameters
-    ----------
-    prints
-        The prints of each scan's slices.
-
     Returns
     -------
     dict
@@ -119,8 +114,6 @@ def find_originals(
     ----------
     given
         By scan id, its prints or those of all its mirror images.
-    known
-        Prints by scan id.
 
     Returns
     -------

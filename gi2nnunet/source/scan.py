@@ -85,8 +85,6 @@ class Scan(ABC):
 
     Attributes
     ----------
-    kind
-        Names the subclass in JSON.
     has_series
         Whether it is a DICOM series, on which structures can be written.
     scan_id
@@ -97,8 +95,6 @@ class Scan(ABC):
         The competition's number of slice z = 0; the others follow without a gap.
     shape
         ``(slices, height, width)``.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
     """
 
     kind: ClassVar[str]
@@ -243,12 +239,8 @@ class Scan(ABC):
             Gets ``rtstruct.dcm`` and ``seg.dcm``.
         masks
             ``(z, y, x)`` bool by organ, in slice order.
-        rtstruct, seg
-            Which of the two.
         names
             Name of an organ's structure if it is not to be that of TG-263.
-        maker
-            The model, if the masks come from one.
 
         Raises
         ------
@@ -311,8 +303,6 @@ class DicomOptions:
         RTSTRUCT or SEG, or a folder or zip of them, in place of those beside the images.
     roi
         Name of an organ's structure if it is not one of the usual names.
-    any_modality
-        Take CT, PET and others too.
     show_paths
         Show paths in messages, which often hold a patient's name.
     uneven
@@ -345,8 +335,6 @@ class SourceOptions:
         Which scans: ``"all"``; those to be ``"predicted"`` (of the competition ``test/`` if it has
         scans, else ``train/``; of other kinds all); or those of the competition's ``"hidden"`` test
         set, where a scan that cannot be used is set apart with a warning.
-    truth
-        Whether to look for label volumes.
     labels_only
         Open label volumes without their images: those in a folder of labels if there are any,
         else every volume.
@@ -396,8 +384,6 @@ class Source(ABC):
     ----------
     endings
         What the name of a file of this kind ends in, the last part first.
-    kind
-        What it is, for records.
     scans
         By scan id, in numeric order of patient and day.
     options
@@ -417,8 +403,6 @@ class Source(ABC):
         How its label volumes are coded; ``None`` where it has none.
     coding_is_from
         What says so, for the screen.
-    warnings
-        What was passed over, one sentence each.
     """
 
     scan_type: ClassVar[type[Scan]]

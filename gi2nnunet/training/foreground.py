@@ -33,13 +33,7 @@ def find_organs(dataset: Dataset) -> dict[str, list[str]]:
 def warn_of_absent_organs(
     organs: Mapping[str, Sequence[str]], splits: Sequence[Fold]
 ) -> Iterator[str]:
-    """Give a sentence for each organ that no training scan has, or none of a fold.
-
-    Parameters
-    ----------
-    organs
-        The organs of each scan, from :func:`find_organs`.
-    """
+    """Give a sentence for each organ that no training scan has, or none of a fold."""
     for organ in ORGANS:
         name = organ.replace("_", " ")
         having = {scan_id for scan_id, found in organs.items() if organ in found}

@@ -63,8 +63,6 @@ class Plan:
 
     Attributes
     ----------
-    plans_name
-        nnU-Net's plans identifier.
     configurations
         By name, the requested ones.
     log
@@ -90,12 +88,8 @@ def plan_dataset(
 
     Parameters
     ----------
-    dataset
-        A converted dataset with training scans.
     engine
         At most eight of its workers preprocess.
-    progress
-        Called with ``(done, total, what)``.
 
     Raises
     ------

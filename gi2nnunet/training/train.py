@@ -143,21 +143,15 @@ def train_folds(
 
     Parameters
     ----------
-    folds
-        From :func:`expand_folds`.
     restart
         Delete earlier training of these folds first.
     nnunet_validation
         Run nnU-Net's own final validation too.
-    command
-        The command line to record.
     stop
         If it is set, each running training ends after its epoch with a checkpoint, and no other
         one begins.
     on_start
         Called with configuration, fold and log path when a training starts.
-    on_epoch
-        Called after each epoch.
     on_notice
         Called with a sentence if patches are augmented in another way than asked for.
 

@@ -76,8 +76,6 @@ class Recipe:
         Whether each slice of a 3D patch is rotated and scaled in its plane.
     steps
         Transforms of the image in order, each maybe inside nnU-Net's ``RandomTransform``.
-    mirror
-        nnU-Net's transform.
     masked
         Channels that are 0 outside the scan.
     regions
@@ -113,8 +111,6 @@ class Draw:
         Of the result, in voxels from the window's first one.
     rows
         For each step of the recipe the channels it changes, with their parameters.
-    mirror
-        Axes to flip.
     """
 
     matrix: NDArray[np.float64] | None
@@ -134,8 +130,6 @@ class Sample:
         float32 ``(channels, *window)``, 0 outside of the scan.
     labels
         uint8 of the window's shape, :data:`PAD_LABEL` outside of the scan.
-    draw
-        What to do with them.
     """
 
     image: Tensor
@@ -257,10 +251,6 @@ def draw(recipe: Recipe, *, channels: int, larger: Sequence[int]) -> Draw:
 
     Parameters
     ----------
-    recipe
-        What is done to patches.
-    channels
-        Of the image.
     larger
         Voxels of the larger patch that nnU-Net would read (its "initial patch size").
     """
@@ -322,10 +312,6 @@ def build_batch(
     ----------
     samples
         As many as ``size``; the next one is asked for when the last one is in its place.
-    recipe
-        What is done to them.
-    device
-        To compute on.
     together
         Run each step once for the whole batch: fewer and larger operations, as a GPU wants them.
         Else a sample at a time, which needs less memory.

@@ -45,8 +45,6 @@ class Loader(nnUNetDataLoader):  # type: ignore[misc]
 
     Attributes
     ----------
-    recipe
-        What is done to patches.
     only_reads
         Give the samples as they are read, for a device to compute.
     """
@@ -140,8 +138,6 @@ class DeviceBatches:
     ----------
     samples
         nnU-Net's augmenter, which gives what a :class:`Loader` reads.
-    recipe, device
-        What to compute, and where.
     notify
         Called with a message if it could not go on there.
     """
@@ -245,8 +241,6 @@ def use_pipeline(
 
     Parameters
     ----------
-    base
-        nnU-Net's trainer, or a subclass.
     augment
         ``processor``, ``device``, or ``nnunet`` for nnU-Net's own.
     notify

@@ -63,8 +63,6 @@ def run_training(
         Called after each epoch; if it returns true, the training is saved and ends.
     nnunet_validation
         Run nnU-Net's final validation, with probabilities, for its find_best_configuration.
-    augment
-        See :func:`~gi2nnunet.nnunet.child.pipeline.use_pipeline`.
 
     Returns
     -------
@@ -274,8 +272,6 @@ def run_measurement(
     ----------
     started
         When the parent started this process, seconds since 1970.
-    seconds
-        How long to time batches.
     warm_up
         Batches to leave out first: those that workers had ready, and those that compile.
 

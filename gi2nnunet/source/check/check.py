@@ -65,15 +65,11 @@ class SourceReport:
         What measures unlike the rest, in the order of the scans.
     tested
         What was tested, and what the source has too few scans for.
-    warnings
-        What was passed over in reading.
     load
         Reads a scan again, to look at it.
     predict
         Gives the label map that models predict which did not see the patient, if the truth was
         held against it.
-    labels
-        How label volumes were read.
     """
 
     path: Path
@@ -237,11 +233,6 @@ def check_source(
     source: Path | str, options: SourceOptions | None = None, *, progress: Progress | None = None
 ) -> SourceReport:
     """Read every slice of a source once and measure it; writes nothing.
-
-    Parameters
-    ----------
-    progress
-        Told ``(done, total, what)`` in scans.
 
     Returns
     -------

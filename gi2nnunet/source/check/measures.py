@@ -62,8 +62,6 @@ class ScanMeasures:
 
     Attributes
     ----------
-    part
-        ``"train"`` or ``"test"``.
     shape, spacing_mm
         ``(z, y, x)``.
     intensity
@@ -76,8 +74,6 @@ class ScanMeasures:
         the two slices: the gut changes from slice to slice, what lies around it does not.
     signal
         ``(z,)`` bool: whether the slice holds more than one value.
-    prints
-        Prints of the slices.
     """
 
     scan_id: str
@@ -164,8 +160,6 @@ def measure_masks(
     ----------
     label_map, image
         ``(z, y, x)``; the labels uint8, bit-coded.
-    spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm.
     level
         ``(z,)``: mean of each slice's image.
     """

@@ -70,8 +70,6 @@ class Suspect:
         ``None`` if it is not about one organ.
     exchanged_with
         The slice with which this one may have changed places.
-    other_scan_id
-        The other scan, if it is about two.
     certainty
         How sure it is. ``"certain"``: identical, or at least twice as far from usual as a suspect
         must be; ``"likely"``: at least 1.4 times as far; else ``"possible"``.
@@ -104,8 +102,6 @@ class Tested:
 
     Attributes
     ----------
-    what
-        What was tested, in words.
     note
         What the scans were compared with, or what the test would need; may be empty.
     """

@@ -235,8 +235,6 @@ def paint_tissue(anatomy: Anatomy, z: float, y: FloatArray, x: FloatArray) -> ND
 
     Parameters
     ----------
-    anatomy
-        The patient on the day.
     z
         The slice's place in template mm.
     y, x

@@ -98,8 +98,6 @@ def place_frame(
 
     Parameters
     ----------
-    geometry
-        The scan's size.
     half_size_mm
         The body's half depth and half width. If it exceeds the image, or the abdomen exceeds
         the slices, the body is shrunk to fit.

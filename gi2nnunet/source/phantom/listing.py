@@ -22,8 +22,6 @@ class ListedScan:
 
     Attributes
     ----------
-    part
-        Whether it is in ``train/`` or ``test/``.
     first_number
         The number of its first slice; 1 but for a crop.
     """
@@ -165,8 +163,6 @@ def match_rows(
 
     Parameters
     ----------
-    listing
-        The scans of :func:`read_listing`.
     labels, sizes
         What to call the rows and the listing in a message.
 

@@ -101,8 +101,6 @@ class PhantomScan:
 
     Attributes
     ----------
-    scan_id, geometry
-        Its id, and its size.
     tissue
         ``(z, y, x)`` uint8 of :class:`~gi2nnunet.source.phantom.anatomy.Tissue`: what lies around
         and behind the organs. Slice 0 is the most cranial; image left is the patient's right.
@@ -179,8 +177,6 @@ def draw_scan(
         from day to day, the day the rest.
     geometry
         The scan's size. Of one patient and day, scans of any geometry show the same anatomy.
-    seed
-        Seed of the whole phantom.
     detail
         ``"easy"`` for smooth, well separated contrasts.
     """
@@ -235,8 +231,6 @@ def paint_scan(
 
     Parameters
     ----------
-    scan_id, geometry, seed
-        As for :func:`draw_scan`.
     masks
         ``(3, z, y, x)`` bool, in the order of :data:`~gi2nnunet.formats.ids.ORGANS`; kept as they
         are. The body is moved and, if it must be, widened until its cavity holds them; without any

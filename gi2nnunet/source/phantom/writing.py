@@ -145,14 +145,8 @@ def write_phantom(asked: _Drawn) -> PhantomSummary:
     truth
         CSV to write the test scans' masks to, with the columns id, class, segmentation,
         image_height and image_width; not part of the competition's layout.
-    as_zip
-        Write ``out`` as a zip.
     seed
         The same seed gives the same bytes, for any number of jobs.
-    jobs
-        Worker processes.
-    progress
-        Called after each scan with ``(done, total, what)``.
 
     Raises
     ------
@@ -189,8 +183,6 @@ def write_phantom_like(
     ------
     InputError
         For a listing that contradicts itself, and as :func:`write_phantom`.
-    OutputError
-        If it cannot be written.
     """
     options = options or PhantomOptions()
     listed = read_listing(sizes).values()
@@ -208,16 +200,12 @@ def paint_phantom(
     labels
         CSV (also gzipped) with the rows of ``train.csv``, three a slice, which ``train.csv`` then
         holds in the same order. Slices that have no rows are left out.
-    sizes
-        As for :func:`write_phantom_like`; it may list more scans than ``labels`` has.
 
     Raises
     ------
     InputError
         For rows that are malformed, incomplete or without a size, RLE that does not fit its image,
         and as :func:`write_phantom`.
-    OutputError
-        If it cannot be written.
     """
     options = options or PhantomOptions()
     table = read_mask_table(labels)
