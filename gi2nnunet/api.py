@@ -171,6 +171,8 @@ def check(asked: _Check) -> SourceReport:
     ----------
     model
         Also compare the truth with the out-of-fold predictions stored in the workspace.
+    workspace
+        For ``model``, and for the ids that DICOM series have there.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
     label_map
@@ -195,15 +197,14 @@ def check(asked: _Check) -> SourceReport:
     """
     from gi2nnunet.source.check.check import check_source
 
-    options = replace(asked.make_source_options(), jobs=asked.jobs)
+    space = find_workspace(asked.workspace)
+    options = replace(asked.make_source_options(), jobs=asked.jobs).name_patients(space.patients)
     stored = None
     if asked.model:
         from gi2nnunet.prediction.out_of_fold import find_stored_predictions
 
-        space = find_workspace(asked.workspace)
         dataset = open_dataset(workspace=asked.workspace, dataset_id=asked.dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
-        options = options.name_patients(space.patients)
     found = check_source(asked.source, options, progress=asked.progress)
     if stored is None:
         return found

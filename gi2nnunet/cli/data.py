@@ -341,8 +341,8 @@ def check(
 
     Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
-    if not model and (where.workspace is not None or where.dataset_id is not None):
-        raise typer.BadParameter("needs --model", param_hint="--workspace, --id")
+    if not model and where.dataset_id is not None:
+        raise typer.BadParameter("needs --model", param_hint="--id")
     found, page = _check(context, source, html)
     for note in found.labels:
         print_notice(note)

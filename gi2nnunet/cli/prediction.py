@@ -257,6 +257,9 @@ def _predict(context: typer.Context, kind: type[api.Prediction]) -> None:
     engine = asked.open_engine()
     work = asked.choose_work(engine)
     if given["on"] == "slurm":
+        from gi2nnunet.prediction.evaluate import check_structures
+
+        check_structures(work, asked.make_options())
         submit_prediction(context, work, source=given["source"], space=engine.workspace)
         return
     with show_progress() as report:

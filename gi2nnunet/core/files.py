@@ -114,9 +114,15 @@ def replace_file(path: Path, data: bytes | str) -> None:
         part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, indented; see :func:`part_file`."""
-    replace_file(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], *, private: bool = False) -> None:
+    """Write JSON, indented, that only its owner may read if ``private``; see :func:`part_file`."""
+    text = json.dumps(content, indent=2) + "\n"
+    if not private:
+        replace_file(path, text)
+        return
+    with part_file(path) as part:
+        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+        part.write_text(text, encoding="utf-8")
 
 
 def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:

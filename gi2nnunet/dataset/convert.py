@@ -175,6 +175,7 @@ def convert(
         )  # fmt: skip
         same = target.manifest if target.same_recipe else None
         if same and not find_damaged(target.folder, same, read=True):
+            opened.keep_ids()
             _note_stamps(target.folder / MANIFEST, same, opened)
             target.write_split(plan.splits)
             target.discard()  # of an interrupted conversion by another recipe
@@ -195,6 +196,7 @@ def convert(
         asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **vars(split)}
         asked |= {name: getattr(options, name) for name in RECORDED}
         _write_tables(target, opened, plan, records, recipe=recipe, asked=asked, command=command)
+        opened.keep_ids()
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
         dataset = open_dataset(target.folder)
         return replace(dataset, warnings=(*dataset.warnings, *warnings))

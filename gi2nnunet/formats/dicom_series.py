@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -43,11 +45,9 @@ PATIENT_AND_STUDY = (
 
 
 def require_dicom() -> None:
-    """Check that the optional packages for DICOM are installed, and make pydicom discreet.
+    """Check that the optional packages for DICOM are installed.
 
-    Its warnings of invalid values show them, and a value can name the patient, also in a log. This
-    is set for the whole process. The packages are imported inside functions, because importing
-    them takes up to a second.
+    They are imported inside functions, because importing them takes up to a second.
 
     Raises
     ------
@@ -60,13 +60,54 @@ def require_dicom() -> None:
             f"DICOM files: found no package {' and no package '.join(missing)}; expected both of "
             "pydicom and highdicom. Install them with: pip install 'gi2nnunet[dicom]'"
         )
+
+
+@dataclass
+class _Discretion:
+    """Blocks of :func:`be_discreet` that run, and how to undo what the first of them changed."""
+
+    lock: Lock = field(default_factory=Lock)
+    blocks: int = 0
+    undo: ExitStack = field(default_factory=ExitStack)
+
+
+_discretion = _Discretion()
+
+
+@contextmanager
+def be_discreet() -> Iterator[None]:
+    """Let pydicom not warn of invalid values while the block runs, and require it.
+
+    Its warnings show values, which can name the patient, also in a log. Blocks may overlap, in
+    several threads: the first one changes pydicom's settings, and the last one restores them. Every
+    function that asks a data set for values is one, because pydicom converts them only then.
+
+    Raises
+    ------
+    InputError
+        As :func:`require_dicom`.
+    """
+    require_dicom()
     from pydicom import config
 
-    config.settings.reading_validation_mode = config.IGNORE
-    config.settings.writing_validation_mode = config.IGNORE
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    with _discretion.lock:
+        if not _discretion.blocks:
+            _discretion.undo.enter_context(config.disable_value_validation())
+            _discretion.undo.callback(setattr, config.logger, "disabled", config.logger.disabled)
+            config.logger.disabled = True
+            _discretion.undo.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+        _discretion.blocks += 1
+    try:
+        yield
+    finally:
+        with _discretion.lock:
+            _discretion.blocks -= 1
+            if not _discretion.blocks:
+                _discretion.undo.close()
 
 
+@be_discreet()
 def read_dicom(
     file: Path | BinaryIO, *, shown_as: str, pixels: bool = True, tags: Sequence[str] | None = None
 ) -> Dataset:
@@ -88,7 +129,6 @@ def read_dicom(
     InputError
         If it is missing, cannot be read, is not DICOM, or ends early.
     """
-    require_dicom()
     import pydicom
     from pydicom.dataelem import RawDataElement
 
@@ -173,6 +213,7 @@ FRAME_KEYWORDS = (
 """What :func:`list_frames` and :func:`build_series` need of an image."""
 
 
+@be_discreet()
 def list_frames(dataset: Dataset, *, shown_as: str = "") -> list[Frame]:
     """Return the planes of an image, classic or multi-frame."""
     own = dataset.get("PerFrameFunctionalGroupsSequence")
@@ -317,6 +358,7 @@ class Series:
         return affine
 
 
+@be_discreet()
 def build_series(frames: Sequence[Frame]) -> Series:
     """Put the planes of one series in order.
 
@@ -461,6 +503,7 @@ def find_uneven_slices(series: Series) -> list[Problem]:
     return problems
 
 
+@be_discreet()
 def read_pixels(series: Series) -> NDArray[Any]:
     """Return the values ``(slices, rows, columns)`` of a series that was read with pixels.
 
@@ -532,6 +575,7 @@ def _find_rescale(dataset: Dataset, number: int | None) -> tuple[float, float]:
     return float(1 if slope is None else slope), float(intercept or 0)
 
 
+@be_discreet()
 def read_series(folder: Path) -> Series:
     """Read the one series of images in a folder; other files there are passed over.
 
@@ -540,7 +584,6 @@ def read_series(folder: Path) -> Series:
     InputError
         If there are no images or several series, or as in :func:`build_series`.
     """
-    require_dicom()
     by_series: dict[str, list[Frame]] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not is_stray(p.name)):
         try:

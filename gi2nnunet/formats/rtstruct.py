@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from gi2nnunet.core.files import part_file
 from gi2nnunet.formats.dicom_series import (
     Series,
+    be_discreet,
     check_masks,
     copy_patient,
-    require_dicom,
 )
 from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.formats.outlines import Outlines, trace_outlines
@@ -51,6 +51,7 @@ _FLAT_MM = 1e-3
 _COPIED_IF_THERE = ("StudyDescription", "PatientIdentityRemoved", "DeidentificationMethod")
 
 
+@be_discreet()
 def write_rtstruct(
     path: Path,
     masks: Mapping[str, NDArray[np.bool_]],
@@ -86,7 +87,6 @@ def write_rtstruct(
     OutputError
         If the file cannot be written.
     """
-    require_dicom()
     check_masks(masks, series)
     chosen = choose_names(names)
     dataset = _make_header(series, maker=maker or Maker(), now=now or datetime.now())

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
-from gi2nnunet.formats.dicom_series import Series, read_dicom
+from gi2nnunet.formats.dicom_series import Series, be_discreet, read_dicom
 from gi2nnunet.formats.structures import (
     OrganMasks,
     find_referenced_series,
@@ -67,6 +67,7 @@ class _Contours:
     numbers: Indices
 
 
+@be_discreet()
 def read_rtstruct(
     path: Path | BinaryIO,
     *,

@@ -25,11 +25,11 @@ from gi2nnunet.core.files import part_file
 from gi2nnunet.formats.dicom_series import (
     PATIENT_AND_STUDY,
     Series,
+    be_discreet,
     check_masks,
     copy_patient,
     find_voxels,
     read_dicom,
-    require_dicom,
 )
 from gi2nnunet.formats.structures import (
     SNOMED_CODES,
@@ -53,6 +53,7 @@ _TOLERANCE_MM = 0.01
 _OTHER_FILE = "Give the SEG file that was made on this series, or make it again there."
 
 
+@be_discreet()
 def write_seg(
     path: Path,
     masks: Mapping[str, NDArray[np.bool_]],
@@ -85,7 +86,6 @@ def write_seg(
     OutputError
         If the file cannot be written.
     """
-    require_dicom()
     import highdicom
     from pydicom.sr.codedict import codes
 
@@ -176,6 +176,7 @@ def _restore_frame_numbers(dataset: Dataset, series: Series) -> None:
         source.ReferencedFrameNumber = series.frame_numbers[int(source.ReferencedFrameNumber) - 1]
 
 
+@be_discreet()
 def read_seg(
     path: Path | BinaryIO,
     *,

@@ -74,6 +74,11 @@ class Selection:
     labels: tuple[str, ...] = ()
 
     @property
+    def has_series(self) -> bool:
+        """Return whether the scans are DICOM series."""
+        return any(scan.has_series for scan in self.scans)
+
+    @property
     def recorded(self) -> str:
         """Return :attr:`described` without the source's path, which can hold a patient's name."""
         if self.source is None:
@@ -267,6 +272,13 @@ def select_source(
             "is scored; give a source of labelled ones only"
         )
         labelled = []
+    standing = find_standing(
+        list(source.scans),
+        dataset=dataset,
+        ensemble=ensemble,
+        prints=_read_prints([*source.scans.values()]),
+    )
+    source.keep_ids()
     return Selection(
         name=source.name,
         described="; ".join((source.described, *source.label_notes)),
@@ -274,12 +286,7 @@ def select_source(
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
         truth=read_rows(source.truth_name, labelled),
         sample=source.sample,
-        standing=find_standing(
-            list(source.scans),
-            dataset=dataset,
-            ensemble=ensemble,
-            prints=_read_prints([*source.scans.values()]),
-        ),
+        standing=standing,
         warnings=tuple(warnings),
         source=source.path,
         options=source.options,

@@ -139,7 +139,7 @@ def evaluate(
     """
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
-    maker = _check_structures(work, options)
+    maker = check_structures(work, options)
     _announce(work, selection.scans, engine=engine, on_notice=on_notice)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
@@ -190,13 +190,18 @@ def evaluate(
     return replace(done, files=(*files, *written))
 
 
-def _check_structures(work: Work, options: PredictionOptions) -> Maker | None:
+def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
     """Check, before hours of prediction, that structures can be written; ``None`` if none are.
 
     Returns
     -------
     Maker
         The models that they will name.
+
+    Raises
+    ------
+    InputError
+        If a scan is not a DICOM series with a frame of reference, or a name does not fit.
     """
     if not options.rtstruct and not options.seg:
         return None
@@ -242,7 +247,7 @@ def predict_part(
     Raises
     ------
     InputError
-        If the part does not exist.
+        If the part does not exist, or as in :func:`check_structures`.
     OutputError
         If another run is predicting this part, or the whole.
     """
@@ -251,6 +256,7 @@ def predict_part(
         raise InputError(f"--part {number}/{parts}: expected 1/{parts} to {parts}/{parts}.")
     scans = work.selection.scans[number - 1 :: parts]
     options = options or PredictionOptions()
+    check_structures(work, options)
     _announce(work, scans, engine=engine, on_notice=on_notice)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (

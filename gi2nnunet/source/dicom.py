@@ -47,7 +47,7 @@ from gi2nnunet.source.dicom_index import (
     index_files,
     open_file,
 )
-from gi2nnunet.source.dicom_patients import make_scan_ids
+from gi2nnunet.source.dicom_patients import ScanIds, make_scan_ids
 from gi2nnunet.source.scan import (
     DicomOptions,
     LoadedScan,
@@ -246,6 +246,7 @@ class DicomSource(Source):
 
     scan_type = DicomScan
     scans: Mapping[str, DicomScan]
+    named: ScanIds | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: Path, options: SourceOptions) -> Self | None:
@@ -273,9 +274,7 @@ class DicomSource(Source):
         left_out: dict[str, str] = {}
         volumes = _choose_volumes(index, options, files, warnings, left_out)
         truth = _find_truth(volumes, files, asked.roi, warnings)
-        ids = make_scan_ids(
-            [(v.patient or f"study {v.study}", v.date) for v in volumes], table=asked.patients
-        )
+        named = make_scan_ids([volume.name_study() for volume in volumes], table=asked.patients)
         nameless = len({volume.study for volume in volumes if not volume.patient})
         if nameless:
             warnings.append(
@@ -283,7 +282,7 @@ class DicomSource(Source):
             )
         scans = {
             scan_id: _make_scan(found[0], scan_id, volume, file, options)
-            for scan_id, volume, file in zip(ids, volumes, truth, strict=True)
+            for scan_id, volume, file in zip(named.ids, volumes, truth, strict=True)
         }
         return cls(
             path=Path("SOURCE"),
@@ -301,7 +300,13 @@ class DicomSource(Source):
             unnumbered=tuple(scans),
             coding=CODINGS["regions"] if any(truth) else None,
             warnings=tuple(warnings),
+            named=named,
         )
+
+    def keep_ids(self) -> None:
+        """Write the ids to the table of patients."""
+        if self.named is not None:
+            self.named.keep()
 
     def fingerprint(self) -> dict[str, Any]:
         """Return a digest of the sizes and last bytes of all files, and of the names of organs."""
@@ -310,9 +315,9 @@ class DicomSource(Source):
             files = [(scan.archive, name) for name in scan.names]
             if scan.structures:
                 files.append((scan.structures.archive, scan.structures.name))
-            for archive, name in files:
-                (of_file,) = archive.sizes([name])
-                end = _read_end(archive, name)
+            for number, (archive, name) in enumerate(files, start=1):
+                shown_as = f"{scan.scan_id}, file {number} of {len(files)}"
+                of_file, end = _read_end(archive, name, shown_as=shown_as)
                 listing.update(f"{of_file} {hashlib.sha256(end).hexdigest()}\n".encode())
                 size, count = size + of_file, count + 1
             listing.update(f"{scan.frames} {sorted(scan.roi.items())}".encode())
@@ -342,12 +347,15 @@ class DicomSource(Source):
         return f"dicom-{self.fingerprint()['sizes_and_ends_sha256'][:8]}"
 
 
-def _read_end(archive: Archive, name: str) -> bytes:
+def _read_end(archive: Archive, name: str, *, shown_as: str) -> tuple[int, bytes]:
+    """Return a file's size, and its last bytes or in a zip its checksum."""
     if archive.is_zip:
-        return (archive.digest_checksums([name]) or "").encode()
-    with (archive.place / name).open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _END_BYTES))
-        return file.read()
+        checksum = archive.digest_checksums([name]) or ""
+        return archive.sizes([name])[0], checksum.encode()
+    with open_file(archive, name, shown_as=shown_as) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _END_BYTES))
+        return size, file.read()
 
 
 def _make_scan(
@@ -428,8 +436,9 @@ def _choose_volumes(
         bad = [problem for v in fits for problem in v.problems]
         bad += [problem for v in fits for problem in v.uneven if not asked.uneven]
         if bad and options.allow_missing:
-            warnings.append(f"a series is passed over: {bad[0]}")
-            left_out |= {f"series ...{volume.uid[-6:]}": str(bad[0]) for volume in fits}
+            found = name_some([str(problem) for problem in bad], most=20, separator="; ")
+            warnings.append(f"a series is passed over: {found}")
+            left_out |= {f"series ...{volume.uid[-6:]}": found for volume in fits}
         elif bad:
             problems += bad
         else:

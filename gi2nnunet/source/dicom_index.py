@@ -19,16 +19,16 @@ from gi2nnunet.formats.dicom_series import (
     FRAME_KEYWORDS,
     Frame,
     Series,
+    be_discreet,
     build_series,
     find_uneven_slices,
     list_frames,
     read_dicom,
-    require_dicom,
     split_frames,
 )
 from gi2nnunet.formats.structures import find_referenced_series, list_structures
 from gi2nnunet.source.archive import Archive
-from gi2nnunet.source.dicom_patients import is_date
+from gi2nnunet.source.dicom_patients import Study, is_date
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -108,6 +108,14 @@ class Volume:
         wrong = [*self.problems, *self.uneven]
         extra += [f"cannot be taken ({wrong[0]})"] if wrong else []
         return f"{self.key}: " + ", ".join([self.described, *extra])
+
+    def name_study(self) -> Study:
+        """Return what its id is made from; without a PatientID, a study is a patient."""
+        return Study(
+            patient=self.patient or f"study {self.study}",
+            date=self.date,
+            key=" ".join(filter(None, (self.study, self.uid, self.contrast))),
+        )
 
     def is_called(self, text: str) -> bool:
         """Return whether ``--series`` means it: by number, UID or its end, or description."""
@@ -208,9 +216,9 @@ def open_file(archive: Archive, name: str, *, shown_as: str) -> BinaryIO:
         ) from None
 
 
+@be_discreet()
 def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = False) -> Index:
     """Read the headers of DICOM files and sort their images into volumes."""
-    require_dicom()
     series: dict[tuple[str, str], list[tuple[str, Dataset, list[Frame]]]] = {}
     structures: list[StructureFile] = []
     problems: list[InputError] = []
@@ -225,7 +233,7 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
             with open_file(archive, name, shown_as=shown_as) as file:
                 tags = (*FRAME_KEYWORDS, *_OF_IMAGE, *_OF_STRUCTURES)
                 dataset = read_dicom(file, shown_as=shown_as, pixels=False, tags=tags)
-                header = file.tell()
+                header, size = file.tell(), file.seek(0, 2)
             modality = str(dataset.get("Modality", ""))
             uid = str(dataset.get("SeriesInstanceUID", ""))
             if modality in STRUCTURES:
@@ -240,7 +248,7 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
             elif "Rows" in dataset and modality not in _NO_IMAGES:
                 of_series = series.setdefault((str(dataset.get("StudyInstanceUID", "")), uid), [])
                 known_as = path if show_paths else _name_file(len(of_series) + 1, uid)
-                if cut_off := _find_cut(archive, name, dataset, header):
+                if cut_off := _find_cut(size, dataset, header):
                     raise InputError(f"{known_as}: {cut_off}")
                 of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
         except InputError as error:
@@ -267,16 +275,16 @@ def _name_file(number: int, uid: str) -> str:
     return f"file {number} of the series ...{uid[-6:]}"
 
 
-def _find_cut(archive: Archive, name: str, dataset: Dataset, header: int) -> str:
+def _find_cut(size: int, dataset: Dataset, header: int) -> str:
     """Return what is wrong with a file that is too short for its pixels; else an empty text."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None or syntax.is_compressed or syntax.is_deflated:
         return ""
     sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
     bits = int(dataset.get("NumberOfFrames") or 1)
-    for size in sizes:
-        bits *= int(dataset.get(size) or 0)
-    found = archive.sizes([name])[0] - header
+    for keyword in sizes:
+        bits *= int(dataset.get(keyword) or 0)
+    found = size - header
     if found >= bits // 8:
         return ""
     return (

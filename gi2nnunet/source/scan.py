@@ -435,6 +435,12 @@ class Source(ABC):
         A key that only one of two fingerprints has is not compared.
         """
 
+    def keep_ids(self) -> None:  # noqa: B027 - most kinds have the ids in their files
+        """Keep ids that were made up when it was opened, once they are used.
+
+        Raises :class:`OutputError` if they cannot be written.
+        """
+
     @property
     @abstractmethod
     def described(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -47,7 +49,6 @@ from tests.dicom_factory import (
 )
 
 PLAN = SeriesPlan(shape=(5, 8, 9), pixel_spacing_mm=(2.0, 1.0))
-IDS = ("patient-0001_day0",)
 
 
 def open_dicom(path, *, scope="all", truth=True, allow_missing=False, **options):
@@ -267,25 +268,33 @@ def test_localizers_and_other_modalities_are_passed_over(tmp_path):
 def test_each_study_gives_its_series_with_made_up_ids(tmp_path):
     for patient, day in (("Maier", "20260301"), ("Huber", "20260310"), ("Maier", "20260315")):
         write_series(
-            tmp_path / patient / day, PLAN, patient_id=patient, change=set_value("StudyDate", day)
-        )
+            tmp_path / patient / day, PLAN, patient_id=patient, seed=int(day),
+            change=set_value("StudyDate", day),
+        )  # fmt: skip
     write_series(
         tmp_path / "twice", PLAN, patient_id="Maier", change=set_value("StudyDate", "20260315")
     )
     table = tmp_path / "w" / "table.json"
     plain = open_dicom(tmp_path)
-    assert list(plain.scans) == [
-        "patient-0001_day0", "patient-0001_day14", "patient-0001_day14+2", "patient-0002_day0",
+    found = [scan_id.partition("-") for scan_id in plain.scans]
+    assert [scan_id for *_, scan_id in found] == [
+        "0001_day0", "0001_day14", "0001_day14+2", "0002_day0",
     ]  # fmt: skip
-    assert not table.exists()
+    assert len({prefix for prefix, *_ in found}) == 1
     source = open_dicom(tmp_path, patients=table)
+    assert list(source.scans) == list(plain.scans)
+    assert not table.exists()
+    source.keep_ids()
     content = json.loads(table.read_text())
     assert set(content["patients"]) == {"Maier", "Huber"}
     assert table.stat().st_mode & 0o077 == 0
-    shutil.rmtree(tmp_path / "Maier" / "20260301")
-    again = open_dicom(tmp_path, patients=table)  # the table keeps number and first day
-    assert set(again.scans) < set(source.scans)
-    assert len(again.scans) == 3
+    of_pixels = {scan.read().image.tobytes(): scan_id for scan_id, scan in source.scans.items()}
+    for gone in (tmp_path / "Maier" / "20260301", tmp_path / "twice"):
+        shutil.rmtree(gone)
+        again = open_dicom(tmp_path, patients=table)  # the table keeps all ids
+        assert len(again.scans) < len(source.scans)
+        for scan_id, scan in again.scans.items():
+            assert of_pixels[scan.read().image.tobytes()] == scan_id
     table.write_text("{")
     assert "Restore it from a copy" in refusal(tmp_path, patients=table)
 
@@ -294,7 +303,8 @@ def test_a_series_without_patient_id_is_a_patient_of_its_own(tmp_path):
     for name in "ab":
         write_series(tmp_path / name, SeriesPlan(shape=(3, 8, 9), without=("PatientID",)))
     source = open_dicom(tmp_path)
-    assert {scan.patient_id for scan in source.scans.values()} == {"patient-0001", "patient-0002"}
+    patients = {scan.patient_id.partition("-")[2] for scan in source.scans.values()}
+    assert patients == {"0001", "0002"}
     assert "2 studies have no PatientID" in source.warnings[0]
 
 
@@ -469,6 +479,58 @@ def test_allow_missing_passes_over_what_cannot_be_taken(tmp_path):
     source = open_dicom(tmp_path, allow_missing=True)
     assert len(source.scans) == 1
     assert "a series is passed over: slices 3 and 4 of 5" in source.warnings[0]
+    assert "-7.70 and -1.70 mm" in source.warnings[0]
+
+
+def test_allow_missing_warns_of_every_gap(tmp_path):
+    write_series(tmp_path / "a", PLAN)
+    write_series(tmp_path / "b", SeriesPlan(shape=(9, 8, 9), missing=(3, 6)))
+    warning = open_dicom(tmp_path, allow_missing=True).warnings[0]
+    assert "at -7.70 and -1.70 mm" in warning
+    assert "at 1.30 and 7.30 mm" in warning
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_file_that_goes_while_it_is_read_is_named_without_its_path(tmp_path, as_zip):
+    write_series(tmp_path / "Zwiebel", PLAN)
+    if as_zip:
+        shutil.make_archive(tmp_path / "Zwiebel", "zip", tmp_path / "Zwiebel")
+    source = open_dicom(tmp_path / ("Zwiebel.zip" if as_zip else "Zwiebel"))
+    (scan,) = source.scans.values()
+    if as_zip:
+        source.fingerprint()  # the zip is open: it stays as it was
+        return
+    (tmp_path / "Zwiebel" / scan.names[2]).unlink()
+    for read in (source.fingerprint, scan.take_stamp, scan.load, scan.read_series):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert scan.scan_id in str(caught.value)
+        assert "Zwiebel" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_the_settings_of_pydicom_are_those_of_the_caller_afterwards(tmp_path):
+    """In several threads at once, and after an error."""
+    from pydicom import config
+
+    masks, series = write_with_truth(tmp_path / "s")
+    scan = only_scan(tmp_path / "s")
+
+    def work(number):
+        scan.read()
+        write_seg(tmp_path / f"{number}.dcm", masks, series=series)
+        with suppress(InputError):
+            open_dicom(tmp_path / "s", series="none")
+
+    def list_settings():
+        modes = config.settings.reading_validation_mode, config.settings.writing_validation_mode
+        return *modes, config.logger.disabled, warnings.filters[:], warnings.showwarning
+
+    before = list_settings()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert list_settings() == before
+    assert before[0] != config.IGNORE
 
 
 def test_no_images(tmp_path):

@@ -201,9 +201,8 @@ def give_dataset(root: Path, made: MadeSource) -> Given:
 
 def give_dicom(root: Path, made: MadeSource) -> Given:
     """Series with their truth as RTSTRUCT or SEG; patients get ids by number, days from 0."""
-    ids = ("patient-0001_day0", "patient-0001_day9", "patient-0002_day0")
-    scans = []
-    for index, (scan, scan_id) in enumerate(zip(made.train, ids, strict=True)):
+    ids = ("0001_day0", "0001_day9", "0002_day0")
+    for index, scan in enumerate(made.train):
         folder = root / "given" / str(index)
         depth, height, width = scan.image.shape
         plan = SeriesPlan(shape=(depth, height, width), pixel_spacing_mm=spacing_of(scan)[1:])
@@ -216,7 +215,11 @@ def give_dicom(root: Path, made: MadeSource) -> Given:
         masks = dict(zip(ORGANS, scan.masks[:, ::-1].astype(bool), strict=True))
         write = write_seg if index == 1 else write_rtstruct
         write(folder / "truth.dcm", masks, series=read_series(folder))
-        scans.append(replace(scan, scan_id=scan_id))
+    prefix = next(iter(open_source(root / "given").scans)).partition("-")[0]
+    scans = [
+        replace(scan, scan_id=f"{prefix}-{scan_id}")
+        for scan, scan_id in zip(made.train, ids, strict=True)
+    ]
     return Given(path=root / "given", scans=tuple(scans), numbered=False, named=False)
 
 

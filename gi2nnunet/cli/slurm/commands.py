@@ -217,16 +217,36 @@ def submit_prediction(
         *("--device", device, "--threads", str(threads), "--out", str(work.out)),
         *_spell_place(context),
     ]
+    join_words = [str(context.info_name), *words, *spell_options(context, _OF_JOIN)]
+    places: dict[str, str] = {}
+    if source is not None and work.selection.has_series and not context.params["show_paths"]:
+        words, join_words = (_hide_places(each, source, places) for each in (words, join_words))
     place = hashlib.sha256(str(work.out).encode()).hexdigest()[:6]
     graph = make_prediction_graph(
         name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', work.selection.name)}_{place}",
         parts=min(context.params["shards"] or _PARTS, len(work.selection.scans)),
         part_words=("predict", *words),
-        join_words=(str(context.info_name), *words, *spell_options(context, _OF_JOIN)),
+        join_words=join_words,
         kept=work.kept,
         result=work.submission,
     )
+    graph = tuple(replace(job, places=places) for job in graph)
     _submit(context, graph, space, mark=work.digest())
+
+
+def _hide_places(words: Sequence[str], source: Path, places: dict[str, str]) -> list[str]:
+    """Return words without what can name a patient; put that into ``places``."""
+    hidden = list(words)
+    called = {str(source.absolute()): "SOURCE"}
+    for option in ("--structures", "--series"):
+        if option in words:
+            called[words[words.index(option) + 1]] = option.strip("-").upper()
+    for index, word in enumerate(words):
+        before = words[index - 1] if index else ""
+        if word in called and (before in ("--structures", "--series") or called[word] == "SOURCE"):
+            hidden[index] = called[word]
+            places[called[word]] = word
+    return hidden
 
 
 def _settle_device(context: typer.Context, profile: Profile) -> str:

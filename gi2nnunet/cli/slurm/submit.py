@@ -246,7 +246,12 @@ def _submit_together(
     }
     executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
     patience = profile.warning_seconds * _PATIENT_PART
-    runs = [CommandRun(words=job.words, outcomes=outcomes, patience=patience) for job in jobs]
+    runs = [
+        CommandRun(
+            words=job.words, places=_write_places(job, folder), outcomes=outcomes, patience=patience
+        )
+        for job in jobs
+    ]  # fmt: skip
     try:
         with executor.batch():
             submitted = [executor.submit(run) for run in runs]
@@ -256,6 +261,15 @@ def _submit_together(
             "Change the profile or --slurm KEY=VALUE, and run the same command again."
         ) from error
     return [str(job.job_id) for job in submitted]
+
+
+def _write_places(job: Job, folder: Path) -> Path | None:
+    """Write what a job's words leave out to a file that only its owner may read."""
+    if not job.places:
+        return None
+    path = folder / "places" / f"{job.name}.json"
+    write_json(path, job.places, private=True)
+    return path
 
 
 def _record(folder: Path, name: str) -> Path:
@@ -274,13 +288,15 @@ def _last_lines(log: Path) -> str:
 class Job:
     """One job: the words after ``gi2nnunet``, under a name that is unique in the run.
 
-    It waits until the jobs in ``after`` have succeeded. Jobs of one ``array`` run side by side and
-    wait for the same. If there are ``leaves`` and all of them are gone, a finished job has to run
-    again.
+    ``places`` are words that are not to be seen, such as a path with a patient's name, by what is
+    in the words in place of them. The job waits until the jobs in ``after`` have succeeded. Jobs of
+    one ``array`` run side by side and wait for the same. If there are ``leaves`` and all of them
+    are gone, a finished job has to run again.
     """
 
     name: str
     words: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     array: str = ""
     leaves: tuple[Path, ...] = ()
@@ -359,11 +375,13 @@ _NUMBERS = ("gpus", "cpus", "warning_seconds", "most_timeouts")
 class CommandRun:
     """A command line as submitit runs it.
 
-    ``outcomes`` is the folder of the files that say how a job ended. A warned command may go on for
-    ``patience`` seconds before the job queues itself again.
+    ``places`` is the file of what the words leave out, which is removed after success. ``outcomes``
+    is the folder of the files that say how a job ended. A warned command may go on for ``patience``
+    seconds before the job queues itself again.
     """
 
     words: tuple[str, ...]
+    places: Path | None = None
     outcomes: Path
     patience: float
     _command: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
@@ -378,16 +396,23 @@ class CommandRun:
         outcome = self.outcomes / f"{JobEnvironment().job_id}.json"
         outcome.unlink(missing_ok=True)
         self._command = subprocess.Popen(
-            [sys.executable, "-m", "gi2nnunet", *self.words],
+            [sys.executable, "-m", "gi2nnunet", *self._fill_in()],
             # Slurm may warn every process of a job; a command that ignores the warning goes on.
             preexec_fn=_ignore_the_warning,
         )
         code = self._command.wait()
         if code >= 0:  # else it was killed from outside, and may be queued again
             write_json(outcome, {"exit_code": code})
+        if code == 0 and self.places:
+            self.places.unlink(missing_ok=True)
         if code:
             raise SystemExit(code if code > 0 else 128 - code)
         return code
+
+    def _fill_in(self) -> list[str]:
+        remedy = "Run the same command with --on slurm again."
+        places = read_record(self.places, dict[str, str], remedy=remedy) if self.places else {}
+        return [places.get(word, word) for word in self.words]
 
     def checkpoint(self) -> Any:
         """Return what to run when the job starts again: the same, which resumes by itself.
