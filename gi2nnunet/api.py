@@ -466,7 +466,7 @@ def plan(
     dataset = dataset or read_dataset(engine.workspace.raw, dataset_id=dataset_id)
     if checks:
         doctor.raise_errors(doctor.judge_installation(read_installation()))
-    tell(f"Computing on: {engine.hardware.name}")
+    tell(engine.hardware.describe())
     chosen = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
     options = replace(options, preset=chosen.name)
     tell(f"Dataset: {dataset.folder}; preset: {chosen.name}")
@@ -474,6 +474,7 @@ def plan(
         verdicts = doctor.examine_start(
             dataset, options, engine=engine, folds=folds, trainer=trainer
         )
+        verdicts += doctor.judge_compiling(engine) if folds else []
         for warning in doctor.list_warnings(verdicts):
             (on_warning or tell)(warning)
         doctor.raise_errors(verdicts)
@@ -536,7 +537,7 @@ def estimate(
     check_configurations(options.configurations)
     chosen = choose_card(card) if card is not None else None
     if chosen is None:
-        tell(f"Computing on: {engine.hardware.name}")
+        tell(engine.hardware.describe())
     memory = chosen.memory_gib if chosen else engine.hardware.memory_gib
     tell(f"Dataset: {dataset.folder}")
     request = Request(

@@ -82,7 +82,10 @@ OrientationOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    DeviceChoice, typer.Option(help="What to compute on; auto uses a GPU if there is one.")
+    DeviceChoice,
+    typer.Option(
+        help="What to compute on; auto uses a GPU if one works, and says why others do not."
+    ),
 ]
 TrustOption = Annotated[
     bool,

@@ -146,7 +146,7 @@ def compare_models(
 
     engine = how.open_engine(jobs=jobs)
     dataset = api.open_dataset(workspace=how.workspace, dataset_id=how.dataset_id)
-    print_notice(f"Computing on: {engine.hardware.name}")
+    print_notice(engine.hardware.describe())
     with show_progress() as report:
         compared = compare_all_models(
             dataset, engine=engine, settings=window.make_settings(), trainer=models.trainer,

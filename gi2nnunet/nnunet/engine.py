@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import NonNegativeFloat
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError, require_positive
+from gi2nnunet.core.errors import InputError, count, require_positive
 from gi2nnunet.core.files import Count
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.nnunet.cards import Cards, check_cards, find_cache, is_compiling
 from gi2nnunet.nnunet.process import Event, LogFile, engine_environment, new_log, run_engine
 
 COST = "cost.json"
@@ -45,7 +46,7 @@ class Engine:
     environ
         Start of the environment of its processes (``PATH`` and the like).
     device
-        ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
+        ``auto`` (a GPU if one works), ``cuda``, ``cpu`` or ``mps``.
     gpus
         How many cards to use; by default one.
     jobs
@@ -81,16 +82,61 @@ class Engine:
         """The cards or the processor to compute on; raises as :func:`choose_hardware`."""
         if self.found is not None:
             return self.found
-        found = self.probe("devices") if self.device in ("auto", "cuda", "mps") else {}
-        return choose_hardware(found, device=self.device, gpus=self.gpus)
+        if self.device == "cpu":
+            return choose_hardware(None, device=self.device, gpus=self.gpus)
+        cards = self.check_cards(wanted=self.gpus or 1)
+        return choose_hardware(cards, device=self.device, gpus=self.gpus)
 
-    def probe(self, task: Literal["devices", "installation"]) -> dict[str, Any]:
-        """Detect devices in a child process; for ``installation`` also packages that do not load.
+    @property
+    def device_type(self) -> DeviceName:
+        """PyTorch's device type; the hardware is only looked for if it is not given."""
+        if self.found is None and self.device in ("cuda", "cpu", "mps"):
+            return cast(DeviceName, self.device)
+        return self.hardware.device
+
+    def check_cards(
+        self, *, wanted: int | None, compiling: bool = False, fresh: bool = False
+    ) -> Cards:
+        """List the cards and test some; see :func:`~gi2nnunet.nnunet.cards.check_cards`."""
+
+        def ask(task: str, options: Mapping[str, Any], gpu: int | None) -> dict[str, Any]:
+            return self._devices if task == "devices" else self.ask(task, options, gpu)
+
+        return check_cards(
+            ask, wanted=wanted, compiling=compiling, fresh=fresh, cache=find_cache(self.environ)
+        )
+
+    @cached_property
+    def _devices(self) -> dict[str, Any]:
+        return self.ask("devices")
+
+    def find_compile_faults(self) -> list[tuple[str, str]]:
+        """Return why and on which card the network of a training cannot be compiled.
+
+        Empty if nnU-Net compiles nothing, and for hardware that was given.
+        """
+        if self.found is not None or self.device_type != "cuda" or not is_compiling(self.environ):
+            return []
+        cards = self.check_cards(wanted=len(self.hardware.gpus), compiling=True)
+        return [(c.card.name, str(c.compile_fault)) for c in cards.working if c.compile_fault]
+
+    def use_every_card(self) -> Engine:
+        """Return the engine with every card that works, unless it has a number of its own."""
+        if self.found is not None or self.gpus or self.device not in ("auto", "cuda"):
+            return replace(self, found=self.hardware)
+        cards = self.check_cards(wanted=None)
+        found = choose_hardware(cards, device=self.device, gpus=len(cards.working) or None)
+        return replace(self, found=found)
+
+    def ask(
+        self, task: str, options: Mapping[str, Any] | None = None, gpu: int | None = None
+    ) -> dict[str, Any]:
+        """Run a short task whose log is only kept if it fails.
 
         Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
         """
         log = self.new_log(task)
-        found = self.run(task, {}, log=log)
+        found = self.run(task, options or {}, log=log, gpu=gpu)
         log.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing
@@ -103,7 +149,7 @@ class Engine:
 
     def choose_threads(self, *, training: bool) -> int:
         """Return the threads of each process that trains or, else, predicts."""
-        return choose_threads(self.threads, device=self.hardware.device, training=training)
+        return choose_threads(self.threads, device=self.device_type, training=training)
 
     def choose_helpers(self) -> int:
         """Return the workers that augment beside each training; raises as the function."""
@@ -182,7 +228,7 @@ class PredictionSettings:
     def describe(self, engine: Engine) -> dict[str, Any]:
         """Return everything that predicted values depend on, as it is recorded beside them."""
         return {
-            "device": engine.hardware.device,
+            "device": engine.device_type,
             "threads": engine.choose_threads(training=False),
             "mirroring": self.mirroring,
             "step_size": self.step_size,
@@ -272,53 +318,77 @@ class Hardware:
         Indices of the CUDA cards in use; empty on other devices.
     memory_gib
         Memory of the smallest of these cards; ``None`` on other devices.
+    notes
+        Sentences on cards that are not used because they do not work.
     """
 
     device: DeviceName
     gpus: tuple[int, ...]
     memory_gib: float | None
     name: str
+    notes: tuple[str, ...] = ()
 
     @property
     def slots(self) -> tuple[int | None, ...]:
         """Return the cards that can each take one task; one nameless slot without cards."""
         return self.gpus or (None,)
 
+    def describe(self) -> str:
+        """Return a text on what is computed on, and on cards that do not work."""
+        return "\n".join([f"Computing on: {self.name}", *self.notes])
 
-def choose_hardware(found: Mapping[str, Any], *, device: str, gpus: int | None) -> Hardware:
-    """Choose among devices: ``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``.
+
+def choose_hardware(cards: Cards | None, *, device: str, gpus: int | None) -> Hardware:
+    """Choose among devices: ``auto`` (a GPU if one works), ``cuda``, ``cpu`` or ``mps``.
+
+    Without ``cards`` nothing but the processor is known.
 
     Raises
     ------
     InputError
-        If the requested device or number of cards is not there.
+        If the requested device or number of cards is not there, or does not work.
     """
     if device not in ("auto", "cuda", "cpu", "mps"):
         raise InputError(f"--device: found {device!r}; expected auto, cuda, cpu or mps.")
-    if device == "cpu":
+    if device == "cpu" or cards is None:
         if gpus:
             raise InputError(f"--gpus {gpus} asks for GPUs, --device cpu for none. Give one.")
         return _cpu()
-    cards, wanted = found["cuda"], gpus or 1
-    if len(cards) < wanted and (device == "cuda" or gpus):
-        raise InputError(
-            f"{'--gpus ' + str(gpus) if gpus else '--device cuda'}: found {len(cards)} CUDA "
-            f"GPU{'' if len(cards) == 1 else 's'} that PyTorch can use. "
-            "Check nvidia-smi and that PyTorch was installed with CUDA, or use --device cpu."
-        )
-    if cards and device != "mps":
-        used = cards[:wanted]
+    working, wanted = cards.working, gpus or 1
+    notes = tuple(f"Not on {name}: {fault}" for name, fault in cards.list_faults())
+    if len(working) < wanted and (device == "cuda" or gpus):
+        raise InputError(_refuse_cards(cards, gpus, notes))
+    if working and device != "mps":
+        used = [checked.card for checked in working[:wanted]]
         return Hardware(
             device="cuda",
-            gpus=tuple(range(wanted)),
-            memory_gib=min(card["memory_gib"] for card in used),
-            name=", ".join(f"{card['name']} ({card['memory_gib']:.0f} GiB)" for card in used),
+            gpus=tuple(card.index for card in used),
+            memory_gib=min(card.memory_gib for card in used),
+            name=", ".join(f"{card.name} ({card.memory_gib:.0f} GiB)" for card in used),
+            notes=notes,
         )
-    if device == "mps" and not found["mps"]:
+    if device == "mps" and not cards.devices.mps:
         raise InputError("--device mps: found no Apple GPU. Use --device cpu.")
-    if found["mps"]:
+    if cards.devices.mps:
         return Hardware(device="mps", gpus=(), memory_gib=None, name="Apple GPU")
-    return _cpu()
+    return replace(_cpu(), notes=notes)
+
+
+def _refuse_cards(cards: Cards, gpus: int | None, notes: Sequence[str]) -> str:
+    """Return the message for too few cards, with what is wrong with the others."""
+    option = f"--gpus {gpus}" if gpus else "--device cuda"
+    lines = [
+        f"{option}: found {count(len(cards.working), 'CUDA GPU')} that PyTorch can use.",
+        *notes,
+    ]
+    if any(" MIG " in card.name for card in cards.devices.cards):
+        lines.append(
+            "A process sees only one MIG slice: run one command for each, with "
+            "CUDA_VISIBLE_DEVICES=MIG-..., as nvidia-smi -L lists them."
+        )
+    elif not notes:
+        lines.append("Check nvidia-smi and that PyTorch was installed with CUDA.")
+    return "\n".join([*lines, "Or use --device cpu." if gpus is None else "Or use fewer --gpus."])
 
 
 def _cpu() -> Hardware:

@@ -40,6 +40,17 @@ _LAST_LINES = 15
 _LOOK_SECONDS = 0.2
 _FULL_BYTES = 1 << 20
 _NOISE = ("During handling of the above", "The above exception was the direct cause")
+COMPILE_VARIABLE = "nnUNet_compile"
+_NO_COMPILE = f"train without torch.compile: {COMPILE_VARIABLE}=f gi2nnunet train ..."
+_COMPILER = (
+    "torch.compile needs a C compiler and Python's header files: install them (on Debian: "
+    f"apt install gcc python3-dev), or {_NO_COMPILE}"
+)
+_COMPILE = f"torch.compile failed: {_NO_COMPILE}"
+_OTHER_TORCH = (
+    "This PyTorch cannot use the card: install torch and torchvision for another CUDA (see Which "
+    "PyTorch? in the README), or use --device cpu. gi2nnunet doctor says more."
+)
 _REMEDIES = (
     ("CUDA out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
     ("MPS backend out of memory", "Use a smaller --preset, --batch-size or --patch-size."),
@@ -49,6 +60,22 @@ _REMEDIES = (
         "A worker ended early, probably because memory ran out: use fewer --jobs.",
     ),
     ("No space left on device", "Free some disk space and run the same command again."),
+    (
+        "busy or unavailable",
+        "Another program has the card for itself (nvidia-smi lists it): end it, or choose another "
+        "card with CUDA_VISIBLE_DEVICES.",
+    ),
+    ("no kernel image is available", _OTHER_TORCH),
+    ("driver version is insufficient", _OTHER_TORCH),
+    ("driver on your system is too old", _OTHER_TORCH),
+    ("C compiler", _COMPILER),
+    ("Python.h", _COMPILER),
+    ("InvalidCxxCompiler", _COMPILER),
+    ("BackendCompilerFailed", _COMPILE),
+    ("InductorError", _COMPILE),
+    ("GPUTooOldForTriton", _COMPILE),
+    ("TritonMissing", _COMPILE),
+    ("torch._dynamo.exc", _COMPILE),
 )
 
 
@@ -78,6 +105,11 @@ def _without_tracebacks(lines: Iterable[str]) -> list[str]:
         if not inside and not noise:
             kept.append(shorten(line))  # nnU-Net prints whole plans in one
     return kept
+
+
+def find_remedy(text: str) -> str | None:
+    """Return what to do about a failure that a text describes; ``None`` if it is unknown."""
+    return next((remedy for sign, remedy in _REMEDIES if sign in text), None)
 
 
 def new_log(folder: Path, name: str) -> LogFile:
@@ -228,7 +260,7 @@ def _describe(task: str, code: int, failure: Event | None, log: LogFile) -> str:
     else:
         what = f"it {describe_end(code)}"
     tail = log.last_lines()
-    known = [remedy for sign, remedy in _REMEDIES if sign in what or sign in tail]
+    known = [remedy] if (remedy := find_remedy(f"{what}\n{tail}")) else []
     if code == -signal.SIGKILL:
         known.append("Use fewer --jobs or a smaller --preset.")
     with contextlib.suppress(OSError):

@@ -275,7 +275,7 @@ def _announce(
 ) -> None:
     """Report what is predicted, and check that the results can be written."""
     notice = on_notice or ignore
-    notice(f"Computing on: {engine.hardware.name}")
+    notice(engine.hardware.describe())
     notice(f"Models: {work.ensemble.describe()}")
     if warning := warn_of_unrecorded(work.ensemble):
         notice(warning)

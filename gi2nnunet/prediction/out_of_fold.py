@@ -82,7 +82,7 @@ def choose_every_fold(
     dataset = read_dataset(workspace.raw, dataset_id=models.dataset_id)
     every = replace(models, folds=("cv",))
     ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
-    notice(f"Computing on: {engine.hardware.name}")
+    notice(engine.hardware.describe())
     notice(f"Models: {ensemble.describe()}")
     for one, other in find_copied_patients(dataset):
         notice(

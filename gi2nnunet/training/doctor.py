@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.nnunet.cards import Cards, CheckedCard, is_compiling
 from gi2nnunet.nnunet.engine import Engine, Hardware, choose_hardware, choose_helpers
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder
 from gi2nnunet.nnunet.presets import PRESETS, STOCK_TRAINER, PlanOptions, Preset, choose_preset
@@ -204,6 +205,50 @@ def judge_hardware(
     ]  # fmt: skip
 
 
+def judge_cards(cards: Cards, used: Sequence[int] = (), *, compiling: bool) -> list[Verdict]:
+    """Judge each card, and the driver if PyTorch finds none.
+
+    A card whose index is not among the ``used`` ones is never an error. ``compiling``: nnU-Net
+    compiles the networks that are trained on them.
+    """
+    verdicts = [
+        _judge(name, fault.problem, "that it works", warn=True, remedy=fault.remedy)
+        for name, fault in cards.list_faults()
+    ]
+    for checked in cards.working:
+        found = f"{checked.card.memory_gib:.1f} GiB"
+        found += f", {checked.free_gib:.1f} free" if checked.free_gib is not None else ""
+        name = f"card {checked.card.index}, {checked.card.name}"
+        verdicts.append(_judge(name, f"that it computes ({found})", "that it works", remedy=""))
+        if compiling:
+            verdicts.append(_judge_compiling(checked, used=checked.card.index in used))
+    quoted = " ".join(verdict.found for verdict in verdicts)
+    lines = [warning.splitlines()[0] for warning in cards.devices.warnings if warning.strip()]
+    verdicts += [
+        _judge("PyTorch", line, "no warning", warn=True, remedy="Check nvidia-smi.")
+        for line in lines
+        if line not in quoted
+    ]
+    return verdicts
+
+
+def _judge_compiling(checked: CheckedCard, *, used: bool) -> Verdict:
+    fault = checked.compile_fault
+    found = fault.problem if fault else "that it compiles"
+    return _judge(
+        f"torch.compile, card {checked.card.index}", found, "that it compiles", warn=bool(fault),
+        error=used and bool(fault), remedy=fault.remedy if fault else "",
+    )  # fmt: skip
+
+
+def judge_compiling(engine: Engine) -> list[Verdict]:
+    """Judge whether nnU-Net can compile a network on the cards that are used; takes seconds."""
+    return [
+        _judge(f"torch.compile, {name}", fault, "that it compiles", error=True, remedy="")
+        for name, fault in engine.find_compile_faults()
+    ]
+
+
 def judge_machine(machine: Machine, need: Need, work: Work, *, jobs: int | None) -> list[Verdict]:
     """Judge cores, memory and shared memory against the processes of a run."""
     return [
@@ -336,6 +381,7 @@ class Diagnosis:
 
     dataset: str | None
     verdicts: tuple[Verdict, ...]
+    cards: Cards | None = None
 
     @property
     def fit(self) -> bool:
@@ -348,6 +394,19 @@ class Diagnosis:
             "fit": self.fit,
             "dataset": self.dataset,
             "checks": [asdict(verdict) for verdict in self.verdicts],
+            **self._describe_cards(),
+        }
+
+    def _describe_cards(self) -> dict[str, Any]:
+        if self.cards is None:
+            return {"cards": []}
+        devices = self.cards.devices
+        return {
+            "cards": [card.to_json() for card in self.cards.checked],
+            "driver": devices.driver,
+            "torch": devices.torch,
+            "torch_kernels": devices.kernels,
+            "torch_warnings": devices.warnings,
         }
 
 
@@ -413,6 +472,28 @@ def examine_start(
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What processes of the engine found: modules that cannot be imported, and the cards."""
+
+    failed_imports: Mapping[str, str]
+    cards: Cards | None = None
+
+
+def probe(engine: Engine) -> Probed:
+    """Import the engine's modules and test every card; takes seconds for each."""
+    try:
+        failed = engine.ask("installation")["failed_imports"]
+        if "torch" in failed or engine.device == "cpu":
+            return Probed(failed_imports=failed)
+        cards = engine.check_cards(
+            wanted=None, compiling=is_compiling(engine.environ), fresh=True
+        )  # fmt: skip
+        return Probed(failed_imports=failed, cards=cards)
+    except EngineError as error:
+        return Probed(failed_imports={"torch": str(error).splitlines()[0]})
+
+
 def diagnose(
     dataset: Dataset | None,
     options: PlanOptions,
@@ -420,7 +501,7 @@ def diagnose(
     engine: Engine,
     folds: Sequence[Fold] = ("all",),
     installation: Installation | None = None,
-    found: Mapping[str, Any] | None = None,
+    found: Probed | None = None,
     machine: Machine | None = None,
     disks: Mapping[str, Disk] | None = None,
 ) -> Diagnosis:
@@ -431,29 +512,28 @@ def diagnose(
     dataset
         ``None`` examines only the installation.
     installation, found, machine, disks
-        Used instead of what is measured here; ``found`` is a result of the child's task
-        ``installation``.
+        Used instead of what is measured here.
     """
-    installed = installation or read_installation()
+    probed = found or probe(engine)
+    verdicts = judge_installation(
+        installation or read_installation(), failed_imports=probed.failed_imports
+    )
+    name, compiling = dataset.name if dataset else None, is_compiling(engine.environ)
     try:
-        probed = found or engine.probe("installation")
-        failed = probed["failed_imports"]
-    except EngineError as error:
-        probed, failed = {"cuda": [], "mps": False}, {"torch": str(error).splitlines()[0]}
-    verdicts = judge_installation(installed, failed_imports=failed)
-    name = dataset.name if dataset else None
-    try:
-        hardware = choose_hardware(probed, device=engine.device, gpus=engine.gpus)
+        hardware = choose_hardware(probed.cards, device=engine.device, gpus=engine.gpus)
     except InputError as error:
+        if probed.cards is not None:
+            verdicts += judge_cards(probed.cards, compiling=compiling)
         verdicts.append(_refusal("device", "error", str(error)))
-        return Diagnosis(dataset=name, verdicts=tuple(verdicts))
+        return Diagnosis(dataset=name, verdicts=tuple(verdicts), cards=probed.cards)
+    if probed.cards is not None:
+        verdicts += judge_cards(probed.cards, hardware.gpus, compiling=compiling)
     try:
         chosen = choose_preset(options.preset, memory_gib=hardware.memory_gib)
     except InputError as error:
         chosen = PRESETS["tiny"]
         verdicts.append(_refusal("preset", "warning", str(error)))
-    free = [card["free_gib"] for card in probed["cuda"][: len(hardware.gpus)] if "free_gib" in card]
-    free_gib = min(free, default=None)
+    free_gib = _find_free(probed.cards, hardware)
     if dataset is None:
         verdicts += judge_hardware(hardware, chosen, free_gib=free_gib)
     else:
@@ -463,16 +543,23 @@ def diagnose(
             disks=disks,
         )  # fmt: skip
         verdicts += judge_data(dataset, engine.workspace.preprocessed / dataset.name)
-    return Diagnosis(dataset=name, verdicts=tuple(verdicts))
+    return Diagnosis(dataset=name, verdicts=tuple(verdicts), cards=probed.cards)
+
+
+def _find_free(cards: Cards | None, hardware: Hardware) -> float | None:
+    """Return the free memory of the fullest card that is used, in GiB."""
+    used = [c.free_gib for c in cards.working if c.card.index in hardware.gpus] if cards else []
+    return min((free for free in used if free is not None), default=None)
 
 
 def _refusal(name: str, level: Any, text: str) -> Verdict:
     """Turn the message of a refusal, ``option: found ...; expected ... remedy``, into a verdict."""
-    found, _, remedy = text.partition(". ")
+    first, *notes = text.splitlines()
+    found, _, remedy = first.removesuffix(".").partition(". ")
     return Verdict(
         name=name,
         level=level,
         found=found.partition("found ")[2] or found,
         expected="what was asked for" if level == "error" else "a GPU for --preset auto",
-        remedy=remedy,
+        remedy=remedy or "".join(notes[-1:]),
     )

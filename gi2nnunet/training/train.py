@@ -17,6 +17,7 @@ from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import Notice, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.nnunet.cards import is_card_failure
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
@@ -41,9 +42,6 @@ from gi2nnunet.training.record import (
     make_record,
     remove_fold,
 )
-
-# What PyTorch prints where a card, its driver or a library on it gives up.
-_CARD_FAILURES = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cudaError", "NVML")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,8 +365,3 @@ def _run_all(
             "Run the same command again to continue.\n" + "\n".join(failures)
         )
     return [outcome for _, outcome in outcomes if isinstance(outcome, TrainingResult)]
-
-
-def is_card_failure(message: str) -> bool:
-    """Return whether an engine's failure is one of its card; too little memory is not."""
-    return any(sign in message for sign in _CARD_FAILURES)

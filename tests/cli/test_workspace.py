@@ -23,7 +23,7 @@ MACHINE = Machine(
     cores=4, quota=None, memory_bytes=64 * GIB, free_memory_bytes=60 * GIB,
     shared_memory_bytes=32 * GIB,
 )  # fmt: skip
-NO_CARDS = {"cuda": [], "mps": False, "failed_imports": {}}
+ANSWERS = {"installation": {"failed_imports": {}}, "devices": {"torch": "2.15.0+cu132"}}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine_module.Engine, "probe", lambda *_: NO_CARDS)
+    monkeypatch.setattr(engine_module.Engine, "ask", lambda _, task: ANSWERS[task])
     monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
     return tmp_path
 

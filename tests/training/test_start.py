@@ -10,11 +10,12 @@ import pytest
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
+from gi2nnunet.nnunet.cards import Card, Cards, CheckedCard, Devices, Fault
 from gi2nnunet.nnunet.child.main import ENGINE_MODULES
 from gi2nnunet.nnunet.engine import Engine, Hardware
 from gi2nnunet.nnunet.presets import PRESETS, PlanOptions
 from gi2nnunet.training import doctor
-from gi2nnunet.training.doctor import Diagnosis, diagnose, examine_start
+from gi2nnunet.training.doctor import Diagnosis, Probed, diagnose, examine_start, judge_compiling
 from gi2nnunet.training.machine import Disk, Installation, Machine
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
 from gi2nnunet.training.prepared import PlannedConfiguration
@@ -34,11 +35,15 @@ GOOD = Installation(
     versions={"nnunetv2": "2.8.1", "torch": "2.15.0", "torchvision": "0.29.2"},
     requirements={},
 )
-NO_CARDS = {"cuda": [], "mps": False, "failed_imports": {}}
-ONE_CARD = {
-    "cuda": [{"name": "X", "memory_gib": 24.0, "free_gib": 23.0}], "mps": False,
-    "failed_imports": {},
-}  # fmt: skip
+X = Card(index=0, name="X", capability=(8, 0), memory_gib=24.0)
+NO_CARDS = Probed(failed_imports={}, cards=Cards(devices=Devices(torch="2.15.0")))
+ONE_CARD = Probed(
+    failed_imports={},
+    cards=Cards(
+        devices=Devices(torch="2.15.0", cards=(X,)),
+        checked=(CheckedCard(card=X, tested=True, free_gib=23.0),),
+    ),
+)
 
 
 @pytest.fixture
@@ -207,7 +212,7 @@ def test_without_a_dataset_the_installation_alone_is_examined(workspace: Workspa
 def test_what_is_wrong_with_the_installation_comes_with_the_rest(
     dataset: Dataset, workspace: Workspace
 ) -> None:
-    broken = {**NO_CARDS, "failed_imports": {ENGINE_MODULES[1]: "RuntimeError: nms"}}
+    broken = replace(NO_CARDS, failed_imports={ENGINE_MODULES[1]: "RuntimeError: nms"})
     old = replace(GOOD, versions={**GOOD.versions, "nnunetv2": "2.5.1"})
     result = ask(dataset, workspace, found=broken, installation=old, disks=disks(MIB))
     assert not result.fit
@@ -231,10 +236,75 @@ def test_a_torch_that_takes_its_process_down_is_an_error(
     def crash(*_: object, **__: object) -> None:
         raise doctor.EngineError("nnU-Net failed in the step 'installation': signal 11\nLog: x")
 
-    monkeypatch.setattr(Engine, "probe", crash)
+    monkeypatch.setattr(Engine, "ask", crash)
     result = ask(None, workspace, found=None)
     assert levels(result.verdicts)["torch"] == "error"
     assert any("signal 11" in v.found for v in result.verdicts)
+
+
+FAULT = Fault(problem="it does not compute (CUDA error)", remedy="Look at nvidia-smi.")
+NO_COMPILER = Fault(problem="torch.compile fails on it (no gcc)", remedy="Set nnUNet_compile=f.")
+
+
+def with_cards(*checked: CheckedCard, **devices: object) -> Probed:
+    cards = tuple(one.card for one in checked)
+    found = Devices(**{"torch": "2.15.0", "cuda": "13.2", "cards": cards, **devices})  # type: ignore[arg-type]
+    return Probed(failed_imports={}, cards=Cards(devices=found, checked=checked))
+
+
+def test_each_card_is_judged_and_a_spare_broken_one_is_a_warning(workspace: Workspace) -> None:
+    spare = CheckedCard(card=replace(X, index=1), tested=True, fault=FAULT)
+    good = CheckedCard(card=X, tested=True, free_gib=23.0)
+    result = ask(None, workspace, found=with_cards(good, spare))
+    assert result.fit
+    assert levels(result.verdicts) == {"card 1, X": "warning"}
+    found = {v.name: v.found for v in result.verdicts}
+    assert found["card 0, X"] == "that it computes (24.0 GiB, 23.0 free)"
+    assert found["torch.compile, card 0"] == "that it compiles"
+    first, second = result.to_json()["cards"]
+    assert (first["tested"], first["free_gib"], first["why_not_computes"]) == (True, 23.0, "")
+    assert second["why_not_computes"] == str(FAULT)
+    refused = ask(None, workspace, found=with_cards(good, spare), gpus=2)
+    assert levels(refused.verdicts) == {"card 1, X": "warning", "device": "error"}
+    assert "1 CUDA GPU " in refused.verdicts[-1].found
+    assert refused.verdicts[-1].remedy == "Or use fewer --gpus."
+
+
+def test_what_does_not_compile_is_an_error_on_the_card_that_is_used(workspace: Workspace) -> None:
+    first = CheckedCard(card=X, tested=True, compile_fault=NO_COMPILER)
+    second = replace(first, card=replace(X, index=1))
+    result = ask(None, workspace, found=with_cards(first, second))
+    assert not result.fit
+    assert levels(result.verdicts) == {
+        "torch.compile, card 0": "error", "torch.compile, card 1": "warning",
+    }  # fmt: skip
+    off = Engine(workspace=workspace, environ={"nnUNet_compile": "f"})
+    assert ask(None, workspace, found=with_cards(first, second), engine=off).fit
+
+
+def test_a_driver_that_is_too_old_is_shown_with_pytorchs_warning(workspace: Workspace) -> None:
+    said = "The NVIDIA driver on your system is too old (found version 12020).\nUpdate it."
+    old = with_cards(driver="535.1", warnings=(said, "Something else."))
+    result = ask(None, workspace, found=old, preset="tiny")
+    assert levels(result.verdicts) == {"an NVIDIA GPU": "warning"}
+    assert result.fit
+    [quoted] = [v.found for v in result.verdicts if v.name == "an NVIDIA GPU"]
+    assert "(found version 12020). Something else." in quoted
+    strange = with_cards(CheckedCard(card=X, tested=True), warnings=("Strange.",))
+    assert levels(ask(None, workspace, found=strange).verdicts) == {"PyTorch": "warning"}
+    content = result.to_json()
+    assert (content["driver"], content["torch_warnings"][0]) == ("535.1", said)
+    assert not ask(None, workspace, found=old, device="cuda").fit
+
+
+def test_before_a_training_what_does_not_compile_is_an_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "find_compile_faults", lambda _: [("Tesla T4", str(NO_COMPILER))])
+    [verdict] = judge_compiling(make_engine(workspace))
+    assert verdict.level == "error"
+    with pytest.raises(doctor.InputError, match=r"Tesla T4: found .*nnUNet_compile=f"):
+        doctor.raise_errors([verdict])
 
 
 @pytest.mark.engine

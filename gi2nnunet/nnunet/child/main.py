@@ -30,6 +30,8 @@ _LOOK_SECONDS = 0.2
 # The last one loads nearly all that a training needs, torchvision through timm included.
 ENGINE_MODULES = ("torch", "torchvision", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
 _TASKS = {
+    "devices": ("cards", "list_devices"),
+    "card": ("cards", "run_test"),
     "fingerprint": ("planner", "run_fingerprint"),
     "plan": ("planner", "run_plan"),
     "preprocess": ("planner", "run_preprocess"),
@@ -156,8 +158,6 @@ def _end_with_workers(emit: Emit) -> _Workers:
 
 
 def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) -> dict[str, Any]:
-    if task == "devices":
-        return describe_devices()
     if task == "installation":
         return describe_installation()
     if task not in _TASKS:
@@ -166,26 +166,15 @@ def _run(task: str, options: dict[str, Any], emit: Emit, stop: threading.Event) 
     extra: dict[str, dict[str, Any]] = {
         "train": {"emit": emit, "stopping": stop.is_set},
         "predict": {"emit": emit},
+        "card": {"emit": emit},
     }
     run = getattr(import_module(f"gi2nnunet.nnunet.child.{module}"), name)
     result: dict[str, Any] = run(**extra.get(task, {}), **options)
     return result
 
 
-def describe_devices() -> dict[str, Any]:
-    """Return the CUDA cards (name, memory in GiB) and whether Apple's MPS is there."""
-    import torch
-
-    cards = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            cards.append({"name": properties.name, "memory_gib": properties.total_memory / 2**30})
-    return {"cuda": cards, "mps": bool(torch.backends.mps.is_available())}
-
-
 def describe_installation() -> dict[str, Any]:
-    """Return the devices, the free memory of each card, and what failed when it was imported."""
+    """Return what failed when it was imported, by module."""
     failed = {}
     for module in ENGINE_MODULES:
         try:
@@ -193,14 +182,7 @@ def describe_installation() -> dict[str, Any]:
         except Exception as error:  # whatever a package raises while it loads
             lines = str(error).strip().splitlines()
             failed[module] = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    if "torch" in failed:
-        return {"cuda": [], "mps": False, "failed_imports": failed}
-    import torch
-
-    found = describe_devices()
-    for index, card in enumerate(found["cuda"]):
-        card["free_gib"] = torch.cuda.mem_get_info(index)[0] / 2**30
-    return {**found, "failed_imports": failed}
+    return {"failed_imports": failed}
 
 
 if __name__ == "__main__":
