@@ -140,7 +140,7 @@ def evaluate(
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
     maker = check_structures(work, options)
-    _announce(work, selection.scans, engine=engine, on_notice=on_notice)
+    _announce(work, selection.scans, on_notice=on_notice)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
         "standing": selection.standing,
@@ -156,7 +156,7 @@ def evaluate(
     with hold(out / "prediction", purpose="predicting"):
         predicted = _predict_kept(
             work, selection.scans, engine=engine, settings=settings, options=options, tuned=tuned,
-            progress=progress,
+            progress=progress, on_notice=on_notice,
         )  # fmt: skip
         rows = [row for scan in predicted.scans for row in scan.rows]
         notes = write_submission(work.submission, rows, sample=selection.sample)
@@ -257,7 +257,7 @@ def predict_part(
     scans = work.selection.scans[number - 1 :: parts]
     options = options or PredictionOptions()
     check_structures(work, options)
-    _announce(work, scans, engine=engine, on_notice=on_notice)
+    _announce(work, scans, on_notice=on_notice)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (
         hold(work.out / "prediction", purpose="predicting a part", shared=True),
@@ -265,17 +265,14 @@ def predict_part(
     ):
         _predict_kept(
             work, scans, engine=engine, settings=settings, options=options, tuned=tuned,
-            progress=progress,
+            progress=progress, on_notice=on_notice,
         )  # fmt: skip
     return len(scans)
 
 
-def _announce(
-    work: Work, scans: Sequence[Scan], *, engine: Engine, on_notice: Notice | None
-) -> None:
+def _announce(work: Work, scans: Sequence[Scan], *, on_notice: Notice | None) -> None:
     """Report what is predicted, and check that the results can be written."""
     notice = on_notice or ignore
-    notice(engine.hardware.describe())
     notice(f"Models: {work.ensemble.describe()}")
     if warning := warn_of_unrecorded(work.ensemble):
         notice(warning)
@@ -328,6 +325,7 @@ def _predict_kept(
     options: PredictionOptions,
     tuned: Tuned | None,
     progress: Progress | None,
+    on_notice: Notice | None,
 ) -> PredictedScans:
     """Predict scans, and keep each one's rows as soon as they are there."""
     (progress or ignore)(0, len(scans), "predicting scans")
@@ -348,4 +346,5 @@ def _predict_kept(
         decision=tuned.decision if tuned else None,
         kept=work.kept,
         on_scan=count_steps(progress, len(scans), "predicting scans"),
+        on_notice=on_notice,
     )

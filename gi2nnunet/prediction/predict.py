@@ -15,10 +15,11 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import EngineError, GiError, InputError
 from gi2nnunet.core.files import find_record, replace_file, write_json
+from gi2nnunet.core.workers import Notice
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.checks import check_model, check_same_labels
-from gi2nnunet.nnunet.engine import COST, Engine, PredictionSettings
+from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSettings
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, Fold, TrainedModel, fold_folder
 from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.process import Event, LogFile
@@ -64,6 +65,7 @@ def predict_scans(
     decision: Decision | None = None,
     kept: Path | None = None,
     on_scan: Callable[[PredictedScan], None] | None = None,
+    on_notice: Notice | None = None,
 ) -> PredictedScans:
     """Predict scans; several GPUs share them.
 
@@ -82,6 +84,8 @@ def predict_scans(
         Folder in which each scan's rows are kept as soon as they are there, so that an interrupted
         run goes on: rows that the same models predicted in the same way from the same files are
         taken from there. The caller deletes it.
+    on_notice
+        Called with what is computed on, unless every scan is kept: then no hardware is needed.
 
     Raises
     ------
@@ -117,6 +121,8 @@ def predict_scans(
     ]
     tasks.sort(key=lambda task: str(list(task.folds)))  # each fold's weights are loaded once
     progress = _Progress(tasks, Kept(kept, shared, ensemble.models, used), on_scan)
+    if on_notice and progress.list_undone():
+        on_notice(engine.hardware.describe())
     _predict_undone(progress, engine=engine, shared=shared)
     progress.raise_unreadable()
     done = tuple(progress.done[scan.scan_id] for scan in scans)
@@ -140,9 +146,9 @@ def _predict_undone(progress: _Progress, *, engine: Engine, shared: Mapping[str,
         )
         progress.take_peaks(peaks)
 
-    slots = engine.hardware.slots
+    slots: tuple[int | None, ...] | None = None
     while todo := progress.list_undone():
-        slots = slots[: len(todo)]
+        slots = (engine.hardware.slots if slots is None else slots)[: len(todo)]
         parts = [todo[index :: len(slots)] for index in range(len(slots))]
         failures = _run_each(run, parts, slots, [engine.new_log("predict") for _ in slots])
         slots = tuple(slot for slot in slots if slot not in failures)
@@ -345,10 +351,11 @@ def write_cost(
     folder: Path, predicted: PredictedScans, engine: Engine, *, seconds_per_scan: float
 ) -> None:
     """Record time and memory, apart from what is the same in every run."""
-    cost = {
+    cost: PredictionCost = {
         "scans": len(predicted.scans),
         "seconds_per_scan": seconds_per_scan,
-        "device": engine.hardware.device,
-        "hardware": engine.hardware.name,
+        "device": engine.device_type,
     }
+    if predicted.peaks:  # else every scan was kept, and no hardware was needed
+        cost["hardware"] = engine.hardware.name
     write_json(folder / COST, {**cost, **predicted.peaks})

@@ -9,9 +9,9 @@ import pytest
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.engine import Hardware
+from gi2nnunet.nnunet.engine import COST, Hardware
 from gi2nnunet.nnunet.models import choose_ensemble
-from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.nifti import NiftiScan
 from tests.engines import compute
 from tests.model_factory import write_model
@@ -107,6 +107,26 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bench):
     assert bench.names()[3:] == ["case3_day0", "case4_day0"]
     assert again == whole
     assert told == [f"case{n}_day0" for n in range(5)]
+
+
+def test_a_run_that_finds_everything_kept_needs_no_card(bench, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the cards were looked for")
+
+    bench.predict(hardware=CARDS)
+    bench.engine.asked.clear()
+    monkeypatch.setattr(engine_module.Engine, "ask", refuse)
+    notices = []
+    on_cuda = {"hardware": None, "device": "cuda", "threads": 1}
+    options = compute(bench.workspace, **on_cuda)
+    done = predict_scans(
+        bench.ensemble, bench.scans, kept=bench.kept, on_notice=notices.append, **options
+    )
+    assert len(done.scans) == 5
+    assert (bench.engine.asked, notices) == ([], [])
+    write_cost(bench.kept.parent, done, options["engine"], seconds_per_scan=1.0)
+    cost = json.loads((bench.kept.parent / COST).read_text())
+    assert cost == {"scans": 5, "seconds_per_scan": 1.0, "device": "cuda"}
 
 
 @pytest.mark.parametrize(

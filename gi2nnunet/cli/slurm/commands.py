@@ -182,16 +182,19 @@ def submit_training(context: typer.Context) -> None:
         },
         workspace=space,
     )
-    settled = ("--device", _settle_device(context, _read_profile(context, space)))
-    place = (*settled, *_spell_place(context))
+    device, place = _settle_device(context, _read_profile(context, space)), _spell_place(context)
+    settled = ("--device", device)
+    # The preset auto depends on the card, everything else of a plan does not.
+    plan_device = device if asked["preset"] == "auto" else "cpu"
     every = tuple(name for name in context.params if name not in _OWN)
     graph = make_training_graph(
         configurations=choose_configurations(asked["config"]),
         folds=folds,
         n_folds=len(dataset.splits),
-        plan_words=("plan", *spell_options(context, _OF_PLAN), *place),
-        train_words=("train", *spell_options(context, every), *place),
-        score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *place),
+        plan_words=("plan", *spell_options(context, _OF_PLAN), "--device", plan_device, *place),
+        train_words=("train", *spell_options(context, every), *settled, *place),
+        score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *settled, *place),
+        plan_on_gpu=plan_device == "cuda",
     )
     _submit(context, graph, space, mark=dataset.digest)
 
@@ -280,7 +283,7 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     profile = _read_profile(context, space)
     as_json = context.params["as_json"]
     if context.params["dry_run"] and as_json:
-        print_json({"jobs": [{"job": j.name, "after": j.after, "words": j.words} for j in graph]})
+        print_json({"jobs": [_describe(job, profile) for job in graph]})
         return
     if context.params["dry_run"]:
         for job in graph:
@@ -296,6 +299,11 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     for name, state in done.kept.items():
         print_result(f"{name}: {state}, not submitted again")
     print_notice("Next: gi2nnunet jobs")
+
+
+def _describe(job: Job, profile: Profile) -> dict[str, object]:
+    gpus = profile.gpus if job.on_gpu else 0
+    return {"job": job.name, "after": job.after, "gpus": gpus, "words": job.words}
 
 
 def _jobs_folder(space: Workspace) -> Path:

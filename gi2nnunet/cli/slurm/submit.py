@@ -228,6 +228,7 @@ def _submit_together(
 
     outcomes = folder / "outcomes"
     outcomes.mkdir(parents=True, exist_ok=True)
+    profile = profile if jobs[0].on_gpu else profile.without_gpus()
     executor = SlurmExecutor(folder=folder / "logs", max_num_timeout=profile.most_timeouts)
     more: dict[str, Any] = {**profile.flags, "requeue": True}
     if waits_for := ":".join(after):
@@ -236,6 +237,8 @@ def _submit_together(
         "job_name": f"gi2nnunet_{jobs[0].array or jobs[0].name}",
         "time": count_minutes(profile.time),
         "cpus_per_task": profile.cpus,
+        # Slurm 22.05 to 23.02 do not pass it on from sbatch: the job would get one core.
+        "srun_args": [f"--cpus-per-task={profile.cpus}"],
         "signal_delay_s": profile.warning_seconds,
         "stderr_to_stdout": True,
         "additional_parameters": {key.replace("-", "_"): value for key, value in more.items()},
@@ -291,7 +294,7 @@ class Job:
     ``places`` are words that are not to be seen, such as a path with a patient's name, by what is
     in the words in place of them. The job waits until the jobs in ``after`` have succeeded. Jobs of
     one ``array`` run side by side and wait for the same. If there are ``leaves`` and all of them
-    are gone, a finished job has to run again.
+    are gone, a finished job has to run again. Jobs that are not ``on_gpu`` ask for none.
     """
 
     name: str
@@ -300,6 +303,7 @@ class Job:
     after: tuple[str, ...] = ()
     array: str = ""
     leaves: tuple[Path, ...] = ()
+    on_gpu: bool = True
 
 
 def make_training_graph(
@@ -310,6 +314,7 @@ def make_training_graph(
     plan_words: Sequence[str],
     train_words: Sequence[str],
     score_words: Sequence[str],
+    plan_on_gpu: bool = False,
 ) -> tuple[Job, ...]:
     """Return the jobs of a whole training: a plan, every training, then the score.
 
@@ -317,7 +322,7 @@ def make_training_graph(
     of the split are trained. The words are command lines without ``--config`` and ``--fold``.
     """
     chosen = [word for name in configurations for word in ("--config", name)]
-    plan = Job(name="plan", words=(*plan_words, *chosen))
+    plan = Job(name="plan", words=(*plan_words, *chosen), on_gpu=plan_on_gpu)
     trainings = [
         Job(
             name=f"train_{configuration}_fold_{fold}",
@@ -347,7 +352,8 @@ def make_prediction_graph(
     """Return the jobs of a prediction: an array of parts, and one that joins them.
 
     The parts leave their rows in the folder ``kept`` for the last job, which removes it and writes
-    the file ``result``. ``part_words`` is a command line without ``--part``.
+    the file ``result`` without computing anything. ``part_words`` is a command line without
+    ``--part``.
     """
     shards = [
         Job(
@@ -363,6 +369,7 @@ def make_prediction_graph(
         words=tuple(join_words),
         after=tuple(job.name for job in shards),
         leaves=(result,),
+        on_gpu=False,
     )
     return (*shards, join)
 
@@ -478,6 +485,25 @@ class Profile:
     warning_seconds: _Positive = 300
     most_timeouts: _Positive = 100
     flags: dict[_Text, _Text] = field(default_factory=dict)
+
+    def without_gpus(self) -> Profile:
+        """Return the profile of a job that computes on no GPU: its options for GPUs are gone."""
+        flags = {
+            key: left
+            for key, value in self.flags.items()
+            if "gpu" not in key and (left := _drop_gpus(key, value))
+        }
+        return replace(self, gpus=0, flags=flags)
+
+
+def _drop_gpus(key: str, value: str) -> str:
+    """Return a flag's value without GPUs among its generic resources, such as ``gpu:a100:1``."""
+    if key.replace("_", "-") == "gres-flags":
+        return ""
+    if key.replace("_", "-") not in ("gres", "tres-per-task", "tres-bind", "tres-freq"):
+        return value
+    left = [part for part in value.split(",") if not re.match(r"(gres[/:])?gpu\b", part.strip())]
+    return ",".join(left)
 
 
 def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
@@ -77,6 +78,19 @@ def test_a_training_is_a_plan_its_folds_and_a_score(run, with_model):
     for words in on_cpu.values():
         place = words.index("--device")
         assert words[place + 1 : place + 3] == ["cpu", "--workspace"]
+
+
+def test_a_plan_needs_a_gpu_only_to_choose_the_preset(run, with_model):
+    for preset, device, gpus in (("auto", "cuda", 1), ("resenc-m", "cpu", 0)):
+        words = ("train", "--fold", "cv", "--config", "2d", "--preset", preset, "--on", "slurm")
+        code, out, err = run(*words, "--dry-run", "--json")
+        assert code == 0, err
+        plan, *trainings, score = json.loads(out)["jobs"]
+        assert plan["words"][plan["words"].index("--device") + 1] == device
+        assert plan["gpus"] == gpus
+        for job in (*trainings, score):
+            assert job["words"][job["words"].index("--device") + 1] == "cuda"
+            assert job["gpus"] == 1
 
 
 def test_jobs_tells_in_json_that_there_are_none(run, with_model):

@@ -25,6 +25,12 @@ def test_trainings_wait_for_the_plan_and_the_score_for_them() -> None:
     assert score.after == tuple(j.name for j in trainings if not j.name.endswith("all"))
 
 
+def test_only_what_computes_asks_for_a_gpu() -> None:
+    plan, *others = graph([0, 1])
+    assert not plan.on_gpu
+    assert all(job.on_gpu for job in others)  # the score predicts out of fold
+
+
 def test_part_of_the_folds_is_not_scored() -> None:
     assert [job.name for job in graph([1])] == [
         "plan",
@@ -50,3 +56,4 @@ def test_the_parts_of_a_prediction_stand_beside_each_other_and_are_joined() -> N
     assert {(part.array, part.after, part.leaves) for part in parts} == {("p", (), (kept, result))}
     assert (join.words, join.after) == (("predict-and-score", "source"), ("p_part_1", "p_part_2"))
     assert join.leaves == (result,)
+    assert [job.on_gpu for job in (*parts, join)] == [True, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,55 @@ def test_only_what_is_missing_is_submitted(slurm: Slurm, tmp_path: Path) -> None
     assert train.last_lines == "first\nout of luck"
     assert send(jobs) == ({"train": "3"}, {"plan": "finished"})
     assert "dependency" not in (slurm.folder / "script_3").read_text()
+
+
+def read_script(slurm: Slurm, number: int) -> tuple[set[str], str]:
+    """The names of sbatch's options in a script, and its command."""
+    lines = (slurm.folder / f"script_{number}").read_text().splitlines()
+    options = {line.split()[1].split("=")[0] for line in lines if line.startswith("#SBATCH --")}
+    [command] = [line for line in lines if line.startswith("srun ")]
+    return options, command
+
+
+def test_a_jobs_step_gets_its_cores_where_srun_does_not_inherit_them(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    submit(JOBS, profile=Profile(gpus=0, cpus=6), folder=tmp_path / "jobs", mark="m")
+    options, command = read_script(slurm, 2)
+    assert "--cpus-per-task" in options
+    assert "--cpus-per-task=6" in command.split()
+
+
+def test_jobs_that_compute_nothing_ask_for_no_gpu(slurm: Slurm, tmp_path: Path) -> None:
+    gpus = {
+        "gpus-per-task": "1", "gpu_bind": "closest", "cpus-per-gpu": "4", "gres": "gpu:a100:1",
+        "gres-flags": "enforce-binding",
+    }  # fmt: skip
+    profile = Profile(gpus=2, cpus=6, partition="p", flags={**gpus, "qos": "long"})
+    jobs = (replace(JOBS[0], on_gpu=False), JOBS[1])
+    submit(jobs, profile=profile, folder=tmp_path / "jobs", mark="m")
+    without, _ = read_script(slurm, 1)
+    having, _ = read_script(slurm, 2)
+    assert having - without - {"--dependency", "--kill-on-invalid-dep"} == {
+        "--gpus-per-node", "--gpus-per-task", "--gpu-bind", "--cpus-per-gpu", "--gres",
+        "--gres-flags",
+    }  # fmt: skip
+    assert {"--partition", "--qos", "--cpus-per-task", "--time"} <= without
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "left"),
+    [
+        ("gres", "gpu:a100:1,lscratch:100", "lscratch:100"),
+        ("gres", "lscratch:100", "lscratch:100"),
+        ("tres_per_task", "cpu=2,gres/gpu:1", "cpu=2"),
+        ("gres", "gpu", None),
+        ("constraint", "gpu", "gpu"),
+    ],
+)
+def test_other_resources_are_still_asked_for(key: str, value: str, left: str | None) -> None:
+    profile = Profile(flags={key: value}).without_gpus()
+    assert (profile.gpus, profile.flags.get(key)) == (0, left)
 
 
 def make_parts(count: int, *, leaves: tuple[Path, ...] = ()) -> tuple[Job, ...]:
