@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from gi2nnunet.core.errors import GiError, name_some
+from gi2nnunet.core.errors import EngineError, GiError, InputError, count, name_some
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS, slice_id
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import Row
-from gi2nnunet.nnunet.engine import Engine, PredictionSettings
+from gi2nnunet.nnunet.cards import is_card_failure
+from gi2nnunet.nnunet.engine import Engine, PredictionSettings, choose_hardware
 from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.predict import PredictedScan, predict_scans
@@ -114,12 +115,16 @@ def predict_hidden(
 
     It is written with empty rows before a model is opened, and replaced with every scan. The
     ``hours`` count from this call on. The model is unpacked into the engine's workspace; the
-    settings that tuning chose for it are applied with ``tuning``.
+    settings that tuning chose for it are applied with ``tuning``. Every card that works is used,
+    unless the engine has a number of its own; if all of them fail, the CPU goes on.
 
     Raises
     ------
     InputError
-        If the source or the model cannot be read at all. A scan that cannot is a warning.
+        If the source or the model cannot be read at all, or no scan can. One that cannot is a
+        warning.
+    EngineError
+        If there are scans and none was predicted; ``out`` then holds empty rows.
     OutputError
         If ``out`` cannot be written.
     """
@@ -138,6 +143,8 @@ def predict_hidden(
             folds=tuple(next(iter(bundle.folds.values()))),
         )
         tuned, doubts = find_tuning(ensemble) if tuning else (None, [])
+        # The hardware is looked for before a scan is timed.
+        predictor = _Predictor(ensemble, engine.use_every_card(), tuned, on_notice or ignore)
         report = count_steps(progress, len(found.scans), "predicting scans")
 
         def take(scan: PredictedScan) -> None:
@@ -148,8 +155,7 @@ def predict_hidden(
             tuple(found.scans.values()),
             list_steps(ensemble.folds, mirroring=mirroring),
             deadline=deadline,
-            # The hardware is looked for before a scan is timed.
-            predict=_make_predict(ensemble, replace(engine, found=engine.hardware), tuned),
+            predict=predictor.predict,
             on_scan=take,
             on_change=on_notice,
         )
@@ -157,28 +163,68 @@ def predict_hidden(
             for mirrored in sorted({step.mirroring for step in outcome.used.values()}):
                 doubts += tuned.list_differences({"mirroring": mirrored})
         notes = written.write()
+    empty = _list_empty(outcome, hours)
+    if written.scans and not (outcome and outcome.used):
+        _refuse(out, written.scans, [*found.warnings, *empty], failed=outcome is not None)
     return HiddenPrediction(
         submission=out,
         scans=written.scans,
         outcome=outcome,
         tuned=tuned,
-        warnings=(*found.warnings, *doubts, *notes, *_list_empty(outcome, hours)),
+        warnings=(*found.warnings, *doubts, *notes, *empty),
     )
 
 
-def _make_predict(ensemble: Ensemble, engine: Engine, tuned: Tuned | None) -> PredictPart:
-    def predict(part: Sequence[Scan], step: Step, on_scan: OnScan) -> None:
+def _refuse(out: Path, scans: int, why: Sequence[str], *, failed: bool) -> None:
+    """Raise the error of a submission with nothing but empty rows."""
+    text = (
+        f"{out}: nothing was predicted of {count(scans, 'scan')}, so it has only empty rows.\n"
+        f"{name_some(why, most=20, separator=chr(10))}\n"
+        "Correct this, or give more --hours if there was too little time, and run the same again."
+    )
+    raise (EngineError if failed else InputError)(text)
+
+
+@dataclass(kw_only=False)
+class _Predictor:
+    """Predicts scans on the engine's hardware and, if its cards fail, on the CPU from then on."""
+
+    ensemble: Ensemble
+    engine: Engine
+    tuned: Tuned | None
+    on_notice: Notice
+
+    def __post_init__(self) -> None:
+        self.on_notice(self.engine.hardware.describe())
+
+    def predict(self, part: Sequence[Scan], step: Step, on_scan: OnScan) -> None:
+        """Predict the scans of a part; see :data:`PredictPart`."""
+        done: set[str] = set()
+
+        def take(scan: PredictedScan) -> None:
+            done.add(scan.scan_id)
+            on_scan(scan)
+
+        try:
+            self._predict(part, step, take)
+        except EngineError as error:
+            if self.engine.hardware.device != "cuda" or not is_card_failure(str(error)):
+                raise
+            on_cpu = choose_hardware(None, device="cpu", gpus=None)
+            self.on_notice(f"{on_cpu.describe()}, as no GPU goes on: {str(error).splitlines()[0]}")
+            self.engine = replace(self.engine, found=on_cpu)
+            self._predict([scan for scan in part if scan.scan_id not in done], step, take)
+
+    def _predict(self, part: Sequence[Scan], step: Step, on_scan: OnScan) -> None:
         predict_scans(
-            ensemble,
+            self.ensemble,
             part,
-            engine=engine,
+            engine=self.engine,
             settings=PredictionSettings(mirroring=step.mirroring),
             folds={scan.scan_id: step.folds for scan in part},
-            decision=tuned.decision if tuned else None,
+            decision=self.tuned.decision if self.tuned else None,
             on_scan=on_scan,
         )
-
-    return predict
 
 
 def _list_empty(outcome: Outcome | None, hours: float) -> list[str]:

@@ -164,6 +164,8 @@ def _write_notebook(folder: Path, notebook: Notebook, *, python: str, trust: boo
         "kernel_type": "notebook",
         "is_private": True,
         "enable_gpu": True,
+        # Two T4. The client's default may be a P100, which the image's PyTorch has no kernels for.
+        "machine_shape": "NvidiaTeslaT4",
         "enable_internet": False,
         "dataset_sources": [bundle],
         "competition_sources": [COMPETITION],

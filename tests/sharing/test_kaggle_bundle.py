@@ -198,6 +198,7 @@ def test_kaggles_client_takes_the_commands_as_they_are_printed(
     assert kernel["datasetDataSources"] == ["jane/my-models"]
     assert kernel["competitionDataSources"] == [COMPETITION]
     assert (kernel["enableGpu"], kernel["enableInternet"]) == (True, False)
+    assert kernel["machineShape"] == "NvidiaTeslaT4"
     assert (kernel["kernelType"], kernel["language"]) == ("notebook", "python")
     assert "predict-hidden" in kernel["text"]
     [submission] = sent["CreateCodeSubmission"]

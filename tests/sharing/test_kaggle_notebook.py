@@ -58,8 +58,11 @@ class Attached:
         (folder / SETTINGS).write_text(json.dumps(settings | changes))
         return folder
 
-    def run(self) -> tuple[list[list[str]], str]:
-        """Run the cells; return the submission's lines, and what was said."""
+    def run(self, *, fails: bool = True) -> tuple[list[list[str]], str]:
+        """Run the cells; return the submission's lines, and what was said.
+
+        With scans and without a prediction the last cell fails.
+        """
         cells = read_notebook(NOTEBOOK, as_version=4).cells
         script = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         done = subprocess.run(
@@ -69,7 +72,8 @@ class Attached:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        assert ("nothing was predicted, although there are scans" in done.stderr) == fails
         with (self.working / "submission.csv").open(newline="") as file:
             return list(csv.reader(file)), done.stdout
 
@@ -89,7 +93,7 @@ TEST_ROWS = [
 
 
 def test_nothing_attached_gives_a_header_and_says_so(attached: Attached) -> None:
-    lines, said = attached.run()
+    lines, said = attached.run(fails=False)
     assert lines == [HEADER.strip().split(",")]
     assert "Competition: not attached; bundle: not attached" in said
     assert "WARNING: the bundle cannot be installed" in said
@@ -145,6 +149,44 @@ def test_damaged_settings_leave_empty_rows(attached: Attached) -> None:
     assert "WARNING: the bundle cannot be installed" in said
 
 
+COMMAND = """
+import os, sys
+if "predict-hidden" not in sys.argv:
+    sys.exit(0)
+out = sys.argv[sys.argv.index("--out") + 1]
+text = open(out).read()
+with open(out, "w") as file:
+    file.write(text.replace("stomach,", "stomach,1 1", int(os.environ["MASKS"])))
+sys.exit(int(os.environ["CODE"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "masks", "fails"),
+    [
+        (0, 2, False),
+        (0, 0, False),  # predicted, and no organ found
+        (4, 1, False),  # ended early, with something
+        (4, 0, True),
+    ],
+)
+def test_the_last_cell_fails_only_if_nothing_was_predicted(
+    attached: Attached, monkeypatch: pytest.MonkeyPatch, code: int, masks: int, fails: bool
+) -> None:
+    attached.add_test()
+    attached.add_bundle("my-bundle")
+    for package, content in (("gi2nnunet", COMMAND), ("pip", "")):
+        (attached.working / package).mkdir()
+        (attached.working / package / "__init__.py").touch()
+        (attached.working / package / "__main__.py").write_text(content)
+    monkeypatch.setenv("CODE", str(code))
+    monkeypatch.setenv("MASKS", str(masks))
+    lines, said = attached.run(fails=fails)
+    assert f"6 rows, {masks} with a mask" in said
+    assert ("predict-hidden ended with exit code 4" in said) == (code == 4)
+    assert len(lines) == 7
+
+
 def test_a_command_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
     [begin] = [c.source for c in read_notebook(NOTEBOOK, as_version=4).cells if c.id == "begin"]
     sleeper = "import subprocess; print('begun', flush=True); subprocess.run(['sleep', '600'])"
@@ -184,7 +226,9 @@ class Machine:
     bundle: Path
     workspace: Path
 
-    def execute(self, source: Path, bundle: Path, name: str, *, new: bool) -> tuple[str, Path]:
+    def execute(
+        self, source: Path, bundle: Path, name: str, *, new: bool, fails: bool = False
+    ) -> tuple[str, Path]:
         """Execute the bundle's notebook as Kaggle does; return what it said, and the CSV."""
         mounted, working = self.folder / name / "input", self.folder / name / "working"
         working.mkdir(parents=True)
@@ -205,9 +249,9 @@ class Machine:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
         assert [path.name for path in working.iterdir()] == ["submission.csv"]
-        return done.stdout, working / "submission.csv"
+        return done.stderr if fails else done.stdout, working / "submission.csv"
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +357,8 @@ def test_a_budget_too_short_leaves_empty_rows(
     shutil.copytree(machine.bundle, bundle)
     settings = json.loads((bundle / SETTINGS).read_text())
     (bundle / SETTINGS).write_text(json.dumps({**settings, "hours": 0.0003}))
-    said, path = machine.execute(machine.source, bundle, "hurried", new=False)
-    assert "time budget" in said
+    said, path = machine.execute(machine.source, bundle, "hurried", new=False, fails=True)
+    assert "nothing was predicted, although there are scans" in said
     rows = read_rows(path)
     assert rows.keys() == read_rows(machine.source / "sample_submission.csv").keys()
     assert not scans_with_masks(rows)
