@@ -11,8 +11,9 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,9 @@ def run_training(
         load_fold(Path(resume_from), trust=trust)
         run.load_checkpoint(resume_from)
     elif pretrained_weights is not None:
-        load_checkpoint(Path(pretrained_weights), trust=trust)
+        weights = load_checkpoint(Path(pretrained_weights), trust=trust)["network_weights"]
         run.initialize()
-        load_pretrained_weights(run.network, pretrained_weights, verbose=True)
+        load_weights(run.network, weights)
     emit({"event": "start", "epoch": run.current_epoch, "epochs": run.num_epochs})
     if run.current_epoch < run.num_epochs or not (resume_from or "").endswith(FINAL_CHECKPOINT):
         try:
@@ -101,6 +102,18 @@ def run_training(
         emit({"event": "validation"})
         run.perform_actual_validation(save_probabilities=True)
     return {}
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Start a network from weights on the CPU, all but those of its last layers, by nnU-Net's rule.
+
+    nnU-Net reads them from a file, and its tensors onto the device that they were saved on: those
+    of a training on CUDA cannot be read elsewhere.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "weights.pth")
+        torch.save({"network_weights": dict(weights)}, file)
+        load_pretrained_weights(network, str(file), verbose=True)
 
 
 def prepare_training(
@@ -246,12 +259,13 @@ def _diverged(run: nnUNetTrainer, why: str) -> EngineError:
 def measure_peaks(device: str) -> dict[str, int]:
     """Return ``peak_memory_bytes`` of this process so far and, on CUDA, ``peak_gpu_bytes``.
 
-    Worker processes are not counted, nor what PyTorch holds of the card without using it.
+    Worker processes are not counted. Of the card, it is the most that PyTorch has held, in use or
+    not: what others cannot have. CUDA itself takes some hundred MiB more.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device == "cuda":
-        peaks["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        peaks["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
     return peaks
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gi2nnunet.core.errors import EngineError
-from gi2nnunet.nnunet.child.trainer import _make_trainer
+from gi2nnunet.nnunet.child.trainer import _make_trainer, load_weights, measure_peaks
+from gi2nnunet.nnunet.child.weights import load_checkpoint
 from gi2nnunet.nnunet.models import DIGESTS, check_digest, find_digests
 
 NAN, INF = np.float32("nan"), np.float32("inf")
@@ -76,3 +77,33 @@ def test_weights_that_are_not_finite_end_it_and_are_not_saved(
     assert path.read_bytes() == sound
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, DIGESTS]
     assert find_digests(path) == [check_digest(path)]
+
+
+def test_weights_of_a_training_on_cuda_start_one_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    from tests.model_factory import make_checkpoint
+
+    def make_network() -> torch.nn.Module:
+        return torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 3)})
+
+    trained, file = make_network(), tmp_path / "checkpoint_final.pth"
+    with monkeypatch.context() as patch:  # as a tensor on a card is written
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save({**make_checkpoint(), "network_weights": trained.state_dict()}, file)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
+            load_pretrained_weights(make_network(), str(file))
+    started = make_network()
+    load_weights(started, load_checkpoint(file)["network_weights"])
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(started.state_dict()[name], weight)
+
+
+def test_the_peak_of_a_card_is_what_pytorch_held_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    assert measure_peaks("cuda")["peak_gpu_bytes"] == 7
+    assert "peak_gpu_bytes" not in measure_peaks("cpu")
