@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -72,14 +74,12 @@ class Devices:
 class CardTest:
     """Answer of the child's task ``card``; a failure is empty if there was none.
 
-    ``compile_failure`` is ``None`` if nothing was compiled; ``missing`` is what compiling needs and
-    the machine does not have.
+    ``compile_failure`` is ``None`` if nothing was compiled.
     """
 
     failure: str = ""
     free_gib: float | None = None
     compile_failure: str | None = None
-    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def check_cards(
     wanted: int | None,
     compiling: bool = False,
     fresh: bool = False,
-    cache: Path | None = None,
+    environ: Mapping[str, str],
 ) -> Cards:
     """List the cards of this machine, and test them until ``wanted`` of them work.
 
@@ -160,8 +160,8 @@ def check_cards(
         Also compile a small function on each.
     fresh
         Test also what is known to work; only then is the free memory known.
-    cache
-        Folder of caches, to keep what works; see :func:`find_cache`.
+    environ
+        Environment of the user, which names the folder of caches and the C compiler.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def check_cards(
     """
     answer = json.dumps(dict(ask("devices", {}, None)))
     devices = parse_record(answer, Devices, where="PyTorch's devices", remedy="")
-    known = _Known(cache, devices)
+    known = _Known(find_cache(environ), devices)
     checked = {card.index: CheckedCard(card=card, fault=_find_fault(card, devices))
                for card in devices.cards}  # fmt: skip
     waiting = [card for card in devices.cards if checked[card.index].fault is None]
@@ -179,7 +179,7 @@ def check_cards(
     def test(card: Card) -> CheckedCard:
         if not fresh and not card.exclusive and known.has(card, compiling=compiling):
             return CheckedCard(card=card, tested=True)
-        return _judge(card, _test(ask, card, compiling=compiling))
+        return _judge(card, _test(ask, card, compiling=compiling), environ)
 
     with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         while waiting and (wanted is None or working < wanted):
@@ -200,7 +200,7 @@ def _test(ask: Ask, card: Card, *, compiling: bool) -> CardTest:
     return parse_record(json.dumps(dict(answer)), CardTest, where=card.name, remedy="")
 
 
-def _judge(card: Card, test: CardTest) -> CheckedCard:
+def _judge(card: Card, test: CardTest, environ: Mapping[str, str]) -> CheckedCard:
     """Turn the result of a test into faults with their remedies."""
     fault = compile_fault = None
     if test.failure:
@@ -209,15 +209,26 @@ def _judge(card: Card, test: CardTest) -> CheckedCard:
         )
         fault = Fault(problem=f"it does not compute ({test.failure})", remedy=remedy)
     if test.compile_failure:
-        missing = f", and there is no {' and no '.join(test.missing)}" if test.missing else ""
+        missing = "".join(f"; there is no {part}" for part in _list_missing(environ))
         compile_fault = Fault(
             problem=f"torch.compile fails on it ({test.compile_failure}){missing}",
-            remedy=find_remedy(" ".join([test.compile_failure, *test.missing]))
+            remedy=find_remedy(test.compile_failure + missing)
             or f"Train without it: {COMPILE_VARIABLE}=f gi2nnunet train ...",
         )
     return CheckedCard(
         card=card, fault=fault, compile_fault=compile_fault, tested=True, free_gib=test.free_gib
     )
+
+
+def _list_missing(environ: Mapping[str, str]) -> list[str]:
+    """Return what compiled code needs and this machine does not have."""
+    compilers = [environ["CC"]] if environ.get("CC") else ["gcc", "clang"]
+    path = environ.get("PATH", "")
+    found = any(shutil.which(compiler.split()[0], path=path) for compiler in compilers)
+    missing = [] if found else ["C compiler"]
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        missing.append("Python.h")
+    return missing
 
 
 def _find_fault(card: Card, devices: Devices) -> Fault | None:

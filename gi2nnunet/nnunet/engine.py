@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from gi2nnunet.core.errors import InputError, count, require_positive
 from gi2nnunet.core.files import Count
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.nnunet.cards import Cards, check_cards, find_cache, is_compiling
+from gi2nnunet.nnunet.cards import Cards, check_cards, is_compiling
 from gi2nnunet.nnunet.process import Event, LogFile, engine_environment, new_log, run_engine
 
 COST = "cost.json"
@@ -103,7 +104,7 @@ class Engine:
             return self._devices if task == "devices" else self.ask(task, options, gpu)
 
         return check_cards(
-            ask, wanted=wanted, compiling=compiling, fresh=fresh, cache=find_cache(self.environ)
+            ask, wanted=wanted, compiling=compiling, fresh=fresh, environ=self.environ
         )
 
     @cached_property
@@ -131,12 +132,14 @@ class Engine:
     def ask(
         self, task: str, options: Mapping[str, Any] | None = None, gpu: int | None = None
     ) -> dict[str, Any]:
-        """Run a short task whose log is only kept if it fails.
+        """Run a short task; its log is only kept if it fails, and compiled code never.
 
         Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
         """
         log = self.new_log(task)
-        found = self.run(task, options or {}, log=log, gpu=gpu)
+        with tempfile.TemporaryDirectory() as folder:
+            caches = dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"), folder)
+            found = self.run(task, options or {}, log=log, gpu=gpu, variables=caches)
         log.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing

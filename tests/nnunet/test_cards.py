@@ -12,6 +12,7 @@ import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet import cards
 from gi2nnunet.nnunet.cards import (
     Cards,
     check_cards,
@@ -67,7 +68,7 @@ class Machine:
         return {"failure": "", "free_gib": 15.0, **compiled, **answer}
 
     def check(self, wanted: int | None = 1, **options: Any) -> Cards:
-        return check_cards(self.ask, wanted=wanted, **options)
+        return check_cards(self.ask, wanted=wanted, **{"environ": {}, **options})
 
 
 P100 = card(0, "Tesla P100-PCIE-16GB", (6, 0))
@@ -210,32 +211,50 @@ def test_a_second_slice_needs_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "missing", "remedy"),
+    ("failure", "there", "missing", "remedy"),
     [
-        (NO_COMPILER, ["a C compiler"], "apt install gcc python3-dev"),
-        ("CalledProcessError: ...", ["Python.h"], "apt install gcc python3-dev"),
-        ("BackendCompilerFailed: x", [], "nnUNet_compile=f"),
-        ("GPUTooOldForTriton: Found Tesla P100", [], "nnUNet_compile=f"),
-        ("OSError: of a new kind", [], "nnUNet_compile=f"),
+        (NO_COMPILER, ["Python.h"], ["C compiler"], "apt install gcc python3-dev"),
+        ("CalledProcessError: ...", ["gcc"], ["Python.h"], "apt install gcc python3-dev"),
+        ("CalledProcessError: ...", [], ["C compiler", "Python.h"], "apt install gcc"),
+        ("BackendCompilerFailed: x", ["clang", "Python.h"], [], "nnUNet_compile=f"),
+        ("GPUTooOldForTriton: Found Tesla P100", ["gcc", "Python.h"], [], "nnUNet_compile=f"),
+        ("OSError: of a new kind", ["gcc", "Python.h"], [], "nnUNet_compile=f"),
     ],
 )
 def test_a_card_on_which_nothing_compiles_still_computes(
-    failure: str, missing: list[str], remedy: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    there: list[str],
+    missing: list[str],
+    remedy: str,
 ) -> None:
-    machine = Machine(cards=[T4], tests={0: {"compile_failure": failure, "missing": missing}})
-    [found] = machine.check(compiling=True).working
+    for name in there:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setattr(cards.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    machine = Machine(cards=[T4], tests={0: {"compile_failure": failure}})
+    environ = {"PATH": str(tmp_path)}
+    [found] = machine.check(compiling=True, environ=environ).working
     assert found.fault is None
     assert found.compile_fault is not None
     assert failure in str(found.compile_fault)
-    assert all(f"there is no {one}" in str(found.compile_fault) for one in missing)
+    assert found.compile_fault.problem.split("there is no ")[1:] == [
+        f"{part}; " if part != missing[-1] else part for part in missing
+    ]
     assert remedy in found.compile_fault.remedy
     assert "nnUNet_compile=f" in found.compile_fault.remedy
+    own = {"PATH": str(tmp_path), "CC": str(tmp_path / "Python.h")}  # any program of the user's
+    [found] = machine.check(compiling=True, environ=own).working
+    assert found.compile_fault is not None
+    assert ("there is no C compiler" in found.compile_fault.problem) == ("Python.h" not in there)
 
 
 def test_what_works_is_not_tried_again_until_driver_or_pytorch_change(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+
     def ask(*, compiling: bool = False, fresh: bool = False, **changed: Any) -> list[int]:
         machine = Machine(cards=[T4], **changed)
-        cards = machine.check(compiling=compiling, fresh=fresh, cache=tmp_path)
+        cards = machine.check(compiling=compiling, fresh=fresh, environ=environ)
         assert len(cards.working) == 1
         return machine.asked
 
@@ -254,19 +273,21 @@ def test_what_works_is_not_tried_again_until_driver_or_pytorch_change(tmp_path: 
 
 def test_what_does_not_work_is_tried_again(tmp_path: Path) -> None:
     failing = Machine(cards=[T4], tests={0: {"failure": BUSY}})
-    Machine(cards=[T4]).check(cache=tmp_path)
-    failing.check(cache=tmp_path, fresh=True)
-    failing.check(cache=tmp_path)
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    Machine(cards=[T4]).check(environ=environ)
+    failing.check(environ=environ, fresh=True)
+    failing.check(environ=environ)
     assert failing.asked == [0, 0]
     exclusive = Machine(cards=[T4 | {"exclusive": True}])
     for _ in range(2):  # another program may have it now
-        exclusive.check(cache=tmp_path)
+        exclusive.check(environ=environ)
     assert exclusive.asked == [0, 0]
 
 
 def test_a_cache_that_cannot_be_written_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / "gi2nnunet").write_text("a file")
-    assert len(Machine(cards=[T4]).check(cache=tmp_path).working) == 1
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert len(Machine(cards=[T4]).check(environ=environ).working) == 1
 
 
 def test_the_cache_is_in_the_users_own_folder() -> None:
@@ -329,8 +350,7 @@ def test_a_device_that_is_given_is_not_looked_for(
 def test_an_engine_says_what_does_not_compile_unless_nothing_is_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = {"compile_failure": NO_COMPILER, "missing": ["a C compiler"]}
-    machine = Machine(cards=[T4], tests={0: answer})
+    machine = Machine(cards=[T4], tests={0: {"compile_failure": NO_COMPILER}})
     engine = make_engine(tmp_path, machine, monkeypatch)
     [(name, fault)] = engine.find_compile_faults()
     assert name == "Tesla T4"

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sysconfig
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -114,8 +111,6 @@ def run_test(*, emit: Emit, device: str = "cuda", compiling: bool = False) -> di
         found["free_gib"] = None if failure else _find_free(device)
         if compiling and not failure:
             found["compile_failure"] = _find_failure(lambda: _compile(device))
-            if found["compile_failure"]:
-                found["missing"] = _list_missing()
         return found
     finally:
         clock.cancel()
@@ -141,14 +136,7 @@ def _convolve(device: str) -> None:
 
 
 def _compile(device: str) -> None:
-    """Compile one small function, which no cache has, and check its values."""
-    with tempfile.TemporaryDirectory() as folder:
-        for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-            os.environ[variable] = folder
-        _compile_into_cache(device)
-
-
-def _compile_into_cache(device: str) -> None:
+    """Compile one small function, and check its values."""
     function = torch.compile(lambda values: values * 2 + 1)
     if not bool((function(torch.ones(_SIDE, device=device)) == 3).all()):
         raise RuntimeError("a compiled function gave wrong values")
@@ -161,16 +149,6 @@ def _find_free(device: str) -> float | None:
         return torch.cuda.mem_get_info()[0] / 2**30
     except Exception:
         return None
-
-
-def _list_missing() -> list[str]:
-    """Return what compiled code needs and this machine does not have."""
-    missing = []
-    if not os.environ.get("CC") and not shutil.which("gcc") and not shutil.which("clang"):
-        missing.append("a C compiler")
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        missing.append("Python.h")
-    return missing
 
 
 def _first_line(error: Exception) -> str:

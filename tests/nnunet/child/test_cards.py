@@ -142,20 +142,15 @@ def test_a_card_that_gives_no_answer_ends_the_process(monkeypatch: pytest.Monkey
     assert event["message"] == "it gave no answer within 0.1 s"
 
 
-def test_what_compiling_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_why_nothing_compiles_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
-        raise RuntimeError("Failed to find C compiler.")
+        raise RuntimeError("Failed to find C compiler.\nPlease specify")
 
     monkeypatch.setattr(cards, "_compile", fail)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(cards.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     found = run_test(emit=print, device="cpu", compiling=True)
-    assert found["compile_failure"] == "RuntimeError: Failed to find C compiler."
-    assert found["missing"] == ["a C compiler", "Python.h"]
-    (tmp_path / "Python.h").touch()
-    monkeypatch.setenv("CC", "mycc")
-    assert run_test(emit=print, device="cpu", compiling=True)["missing"] == []
+    assert (found["failure"], found["compile_failure"]) == (
+        "", "RuntimeError: Failed to find C compiler.",
+    )  # fmt: skip
 
 
 @pytest.mark.engine
@@ -172,7 +167,8 @@ def test_a_function_is_really_compiled(tmp_path: Path) -> None:
     failures = []
     for compiler in ({}, {"CXX": str(tmp_path / "none")}):
         done = subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, **compiler},
+            [sys.executable, "-c", script],
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), **compiler},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         failures.append(json.loads(done.stdout.splitlines()[-1])["compile_failure"])
