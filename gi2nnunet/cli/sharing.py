@@ -247,7 +247,12 @@ def export_model(
 
 
 def import_model(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export-model wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A file that export-model or nnUNetv2_export_model_to_zip wrote."
+        ),
+    ],
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace models that have the same names.")
     ] = False,

@@ -222,7 +222,8 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
             raise InputError(f"{path}: holds several parts of one name. {_DAMAGED}")
         if MANIFEST not in listed:
             raise InputError(
-                f"{path}: found no {MANIFEST}; expected a model made by gi2nnunet export-model."
+                f"{path}: found no {MANIFEST}; expected a model made by gi2nnunet export-model or "
+                "nnUNetv2_export_model_to_zip."
             )
         text = _read(members, path, MANIFEST, listed.pop(MANIFEST))
     found = parse_record(text, dict[str, Any], where=f"{path}, {MANIFEST}", remedy=_DAMAGED)
@@ -296,6 +297,11 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such file. Make one with: gi2nnunet export-model OUT"
+        ) from error
+    except IsADirectoryError as error:
+        raise InputError(
+            f"{path}: is a folder; expected a file made by gi2nnunet export-model or "
+            "nnUNetv2_export_model_to_zip. Give that file."
         ) from error
     # NotImplementedError, RuntimeError: packed or encrypted in ways that a whole file is not.
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:

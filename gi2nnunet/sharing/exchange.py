@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from gi2nnunet.nnunet.models import (
 )
 from gi2nnunet.nnunet.postprocess import Tuned, adopt_tuning, find_tuning
 from gi2nnunet.prediction.choose import find_trained_prints, find_trained_scans
+from gi2nnunet.sharing.nnunet_export import NnunetExport, find_export, unpack_export
 from gi2nnunet.source.prints import pack_prints
 
 
@@ -121,6 +123,8 @@ def export_model(
 def import_model(path: Path, *, engine: Engine, replace: bool = False) -> ImportedModel:
     """Take a model file and its tuning into the workspace, as nnU-Net's own model folders.
 
+    A zip of ``nnUNetv2_export_model_to_zip`` is made into a model file first.
+
     Each model folder appears whole or not at all; the same file again writes what is missing. Other
     models of the same names are only replaced with ``replace``. An engine that trusts accepts plans
     that name code which nnU-Net does not ship.
@@ -134,23 +138,28 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
         If there is not enough space, it cannot be written, or another run is active there.
     """
     results = engine.workspace.results
-    bundle = open_bundle(path, trust=engine.trust)
-    _check_number(bundle, engine)
-    home = results / bundle.dataset
+    export = find_export(path)
+    given = open_bundle(path, trust=engine.trust) if export is None else export
+    _check_number(path, given.dataset, engine)
+    home = results / given.dataset
     with hold(home, purpose="importing a model"):
         # The hidden folder is one of the dataset, so that the next import removes a killed one's.
-        hidden = results / f".{bundle.dataset}{PART_SUFFIX}"
+        hidden = results / f".{given.dataset}{PART_SUFFIX}"
         shutil.rmtree(hidden, ignore_errors=True)
-        folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
-        kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
-        todo = {name: folder for name, folder in folders.items() if name not in kept}
-        _check_places([folder for folder in todo.values() if folder.exists()], replace=replace)
-        _check_space(bundle, results)
-        _unpack(bundle, todo, engine, hidden=hidden)
+        try:
+            bundle = given if isinstance(given, Bundle) else _pack(given, hidden, engine)
+            folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
+            kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
+            todo = {name: folder for name, folder in folders.items() if name not in kept}
+            _check_places([folder for folder in todo.values() if folder.exists()], replace=replace)
+            _check_space(bundle, results)
+            _unpack(bundle, todo, engine, hidden=hidden)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
     names = {folder.name for folder in folders.values()}
     models = tuple(model for model in list_models(home) if model.folder.name in names)
     return ImportedModel(
-        bundle=bundle,
+        bundle=dataclasses.replace(bundle, path=path),
         written=tuple(todo.values()),
         kept=tuple(folders[name] for name in folders if name in kept),
         models=models,
@@ -158,14 +167,27 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
     )
 
 
-def _check_number(bundle: Bundle, engine: Engine) -> None:
+def _pack(export: NnunetExport, hidden: Path, engine: Engine) -> Bundle:
+    """Make nnU-Net's own export into a model file, which leaves its pickles behind."""
+    _require_space(export.path, 3 * export.size, engine.workspace.results)
+    unpacked, packed = hidden / "unpacked", hidden / export.path.name
+    try:
+        export_model(unpack_export(export, unpacked), packed, dataset=None, engine=engine)
+        shutil.rmtree(unpacked, ignore_errors=True)
+        return open_bundle(packed, trust=engine.trust)
+    except InputError as error:
+        found = str(error).replace(f"{unpacked.absolute()}/", f"{export.path}, ")
+        raise InputError(found.replace(f"{unpacked}/", f"{export.path}, ")) from error
+
+
+def _check_number(path: Path, dataset: str, engine: Engine) -> None:
     """Refuse a file if its dataset's number belongs to another dataset of the workspace."""
     workspace = engine.workspace
     for root in (workspace.raw, workspace.preprocessed, workspace.results):
-        for other in find_datasets(root, bundle.dataset_id):
-            if other.name != bundle.dataset:
+        for other in find_datasets(root, int(dataset[7:10])):
+            if other.name != dataset:
                 raise InputError(
-                    f"{bundle.path}: is of {bundle.dataset}, and {other} is another dataset with "
+                    f"{path}: is of {dataset}, and {other} is another dataset with "
                     "that number. nnU-Net finds datasets by number: choose another --workspace."
                 )
 
@@ -188,14 +210,11 @@ def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine, *, hidden:
     """Write model folders into a hidden one, and move each to its place when it is whole."""
     if not todo:
         return
-    try:
-        options = {"bundle": bundle.to_json(), "into": str(hidden)}
-        _run(engine, "import", {**options, "configurations": list(todo)})
-        for name, folder in todo.items():
-            _write_notes(bundle, name, hidden / folder.name)
-            swap_folder(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    options = {"bundle": bundle.to_json(), "into": str(hidden)}
+    _run(engine, "import", {**options, "configurations": list(todo)})
+    for name, folder in todo.items():
+        _write_notes(bundle, name, hidden / folder.name)
+        swap_folder(hidden / folder.name, folder, old=hidden / f"{folder.name}.old")
 
 
 def _is_same(bundle: Bundle, configuration: str, folder: Path) -> bool:
@@ -225,11 +244,14 @@ def _list_model_files(configuration: str) -> tuple[tuple[str, str], ...]:
 
 def _check_space(bundle: Bundle, results: Path) -> None:
     stored = sum(size for size, _ in bundle.parts.values())
-    needed = stored * 2 if bundle.half else stored
+    _require_space(bundle.path, stored * 2 if bundle.half else stored, results)
+
+
+def _require_space(path: Path, needed: int, results: Path) -> None:
     free = shutil.disk_usage(next(p for p in (results, *results.parents) if p.exists())).free
     if needed > free:
         raise OutputError(
-            f"{results}: {bundle.path} needs {needed / 2**20:.0f} MiB; only "
+            f"{results}: {path} needs {needed / 2**20:.0f} MiB; only "
             f"{free / 2**20:.0f} MiB are free. Free some space, or choose another --workspace."
         )
 
