@@ -374,7 +374,7 @@ def train(
     """
     command = spell_call(train, locals())
     from gi2nnunet.nnunet import presets
-    from gi2nnunet.training.train import describe_folds, train_folds
+    from gi2nnunet.training.train import TrainingOrder, describe_folds, train_folds
 
     options = presets.PlanOptions(
         preset=preset,
@@ -404,11 +404,12 @@ def train(
     for line in describe_folds(folds, dataset):
         (on_notice or ignore)(line)
     (on_plan or ignore)(planned)
-    return train_folds(
-        dataset, planned, engine=engine, folds=folds, settings=settings, restart=restart,
+    order = TrainingOrder(
+        dataset=dataset, plan=planned, engine=engine, settings=settings, restart=restart,
         nnunet_validation=nnunet_validation, command=command, stop=stop, on_start=on_start,
         on_epoch=on_epoch, on_notice=on_notice,
     )  # fmt: skip
+    return train_folds(order, folds)
 
 
 def choose_trainings(

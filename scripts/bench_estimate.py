@@ -27,7 +27,7 @@ from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import MEASURE_SECONDS, Request, estimate_costs
 from gi2nnunet.training.plan import plan_dataset
-from gi2nnunet.training.train import train_folds
+from gi2nnunet.training.train import TrainingOrder, train_folds
 
 GEOMETRY = Geometry(width=96, height=96, slices=32, spacing_mm=(3.0, 3.0))
 
@@ -66,7 +66,9 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
     for name in names:
         one = replace(plan, configurations={name: plan.configurations[name]})
         began = time.monotonic()
-        train_folds(dataset, one, engine=engine, folds=(0,), settings=settings)
+        train_folds(
+            TrainingOrder(dataset=dataset, plan=one, engine=engine, settings=settings), (0,)
+        )
         actual[name] = time.monotonic() - began
     trained = estimate_costs(dataset, engine=engine, request=known)
     again = estimate_costs(dataset, engine=engine, request=short_run)

@@ -14,7 +14,7 @@ from threading import Thread
 from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
-from gi2nnunet.core.workers import Notice, ignore
+from gi2nnunet.core.workers import Notice
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.cards import is_card_failure
@@ -118,28 +118,11 @@ def describe_folds(folds: Sequence[Fold], dataset: Dataset) -> list[str]:
     return lines
 
 
-def train_folds(
-    dataset: Dataset,
-    plan: Plan,
-    *,
-    engine: Engine,
-    folds: Sequence[Fold],
-    settings: TrainingSettings,
-    restart: bool = False,
-    nnunet_validation: bool = False,
-    command: str = "",
-    stop: threading.Event | None = None,
-    on_start: Callable[[str, Fold, Path], None] | None = None,
-    on_epoch: Callable[[TrainingProgress], None] | None = None,
-    on_notice: Notice | None = None,
-) -> tuple[TrainingResult, ...]:
-    """Train every planned configuration on every given fold.
+@dataclass(frozen=True, kw_only=True)
+class TrainingOrder:
+    """What is the same for all trainings of one call of :func:`train_folds`.
 
-    A finished training is not touched; an interrupted one continues from its last checkpoint. With
-    several GPUs each takes one training at a time. If one training fails, the others are still
-    trained; if its card failed, it continues on another card, once.
-
-    Parameters
+    Attributes
     ----------
     restart
         Delete earlier training of these folds first.
@@ -152,53 +135,23 @@ def train_folds(
         Called with configuration, fold and log path when a training starts.
     on_notice
         Called with a sentence if patches are augmented in another way than asked for.
-
-    Raises
-    ------
-    InputError
-        If a training was begun with other settings and ``restart`` is off, or if what nnU-Net
-        reads is not whole: preprocessed scans, plans, the dataset's split.
-    EngineError
-        If trainings failed, after all others were done.
-    OutputError
-        If another run works on one of them.
-    StoppedError
-        If ``stop`` was set before all were finished.
     """
-    run = _Run(
-        dataset=dataset, plan=plan, engine=engine, settings=fill_in(settings, plan.preset),
-        restart=restart, nnunet_validation=nnunet_validation, command=command, stop=stop,
-        on_start=on_start, on_epoch=on_epoch, on_notice=on_notice or ignore,
-    )  # fmt: skip
-    trainings = [run.describe(name, fold) for name in plan.configurations for fold in folds]
-    todo = [training for training in trainings if not run.is_done(training)]
-    with hold_dataset(engine.workspace.raw, dataset.dataset_id, purpose="training"):
-        trained = _run_all(todo, engine.hardware.slots, run.train)
-    results = {(result.configuration, result.fold): result for result in trained}
-    return tuple(
-        results.get((training.configuration, training.fold)) or training.result("kept", None)
-        for training in trainings
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One call of :func:`train_folds`: what is the same for all of its trainings."""
 
     dataset: Dataset
     plan: Plan
     engine: Engine
     settings: TrainingSettings
-    restart: bool
-    nnunet_validation: bool
-    command: str
-    stop: threading.Event | None
-    on_start: Callable[[str, Fold, Path], None] | None
-    on_epoch: Callable[[TrainingProgress], None] | None
-    on_notice: Notice
+    restart: bool = False
+    nnunet_validation: bool = False
+    command: str = ""
+    stop: threading.Event | None = None
+    on_start: Callable[[str, Fold, Path], None] | None = None
+    on_epoch: Callable[[TrainingProgress], None] | None = None
+    on_notice: Notice | None = None
 
     @property
     def folder(self) -> Path:
+        """Return nnU-Net's folder of the preprocessed dataset."""
         return self.engine.workspace.preprocessed / self.dataset.name
 
     def describe(self, configuration: str, fold: Fold) -> Training:
@@ -267,12 +220,44 @@ class _Run:
             helpers=engine.choose_helpers(),
             threads=n_threads,
             gpu=gpu,
-            on_event=lambda event: _take(event, training, this_run, self.on_epoch, self.on_notice),
+            on_event=lambda event: _take(event, training, this_run, self),
             stop=self.stop,
         )
         if (epoch := done.get("stopped_after")) is not None:
             raise _stopped(training, f"after epoch {epoch}, which is saved")
         return training.result("resumed" if resume_from else "trained", log.path)
+
+
+def train_folds(order: TrainingOrder, folds: Sequence[Fold]) -> tuple[TrainingResult, ...]:
+    """Train every planned configuration on every given fold.
+
+    A finished training is not touched; an interrupted one continues from its last checkpoint. With
+    several GPUs each takes one training at a time. If one training fails, the others are still
+    trained; if its card failed, it continues on another card, once.
+
+    Raises
+    ------
+    InputError
+        If a training was begun with other settings and ``restart`` is off, or if what nnU-Net
+        reads is not whole: preprocessed scans, plans, the dataset's split.
+    EngineError
+        If trainings failed, after all others were done.
+    OutputError
+        If another run works on one of them.
+    StoppedError
+        If ``stop`` was set before all were finished.
+    """
+    order = replace(order, settings=fill_in(order.settings, order.plan.preset))
+    trainings = [order.describe(name, fold) for name in order.plan.configurations for fold in folds]
+    todo = [training for training in trainings if not order.is_done(training)]
+    engine = order.engine
+    with hold_dataset(engine.workspace.raw, order.dataset.dataset_id, purpose="training"):
+        trained = _run_all(todo, engine.hardware.slots, order.train)
+    results = {(result.configuration, result.fold): result for result in trained}
+    return tuple(
+        results.get((training.configuration, training.fold)) or training.result("kept", None)
+        for training in trainings
+    )
 
 
 def _stopped(training: Training, when: str) -> StoppedError:
@@ -286,12 +271,11 @@ def _take(
     event: Event,
     training: Training,
     this_run: TrainingRun,
-    on_epoch: Callable[[TrainingProgress], None] | None,
-    on_notice: Notice,
+    order: TrainingOrder,
 ) -> None:
     """Take an event; ``this_run`` is the last of the record's runs."""
-    if event["event"] == "notice":
-        on_notice(f"{training.configuration}, fold {training.fold}: {event['message']}")
+    if event["event"] == "notice" and order.on_notice is not None:
+        order.on_notice(f"{training.configuration}, fold {training.fold}: {event['message']}")
     if event["event"] == "start" and not (training.folder / FINAL_CHECKPOINT).is_file():
         # Not before the engine begins: a refused start is not a training.
         write_json(training.folder / TRAINING_RECORD, training.record)
@@ -303,9 +287,9 @@ def _take(
     # Not worth ending a training for.
     with contextlib.suppress(OutputError):
         write_json(training.folder / TRAINING_RECORD, training.record)
-    if on_epoch is not None:
+    if order.on_epoch is not None:
         same = {key: event[key] for key in ("epoch", "epochs", "train_loss", "val_loss")}
-        on_epoch(
+        order.on_epoch(
             TrainingProgress(
                 configuration=training.configuration,
                 fold=training.fold,

@@ -20,7 +20,7 @@ from gi2nnunet.nnunet.presets import PRESETS, TrainingSettings
 from gi2nnunet.training.plan import Plan
 from gi2nnunet.training.prepared import PlannedConfiguration
 from gi2nnunet.training.record import TrainingResult
-from gi2nnunet.training.train import TrainingProgress, expand_folds, train_folds
+from gi2nnunet.training.train import TrainingOrder, TrainingProgress, expand_folds, train_folds
 from tests.converting import convert
 from tests.engines import make_engine
 from tests.prepared_factory import prepare
@@ -145,10 +145,11 @@ class Bench:
         given = {key: options.pop(key) for key in ("hardware", "jobs", "threads") if key in options}
         values: dict[str, Any] = {
             "engine": make_engine(self.workspace, **given),
-            "folds": (0, 1),
             "settings": TrainingSettings(),
         }
-        return train_folds(self.dataset, self.plan, **{**values, **options})
+        folds = options.pop("folds", (0, 1))
+        order = TrainingOrder(dataset=self.dataset, plan=self.plan, **{**values, **options})
+        return train_folds(order, folds)
 
     def folder(self, configuration: str, fold: int | str) -> Path:
         model = f"nnUNetTrainer__gi2nnunetTinyPlans__{configuration}"

@@ -627,54 +627,36 @@ def _std(x: Tensor) -> Tensor:
     return _spread(torch.stack([row.std() for row in x]), x)
 
 
-def _rows(name: str) -> Callable[[Mapping[str, Any], Any], list[Row]]:
-    """Read what a transform drew, one value for each channel that it changes."""
+def _rows(
+    *names: str, channels: str = "apply_to_channel"
+) -> Callable[[Mapping[str, Any], Any], list[Row]]:
+    """Read what a transform drew: the values of each channel that it changes."""
 
     def read(drawn: Mapping[str, Any], step: Any) -> list[Row]:
-        channels = [int(channel) for channel in drawn["apply_to_channel"]]
-        if not channels:
+        chosen = torch.as_tensor(drawn[channels])
+        chosen = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        n = len(chosen)
+        if not n:
             return []
-        values = torch.as_tensor(drawn[name]).reshape(len(channels), -1).tolist()
-        return [(c, tuple(v)) for c, v in zip(channels, values, strict=True)]
+        # These are drawn once for all channels, or else once for each.
+        rows = 1 if names == ("sigmas",) and step.synchronize_channels else n
+        columns = [torch.as_tensor(drawn[name]).reshape(rows, -1).expand(n, -1) for name in names]
+        values = torch.cat([column.float() for column in columns], 1).tolist()
+        return [(c, tuple(v)) for c, v in zip(chosen.tolist(), values, strict=True)]
 
     return read
-
-
-def _noise_rows(drawn: Mapping[str, Any], step: GaussianNoiseTransform) -> list[Row]:
-    channels, sigmas = drawn["apply_idx"].tolist(), drawn["sigmas"]
-    if step.synchronize_channels:
-        sigmas = [sigmas] * len(channels)
-    return [(c, (float(sigma),)) for c, sigma in zip(channels, sigmas or (), strict=True)]
-
-
-def _blur_rows(drawn: Mapping[str, Any], step: GaussianBlurTransform) -> list[Row]:
-    channels, sigmas = drawn["apply_to_channel"].nonzero()[:, 0].tolist(), drawn["sigmas"]
-    if step.synchronize_channels:
-        sigmas = [sigmas] * len(channels)
-    return [(c, tuple(map(float, s))) for c, s in zip(channels, sigmas, strict=True)]
-
-
-def _gamma_rows(drawn: Mapping[str, Any], step: GammaTransform) -> list[Row]:
-    channels = drawn["apply_to_channel"].tolist()
-    if not channels:
-        return []
-    values = (drawn[name].tolist() for name in ("gamma", "invert_image", "retain_stats"))
-    return [
-        (c, (gamma, float(invert), float(retain)))
-        for c, gamma, invert, retain in zip(channels, *values, strict=True)
-    ]
 
 
 # For each transform of the image: how to read what it drew, and how to compute it.
 _STEPS: Mapping[type[BasicTransform], tuple[Callable[..., Any], Callable[..., None]]] = (
     MappingProxyType(
         {
-            GaussianNoiseTransform: (_noise_rows, _add_noise),
-            GaussianBlurTransform: (_blur_rows, _blur),
+            GaussianNoiseTransform: (_rows("sigmas", channels="apply_idx"), _add_noise),
+            GaussianBlurTransform: (_rows("sigmas"), _blur),
             MultiplicativeBrightnessTransform: (_rows("multipliers"), _multiply),
             ContrastTransform: (_rows("multipliers"), _change_contrast),
             SimulateLowResolutionTransform: (_rows("scales"), _lower_resolution),
-            GammaTransform: (_gamma_rows, _change_gamma),
+            GammaTransform: (_rows("gamma", "invert_image", "retain_stats"), _change_gamma),
         }
     )
 )
