@@ -225,6 +225,8 @@ class _Convert(_OpeningWithTruth):
     name: str = "UWGI"
     labels: LabelScheme = "regions"
     folds: int | None = None
+    splits: FilePath | None = None
+    allow_leaks: bool = False
     holdout: HoldOutRule = None
     keep_known_bad: bool = False
     leave_out_suspects: Certainty | None = None
@@ -244,6 +246,9 @@ def convert(asked: _Convert) -> Dataset:
         ``regions`` is bit-coded and keeps overlaps; ``exclusive`` gives each voxel one organ.
     folds
         Number of folds, grouped by patient; by default 5, or one per patient if there are fewer.
+    splits, allow_leaks
+        File with folds of your own, nnU-Net's ``splits_final.json`` or a CSV of ``patient_id,fold``
+        or ``scan_id,fold``; whether a patient may be in training and in validation of one.
     holdout
         A fraction of the patients, or ``"mle-bench"``; by default 0.1 if there are five patients
         or more.
@@ -269,6 +274,7 @@ def convert(asked: _Convert) -> Dataset:
     split = SplitOptions(
         folds=asked.folds, holdout=asked.holdout, keep_known_bad=asked.keep_known_bad,
         leave_out_suspects=asked.leave_out_suspects, seed=asked.seed,
+        splits=Path(asked.splits) if asked.splits else None, allow_leaks=asked.allow_leaks,
     )  # fmt: skip
     return convert_source(
         Path(asked.source), workspace=space, dataset_id=asked.dataset_id, name=asked.name,
@@ -798,6 +804,7 @@ def tune(
         configurations=[model.configuration for model in ensemble.models],
         metric=metric,
         seed=seed,
+        leaking=dataset.leaking_patients,
         jobs=engine.jobs,
         progress=progress,
     )

@@ -11,7 +11,9 @@ from gi2nnunet.dataset.splits import SplitOptions
 from gi2nnunet.source.scan import RECORDED, SourceOptions
 
 _OPENING = ("jobs", "dicom", *RECORDED)
-_OF_SPLIT = ("folds", "holdout", "keep_known_bad", "leave_out_suspects", "seed")
+_OF_SPLIT = (
+    "folds", "holdout", "keep_known_bad", "leave_out_suspects", "seed", "splits", "allow_leaks",
+)  # fmt: skip
 
 
 def convert(source: Path, **options: Any) -> Dataset:

@@ -21,13 +21,14 @@ from tests.source_factory import make_source, write_files
 class Bench:
     """A converted source of seven patients, models of three folds, a stand-in for the engine."""
 
-    def __init__(self, folder, *, folds=(0, 1, 2), labels="regions"):
+    def __init__(self, folder, *, folds=(0, 1, 2), labels="regions", splits=None):
         self.workspace = open_workspace(folder / "w", environ={})
         source = make_source([f"case{n}_day{day}" for n in range(1, 8) for day in (0, 5)])
         self.dataset = convert(
             write_files(folder / "source", source.files()),
             workspace=self.workspace,
-            folds=3, holdout=0, jobs=1, labels=labels,
+            folds=None if splits else 3, holdout=0, jobs=1, labels=labels, splits=splits,
+            allow_leaks=splits is not None,
         )  # fmt: skip
         for configuration in ("2d", "3d_fullres"):
             write_model(self.workspace.results, configuration=configuration, folds=folds)

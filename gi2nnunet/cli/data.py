@@ -232,6 +232,24 @@ def convert(
             min=2,
         ),
     ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Folds of your own: nnU-Net's splits_final.json, or a CSV with the columns "
+            "patient_id,fold or scan_id,fold (0, 1, ...).",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    allow_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leaks",
+            help="Take these folds even if scans of a patient are trained on and validated on; "
+            "every score then says so.",
+        ),
+    ] = False,
     holdout: Annotated[
         str | None,
         typer.Option(

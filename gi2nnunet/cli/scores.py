@@ -55,7 +55,7 @@ ScansOption = Annotated[
 _SUBMISSION = "A submission CSV, a folder of predict, or of label volumes with dataset.json."
 _TRUTH = "The truth: train.csv or another solution CSV, a converted dataset, or label volumes."
 
-_STANDINGS = {
+STANDINGS = {
     "held-out": "held-out: no scan of these patients was used for training",
     "out-of-fold": "out-of-fold: each scan by a model that did not see its patient",
     "seen-patient": "SEEN PATIENTS: other scans of some of these patients were used for training",
@@ -194,6 +194,8 @@ def score(
 
     Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
     """
+    from gi2nnunet.scoring.record import find_standing
+
     if medical and images is None:
         raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
@@ -205,10 +207,12 @@ def score(
 
         found = estimate_intervals(result)
         content["intervals"] = {name: (i.value, i.low, i.high) for name, i in found.items()}
+    if standing := find_standing(submission):
+        content["standing"] = standing
     if as_json:
         print_json(content)
         return
-    print_score(result)
+    print_score(result, standing=standing)
     if medical:
         _print_medical(result)
     if intervals:
@@ -276,7 +280,7 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
     )
     print_result(f"Score {result}")
     if standing is not None:
-        print_result(f"Standing: {_STANDINGS[standing]}")
+        print_result(f"Standing: {STANDINGS.get(standing, standing)}")
 
 
 _MOST_SCANS = 10

@@ -23,10 +23,12 @@ from gi2nnunet.cli.output import (
     print_notice,
     print_result,
     print_table,
+    print_warning,
     print_warnings,
     show_progress,
 )
 from gi2nnunet.cli.prediction import ConfiguredOptions, TrainedOptions, WindowOptions
+from gi2nnunet.cli.scores import STANDINGS
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
@@ -177,6 +179,8 @@ def _print_tuning(found: Tuning) -> None:
         ],
         text_columns=3,
     )
+    if found.standing != "out-of-fold":
+        print_warning(f"Standing: {STANDINGS[found.standing]}")
     print_table(
         "Mean score on the folds that were not used to choose",
         ("settings of", "default", "chosen", "gain", "95 % interval"),

@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 # A path can hold a patient's name, so a record does not hold paths, nor the UID of a series.
 _PLACEHOLDERS = {
     "source": "SOURCE", "out": "OUT", "pretrained_weights": "WEIGHTS", "series": "SERIES",
-    "structures": "STRUCTURES",
+    "structures": "STRUCTURES", "splits": "SPLITS",
 }  # fmt: skip
 _OPTIONS = {"dataset_id": "--id"}
 _WITH_ID = (

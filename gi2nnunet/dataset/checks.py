@@ -5,6 +5,7 @@ Nothing is changed. Each check reads a few files of its own, so that checks can 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,7 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
         return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
     findings = [
         _finding(path, leak, "each patient on one side only, each scan validating once", remedy)
-        for leak in check_leaks(splits)
+        for leak in check_leaks(splits, allowed=dataset.leaking_patients)
     ]
     train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
     for number, fold in enumerate(splits):
@@ -104,7 +105,9 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
             findings.append(_finding(path, found, "only training scans of the dataset", remedy))
     if splits != expected:
         found = f"{len(splits)} folds that differ from the manifest's"
-        findings.append(_finding(path, found, f"the manifest's {len(expected)} folds", remedy))
+        own = f"To use these folds: gi2nnunet convert SOURCE --splits {shlex.quote(str(path))}"
+        expected_folds = f"the manifest's {len(expected)} folds"
+        findings.append(_finding(path, found, expected_folds, f"{remedy} {own}"))
     return findings
 
 
@@ -149,6 +152,17 @@ def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, 
         tuple(patient for patient in shared if patient in named),
         tuple(patient for patient in shared if patient not in named),
     )
+
+
+def warn_of_leaking_folds(dataset: Dataset) -> list[str]:
+    """Return a warning for scores if the folds are those of ``--allow-leaks`` and do leak."""
+    if not dataset.leaking_patients:
+        return []
+    return [
+        f"the folds of {dataset.name} leak, as convert --allow-leaks let them: "
+        f"{name_some(dataset.leaking_patients)} are in training and in validation of a fold, so "
+        "scores over the folds are too optimistic"
+    ]
 
 
 def find_copied_patients(dataset: Dataset) -> list[tuple[str, str]]:

@@ -47,10 +47,12 @@ from gi2nnunet.dataset.manifest import (
     list_damaged,
     open_dataset,
 )
+from gi2nnunet.dataset.own_folds import OwnFolds, read_own_folds
 from gi2nnunet.dataset.splits import (
     SplitOptions,
     check_folds_asked,
     check_leaks,
+    find_leaking_patients,
     hold_out,
     make_folds,
     shared_patients,
@@ -61,6 +63,7 @@ from gi2nnunet.formats.ids import (
     LABEL_SCHEMES,
     LabelScheme,
     patient_of,
+    scan_order,
 )
 from gi2nnunet.formats.labels import nnunet_labels, to_exclusive, warn_of_absence
 from gi2nnunet.formats.submission import encode_rows, name_rows
@@ -195,6 +198,7 @@ def convert(
             raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
         asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **vars(split)}
         asked |= {name: getattr(options, name) for name in RECORDED}
+        asked["splits"] = "SPLITS" if split.splits else None  # a path can hold a patient's name
         _write_tables(target, opened, plan, records, recipe=recipe, asked=asked, command=command)
         opened.keep_ids()
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
@@ -211,6 +215,7 @@ class _Plan:
     left_out: Mapping[str, str]
     held_out_patients: tuple[str, ...]
     shared_patients: tuple[str, ...]
+    leaking_patients: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -220,7 +225,10 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
     doubtful = {s: why for s, why in suspects.items() if s in strata}
     if not split.keep_known_bad:
         doubtful |= {s: why for s, why in KNOWN_BAD_SCANS.items() if s in strata}
+    own = read_own_folds(split.splits, scan_ids=opened.scans) if split.splits else None
     held = _hold_out(opened, split, strata, doubtful, none_asked=bool(given))
+    if own and split.holdout is None and held & own.scan_ids:
+        held = set()
     left_out = {s: why for s, why in doubtful.items() if s not in held}
     if len(left_out) == len(opened.scans):
         raise InputError(
@@ -236,10 +244,10 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
         if s in held
     ]
     training = {s: x for s, x in strata.items() if s not in held and s not in left_out}
-    count, warning = check_folds_asked(split.folds, patients=len(set(map(patient_of, training))))
-    warnings += [warning] if warning else []
-    splits = make_folds(training, folds=count, seed=split.seed) if count else []
-    if leaks := check_leaks(splits):
+    splits, notes = _split(training, split, own)
+    leaking = find_leaking_patients(splits)
+    warnings += notes
+    if leaks := check_leaks(splits, allowed=leaking if own else ()):
         raise ValueError("; ".join(leaks))
     held |= given
     if shared := shared_patients(training, held):
@@ -259,8 +267,30 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
         left_out={**opened.left_out, **left_out},
         held_out_patients=tuple(dict.fromkeys(patient_of(s) for s in opened.scans if s in held)),
         shared_patients=shared,
+        leaking_patients=leaking,
         warnings=tuple(warnings),
     )
+
+
+def _split(
+    training: Mapping[str, str], split: SplitOptions, own: OwnFolds | None
+) -> tuple[list[Fold], list[str]]:
+    """Return the folds of the training scans, given by their strata, and warnings."""
+    if own is None:
+        patients = len(set(map(patient_of, training)))
+        count, warning = check_folds_asked(split.folds, patients=patients)
+        splits = make_folds(training, folds=count, seed=split.seed) if count else []
+        return splits, [warning] if warning else []
+    splits = own.fit(training, allow_leaks=split.allow_leaks)
+    notes = []
+    if others := sorted(own.scan_ids - training.keys(), key=scan_order):
+        notes.append(f"{own.path}: {name_some(others)} are not trained on, so they are in no fold")
+    if leaking := find_leaking_patients(splits):
+        notes.append(
+            f"{name_some(leaking)} are in training and in validation of a fold (--allow-leaks), so "
+            "scores over the folds are too optimistic"
+        )
+    return splits, notes
 
 
 def _hold_out(
@@ -367,6 +397,7 @@ def _write_tables(
         "left_out": dict(plan.left_out),
         "held_out_patients": list(plan.held_out_patients),
         "shared_patients": list(plan.shared_patients),
+        "leaking_patients": list(plan.leaking_patients),
         "warnings": warnings,
         "scans": [
             {key: value for key, value in record.items() if key != "rows"}

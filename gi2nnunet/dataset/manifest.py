@@ -67,6 +67,11 @@ class Dataset:
         """Return the CSV with the rows of every labelled scan."""
         return self.folder / TRUTH
 
+    @property
+    def leaking_patients(self) -> tuple[str, ...]:
+        """Return the patients that ``--allow-leaks`` left in training and validation of a fold."""
+        return tuple(self.manifest.get("leaking_patients", ()))
+
     @cached_property
     def digest(self) -> str:
         """Return a short digest of the files and splits, not of how they were made."""

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -45,6 +46,11 @@ class SplitOptions:
         Check the source first and leave out of training every scan with a suspect of at least this
         certainty (see :mod:`gi2nnunet.source.check`); ``None`` checks nothing. ``"mle-bench"``
         keeps those of its test set.
+    splits
+        File with the folds, in place of ``folds``: see :mod:`gi2nnunet.dataset.own_folds`. Unless
+        ``holdout`` says otherwise, nothing is held out if it names a scan that would be.
+    allow_leaks
+        Take such folds even if they have a patient both in training and in validation.
     """
 
     folds: int | None = None
@@ -52,6 +58,20 @@ class SplitOptions:
     keep_known_bad: bool = False
     leave_out_suspects: Certainty | None = None
     seed: int = 0
+    splits: Path | None = None
+    allow_leaks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.splits is not None and self.folds is not None:
+            raise InputError(
+                f"--folds {self.folds}: found --splits beside it, a file that has the folds; "
+                "expected one of the two. Leave one of them out."
+            )
+        if self.allow_leaks and self.splits is None:
+            raise InputError(
+                "--allow-leaks: expected --splits, a file with folds; the folds that are made here "
+                "have no leaks. Leave it out."
+            )
 
 
 def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[Fold]:
@@ -236,17 +256,25 @@ def shared_patients(first: Iterable[str], second: Iterable[str]) -> tuple[str, .
     return tuple(sorted(both, key=lambda patient: scan_order(f"{patient}_day0")))
 
 
-def check_leaks(splits: Sequence[Fold]) -> list[str]:
+def find_leaking_patients(splits: Sequence[Fold]) -> tuple[str, ...]:
+    """Return the patients both in training and in validation of a fold."""
+    shared = [shared_patients(fold["train"], fold["val"]) for fold in splits]
+    return tuple(dict.fromkeys(patient for some in shared for patient in some))
+
+
+def check_leaks(splits: Sequence[Fold], *, allowed: Collection[str] = ()) -> list[str]:
     """Return the problems of a split, one sentence each.
 
-    These are a patient both in training and in validation of a fold, a fold without scans for
-    either, and a scan that does not validate exactly once.
+    These are a patient both in training and in validation of a fold, except for those that are
+    ``allowed`` to be, a fold without scans for either, and a scan that does not validate exactly
+    once.
     """
     found: list[str] = []
     for number, fold in enumerate(splits):
         found += [
             f"fold {number}: {patient} is in training and in validation"
             for patient in shared_patients(fold["train"], fold["val"])
+            if patient not in allowed
         ]
         found += [
             f"fold {number}: no scan in {part}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ def require_own_split(dataset: Dataset, preprocessed: Path) -> None:
         f" (with the scan {unknown[0]!r}, which the dataset does not train on)" if unknown else ""
     )
     raise InputError(
-        f"{path}: found another split{what}; expected that of {dataset.folder}. {remedy}"
+        f"{path}: found another split{what}; expected that of {dataset.folder}. {remedy} To use "
+        f"these folds, add to that command: --splits {shlex.quote(str(path))}"
     )
 
 

@@ -101,6 +101,7 @@ class TuningNote(TypedDict):
     n_scans: NotRequired[Count | None]
     n_patients: NotRequired[Count | None]
     n_folds: NotRequired[Count | None]
+    standing: NotRequired[Literal["out-of-fold", "seen-patient"] | None]
     file: NotRequired[str]
     models: NotRequired[list[str]]
     command: NotRequired[str]
@@ -252,7 +253,9 @@ class Tuned:
 
     def describe(self) -> dict[str, Any]:
         """Return what a score records of it."""
-        keys = ("metric", "decision", "found", "gains", "n_scans", "n_patients", "n_folds")
+        keys = (
+            "metric", "decision", "found", "gains", "n_scans", "n_patients", "n_folds", "standing",
+        )  # fmt: skip
         return {"file": str(self.path), **{key: self.content.get(key) for key in keys}}
 
 
@@ -372,6 +375,8 @@ class Tuning:
         Cross-fitted: by organ, tuned with the other organs plain, with an interval at
         :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE_OF_EACH`; and for ``all``, each fold with the
         settings that the other folds give, at :data:`~gi2nnunet.scoring.bootstrap.CONFIDENCE`.
+    standing
+        ``"seen-patient"`` if some predictions are by a model that saw another scan of the patient.
     fewest_patients
         With fewer patients, all of them gain by chance more often than the intervals allow for.
     """
@@ -386,6 +391,7 @@ class Tuning:
     n_patients: int
     n_folds: int
     seed: int = 0
+    standing: Literal["out-of-fold", "seen-patient"] = "out-of-fold"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values; NaN becomes ``None``."""
@@ -404,4 +410,5 @@ class Tuning:
             "n_patients": self.n_patients,
             "n_folds": self.n_folds,
             "seed": self.seed,
+            "standing": self.standing,
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.checks import find_copied_patients
+from gi2nnunet.dataset.checks import find_copied_patients, warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import (
     TRUTH,
     Dataset,
@@ -144,6 +144,9 @@ def choose_work(
     else:
         options = (options or SourceOptions()).name_patients(workspace.patients)
         selection = select_source(source, options, dataset=dataset, ensemble=ensemble)
+    if dataset and set(ensemble.folds) != {"all"}:
+        warnings = (*selection.warnings, *warn_of_leaking_folds(dataset))
+        selection = replace(selection, warnings=warnings)
     place = out or workspace.predictions / selection.name / ensemble.name
     return Work(selection=selection, ensemble=ensemble, out=place)
 
@@ -216,11 +219,13 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
         described = "the dataset's training scans; what the models trained on is not known"
         return _of_dataset(dataset, train, "training-scans", described, "unknown")
     # In the dataset's order: mle-bench pairs rows by their position.
-    folds = find_unseen_folds(train, trained_on)
+    leaking = dataset.leaking_patients
+    folds = find_unseen_folds(train, trained_on, leaking=leaking)
     if set(ensemble.folds) - {fold for unseen in folds.values() for fold in unseen}:
         described = "the training scans themselves"
         return _of_dataset(dataset, train, "in-sample", described, "in-sample")
-    described = "all training scans, each by the model that did not see its patient"
+    what = "the scan itself (its patient was seen)" if leaking else "its patient"
+    described = f"all training scans, each by the model that did not see {what}"
     if len(folds) < len(train):
         numbers = ", ".join(map(str, ensemble.folds))
         described = f"the validation scans of fold {numbers}, by that fold's model"
@@ -229,8 +234,8 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
         other in seen.get(one, ()) or one in seen.get(other, ())
         for one, other in find_copied_patients(dataset)
     )
-    standing = "in-sample" if copied else "out-of-fold"
-    if not copied and any(patient_of(s) == s for s in train):
+    standing = "in-sample" if copied else "seen-patient" if leaking else "out-of-fold"
+    if not copied and not leaking and any(patient_of(s) == s for s in train):
         standing = "unknown (judged by name)"
     chosen = _of_dataset(dataset, list(folds), "out-of-fold", described, standing)
     return replace(chosen, folds=folds)
@@ -391,14 +396,22 @@ def find_standing(
 
 
 def find_unseen_folds(
-    scan_ids: Sequence[str], trained_on: Mapping[Fold, frozenset[str]]
+    scan_ids: Sequence[str],
+    trained_on: Mapping[Fold, frozenset[str]],
+    *,
+    leaking: Collection[str] = (),
 ) -> dict[str, tuple[Fold, ...]]:
-    """Return by scan the folds that saw no day of its patient; scans without any are left out."""
-    patients = {
-        fold: {patient_of(scan_id) for scan_id in scans} for fold, scans in trained_on.items()
-    }
+    """Return by scan the folds that saw no day of its patient; scans without any are left out.
+
+    Of ``leaking`` patients, only the scan itself must not have been seen.
+    """
+
+    def name(scan_id: str) -> str:
+        return scan_id if patient_of(scan_id) in leaking else patient_of(scan_id)
+
+    names = {fold: set(map(name, scans)) for fold, scans in trained_on.items()}
     unseen = {
-        scan_id: tuple(fold for fold, seen in patients.items() if patient_of(scan_id) not in seen)
+        scan_id: tuple(fold for fold, seen in names.items() if name(scan_id) not in seen)
         for scan_id in scan_ids
     }
     return {scan_id: folds for scan_id, folds in unseen.items() if folds}

@@ -290,7 +290,7 @@ def _find_tuning(
     tuned, doubts = find_tuning(work.ensemble)
     if not tuned or not tuned.decision.organs:
         return tuned, doubts
-    if work.selection.standing in ("out-of-fold", "in-sample"):
+    if work.selection.folds or work.selection.standing in ("out-of-fold", "in-sample"):
         doubts.append(
             "these scans were used to choose the settings of tune, so this score is too "
             f"optimistic. For a fair estimate see {tuned.path}, or leave them out with --no-tuning"

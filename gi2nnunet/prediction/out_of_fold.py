@@ -21,7 +21,7 @@ from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
-from gi2nnunet.dataset.checks import find_copied_patients
+from gi2nnunet.dataset.checks import find_copied_patients, warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import (
     Dataset,
     image_name_of,
@@ -89,8 +89,9 @@ def choose_every_fold(
             f"{one} and {other} have the same image, or nearly so: if they are in different folds, "
             "the models have seen what they are scored on"
         )
-    if warning := warn_of_unrecorded(ensemble):
-        notice(warning)
+    for warning in (*warn_of_leaking_folds(dataset), warn_of_unrecorded(ensemble)):
+        if warning:
+            notice(warning)
     return dataset, ensemble
 
 
@@ -190,7 +191,8 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
             f"{ensemble.describe()}: it is not known which scans the models were trained on, and "
             "no model may predict those. Train them here with gi2nnunet train --fold cv."
         )
-    unseen = find_unseen_folds(train, trained_on)
+    leaking = dataset.leaking_patients
+    unseen = find_unseen_folds(train, trained_on, leaking=leaking)
     numbered = [fold for fold in ensemble.folds if fold != "all"]
     if seen := [scan_id for scan_id in train if scan_id not in unseen]:
         missing = sorted(set(range(len(dataset.splits))) - {int(fold) for fold in numbered})
@@ -202,14 +204,19 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
         )
     fold_of: dict[str, int] = {}
     patients: dict[str, int] = {}
+    own = {s: number for number, fold in enumerate(dataset.splits) for s in fold["val"]}
     for scan_id in train:
         folds = [fold for fold in unseen[scan_id] if fold != "all"]
+        if own.get(scan_id) in folds:  # others may have left the scan out
+            folds = [own[scan_id]]
         if len(folds) != 1:
             raise InputError(
                 f"{scan_id}: {len(folds)} folds did not train on its patient; expected one, as in "
                 "a split by patients. Convert the source again."
             )
         fold_of[scan_id] = int(folds[0])
+        if patient_of(scan_id) in leaking:
+            continue
         if patients.setdefault(patient_of(scan_id), fold_of[scan_id]) != fold_of[scan_id]:
             raise InputError(
                 f"{patient_of(scan_id)}: found in two folds; expected one. "

@@ -15,7 +15,11 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import Progress, count_cores, ignore
-from gi2nnunet.dataset.checks import find_copied_patients, find_shared_patients
+from gi2nnunet.dataset.checks import (
+    find_copied_patients,
+    find_shared_patients,
+    warn_of_leaking_folds,
+)
 from gi2nnunet.dataset.manifest import Dataset, read_dataset, require_unaltered
 from gi2nnunet.dataset.splits import check_leaks
 from gi2nnunet.dataset.workspace import Workspace
@@ -150,6 +154,7 @@ def gather_report(
         missing.append("None of the predicted scans is in the dataset, so none can be shown.")
     shared, unexpected = find_shared_patients(dataset)
     leaks = [f"{patient} is in training and in the held-out set" for patient in unexpected]
+    leaks += warn_of_leaking_folds(dataset)
     leaks += [
         f"{one} and {other}, of different patients, have the same image, or nearly so"
         for one, other in find_copied_patients(dataset)
@@ -158,7 +163,7 @@ def gather_report(
     contents = [tuning.content for tuning in tunings]
     return Report(
         dataset=dataset,
-        leaks=(*leaks, *check_leaks(dataset.splits)),
+        leaks=(*leaks, *check_leaks(dataset.splits, allowed=dataset.leaking_patients)),
         shared=shared,
         trainings=trainings,
         prediction=predicted,

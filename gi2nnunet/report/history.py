@@ -206,6 +206,8 @@ def _list_basis(content: Mapping[str, Any]) -> Iterable[str]:
             yield f"{number} {noun}"
     if content.get("metric"):
         yield f"convention {content['metric']}"
+    if content.get("standing", "out-of-fold") == "seen-patient":
+        yield "standing seen-patient: the folds leak"
 
 
 def _cells(choice: OrganDecision) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class _Digests(TypedDict):
     sha256: dict[str, str]
 
 
+class _Predicted(_Digests):
+    standing: str
+
+
 class _Beside(_Digests):
     intervals: dict[str, tuple[FloatOrNan, FloatOrNan, FloatOrNan]]
 
@@ -110,6 +114,17 @@ def read_truth(path: Path) -> MaskTable:
             f"{expected[:16]}. {remedy}. To use it as it is, copy it elsewhere."
         )
     return read_mask_table(path, any_scan=True)
+
+
+def find_standing(submission: Path) -> str | None:
+    """Return the standing that was recorded of a submission when it was predicted, if it was.
+
+    ``submission`` is the file or its folder; one that was changed since has none.
+    """
+    path = submission / SUBMISSION if submission.is_dir() else submission
+    noted = find_record(path.parent / PREDICTION, _Predicted)
+    same = noted and path.is_file() and noted["sha256"].get(path.name) == hash_file(path)
+    return noted["standing"] if noted and same else None
 
 
 def read_score(folder: Path) -> ScoreRecord:

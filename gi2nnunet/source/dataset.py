@@ -136,6 +136,7 @@ class ManifestContent(TypedDict):
     command: NotRequired[str]
     made_by: NotRequired[dict[str, str]]
     shared_patients: NotRequired[list[str]]
+    leaking_patients: NotRequired[list[str]]
 
 
 class _Versioned(TypedDict):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.workers import Progress
+from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import check_labels_of
 from gi2nnunet.nnunet.engine import Engine, PredictionCost, PredictionSettings
@@ -111,6 +112,7 @@ def compare_all_models(
     check_training_scans(dataset, truth=True)
     results = engine.workspace.results / dataset.name
     models, warnings = _list_complete(dataset, results, preset=preset, trainer=trainer)
+    warnings += warn_of_leaking_folds(dataset)
     check_labels_of(models, dataset)
     predicted = [
         predict_out_of_fold(

@@ -11,7 +11,7 @@ a scan never influences whether its own setting is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -55,20 +55,21 @@ def tune_decision(
     configurations: Sequence[str],
     metric: TunedMetric = "per-class",
     seed: int = 0,
+    leaking: Collection[str] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
     """Choose the settings that make masks of probabilities, organ by organ, for a metric.
 
-    The scans are of at least two folds, each patient in one. The result does not depend on
-    ``jobs``, the scans in work at once.
+    The scans are of at least two folds, each patient in one, except for ``leaking`` patients. The
+    result does not depend on ``jobs``, the scans in work at once.
 
     Raises
     ------
     ValueError
         For fewer than two folds, or a patient in two of them.
     """
-    folds = _list_folds(scans)
+    folds = _list_folds(scans, leaking)
     table = ChoiceTable(scans, metric=metric, jobs=jobs, progress=progress)
     # Without a fold's scans, and (None) on all of them.
     subsets = {
@@ -101,16 +102,20 @@ def tune_decision(
         n_patients=len(set(fit.patients)),
         n_folds=len(folds),
         seed=seed,
+        standing="seen-patient" if leaking else "out-of-fold",
     )
 
 
-def _list_folds(scans: Sequence[TuningScan]) -> list[int]:
-    """Return the folds; each patient must be in one of two or more."""
+def _list_folds(scans: Sequence[TuningScan], leaking: Collection[str]) -> list[int]:
+    """Return the folds, two or more; each patient that does not leak must be in one."""
     fold_of: dict[str, int] = {}
     for scan in scans:
-        if fold_of.setdefault(patient_of(scan.scan_id), scan.fold) != scan.fold:
+        if (
+            patient_of(scan.scan_id) not in leaking
+            and fold_of.setdefault(patient_of(scan.scan_id), scan.fold) != scan.fold
+        ):
             raise ValueError(f"{patient_of(scan.scan_id)} is in two folds")
-    folds = sorted(set(fold_of.values()))
+    folds = sorted({scan.fold for scan in scans})
     if len(folds) < 2:
         raise ValueError("cross-fitting needs two folds")
     return folds
