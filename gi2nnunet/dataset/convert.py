@@ -196,9 +196,8 @@ def convert(
             elif not keep:
                 target.discard()
             raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
-        asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **vars(split)}
+        asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **split.describe()}
         asked |= {name: getattr(options, name) for name in RECORDED}
-        asked["splits"] = "SPLITS" if split.splits else None  # a path can hold a patient's name
         _write_tables(target, opened, plan, records, recipe=recipe, asked=asked, command=command)
         opened.keep_ids()
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
@@ -227,15 +226,9 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
         doubtful |= {s: why for s, why in KNOWN_BAD_SCANS.items() if s in strata}
     own = read_own_folds(split.splits, scan_ids=opened.scans) if split.splits else None
     held = _hold_out(opened, split, strata, doubtful, none_asked=bool(given))
-    if own and split.holdout is None and held & own.scan_ids:
-        held = set()
+    held = set() if own and split.holdout is None and held & own.scan_ids else held
     left_out = {s: why for s, why in doubtful.items() if s not in held}
-    if len(left_out) == len(opened.scans):
-        raise InputError(
-            f"{opened.path}: every scan is left out: "
-            f"{'; '.join(f'{s} ({why})' for s, why in left_out.items())}. Keep known bad ones with "
-            "--keep-known-bad, and suspects without --leave-out-suspects."
-        )
+    _require_some(opened, left_out)
     warnings = [*opened.warnings, *opened.warn_of_unknown_patients()]
     warnings += [f"{s} is left out ({why})" for s, why in left_out.items()]
     warnings += [
@@ -270,6 +263,15 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
         leaking_patients=leaking,
         warnings=tuple(warnings),
     )
+
+
+def _require_some(opened: Source, left_out: Mapping[str, str]) -> None:
+    if len(left_out) == len(opened.scans):
+        raise InputError(
+            f"{opened.path}: every scan is left out: "
+            f"{'; '.join(f'{s} ({why})' for s, why in left_out.items())}. Keep known bad ones with "
+            "--keep-known-bad, and suspects without --leave-out-suspects."
+        )
 
 
 def _split(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,10 @@ class SplitOptions:
                 "--allow-leaks: expected --splits, a file with folds; the folds that are made here "
                 "have no leaks. Leave it out."
             )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for a record, without the path, which can hold a patient's name."""
+        return {**vars(self), "splits": "SPLITS" if self.splits else None}
 
 
 def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[Fold]:
