@@ -180,7 +180,8 @@ def spell_preset(plans_name: str) -> list[str]:
 def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
     """Return a preset by its name; ``auto`` chooses by the memory of the card, if there is one.
 
-    ``auto`` is ResEnc L from 22 GiB on (nnU-Net's own recommendation), ResEnc M from 9 GiB on, else
+    ``auto`` is ResEnc L from 23 GiB on (nnU-Net's own recommendation is a card with 24 GB, of which
+    it saw 22.7 in use: the 22 GiB of an A10 or L4 may not do), ResEnc M from 9 GiB on, else
     nnU-Net's default planner. XL takes more than twice the time of L and is chosen only by name.
 
     Raises
@@ -198,6 +199,6 @@ def choose_preset(name: str, *, memory_gib: float | None) -> Preset:
             "Use --preset tiny (a small network, for CPUs and smoke tests), or name another "
             "preset to train it on the CPU anyway."
         )
-    if memory_gib >= 22:
+    if memory_gib >= 23:
         return PRESETS["resenc-l"]
     return PRESETS["resenc-m" if memory_gib >= 9 else "default"]

@@ -37,7 +37,7 @@ SUPPORTED_NNUNET = "==2.8.1"  # as pyproject.toml pins it
 _OLDEST_PYTHON, _TESTED_PYTHONS = (3, 10), ((3, 11), (3, 13))
 _PIN = "Install the tested versions: pip install -c constraints.txt ."
 # A card's memory is a little less than its name says; a plan needs nearly all it was made for.
-_CARD_TIGHT, _CARD_TOO_SMALL = 0.9, 0.75
+_CARD_TIGHT, _CARD_TOO_SMALL = 0.95, 0.75
 _DISK_TIGHT = 1.2
 _MOST_PREPROCESSING = 8
 

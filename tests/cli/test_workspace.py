@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.training import doctor, machine, plan
 from gi2nnunet.training.machine import Disk, Machine
 from gi2nnunet.training.need import GIB, MIB
+from tests.model_factory import write_model
 from tests.source_factory import make_source, write_source
 
 Run = Callable[..., tuple[int, str, str]]
@@ -23,7 +25,10 @@ MACHINE = Machine(
     cores=4, quota=None, memory_bytes=64 * GIB, free_memory_bytes=60 * GIB,
     shared_memory_bytes=32 * GIB,
 )  # fmt: skip
-ANSWERS = {"installation": {"failed_imports": {}}, "devices": {"torch": "2.15.0+cu132"}}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "installation": {"failed_imports": {}},
+    "devices": {"torch": "2.15.0+cu132"},
+}
 
 
 @pytest.fixture
@@ -31,6 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine_module.Engine, "ask", lambda _, task: ANSWERS[task])
     monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
@@ -177,3 +183,78 @@ def test_what_is_scarce_is_a_warning(
     _, _, err = run("train", "--device", "cpu", "--preset", "tiny")
     assert engine.asked == 1
     assert "Warning: memory to train: found 256 MiB free" in err
+
+
+def answer(torch_tells: dict[str, object], test: dict[str, object]) -> Callable[..., object]:
+    """A stand-in for the child's answers on cards."""
+
+    def ask(_: object, task: str, options: object = None, gpu: int | None = None) -> object:
+        return {**ANSWERS, "devices": {**ANSWERS["devices"], **torch_tells}, "card": test}[task]
+
+    return ask
+
+
+P100 = {
+    "cuda": "13.2", "kernels": ["sm_75", "sm_80"],
+    "cards": [{"index": 0, "name": "Tesla P100", "capability": [6, 0], "memory_gib": 15.9}],
+}  # fmt: skip
+T4 = {
+    "cuda": "13.2", "kernels": ["sm_75", "sm_80"],
+    "cards": [{"index": 0, "name": "Tesla T4", "capability": [7, 5], "memory_gib": 15.6}],
+}  # fmt: skip
+OLD_DRIVER = {"cuda": "13.2", "driver": "535.104.05"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [(P100, "Install torch and torchvision for an older CUDA"),
+     (OLD_DRIVER, "Update it to 580 or newer")],
+)  # fmt: skip
+def test_a_card_that_cannot_be_used_stops_training_and_prediction(
+    run: Run, converted: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, machine: Any,
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine_module.Engine, "ask", answer(machine, {}))
+    code, _, err = run("train", "--device", "cuda")
+    assert (code, engine.asked) == (3, 0)
+    assert said in err
+    write_model(converted / "results")
+    code, _, err = run("predict", "source", "--device", "cuda")
+    assert code == 3
+    assert said in err
+    # The remedies: another device, or the default, which says why it is the processor.
+    code, _, err = run("train", "--preset", "tiny")
+    assert engine.asked == 1
+    assert "Computing on: CPU" in err
+    assert said in err
+    code, out, _ = run("doctor", "--preset", "tiny")
+    assert code == 0
+    assert said in out
+
+
+def test_a_missing_compiler_stops_a_training_unless_nothing_is_compiled(
+    run: Run, converted: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = {"failure": "", "compile_failure": "RuntimeError: Failed to find C compiler."}
+    monkeypatch.setattr(engine_module.Engine, "ask", answer(T4, failing))
+    code, _, err = run("train", "--preset", "default")
+    assert (code, engine.asked) == (3, 0)
+    assert "Computing on: Tesla T4" in err
+    assert "train without torch.compile: nnUNet_compile=f gi2nnunet train" in err
+    assert run("plan", "--preset", "default")[0] == 3
+    assert engine.asked == 1  # a plan compiles nothing
+    monkeypatch.setenv("nnUNet_compile", "f")
+    run("train", "--preset", "default")
+    assert engine.asked == 2
+
+
+def test_doctor_shows_each_card(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = {"failure": "", "free_gib": 15.1, "compile_failure": ""}
+    monkeypatch.setattr(engine_module.Engine, "ask", answer(T4, test))
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "card 0, Tesla T4" in out
+    assert "that it computes (15.6 GiB, 15.1 free)" in out
+    code, out, _ = run("doctor", "--json")
+    [card] = json.loads(out)["cards"]
+    assert (card["name"], card["free_gib"], card["why_not_computes"]) == ("Tesla T4", 15.1, "")

@@ -14,7 +14,7 @@ def test_a_preset_is_found_by_its_name_with_or_without_a_card(name: str) -> None
 
 @pytest.mark.parametrize(
     ("memory_gib", "expected"),
-    [(4.0, "default"), (8.5, "default"), (10.7, "resenc-m"), (15.7, "resenc-m"),
+    [(4.0, "default"), (8.5, "default"), (10.7, "resenc-m"), (15.7, "resenc-m"), (22.1, "resenc-m"),
      (23.6, "resenc-l"), (79.1, "resenc-l")],
 )  # fmt: skip
 def test_auto_chooses_by_memory(memory_gib: float, expected: str) -> None:

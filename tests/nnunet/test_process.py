@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gi2nnunet.core.errors import EngineError, OutputError
-from gi2nnunet.nnunet.process import LogFile, new_log, run_engine
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.nnunet.process import LogFile, _describe, engine_environment, new_log, run_engine
 
 
 def write_child(folder: Path, code: str) -> None:
@@ -34,6 +35,40 @@ def test_a_failing_task_tells_its_log_and_last_lines(tmp_path: Path) -> None:
     assert str(log.path) in message
     assert "Traceback" in log.path.read_text()
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "remedy"),
+    [
+        ("AcceleratorError: CUDA error: no kernel image is available for execution", "README"),
+        ("AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+         "CUDA_VISIBLE_DEVICES"),
+        ("RuntimeError: CUDA driver version is insufficient for CUDA runtime version", "README"),
+        ("InductorError: RuntimeError: Failed to find C compiler. Please specify", "python3-dev"),
+        ("fatal error: Python.h: No such file or directory", "python3-dev"),
+        ("torch._inductor.exc.InductorError: SubprocException", "nnUNet_compile=f"),
+        ("torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised", "nnUNet_compile=f"),
+        ("GPUTooOldForTriton: Found Tesla P100 which is too old", "nnUNet_compile=f"),
+        ("TritonMissing: Cannot find a working triton installation", "nnUNet_compile=f"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["message", "log"])
+def test_a_failure_of_card_or_compiler_names_its_remedy(
+    tmp_path: Path, failure: str, remedy: str, place: str
+) -> None:
+    log = new_log(tmp_path, "train")
+    log.path.write_text(failure if place == "log" else "Epoch 0")
+    event = {"kind": "RuntimeError", "message": failure if place == "message" else "unknown"}
+    _, second, *_ = _describe("train", 1, event, log).splitlines()
+    assert remedy in second
+
+
+def test_a_variable_that_a_remedy_names_reaches_nnunet(tmp_path: Path) -> None:
+    environment = engine_environment(
+        open_workspace(tmp_path, environ={}), environ={"nnUNet_compile": "f"}, processes=1,
+        augmentation_processes=0, threads=1,
+    )  # fmt: skip
+    assert environment["nnUNet_compile"] == "f"
 
 
 def test_a_child_that_cannot_start_is_told(tmp_path: Path) -> None:

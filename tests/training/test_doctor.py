@@ -105,7 +105,8 @@ def test_a_package_that_cannot_be_imported_is_told_with_its_words() -> None:
     ("memory", "preset", "level"),
     [
         (23.6, "resenc-l", "ok"),
-        (22.0, "resenc-l", "ok"),  # what auto chooses it from
+        (23.0, "resenc-l", "ok"),  # what auto chooses it from
+        (22.1, "resenc-l", "warning"),  # an A10 or L4
         (20.0, "resenc-l", "warning"),
         (15.7, "resenc-l", "error"),
         (15.7, "default", "ok"),
