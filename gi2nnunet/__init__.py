@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gi2nnunet.api import predict as predict
     from gi2nnunet.api import predict_and_score as predict_and_score
     from gi2nnunet.api import score as score
+    from gi2nnunet.api import status as status
     from gi2nnunet.api import train as train
     from gi2nnunet.api import write_report as write_report
     from gi2nnunet.core.errors import EngineError as EngineError
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from gi2nnunet.source.phantom.writing import write_phantom as write_phantom
     from gi2nnunet.training.record import TrainingResult as TrainingResult
     from gi2nnunet.training.train import TrainingProgress as TrainingProgress
+    from gi2nnunet.upkeep.status import WorkspaceStatus as WorkspaceStatus
 
     __version__: str
 
 _HOMES = {
     "api": (
-        "check", "convert", "open_dataset", "predict", "predict_and_score", "score", "train",
-        "write_report",
+        "check", "convert", "open_dataset", "predict", "predict_and_score", "score", "status",
+        "train", "write_report",
     ),
     "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
     "dataset.manifest": ("Dataset",),
@@ -50,6 +52,7 @@ _HOMES = {
     "source.phantom.writing": ("write_phantom",),
     "training.record": ("TrainingResult",),
     "training.train": ("TrainingProgress",),
+    "upkeep.status": ("WorkspaceStatus",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])

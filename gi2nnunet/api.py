@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
+    from gi2nnunet.upkeep.status import WorkspaceStatus
 # Each call imports only what it needs, so that score need not wait for what train imports.
 FilePath = Path | str
 
@@ -811,6 +812,22 @@ def tune(
     folds = sorted(set(predicted.fold_of.values()))
     path = save_tuning(found, ensemble.models, folds, computing=predicted.settings, command=command)
     return found, path, ensemble
+
+
+def status(*, workspace: FilePath | None = None) -> WorkspaceStatus:
+    """Show what a workspace holds, what runs in it, and a sensible next command.
+
+    Datasets, plans, trainings with their epochs, predictions with their scores, tunings, and the
+    disk space they use. Nothing is changed. A piece that is damaged is named in ``problems``.
+
+    Raises
+    ------
+    InputError
+        If the workspace itself cannot be read.
+    """
+    from gi2nnunet.upkeep.reading import read_status
+
+    return read_status(find_workspace(workspace))
 
 
 def score(

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import gi2nnunet
-from gi2nnunet.cli import data, prediction, scores, training, workspace
+from gi2nnunet.cli import data, prediction, scores, training, upkeep, workspace
 from tests.command_line import tree
 from tests.source_factory import make_source, write_source
 
@@ -30,11 +30,12 @@ SAME = [
     (gi2nnunet.predict_and_score, prediction.predict_and_score),
     (gi2nnunet.score, scores.score),
     (gi2nnunet.write_report, workspace.report),
+    (gi2nnunet.status, upkeep.status),
 ]
 # A page, intervals and the cluster have functions of their own; printing is the command's alone.
 COMMANDS_ONLY = {
     *("context", "as_json", "html", "intervals"),
-    *("on", "profile", "slurm", "dry_run", "shards", "part"),
+    *("on", "profile", "slurm", "dry_run", "shards", "part", "watch"),
 }
 CALLBACKS = {
     *("progress", "on_epoch", "on_notice", "on_warning", "on_plan", "on_start", "stop"),

@@ -32,6 +32,7 @@ _GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in 
 _MODULES = {
     "data": ("phantom", "check", "convert"),
     "workspace": ("doctor", "report", "verify"),
+    "upkeep": ("status",),
     "training": ("plan", "train", "estimate"),
     "slurm.commands": ("jobs",),
     "sharing": ("export-model", "import-model", "predict-hidden", "kaggle-bundle"),
@@ -70,6 +71,9 @@ _COMMANDS = {
         "tune": "Choose thresholds and other post-processing for each organ.",
         "compare-models": "Score each configuration and ensemble, and recommend one.",
         "report": "Write one HTML page: data, folds, curves, scores and slices.",
+    },
+    "Workspace": {
+        "status": "Show what the workspace holds, what runs in it, and what to do next.",
         "verify": "Check the workspace's files against what was recorded about them.",
     },
 }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bar
@@ -131,10 +131,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
-def print_table(
+def make_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text_columns: int = 1
-) -> None:
-    """Print a table; the first ``text_columns`` are aligned left, the others right."""
+) -> Table:
+    """Make a table; the first ``text_columns`` are aligned left, the others right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         # Long names are wrapped: a name that is cut off cannot be recognized.
@@ -142,11 +142,38 @@ def print_table(
             column, justify="left" if index < text_columns else "right", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(_printable(str(cell))) for cell in row))
+    return table
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text_columns: int = 1
+) -> None:
+    """Print a table as :func:`make_table` makes it."""
+    print_drawn([make_table(title, columns, rows, text_columns=text_columns)])
+
+
+def print_drawn(parts: Iterable[RenderableType]) -> None:
+    """Print tables and texts; in a file or a pipe they are 120 characters wide."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
-    console.print(table)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def make_line(text: str) -> Text:
+    """Make a line as :func:`print_result` prints it, for :func:`print_drawn`."""
+    return Text(_printable(_name_place(text)), overflow="fold")
+
+
+def format_bytes(size: float) -> str:
+    """Return a size such as ``12.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 class _Time(ProgressColumn):

@@ -28,6 +28,7 @@ from typing_extensions import is_typeddict
 from gi2nnunet.core.errors import InputError, OutputError, Problem, raise_problems, shorten
 
 PART_SUFFIX = ".part"
+REMOVING_SUFFIX = ".removing"
 # What systems and programs leave in folders beside hidden files, in lower-case letters.
 _STRAYS = frozenset(
     {
@@ -123,6 +124,46 @@ def write_json(path: Path, content: Mapping[str, Any], *, private: bool = False)
     with part_file(path) as part:
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
         part.write_text(text, encoding="utf-8")
+
+
+def remove_whole(place: Path) -> None:
+    """Delete a file or folder, of which a link only itself.
+
+    It is hidden under another name first, so that what a kill midway leaves does not look like it.
+    The same call again deletes that too.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be deleted.
+    """
+    hidden = hidden_name(place)
+    try:
+        for path in (hidden, place):
+            if os.path.lexists(path):
+                path.rename(hidden)
+                is_folder = hidden.is_dir() and not hidden.is_symlink()
+                shutil.rmtree(hidden) if is_folder else hidden.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{place}: cannot be deleted ({error.strerror or error}). "
+            "Check the rights of it and of its folder, then run the same again."
+        ) from error
+
+
+def hidden_name(place: Path) -> Path:
+    """Return the name that a file or folder has while it is deleted."""
+    return place.parent / f".{place.name}{REMOVING_SUFFIX}"
+
+
+def show_name(hidden: Path) -> Path:
+    """Undo :func:`hidden_name`."""
+    return hidden.with_name(hidden.name.removeprefix(".").removesuffix(REMOVING_SUFFIX))
+
+
+def is_being_removed(path: Path) -> bool:
+    """Return whether a path is, or is in, what :func:`remove_whole` is deleting, or left."""
+    return any(part.startswith(".") and part.endswith(REMOVING_SUFFIX) for part in path.parts)
 
 
 def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:

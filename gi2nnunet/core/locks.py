@@ -38,6 +38,10 @@ class Holder:
     since: str
     purpose: str
 
+    def __str__(self) -> str:
+        """Return a phrase for the screen."""
+        return f"process {self.pid} on {self.host}, {self.purpose}, since {self.since}"
+
 
 def lock_path(place: Path) -> Path:
     """Return the lock file of a file or folder: hidden, beside it."""
@@ -96,15 +100,16 @@ def hold_dataset(
     return hold(raw / f"Dataset{dataset_id:03d}", purpose=purpose, shared=shared)
 
 
-def find_holder(place: Path) -> str | None:
-    """Return who seems to hold a place, for the screen; ``None`` for nobody.
+def find_holders(place: Path) -> tuple[Holder, ...]:
+    """Return who seems to hold a place; several hold it shared.
 
-    This reads what the holders wrote and takes no lock, so that looking refuses nobody.
+    This reads what the holders wrote and takes no lock, so that looking refuses nobody. Processes
+    of other machines cannot be asked, so they count as running.
     """
     try:
         handle = os.open(lock_path(place), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return ()
     try:
         return _read_holders(handle)
     finally:
@@ -127,7 +132,7 @@ def _acquire(
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            holders = _read_holders(handle) or "an unknown process"
+            holders = "; ".join(map(str, _read_holders(handle))) or "an unknown process"
             os.close(handle)
             if error.errno in _NO_LOCKS_HERE:
                 return None
@@ -182,19 +187,17 @@ def _sign(handle: int, *, purpose: str, shared: bool) -> None:
         os.write(handle, (json.dumps(asdict(holder)) + "\n").encode())
 
 
-def _read_holders(handle: int) -> str | None:
+def _read_holders(handle: int) -> tuple[Holder, ...]:
     with suppress(OSError, InputError):  # somebody else's line, or one that is half written
         os.lseek(handle, 0, os.SEEK_SET)
         lines = os.read(handle, 1 << 16).splitlines()
         holders = [parse_record(line, Holder, where="", remedy="") for line in lines]
-        texts = [
-            f"process {holder.pid} on {holder.host}, {holder.purpose}, since {holder.since}"
+        return tuple(
+            holder
             for holder in holders
-            # Processes of other machines cannot be asked.
             if holder.host != socket.gethostname() or is_running(holder.pid)
-        ]
-        return "; ".join(texts) or None
-    return None
+        )
+    return ()
 
 
 def _release(handle: int, path: Path) -> None:

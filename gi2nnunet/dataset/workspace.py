@@ -30,6 +30,13 @@ class Workspace:
         """Return the table of the ids that patients of DICOM sources have here."""
         return self.predictions.parent / "dicom-patients.json"
 
+    def list_datasets(self, dataset_id: int | None = None) -> list[str]:
+        """Return the names of all datasets, or those of a number, of which any folder is there."""
+        number = "[0-9][0-9][0-9]" if dataset_id is None else f"{dataset_id:03d}"
+        roots = (self.raw, self.preprocessed, self.results)
+        found = (path for root in roots for path in root.glob(f"Dataset{number}_*"))
+        return sorted({path.name for path in found if path.is_dir()})
+
 
 def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Workspace:
     """Find the workspace; nothing is created.

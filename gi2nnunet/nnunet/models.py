@@ -511,18 +511,27 @@ def spell_restore(folder: Path) -> str:
     if imported is not None or (folder / IMPORT_RECORD).is_file():
         file = shlex.quote((imported or {}).get("file", "FILE"))
         return f"Import it again: gi2nnunet import-model {file} --replace"
+    command = spell_training(folder)
+    return f"Restore it, or train it again{f': {command} --restart' if command else '.'}"
+
+
+def spell_training(folder: Path) -> str | None:
+    """Return the command that trains a fold, by its folder and its record.
+
+    ``None`` if its plans are not those of a preset.
+    """
     trainer, _, names = folder.parent.name.partition("__")
     plans_name, _, configuration = names.partition("__")
     preset = spell_preset(plans_name)
     if not preset:
-        return "Restore it, or train it again."
+        return None
     settings: Mapping[str, Any] = find_training_record(folder).get("settings", {})
     words = [f"--config {configuration}", f"--fold {folder.name.removeprefix('fold_')}", *preset]
     words += [f"--trainer {trainer}"] if trainer != STOCK_TRAINER else []
     for option, key in _SETTINGS.items():
         if settings.get(key) is not None:
             words.append(f"{option} {shlex.quote(str(settings[key]))}")
-    return f"Restore it, or train it again: gi2nnunet train {' '.join(words)} --restart"
+    return f"gi2nnunet train {' '.join(words)}"
 
 
 _SETTINGS = {

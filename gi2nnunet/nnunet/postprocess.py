@@ -16,7 +16,7 @@ from scipy import ndimage
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import Count, find_record, write_json
+from gi2nnunet.core.files import Count, find_record, read_record, write_json
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap, find_box, join_organs
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
@@ -322,6 +322,22 @@ def _write(
     }
     write_json(path, {**content, **about})
     return path
+
+
+def list_tunings(results: Path) -> tuple[dict[Path, TuningRecord], list[str]]:
+    """Return the files of tunings in nnU-Net's results folder of a dataset, and what is damaged.
+
+    Whether they are of the models that are there now is not looked at; see :func:`find_tuning`.
+    """
+    found: dict[Path, TuningRecord] = {}
+    damaged: list[str] = []
+    for path in sorted(results.glob("gi2nnunet_tuning_*.json")):
+        again = f"{path.name} is damaged, so its settings are not shown. Run gi2nnunet tune again."
+        try:
+            found[path] = read_record(path, TuningRecord, remedy=again)
+        except InputError as error:
+            damaged.append(str(error))
+    return found, damaged
 
 
 def find_tuning(ensemble: Ensemble) -> tuple[Tuned | None, list[str]]:

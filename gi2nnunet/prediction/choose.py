@@ -37,6 +37,7 @@ from gi2nnunet.nnunet.models import (
     fold_folder,
 )
 from gi2nnunet.nnunet.postprocess import find_tuning
+from gi2nnunet.prediction.folders import KEPT
 from gi2nnunet.prediction.predict import describe_checkpoints, describe_files
 from gi2nnunet.scoring.masks import read_rows
 from gi2nnunet.source.open import open_source
@@ -47,8 +48,6 @@ from gi2nnunet.source.prints import (
     unpack_prints,
 )
 from gi2nnunet.source.scan import Scan, SourceOptions
-
-KEPT = ".predicting"
 
 
 @dataclass(frozen=True, kw_only=True)

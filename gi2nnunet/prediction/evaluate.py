@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import check_place, write_json
@@ -31,8 +30,9 @@ from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.models import warn_of_unrecorded
-from gi2nnunet.nnunet.postprocess import Tuned, TuningNote, find_tuning
+from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
+from gi2nnunet.prediction.folders import lock_of
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, write_score
@@ -100,23 +100,6 @@ class Evaluation:
         return {scan.scan_id: scan for scan in self.scans}[scan_id]
 
 
-class _Options(TypedDict):
-    trained: NotRequired[list[str]]
-
-
-class PredictionRecord(TypedDict, total=False):
-    """How a prediction was made, in ``prediction.json`` and in ``score.json``."""
-
-    standing: str
-    command: str
-    scans: Any
-    models: Any
-    computing: dict[str, Any] | None
-    tuning: TuningNote | None
-    options: _Options
-    versions: dict[str, str]
-
-
 def evaluate(
     work: Work,
     *,
@@ -153,7 +136,7 @@ def evaluate(
         "options": _describe_options(work, options, metric=metric, score=score),
         "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
     }
-    with hold(out / "prediction", purpose="predicting"):
+    with hold(lock_of(out), purpose="predicting"):
         predicted = _predict_kept(
             work, selection.scans, engine=engine, settings=settings, options=options, tuned=tuned,
             progress=progress, on_notice=on_notice,
@@ -260,7 +243,7 @@ def predict_part(
     _announce(work, scans, on_notice=on_notice)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (
-        hold(work.out / "prediction", purpose="predicting a part", shared=True),
+        hold(lock_of(work.out), purpose="predicting a part", shared=True),
         hold(work.out / f"prediction_part_{number}_of_{parts}", purpose="predicting a part"),
     ):
         _predict_kept(

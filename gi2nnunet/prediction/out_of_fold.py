@@ -45,11 +45,11 @@ from gi2nnunet.nnunet.models import (
     warn_of_unrecorded,
 )
 from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
+from gi2nnunet.prediction.folders import OUT_OF_FOLD, lock_of_stored
 from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
 from gi2nnunet.source.dataset import MANIFEST, list_files
 
-OUT_OF_FOLD = "out_of_fold"
 _HALF = 127.5  # of probabilities in eight bits
 
 
@@ -124,7 +124,7 @@ def predict_out_of_fold(
     folders = {model.folder.name: home / model.folder.name for model in ensemble.models}
     described = settings.describe(engine)
     total, done = len(fold_of) * len(ensemble.models), 0
-    with hold(home / "predictions", purpose="predicting out of fold"):
+    with hold(lock_of_stored(home), purpose="predicting out of fold"):
         for model in ensemble.models:
             folder = folders[model.folder.name]
             about = _describe_each(dataset, model, fold_of, described)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.files import find_record
-from gi2nnunet.core.locks import find_holder
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import (
     find_copied_patients,
@@ -26,13 +25,18 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.prediction.choose import KEPT
-from gi2nnunet.prediction.evaluate import PredictionRecord
+from gi2nnunet.prediction.folders import (
+    OUT_OF_FOLD,
+    PredictionFolder,
+    PredictionRecord,
+    find_predictions,
+    read_prediction_record,
+)
 from gi2nnunet.report import history
 from gi2nnunet.report.pictures import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
+from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
@@ -133,7 +137,8 @@ def gather_report(
     dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
     results = workspace.results / dataset.name
     trainings = find_trainings(results)
-    folder = prediction or _find_newest(workspace.predictions)
+    predictions = find_predictions(workspace.predictions)
+    folder = prediction or _find_newest(predictions)
     predicted, table = _read_prediction(folder, progress=progress) if folder else (None, None)
     about = predicted.about if predicted else None
     tunings, damaged = history.find_tunings(results, about)
@@ -141,7 +146,7 @@ def gather_report(
     shown = _pack_all(dataset, names, table, progress=progress)
     missing = history.find_unfinished(trainings, n_folds=len(dataset.splits))
     missing += [] if trainings else ["Nothing is trained yet: gi2nnunet train --fold all"]
-    missing += _find_interrupted(workspace.predictions)
+    missing += _find_unfinished(predictions, workspace.predictions)
     if predicted is None:
         missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
     elif predicted.score is None:
@@ -159,7 +164,7 @@ def gather_report(
         f"{one} and {other}, of different patients, have the same image, or nearly so"
         for one, other in find_copied_patients(dataset)
     ]
-    out_of_fold = workspace.predictions / dataset.name / "out_of_fold"
+    out_of_fold = workspace.predictions / dataset.name / OUT_OF_FOLD
     contents = [tuning.content for tuning in tunings]
     return Report(
         dataset=dataset,
@@ -180,24 +185,23 @@ def _has_every_fold(trainings: Sequence[TrainedFold], n_folds: int) -> bool:
     return n_folds > 1 and {str(number) for number in range(n_folds)} <= finished
 
 
-def _find_newest(predictions: Path) -> Path | None:
-    """Return the folder with the newest submission in a workspace's predictions."""
-    found = predictions.glob(f"**/{SUBMISSION}")
+def _find_newest(predictions: Sequence[PredictionFolder]) -> Path | None:
+    """Return the folder with the newest submission."""
+    found = [one.submission for one in predictions if one.submission.is_file()]
     newest = max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     return None if newest is None else newest.parent
 
 
-def _find_interrupted(predictions: Path) -> list[str]:
+def _find_unfinished(predictions: Sequence[PredictionFolder], home: Path) -> list[str]:
     """Return predictions that were begun and not finished, one sentence each."""
     lines = []
-    for kept in sorted(predictions.glob(f"**/{KEPT}")):
-        folder = kept.parent
-        scans = len(list(kept.glob("*.json")))
-        running = find_holder(folder / "prediction")
-        state = "is running" if running else "was interrupted"
-        then = "" if running else " Run the same command again to continue it."
-        done = f"{scans} scan{'' if scans == 1 else 's'} done"
-        lines.append(f"The prediction {folder.relative_to(predictions)} {state}, {done}.{then}")
+    for found in predictions:
+        if found.kept is None:
+            continue
+        state = "is running" if found.holders else "was interrupted"
+        then = "" if found.holders else " Run the same command again to continue it."
+        done = f"{count(found.kept, 'scan')} done"
+        lines.append(f"The prediction {found.folder.relative_to(home)} {state}, {done}.{then}")
     return lines
 
 
@@ -211,7 +215,10 @@ def _read_prediction(
             f"{folder}: holds no submission.csv; expected the output folder of "
             "gi2nnunet predict or predict-and-score."
         )
-    about, damage = _read_about(folder)
+    try:
+        about, damage = read_prediction_record(folder), ""
+    except InputError as error:
+        about, damage = {}, str(error)
     table = read_mask_table(path, any_scan=True)
     score: Score | None = None
     intervals: Mapping[str, Interval] = {}
@@ -235,16 +242,6 @@ def _read_prediction(
         folder=folder, about=about, score=score, intervals=intervals, note=note, damage=damage
     )
     return found, table
-
-
-def _read_about(folder: Path) -> tuple[PredictionRecord, str]:
-    """Return how a prediction was made, and what is wrong with the file that says it."""
-    name = PREDICTION if (folder / PREDICTION).is_file() else SCORE
-    remedy = f"{name} is damaged, so its settings are not shown. Predict again to write it."
-    try:
-        return find_record(folder / name, PredictionRecord, remedy=remedy) or {}, ""
-    except InputError as error:
-        return {}, str(error)
 
 
 def _choose_scans(

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import find_record, read_record
+from gi2nnunet.core.files import find_record
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.engine import COST, PredictionCost
 from gi2nnunet.nnunet.models import is_fold_number
-from gi2nnunet.nnunet.postprocess import OrganDecision, TuningNote, TuningRecord, read_decision
-from gi2nnunet.prediction.evaluate import PredictionRecord
+from gi2nnunet.nnunet.postprocess import OrganDecision, TuningNote, list_tunings, read_decision
+from gi2nnunet.prediction.folders import PredictionRecord
 from gi2nnunet.report.template import DASH
 from gi2nnunet.training.record import TrainedFold
 
@@ -144,14 +143,8 @@ def find_tunings(
     options = (about or {}).get("options")
     trained = options.get("trained") if options else None
     found: list[TuningFound] = []
-    damaged: list[str] = []
-    contents: dict[str, TuningNote] = {}
-    for path in sorted(results.glob("gi2nnunet_tuning_*.json")):
-        again = f"{path.name} is damaged, so its settings are not shown. Run gi2nnunet tune again."
-        try:
-            contents[path.name] = read_record(path, TuningRecord, remedy=again)
-        except InputError as error:
-            damaged.append(str(error))
+    files, damaged = list_tunings(results)
+    contents: dict[str, TuningNote] = {path.name: content for path, content in files.items()}
     if about and (used := about.get("tuning")):
         name = Path(used.get("file", "")).name
         content = contents.pop(name, None)

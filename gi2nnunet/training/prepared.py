@@ -294,7 +294,7 @@ def list_prepared_checks(
     """
     if not folder.is_dir():
         return []
-    marks = _list_plan_marks(folder)
+    marks = list_plan_marks(folder)
     if plans_name is not None:
         marks = {plans_name: marks.get(plans_name)}
     used: dict[str, list[tuple[str, str]]] = {}
@@ -333,8 +333,8 @@ def spell_plan(plans_name: str, configurations: Iterable[str]) -> str:
     return " ".join([PLAN_AGAIN, *words])
 
 
-def _list_plan_marks(folder: Path) -> dict[str, PlanMark | None]:
-    """Return our mark of each plan by the plan's name; ``None`` for a damaged one."""
+def list_plan_marks(folder: Path) -> dict[str, PlanMark | None]:
+    """Return our marks in a preprocessed folder by the plan's name; ``None`` for a damaged one."""
     return {
         path.stem.removeprefix(_MARK): find_record(path, PlanMark)
         for path in sorted(folder.glob(f"{_MARK}*.json"))

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.locks import find_holder
-from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.core.locks import Holder, find_holders
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     Fold,
@@ -34,8 +33,11 @@ from gi2nnunet.nnunet.presets import (
     Preset,
     TrainingSettings,
 )
-from gi2nnunet.training.plan import Plan
 from gi2nnunet.training.prepared import digest_file
+
+if TYPE_CHECKING:
+    from gi2nnunet.dataset.manifest import Dataset
+    from gi2nnunet.training.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +182,8 @@ class TrainedFold(FoldFolder):
 
     Attributes
     ----------
-    running
-        Whether another process seems to be working on it.
+    holders
+        The processes that seem to be working on it.
     record
         Empty for a training of plain nnU-Net.
     imported
@@ -190,10 +192,15 @@ class TrainedFold(FoldFolder):
         Finished epochs, from nnU-Net's logs.
     """
 
-    running: bool
+    holders: tuple[Holder, ...]
     record: TrainingRecord
     imported: str
     epochs: tuple[Epoch, ...]
+
+    @property
+    def running(self) -> bool:
+        """Return whether another process seems to be working on it."""
+        return bool(self.holders)
 
     @property
     def name(self) -> str:
@@ -249,15 +256,25 @@ class TrainedFold(FoldFolder):
 
 def find_trainings(results: Path) -> tuple[TrainedFold, ...]:
     """Return every training under nnU-Net's results folder of one dataset, in order of name."""
-    return tuple(
-        TrainedFold(
-            **vars(found),
-            running=find_holder(found.folder) is not None,
-            record=find_training_record(found.folder),
-            imported=_name_import(found.folder),
-            epochs=read_curves(found.folder),
-        )
-        for found in list_folds(results)
+    return tuple(map(read_training, list_folds(results)))
+
+
+def read_training(found: FoldFolder) -> TrainedFold:
+    """Read what is known of one training.
+
+    Raises
+    ------
+    InputError
+        If the record of its import is damaged.
+    OSError
+        If a log cannot be read.
+    """
+    return TrainedFold(
+        **vars(found),
+        holders=find_holders(found.folder),
+        record=find_training_record(found.folder),
+        imported=_name_import(found.folder),
+        epochs=read_curves(found.folder),
     )
 
 

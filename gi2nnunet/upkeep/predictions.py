@@ -15,12 +15,13 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import Check, Finding, InputError
-from gi2nnunet.core.files import find_record
+from gi2nnunet.core.files import find_record, is_being_removed
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
 from gi2nnunet.formats.tables import read_mask_table, take_rows
-from gi2nnunet.prediction.out_of_fold import OUT_OF_FOLD, describe_stored
+from gi2nnunet.prediction.folders import OUT_OF_FOLD, find_predictions
+from gi2nnunet.prediction.out_of_fold import describe_stored
 from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
 from gi2nnunet.scoring.score import score_submission
 
@@ -53,10 +54,15 @@ def list_prediction_checks(
     }
     checks: list[Check] = []
     for path in [] if quick else sorted(predictions.rglob(f"*{SUFFIX}")):
+        if is_being_removed(path):
+            continue
         dataset, expected = stored.get(path.parent.parent, (None, {}))
         checks.append(partial(_check_probabilities, path, dataset, expected.get(path.stem)))
-    folders = {path.parent for name in (PREDICTION, SCORE) for path in predictions.rglob(name)}
-    checks += [partial(_check_folder, path, datasets, quick=quick) for path in sorted(folders)]
+    checks += [
+        partial(_check_folder, found.folder, datasets, quick=quick)
+        for found in find_predictions(predictions)
+        if any((found.folder / name).is_file() for name in (PREDICTION, SCORE))
+    ]
     return checks
 
 

@@ -226,7 +226,7 @@ def verify_workspace(
     """
     roots = (workspace.raw, workspace.preprocessed, workspace.results)
     pattern = "Dataset[0-9][0-9][0-9]_*" if dataset_id is None else f"Dataset{dataset_id:03d}_*"
-    names = sorted({path.name for root in roots for path in root.glob(pattern) if path.is_dir()})
+    names = workspace.list_datasets(dataset_id)
     hidden = sorted(workspace.raw.glob(f".{pattern}{PART_SUFFIX}"))
     imports = sorted(workspace.results.glob(f".{pattern}{PART_SUFFIX}"))
     if not names and not hidden and not imports:

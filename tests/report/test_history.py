@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import gi2nnunet
-from gi2nnunet.core.locks import find_holder, hold
+from gi2nnunet.core.locks import find_holders, hold
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
-from gi2nnunet.prediction.choose import KEPT
+from gi2nnunet.prediction.folders import KEPT
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.history import find_tunings, find_unfinished, list_commands, list_costs
 from gi2nnunet.report.page import render_report
@@ -123,9 +123,10 @@ def test_what_is_not_finished_is_said(tmp_path: Path) -> None:
     assert "folds 1, 2 of 3 are not begun" in lines[1]
     assert "folds 0, 2 of 3 are not begun" in lines[2]
     with hold(folder, purpose="training 2d, fold 0"):
-        assert f"process {os.getpid()}" in str(find_holder(folder))
+        (holder,) = find_holders(folder)
+        assert (holder.pid, holder.purpose) == (os.getpid(), "training 2d, fold 0")
         assert find_trainings(tmp_path)[0].state == "running, after epoch 2 of 40"
-    assert find_holder(folder) is None
+    assert find_holders(folder) == ()
 
 
 def test_the_page_of_an_interrupted_workspace(space: Workspace, tmp_path: Path) -> None:

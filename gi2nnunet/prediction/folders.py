@@ -1,0 +1,112 @@
+"""Folders of predictions: which ones a workspace holds, how far each is, and how it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from gi2nnunet.core.files import find_record, is_being_removed
+from gi2nnunet.core.locks import Holder, find_holders, lock_path
+from gi2nnunet.nnunet.postprocess import TuningNote
+from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION
+
+KEPT = ".predicting"
+"""The folder of the scans that an unfinished prediction keeps."""
+OUT_OF_FOLD = "out_of_fold"
+_PLACE = "prediction"  # what a run locks in the folder
+_OUTPUTS = ("labels", "organs", "probabilities", "dicom")
+
+
+class _Options(TypedDict):
+    trained: NotRequired[list[str]]
+    folds: NotRequired[list[int | str]]
+
+
+class PredictionRecord(TypedDict, total=False):
+    """How a prediction was made, in ``prediction.json`` and in ``score.json``."""
+
+    standing: str
+    command: str
+    dataset: str
+    scans: Any
+    models: Any
+    computing: dict[str, Any] | None
+    tuning: TuningNote | None
+    options: _Options
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionFolder:
+    """One folder of predictions, finished or not.
+
+    Attributes
+    ----------
+    kept
+        Number of scans that an unfinished run has kept; ``None`` if no run is unfinished.
+    holders
+        The processes that seem to be predicting into it.
+    """
+
+    folder: Path
+    kept: int | None
+    holders: tuple[Holder, ...]
+
+    @property
+    def submission(self) -> Path:
+        """Return the path of the CSV, which an unfinished prediction does not have."""
+        return self.folder / SUBMISSION
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the place that a run locks while it predicts into a folder."""
+    return folder / _PLACE
+
+
+def lock_of_stored(home: Path) -> Path:
+    """Return the place that a run locks while it makes a dataset's out-of-fold predictions."""
+    return home / "predictions"
+
+
+def find_predictions(predictions: Path) -> tuple[PredictionFolder, ...]:
+    """Return every folder of predictions in a workspace, in order of path.
+
+    Out-of-fold predictions have folders of their own, and what is being removed does not count.
+    """
+    return tuple(
+        PredictionFolder(
+            folder=folder, kept=_count_kept(folder / KEPT), holders=find_holders(lock_of(folder))
+        )
+        for folder in _walk(predictions)
+    )
+
+
+def _walk(predictions: Path) -> Iterator[Path]:
+    lock = lock_path(lock_of(predictions)).name
+    for parent, folders, files in os.walk(predictions):
+        if KEPT in folders or {SUBMISSION, PREDICTION, SCORE, lock} & {*files}:
+            yield Path(parent)
+        own = {*_OUTPUTS, KEPT, OUT_OF_FOLD}
+        folders[:] = sorted(f for f in folders if f not in own and not is_being_removed(Path(f)))
+
+
+def _count_kept(kept: Path) -> int | None:
+    return len(list(kept.glob("*.json"))) if kept.is_dir() else None
+
+
+def read_prediction_record(folder: Path) -> PredictionRecord:
+    """Return how a prediction was made; empty if nothing was recorded.
+
+    Raises
+    ------
+    InputError
+        If the file that says it is damaged.
+    """
+    name = PREDICTION if (folder / PREDICTION).is_file() else SCORE
+    remedy = f"{name} is damaged, so its settings are not shown. Predict again to write it."
+    return find_record(folder / name, PredictionRecord, remedy=remedy) or {}
