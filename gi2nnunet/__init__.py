@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gi2nnunet.api import open_dataset as open_dataset
     from gi2nnunet.api import predict as predict
     from gi2nnunet.api import predict_and_score as predict_and_score
+    from gi2nnunet.api import remove as remove
     from gi2nnunet.api import score as score
     from gi2nnunet.api import status as status
     from gi2nnunet.api import train as train
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
     from gi2nnunet.source.phantom.writing import write_phantom as write_phantom
     from gi2nnunet.training.record import TrainingResult as TrainingResult
     from gi2nnunet.training.train import TrainingProgress as TrainingProgress
+    from gi2nnunet.upkeep.remove import Removal as Removal
     from gi2nnunet.upkeep.status import WorkspaceStatus as WorkspaceStatus
 
     __version__: str
 
 _HOMES = {
     "api": (
-        "check", "convert", "open_dataset", "predict", "predict_and_score", "score", "status",
-        "train", "write_report",
+        "check", "convert", "open_dataset", "predict", "predict_and_score", "remove", "score",
+        "status", "train", "write_report",
     ),
     "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
     "dataset.manifest": ("Dataset",),
@@ -52,6 +54,7 @@ _HOMES = {
     "source.phantom.writing": ("write_phantom",),
     "training.record": ("TrainingResult",),
     "training.train": ("TrainingProgress",),
+    "upkeep.remove": ("Removal",),
     "upkeep.status": ("WorkspaceStatus",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

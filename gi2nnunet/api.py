@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from gi2nnunet.training.plan import Plan
     from gi2nnunet.training.record import TrainingResult
     from gi2nnunet.training.train import TrainingProgress
+    from gi2nnunet.upkeep.remove import Removal
     from gi2nnunet.upkeep.status import WorkspaceStatus
 # Each call imports only what it needs, so that score need not wait for what train imports.
 FilePath = Path | str
@@ -828,6 +829,32 @@ def status(*, workspace: FilePath | None = None) -> WorkspaceStatus:
     from gi2nnunet.upkeep.reading import read_status
 
     return read_status(find_workspace(workspace))
+
+
+def remove(
+    names: str | Sequence[str], *, workspace: FilePath | None = None, dry_run: bool = False
+) -> Removal:
+    """Remove a training, a prediction, a dataset or a tuning from the workspace.
+
+    A dataset goes with its preprocessed files. What was made from a piece stays and is named.
+
+    Parameters
+    ----------
+    names
+        As :func:`status` shows them: ``2d/fold_0``, ``held-out``, ``Dataset501_UWGI``; or paths.
+    dry_run
+        Only find out what would be removed.
+
+    Raises
+    ------
+    InputError
+        If a name fits nothing, or several pieces; for a dataset that gi2nnunet did not make.
+    OutputError
+        If something runs in a piece; if it cannot be deleted.
+    """
+    from gi2nnunet.upkeep.remove import remove_pieces
+
+    return remove_pieces(find_workspace(workspace), list_texts(names), dry_run=dry_run)
 
 
 def score(

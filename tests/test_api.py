@@ -31,11 +31,12 @@ SAME = [
     (gi2nnunet.score, scores.score),
     (gi2nnunet.write_report, workspace.report),
     (gi2nnunet.status, upkeep.status),
+    (gi2nnunet.remove, upkeep.remove),
 ]
 # A page, intervals and the cluster have functions of their own; printing is the command's alone.
 COMMANDS_ONLY = {
     *("context", "as_json", "html", "intervals"),
-    *("on", "profile", "slurm", "dry_run", "shards", "part", "watch"),
+    *("on", "profile", "slurm", "dry_run", "shards", "part", "watch", "yes"),
 }
 CALLBACKS = {
     *("progress", "on_epoch", "on_notice", "on_warning", "on_plan", "on_start", "stop"),
@@ -76,10 +77,11 @@ def test_a_call_has_its_commands_options_and_defaults(call, command) -> None:
     for name in CALLBACKS:
         in_python.pop(name, None)
     left_out = COMMANDS_ONLY | ({"show_all"} if call is gi2nnunet.check else set())
+    left_out -= {"dry_run"} if call is gi2nnunet.remove else set()
     assert set(on_the_line) - left_out == set(in_python)
     for name, parameter in in_python.items():
         assert parameter.default == on_the_line[name].default, name
-        is_argument = name in ("source", "submission", "truth", "out")
+        is_argument = name in ("source", "submission", "truth", "out", "names")
         assert is_argument or parameter.kind is inspect.Parameter.KEYWORD_ONLY, name
 
 

@@ -32,7 +32,7 @@ _GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in 
 _MODULES = {
     "data": ("phantom", "check", "convert"),
     "workspace": ("doctor", "report", "verify"),
-    "upkeep": ("status",),
+    "upkeep": ("status", "remove"),
     "training": ("plan", "train", "estimate"),
     "slurm.commands": ("jobs",),
     "sharing": ("export-model", "import-model", "predict-hidden", "kaggle-bundle"),
@@ -75,6 +75,7 @@ _COMMANDS = {
     "Workspace": {
         "status": "Show what the workspace holds, what runs in it, and what to do next.",
         "verify": "Check the workspace's files against what was recorded about them.",
+        "remove": "Remove a training, a prediction, a dataset or a tuning from the workspace.",
     },
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from gi2nnunet.core.locks import Holder
+    from gi2nnunet.upkeep.remove import RemovedPiece
     from gi2nnunet.upkeep.status import PredictionStatus, TrainingStatus, WorkspaceStatus
 
 _WATCH_SECONDS = 2.0
@@ -62,6 +64,61 @@ def status(
     else:
         print_drawn(_show(found))
         print_warnings(found.problems)
+
+
+def remove(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Names as status shows them, or paths: 2d/fold_0, held-out, Dataset501_UWGI.",
+            show_default=False,
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a training, a prediction, a dataset or a tuning from the workspace.
+
+    It shows the folders and their size, and what was made from them, which stays; then it asks. A
+    dataset goes with its preprocessed files. Nothing in which something runs is removed. If it is
+    interrupted, the same command finishes it.
+
+    Example: gi2nnunet remove 2d/fold_0 --dry-run
+    """
+    if not yes and not dry_run and (as_json or not sys.stdin.isatty()):
+        raise typer.BadParameter(
+            "give --yes, or --dry-run to look first, as nobody can be asked here"
+        )
+    found = api.remove(names, workspace=workspace, dry_run=True)
+    if not as_json:
+        for piece in found.pieces:
+            _show_piece(piece)
+    if not yes and not dry_run:
+        asked = f"Remove {'it' if len(found.pieces) == 1 else 'all of this'}?"
+        if not typer.confirm(asked, err=True):
+            print_result("Nothing was removed.")
+            return
+    if not dry_run:
+        found = api.remove(names, workspace=workspace)
+    if as_json:
+        print_json(found.to_json())
+    elif found.removed:
+        print_result(f"Removed, {format_bytes(found.bytes)} are free again.")
+
+
+def _show_piece(piece: RemovedPiece) -> None:
+    """Print what goes with a piece, and what stays."""
+    print_result(f"{piece.name} ({piece.kind}), {format_bytes(piece.bytes)}")
+    for path in piece.places:
+        stays = ": only this link, what it leads to stays" if path.is_symlink() else ""
+        print_result(f"  {path}{stays}")
+    if piece.made_from_it:
+        print_result(f"  Made from it, and stays: {', '.join(piece.made_from_it)}")
 
 
 def _watch(workspace: Path | None) -> None:

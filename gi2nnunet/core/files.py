@@ -126,34 +126,55 @@ def write_json(path: Path, content: Mapping[str, Any], *, private: bool = False)
         part.write_text(text, encoding="utf-8")
 
 
-def remove_whole(place: Path) -> None:
-    """Delete a file or folder, of which a link only itself.
+def remove_whole(*places: Path) -> None:
+    """Delete files and folders, of a link only the link.
 
-    It is hidden under another name first, so that what a kill midway leaves does not look like it.
-    The same call again deletes that too.
+    All of them get hidden names before the first one is deleted, so that what a kill midway leaves
+    does not look whole. The same call again deletes that too.
 
     Raises
     ------
     OutputError
-        If it cannot be deleted.
+        If one cannot be deleted.
     """
-    hidden = hidden_name(place)
-    try:
-        for path in (hidden, place):
-            if os.path.lexists(path):
-                path.rename(hidden)
-                is_folder = hidden.is_dir() and not hidden.is_symlink()
-                shutil.rmtree(hidden) if is_folder else hidden.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{place}: cannot be deleted ({error.strerror or error}). "
-            "Check the rights of it and of its folder, then run the same again."
-        ) from error
+    inner_first = sorted(set(places), key=lambda path: (-len(path.parts), path))
+    for place in inner_first:
+        try:
+            if os.path.lexists(place):
+                _delete(hidden_name(place))
+                place.rename(hidden_name(place))
+        except OSError as error:
+            raise _cannot_delete(place, error) from error
+    for place in inner_first:
+        try:
+            _delete(hidden_name(place))
+        except OSError as error:
+            raise _cannot_delete(place, error) from error
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _cannot_delete(place: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{place}: cannot be deleted ({error.strerror or error}). "
+        "Check the rights of it and of its folder, then run the same again."
+    )
 
 
 def hidden_name(place: Path) -> Path:
     """Return the name that a file or folder has while it is deleted."""
     return place.parent / f".{place.name}{REMOVING_SUFFIX}"
+
+
+def find_removals(*roots: Path) -> tuple[Path, ...]:
+    """Return what interrupted removals left below some folders; see :func:`remove_whole`."""
+    found = (path for root in roots for path in root.rglob(f".*{REMOVING_SUFFIX}"))
+    return tuple(sorted(path for path in found if not is_being_removed(path.parent)))
 
 
 def show_name(hidden: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gi2nnunet.core.command import name_place
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.files import PART_SUFFIX, find_record, is_being_removed
+from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, is_being_removed
 from gi2nnunet.core.locks import Holder, find_holders, lock_path
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
@@ -77,7 +77,7 @@ def read_status(workspace: Workspace) -> WorkspaceStatus:
         predictions=tuple(reading.read_predictions()),
         out_of_fold=tuple(one for name in names for one in reading.read_out_of_fold(name)),
         tunings=tuple(one for name in names for one in reading.read_tunings(name)),
-        leftovers=tuple(reading.leftovers),
+        leftovers=find_removals(*reading.roots),
         problems=tuple(dict.fromkeys(reading.problems)),
         bytes=sum(reading.sizes.get(root, 0) for root in reading.roots),
         report=_find_change(workspace.predictions.parent / "report.html"),
@@ -94,7 +94,6 @@ class _Reading:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.problems: list[str] = []
-        self.leftovers: list[Path] = []
         self.sizes: dict[Path, int] = {}
         places = (
             *(workspace.raw, workspace.preprocessed, workspace.results),
@@ -109,7 +108,7 @@ class _Reading:
         self.opened: dict[str, Dataset] = {}
 
     def _measure(self, root: Path) -> None:
-        """Add up the bytes of every folder below a root; find what removals left."""
+        """Add up the bytes of every folder below a root."""
 
         def note(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
@@ -119,11 +118,6 @@ class _Reading:
             folder = Path(parent)
             self.sizes[folder] = sum(self.sizes.get(folder / name, 0) for name in folders)
             self.sizes[folder] += sum(_measure_file(folder / name) for name in files)
-            self.leftovers += [
-                folder / n
-                for n in (*folders, *files)
-                if is_being_removed(Path(n)) and not is_being_removed(folder)
-            ]
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gi2nnunet.core.errors import Check, Finding, InputError, name_some
-from gi2nnunet.core.files import PART_SUFFIX, find_record
+from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, show_name
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
@@ -274,6 +275,15 @@ def verify_workspace(
         for name in names:
             refused = inspect_checkpoints(workspace.results / name, engine)
             findings += [finding for finding in refused if finding.file not in damaged]
+    findings += [
+        _finding(
+            path,
+            "what an interrupted removal left",
+            "nothing",
+            f"Finish it with: gi2nnunet remove {shlex.quote(str(show_name(path)))}",
+        )
+        for path in find_removals(*roots, workspace.predictions)
+    ]
     folders = [root / name for root in roots for name in names]
     for folder in (*folders, workspace.predictions, workspace.logs):
         findings += _list_leftovers(folder)

@@ -6,11 +6,9 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,46 +392,3 @@ def test_ten_models_take_about_a_second_and_no_pytorch(place: Place, here: Path)
     seconds, *heavy = done.stdout.splitlines()[-1].split()
     assert heavy == ["False", "False"]
     assert float(seconds) < 4  # of the processor; about one on an idle machine
-
-
-@pytest.fixture
-def killed(tmp_path: Path) -> Path:
-    """A real training that was killed after an epoch."""
-    source = write_source(tmp_path / "source", make_source(SCANS))
-    gi2nnunet.convert(source, workspace=tmp_path / "w", jobs=1)
-    words = [
-        "train", "--workspace", str(tmp_path / "w"), "--preset", "tiny", "--config", "2d",
-        "--fold", "all", "--epochs", "30", "--iterations", "1", "--device", "cpu", "--no-checks",
-    ]  # fmt: skip
-    training = subprocess.Popen(
-        [sys.executable, "-m", "gi2nnunet", *words], start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and training.poll() is None:
-        found = gi2nnunet.status(workspace=tmp_path / "w").trainings
-        if found and found[0].epoch >= 1 and next(found[0].folder.glob("*.pth"), None):
-            assert found[0].holders[0].pid == training.pid
-            assert found[0].state == "running"
-            break
-        time.sleep(0.1)
-    os.killpg(training.pid, signal.SIGKILL)
-    training.wait()
-    return tmp_path / "w"
-
-
-@pytest.mark.engine
-def test_a_killed_training_goes_on_by_the_command_that_is_shown(killed: Path) -> None:
-    (training,) = gi2nnunet.status(workspace=killed).trainings
-    assert training.state == "stopped"
-    assert 1 <= training.epoch < 30
-    assert training.command is not None
-    words = shlex.split(training.command)[1:]
-    done = subprocess.run(
-        [sys.executable, "-m", "gi2nnunet", *words, "-w", killed, "--device", "cpu", "--json"],
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trainings"][0]["outcome"] == "resumed"
-    (training,) = gi2nnunet.status(workspace=killed).trainings
-    assert (training.state, training.epoch) == ("finished", 30)

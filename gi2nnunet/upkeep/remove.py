@@ -1,0 +1,264 @@
+"""Removal of datasets, trainings, predictions and tunings from a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from gi2nnunet.core.errors import InputError, OutputError, name_some
+from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole
+from gi2nnunet.core.locks import Holder, hold, hold_dataset
+from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.prediction.folders import lock_of, lock_of_stored
+from gi2nnunet.source.dataset import MANIFEST
+from gi2nnunet.upkeep.reading import read_status
+from gi2nnunet.upkeep.status import (
+    DatasetStatus,
+    OutOfFoldStatus,
+    Piece,
+    PredictionStatus,
+    TrainingStatus,
+    TuningStatus,
+    WorkspaceStatus,
+    list_names,
+    list_pieces,
+)
+
+_PURPOSE = "removing"
+Kind = Literal["dataset", "training", "prediction", "out-of-fold", "tuning", "leftover"]
+_KINDS: dict[type[Piece], Kind] = {
+    DatasetStatus: "dataset",
+    TrainingStatus: "training",
+    PredictionStatus: "prediction",
+    OutOfFoldStatus: "out-of-fold",
+    TuningStatus: "tuning",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovedPiece:
+    """A piece of a workspace to remove.
+
+    Attributes
+    ----------
+    kind
+        ``leftover`` is what an interrupted removal left.
+    places
+        The folders and files that go.
+    made_from_it
+        Names of what was made from it and stays.
+    """
+
+    kind: Kind
+    name: str
+    places: tuple[Path, ...]
+    bytes: int
+    made_from_it: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What goes, and whether it is gone: ``removed`` is false if it was only looked at."""
+
+    format: Literal[1] = 1
+    removed: bool
+    pieces: tuple[RemovedPiece, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Return the disk space that becomes free."""
+        return sum(piece.bytes for piece in self.pieces)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        pieces = [{**asdict(p), "places": list(map(str, p.places))} for p in self.pieces]
+        return {**asdict(self), "bytes": self.bytes, "pieces": pieces}
+
+
+def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool = False) -> Removal:
+    """Remove pieces of a workspace by their names or paths.
+
+    If the process is killed midway, nothing is left that looks whole, and the same call finishes
+    the removal.
+
+    Parameters
+    ----------
+    names
+        As ``status`` shows them: ``2d/fold_0``, ``held-out``, ``Dataset501_UWGI`` or ``501``.
+    dry_run
+        Only find out what would go.
+
+    Raises
+    ------
+    InputError
+        If a name fits nothing, or several pieces; for a dataset that gi2nnunet did not make.
+    OutputError
+        If something runs in a piece or may read it; if it cannot be deleted.
+    """
+    status = read_status(workspace)
+    chosen = [_find(status, name) for name in dict.fromkeys(names)]
+    named = {list_names(piece)[-1]: piece for piece in chosen if not isinstance(piece, Path)}
+    pieces = list(named.values())
+    for piece in pieces:
+        _refuse_running(piece, status)
+    described = [_describe(piece, status, pieces) for piece in pieces]
+    described += [
+        RemovedPiece(kind="leftover", name=str(path), places=_list_fold_places(path), bytes=0)
+        for path in chosen
+        if isinstance(path, Path)
+    ]
+    removal = Removal(removed=False, pieces=tuple(described))
+    if dry_run:
+        return removal
+    with ExitStack() as stack:
+        for piece in pieces:
+            stack.enter_context(_hold(piece, workspace))
+        remove_whole(*(place for one in described for place in one.places))
+    for place in (place for one in described for place in one.places):
+        _remove_empty(place.parent, workspace)
+    return replace(removal, removed=True)
+
+
+def _find(status: WorkspaceStatus, name: str) -> Piece | Path:
+    """Return the piece of a name or path; the path of a leftover."""
+    pieces = list_pieces(status)
+    path = Path(name).expanduser().absolute()
+    if hidden_name(path) in status.leftovers and not path.exists():
+        return path
+    asked = name.rstrip("/")
+    for found in (
+        [piece for piece in pieces if asked == list_names(piece)[-1] or path == _place_of(piece)],
+        [piece for piece in pieces if asked in list_names(piece)],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = name_some([list_names(piece)[-1] for piece in found], most=10)
+            raise InputError(
+                f"{name}: found several pieces of that name ({several}); expected one. "
+                "Give the longer name."
+            )
+    known = [name for piece in pieces for name in list_names(piece)]
+    near = get_close_matches(name, known, n=3) or [piece.name for piece in pieces]
+    expected = f"one of {name_some(near)}" if near else "a piece, and the workspace holds none"
+    raise InputError(
+        f"{name}: found nothing of that name in {status.folder}; expected {expected}. "
+        "gi2nnunet status shows the names."
+    )
+
+
+def _place_of(piece: Piece) -> Path:
+    return piece.file if isinstance(piece, TuningStatus) else piece.folder
+
+
+def _refuse_running(piece: Piece, status: WorkspaceStatus) -> None:
+    """Refuse while something runs in a piece, or may read it."""
+    if not isinstance(piece, TuningStatus):
+        _refuse(_place_of(piece), piece.holders, "is in use")
+    if isinstance(piece, DatasetStatus | TrainingStatus):
+        predicting: tuple[PredictionStatus | OutOfFoldStatus, ...]
+        predicting = (*status.predictions, *status.out_of_fold)
+        for one in predicting:
+            _refuse(_place_of(piece), one.holders, f"may be in use by the prediction {one.name}")
+
+
+def _refuse(place: Path, holders: Sequence[Holder], what: str) -> None:
+    if holders:
+        raise OutputError(
+            f"{place}: {what}: {'; '.join(map(str, holders))}. "
+            "Wait for it to end or stop it, then run the same again."
+        )
+
+
+def _hold(piece: Piece, workspace: Workspace) -> AbstractContextManager[None]:
+    """Hold a piece, so that nothing begins in it while it goes."""
+    if isinstance(piece, DatasetStatus):
+        number = piece.dataset_id
+        return hold_dataset(workspace.raw, number, purpose=_PURPOSE, shared=False)
+    if isinstance(piece, PredictionStatus):
+        return hold(lock_of(piece.folder), purpose=_PURPOSE)
+    if isinstance(piece, OutOfFoldStatus):
+        return hold(lock_of_stored(piece.folder.parent), purpose=_PURPOSE)
+    return hold(_place_of(piece), purpose=_PURPOSE)
+
+
+def _describe(piece: Piece, status: WorkspaceStatus, others: Sequence[Piece]) -> RemovedPiece:
+    """Return what goes with a piece, and what was made from it; ``others`` go too."""
+    bytes_of = piece.bytes if not isinstance(piece, DatasetStatus) else 0
+    if isinstance(piece, DatasetStatus):
+        places = _list_places(piece)
+        bytes_of = piece.raw_bytes + piece.preprocessed_bytes
+    elif isinstance(piece, TrainingStatus):
+        gone = {one.folder for one in others if isinstance(one, TrainingStatus)}
+        places = _list_fold_places(piece.folder, gone)
+    else:
+        places = (_place_of(piece),)
+        inside = [o.name for o in list_pieces(status) if _place_of(piece) in _place_of(o).parents]
+        if inside:
+            raise InputError(
+                f"{_place_of(piece)}: holds other pieces ({name_some(inside)}); expected none. "
+                "Remove them first."
+            )
+    return RemovedPiece(
+        kind=_KINDS[type(piece)],
+        name=piece.name,
+        places=places,
+        bytes=bytes_of,
+        made_from_it=tuple(o.name for o in _list_made(piece, status) if o not in others),
+    )
+
+
+def _list_fold_places(folder: Path, gone: Collection[Path] = ()) -> tuple[Path, ...]:
+    """Return a fold's folder and, if it has no other fold, the model's; else the folder itself."""
+    is_fold = folder.name.startswith("fold_") and "__" in folder.parent.name
+    left = set(folder.parent.glob("fold_*")) - {folder, *gone}
+    return (folder, folder.parent) if is_fold and not left else (folder,)
+
+
+def _list_places(dataset: DatasetStatus) -> tuple[Path, ...]:
+    """Return the folders of a dataset; refuse one that was not made here."""
+    begun = dataset.folder.with_name(f".{dataset.name}{PART_SUFFIX}")
+    marked = any(dataset.preprocessed.glob("gi2nnunet_*"))
+    if dataset.state == "foreign" or (dataset.state == "absent" and not marked):
+        what = dataset.folder if dataset.state == "foreign" else dataset.preprocessed
+        raise InputError(
+            f"{what}: found no sign that gi2nnunet made this dataset ({MANIFEST}); expected one of "
+            "its own. Delete it yourself if it is no longer needed. Its trainings can be named."
+        )
+    found = (begun, dataset.folder, dataset.preprocessed)
+    return tuple(path for path in found if path.exists() or hidden_name(path).exists())
+
+
+def _list_made(piece: Piece, status: WorkspaceStatus) -> Iterator[Piece]:
+    """Give what was made from a piece."""
+    if isinstance(piece, DatasetStatus):
+        made = (status.trainings, status.predictions, status.out_of_fold, status.tunings)
+        yield from (one for some in made for one in some if one.dataset == piece.name)
+    elif isinstance(piece, TrainingStatus):
+        model = piece.folder.parent.name
+        for done in status.predictions:
+            if done.dataset == piece.dataset and model in done.trained and piece.fold in done.folds:
+                yield done
+        for stored in status.out_of_fold:
+            if (stored.dataset, stored.model) == (piece.dataset, model):
+                yield stored
+        for tuning in status.tunings:
+            if tuning.dataset == piece.dataset and model in tuning.models:
+                yield tuning
+    elif isinstance(piece, OutOfFoldStatus):
+        for tuning in status.tunings:
+            if tuning.dataset == piece.dataset and piece.model in tuning.models:
+                yield tuning
+
+
+def _remove_empty(folder: Path, workspace: Workspace) -> None:
+    """Delete folders that became empty, up to those of the workspace itself."""
+    roots = (workspace.raw, workspace.preprocessed, workspace.results, workspace.predictions)
+    with suppress(OSError):  # one that is not empty
+        while any(root in folder.parents for root in roots):
+            folder.rmdir()
+            folder = folder.parent
