@@ -21,8 +21,8 @@ class DatasetStatus:
     Attributes
     ----------
     state
-        ``absent``: only preprocessed files or models of it are here. ``foreign``: gi2nnunet did not
-        convert it.
+        Of an ``absent`` one, only preprocessed files or models are here. A ``foreign`` one was not
+        converted by gi2nnunet.
     patients, training, held_out, test
         Number of patients, and of scans of each part; 0 if unknown.
     folds

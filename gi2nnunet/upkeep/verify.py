@@ -235,21 +235,7 @@ def verify_workspace(
             f"{workspace.raw}: holds no dataset{f' {dataset_id}' if dataset_id else ''} to check. "
             "Make one with: gi2nnunet convert SOURCE"
         )
-    again = (
-        "Run that gi2nnunet convert again to complete it; the one that made the dataset that is "
-        "there now removes it."
-    )
-    findings = [
-        _finding(path, "a conversion that was interrupted", "a whole dataset", again)
-        for path in hidden
-    ]
-    again = (
-        "Run that gi2nnunet import-model again to complete it; another import of this dataset's "
-        "models removes it."
-    )
-    findings += [
-        _finding(path, "an import that was interrupted", "a whole model", again) for path in imports
-    ]
+    findings = _list_interrupted(hidden, imports)
     checks: list[Check] = []
     notes: list[str] = []
     opened: dict[str, Dataset] = {}
@@ -275,15 +261,7 @@ def verify_workspace(
         for name in names:
             refused = inspect_checkpoints(workspace.results / name, engine)
             findings += [finding for finding in refused if finding.file not in damaged]
-    findings += [
-        _finding(
-            path,
-            "what an interrupted removal left",
-            "nothing",
-            f"Finish it with: gi2nnunet remove {shlex.quote(str(show_name(path)))}",
-        )
-        for path in find_removals(*roots, workspace.predictions)
-    ]
+    findings += _list_removals(*roots, workspace.predictions)
     folders = [root / name for root in roots for name in names]
     for folder in (*folders, workspace.predictions, workspace.logs):
         findings += _list_leftovers(folder)
@@ -294,6 +272,39 @@ def verify_workspace(
         findings=tuple(dict.fromkeys(findings)),  # a model's folds share files
         notes=tuple(notes),
     )
+
+
+def _list_interrupted(conversions: Sequence[Path], imports: Sequence[Path]) -> list[Finding]:
+    """Return a finding for each hidden folder of an interrupted conversion or import."""
+    again = (
+        "Run that gi2nnunet convert again to complete it; the one that made the dataset that is "
+        "there now removes it."
+    )
+    findings = [
+        _finding(path, "a conversion that was interrupted", "a whole dataset", again)
+        for path in conversions
+    ]
+    again = (
+        "Run that gi2nnunet import-model again to complete it; another import of this dataset's "
+        "models removes it."
+    )
+    findings += [
+        _finding(path, "an import that was interrupted", "a whole model", again) for path in imports
+    ]
+    return findings
+
+
+def _list_removals(*roots: Path) -> list[Finding]:
+    """Return a finding for each piece that an interrupted removal left below some folders."""
+    return [
+        _finding(
+            path,
+            "what an interrupted removal left",
+            "nothing",
+            f"Finish it with: gi2nnunet remove {shlex.quote(str(show_name(path)))}",
+        )
+        for path in find_removals(*roots)
+    ]
 
 
 def _note_unrecorded(results: Path) -> list[str]:

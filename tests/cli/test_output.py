@@ -75,7 +75,7 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(run):
 
 def test_commands_stand_in_groups():
     assert {c.rich_help_panel for c in COMMANDS.values()} == {
-        "Data", "Models", "Predictions", "Scores and choices",
+        "Data", "Models", "Predictions", "Scores and choices", "Workspace",
     }  # fmt: skip
 
 
