@@ -238,8 +238,6 @@ def convert(
             metavar="FILE",
             help="Folds of your own: nnU-Net's splits_final.json, or a CSV with the columns "
             "patient_id,fold or scan_id,fold (0, 1, ...).",
-            exists=True,
-            dir_okay=False,
         ),
     ] = None,
     allow_leaks: Annotated[
