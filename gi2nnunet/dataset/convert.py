@@ -159,11 +159,7 @@ def convert(
     for note in opened.label_notes:
         (on_notice or ignore)(note)
     split = split or SplitOptions()
-    suspects: Mapping[str, str] = {}
-    if split.leave_out_suspects is not None:
-        found = check_opened(opened, workers=workers, progress=progress)
-        suspects = found.list_suspect_scans(split.leave_out_suspects)
-    plan = _plan_parts(opened, split, suspects)
+    plan = _plan_parts(opened, split, _find_suspects(opened, split, workers, progress))
     recipe: dict[str, Any] = {
         "source": opened.fingerprint(),
         "labels": labels,
@@ -191,10 +187,7 @@ def convert(
         keep = _prepare_hidden(target, writer, recipe)
         records, wrong = write_scans(writer, plan.parts, workers=workers, progress=progress)
         if wrong:
-            if target.same_recipe:
-                target.move_back(notes=_NOTES)
-            elif not keep:
-                target.discard()
+            _undo(target, keep=keep)
             raise_problems(wrong, remedy=f"Correct these in {opened.path}, or download them again.")
         asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **split.describe()}
         asked |= {name: getattr(options, name) for name in RECORDED}
@@ -218,12 +211,21 @@ class _Plan:
     warnings: tuple[str, ...]
 
 
+def _find_suspects(
+    opened: Source, split: SplitOptions, workers: int, progress: Progress | None
+) -> dict[str, str]:
+    """Return the scans that are not to be trained on, and why, if the source is to be checked."""
+    if split.leave_out_suspects is None:
+        return {}
+    found = check_opened(opened, workers=workers, progress=progress)
+    return found.list_suspect_scans(split.leave_out_suspects)
+
+
 def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]) -> _Plan:
     given = {s for s, scan in opened.scans_in("test").items() if scan.labelled}
     strata = {s: scan.stratum for s, scan in opened.scans_in("train").items()}
-    doubtful = {s: why for s, why in suspects.items() if s in strata}
-    if not split.keep_known_bad:
-        doubtful |= {s: why for s, why in KNOWN_BAD_SCANS.items() if s in strata}
+    known_bad = {} if split.keep_known_bad else KNOWN_BAD_SCANS
+    doubtful = {s: why for s, why in {**suspects, **known_bad}.items() if s in strata}
     own = read_own_folds(split.splits, scan_ids=opened.scans) if split.splits else None
     held = _hold_out(opened, split, strata, doubtful, none_asked=bool(given))
     held = set() if own and split.holdout is None and held & own.scan_ids else held
@@ -350,6 +352,14 @@ def _prepare_hidden(target: Target, writer: ScanWriter, recipe: Mapping[str, Any
         ) from error
     write_json(recipe_file, as_json)
     return False
+
+
+def _undo(target: Target, *, keep: bool) -> None:
+    """Leave the dataset that was there, and the hidden folder only if it is to be kept."""
+    if target.same_recipe:
+        target.move_back(notes=_NOTES)
+    elif not keep:
+        target.discard()
 
 
 def _write_tables(

@@ -15,6 +15,7 @@ own. A single pixel has four points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -226,10 +227,18 @@ def _join(
         following[start] = hole if point == start else there
         slit_ends |= {start, there, closed, back}
 
+    begins = [following[corner] for corner in outer] if close_along == "row" else outer
+    order, lengths = _follow(begins, following)
+    fixed = np.zeros(len(corners), np.bool_)
+    fixed[list(slit_ends)] = True
+    return np.array(corners, np.int64)[order], lengths, fixed[order]
+
+
+def _follow(begins: Sequence[int], following: Sequence[int]) -> tuple[_Indices, _Indices]:
+    """Return the corners of all outlines, one outline after another, and the number of each."""
     order: list[int] = []
     lengths: list[int] = []
-    for corner in outer:
-        first = following[corner] if close_along == "row" else corner
+    for first in begins:
         before, corner = len(order), first
         while True:
             order.append(corner)
@@ -237,10 +246,7 @@ def _join(
             if corner == first:
                 break
         lengths.append(len(order) - before)
-    fixed = np.zeros(len(corners), np.bool_)
-    fixed[list(slit_ends)] = True
-    in_order = np.array(order, np.int64)
-    return np.array(corners, np.int64)[in_order], np.array(lengths, np.int64), fixed[in_order]
+    return np.array(order, np.int64), np.array(lengths, np.int64)
 
 
 def _find_slits(

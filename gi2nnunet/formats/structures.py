@@ -188,7 +188,7 @@ def match_names(
                 f"{where}: found a name for the organ {organ}; expected one of {', '.join(ORGANS)}."
                 " Give the names again."
             )
-    listed = ", ".join(repr(name) for name in names) or "none"
+    listed = f"the structures {', '.join(map(repr, names)) or 'none'}"
     problems: list[Problem] = []
     of_organ: dict[str, int] = {}
     taken: set[int] = set()
@@ -198,33 +198,18 @@ def match_names(
             found = [index for index, code in enumerate(codes) if code in _CODES[organ]]
         found = [index for index in found if index not in taken]
         if organ in given and not found:
-            problems.append(
-                Problem(
-                    where=where,
-                    found=f"the structures {listed}",
-                    expected=f"one with the name {given[organ]!r} for {organ}",
-                )
-            )
+            expected = f"one with the name {given[organ]!r} for {organ}"
+            problems.append(Problem(where=where, found=listed, expected=expected))
         elif len(found) > 1:
             doubled = ", ".join(f"{names[index]!r} (number {index + 1})" for index in found)
-            problems.append(
-                Problem(
-                    where=where,
-                    found=f"{len(found)} structures for {organ}: {doubled}",
-                    expected="one structure for an organ",
-                )
-            )
+            what = f"{len(found)} structures for {organ}: {doubled}"
+            problems.append(Problem(where=where, found=what, expected="one structure for an organ"))
         elif found:
             of_organ[organ] = found[0]
             taken.add(found[0])
     if not problems and not of_organ:
-        problems.append(
-            Problem(
-                where=where,
-                found=f"the structures {listed}",
-                expected="a structure for at least one of " + ", ".join(ORGANS),
-            )
-        )
+        expected = "a structure for at least one of " + ", ".join(ORGANS)
+        problems.append(Problem(where=where, found=listed, expected=expected))
     raise_problems(problems, remedy="Name the structure of each organ with --roi organ=NAME.")
     return NameMatch(
         of_organ={organ: of_organ[organ] for organ in ORGANS if organ in of_organ},

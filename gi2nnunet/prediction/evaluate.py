@@ -141,14 +141,9 @@ def evaluate(
             work, selection.scans, engine=engine, settings=settings, options=options, tuned=tuned,
             progress=progress, on_notice=on_notice,
         )  # fmt: skip
-        rows = [row for scan in predicted.scans for row in scan.rows]
-        notes = write_submission(work.submission, rows, sample=selection.sample)
-        noted = {**about, "sha256": {SUBMISSION: hash_file(work.submission)}}
-        write_json(out / PREDICTION, noted)
         seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
         write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
-        for name in SCORE_FILES:  # of an earlier run with another submission
-            (out / name).unlink(missing_ok=True)
+        notes = _write_predicted(work, predicted, about)
         result, files = None, [work.submission]
         if score and selection.truth is not None:
             # The file itself is scored, as anyone else would score it.
@@ -195,6 +190,19 @@ def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
         model=" + ".join(model.configuration for model in work.ensemble.models),
         model_digest=work.ensemble.digest(),
     )
+
+
+def _write_predicted(
+    work: Work, predicted: PredictedScans, about: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Write the submission and how it was made, in place of an earlier one and its score."""
+    rows = [row for scan in predicted.scans for row in scan.rows]
+    notes = write_submission(work.submission, rows, sample=work.selection.sample)
+    noted = {**about, "sha256": {SUBMISSION: hash_file(work.submission)}}
+    write_json(work.out / PREDICTION, noted)
+    for name in SCORE_FILES:
+        (work.out / name).unlink(missing_ok=True)
+    return notes
 
 
 def _write_structures(

@@ -48,6 +48,7 @@ from gi2nnunet.source.scan import (
     Part,
     Rows,
     Scan,
+    Scope,
     Source,
     SourceOptions,
     digest_stamps,
@@ -298,25 +299,12 @@ class CompetitionSource(Source):
         if options.allow_missing and (train or test):
             faults.pass_over_missing()
         raise_problems(faults.list_all(), remedy=f"Correct these in {path}, or download it again.")
-        if not train and not test:
-            raise InputError(
-                f"{path}: holds no slice image. Expected files such as "
-                "train/case123/case123_day20/scans/slice_0065_266_266_1.50_1.50.png."
-            )
-        scans = {**train, **test}
-        if options.scope == "predicted":
-            scans = test or train
-        elif both := [scan_id for scan_id in train if scan_id in test]:
-            raise InputError(
-                f"{path}: found {name_some(both)} in train/ and in test/; expected each scan "
-                "once. Remove one of the two."
-            )
         order = table.scan_ids if table is not None else tuple(train)
         return cls(
             path=path,
             kind="zip" if archive.is_zip else "folder",
             archive=archive,
-            scans=scans,
+            scans=_choose_scans(path, train, test, scope=options.scope),
             options={"allow_missing": True} if options.allow_missing else {},
             patient_order=tuple(dict.fromkeys(patient_of(s) for s in order if s in train)),
             # Its rows are the test scans'; a source without these is predicted as it is.
@@ -520,6 +508,25 @@ def _match_rows(
             found.setdefault(scan_id, []).extend(unmatched)
         texts[scan_id] = {number: rows.get(number, [""] * len(ORGANS)) for number in files}
     return found
+
+
+def _choose_scans(
+    path: Path, train: dict[str, SliceScan], test: dict[str, SliceScan], *, scope: Scope
+) -> dict[str, SliceScan]:
+    """Return the scans of both parts, or those to predict."""
+    if not train and not test:
+        raise InputError(
+            f"{path}: holds no slice image. Expected files such as "
+            "train/case123/case123_day20/scans/slice_0065_266_266_1.50_1.50.png."
+        )
+    if scope == "predicted":
+        return test or train
+    if both := [scan_id for scan_id in train if scan_id in test]:
+        raise InputError(
+            f"{path}: found {name_some(both)} in train/ and in test/; expected each scan once. "
+            "Remove one of the two."
+        )
+    return {**train, **test}
 
 
 def _build_scans(

@@ -31,8 +31,8 @@ from gi2nnunet.formats.volumes import (
     read_volume,
     write_volume_like,
 )
-from gi2nnunet.source.nifti_files import is_nifti, list_volumes, volumes_of
-from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
+from gi2nnunet.source.nifti_files import ScanFiles, is_nifti, list_volumes, volumes_of
+from gi2nnunet.source.scan import RECORDED, LoadedScan, Scan, Source, SourceOptions
 
 DATASET_JSON = "dataset.json"
 Masks = Mapping[str, tuple[tuple[Path, str], ...]]
@@ -242,37 +242,30 @@ class NiftiSource(Source):
         if labels:
             coding, where = _choose_coding(labels, path=path, options=options, declared=declared)
         numbers = first_numbers or {}
-        scans: dict[str, NiftiScan] = {}
-        unreadable: list[InputError] = []
-        made_up: list[str] = []
         as_stored = options.orientation == "as-stored"
-        for scan_id, files in volumes.items():
-            try:
-                geometry = read_geometry(files.image, as_stored=as_stored)
-            except InputError as error:
-                unreadable.append(error)
-                continue
-            made_up += [scan_id] * geometry.is_made_up
-            scans[scan_id] = NiftiScan(
+        geometries = _read_geometries(path, volumes, as_stored=as_stored)
+        scans = {
+            scan_id: NiftiScan(
                 scan_id=scan_id,
                 part=files.part,
                 first_number=numbers.get(scan_id, 1),
-                shape=geometry.shape,
-                spacing_mm=geometry.spacing_mm,
+                shape=geometries[scan_id].shape,
+                spacing_mm=geometries[scan_id].spacing_mm,
                 image=files.image,
                 label=files.label,
                 masks=files.masks,
                 coding=coding or CODINGS["regions"],
                 as_stored=as_stored,
             )
-        raise_problems(unreadable, remedy=f"Correct these in {path}.")
+            for scan_id, files in volumes.items()
+        }
         return cls(
             path=path,
             kind="nifti",
             scans=scans,
             options={
                 name: given
-                for name in ("allow_missing", "source_labels", "label_map", "orientation")
+                for name in RECORDED
                 if (given := getattr(options, name)) and given != "affine"
             },
             left_out=missing,
@@ -282,7 +275,7 @@ class NiftiSource(Source):
             warnings=(
                 *(f"{scan_id} is left out ({why})" for scan_id, why in missing.items()),
                 *_warn_of_contradiction(coding, where, declared),
-                *_warn_of_made_up(made_up),
+                *_warn_of_made_up([s for s, of_scan in geometries.items() if of_scan.is_made_up]),
                 *_warn_of_masks(masks, options),
             ),
             mask_names=_name_masks(masks),
@@ -357,6 +350,21 @@ def _name_masks(masks: Masks) -> str:
         for organ in ORGANS
         if organ in names
     )
+
+
+def _read_geometries(
+    path: Path, volumes: Mapping[str, ScanFiles], *, as_stored: bool
+) -> dict[str, VolumeGeometry]:
+    """Read shape and spacing of each scan; all volumes that cannot be read are reported."""
+    found: dict[str, VolumeGeometry] = {}
+    unreadable: list[InputError] = []
+    for scan_id, files in volumes.items():
+        try:
+            found[scan_id] = read_geometry(files.image, as_stored=as_stored)
+        except InputError as error:
+            unreadable.append(error)
+    raise_problems(unreadable, remedy=f"Correct these in {path}.")
+    return found
 
 
 def _warn_of_masks(masks: Masks, options: SourceOptions) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -184,10 +184,10 @@ def _list_folder(
                 problems += _find_mixed(label_of.values())
                 label_of.clear()
         if are_labels and masks:
-            for scan_id, of_scan in masks.items():
-                found[scan_id] = ScanFiles(
-                    part=part, image=of_scan[0][0], label=None, masks=of_scan
-                )
+            found |= {
+                scan_id: ScanFiles(part=part, image=of_scan[0][0], label=None, masks=of_scan)
+                for scan_id, of_scan in masks.items()
+            }
             continue
         strip = not are_labels and _are_channels(files, label_of)
         if not are_labels and (channels := _find_channels(files, label_of)):
@@ -198,18 +198,9 @@ def _list_folder(
             files = []
         for file in files:
             scan_id = _stem(file).removesuffix(_CHANNEL) if strip else _stem(file)
-            if bad := _find_bad_id(scan_id, file):
+            if bad := _find_bad_id(scan_id, file) or _find_second(scan_id, file, found):
                 label_of.pop(scan_id, None)
                 problems += bad
-                continue
-            if scan_id in found:
-                problems.append(
-                    Problem(
-                        where=str(file),
-                        found=f"a second image of {scan_id}",
-                        expected="one image a scan",
-                    )
-                )
                 continue
             label, of_scan = label_of.pop(scan_id, None), masks.pop(scan_id, ())
             found[scan_id] = ScanFiles(
@@ -250,6 +241,13 @@ def _find_bad_id(scan_id: str, file: Path) -> list[Problem]:
         return []
     expected = "letters, digits, blanks and . _ + = @ -, fit for a CSV"
     return [Problem(where=repr(str(file)), found=f"the scan id {scan_id!r}", expected=expected)]
+
+
+def _find_second(scan_id: str, file: Path, found: Container[str]) -> list[Problem]:
+    if scan_id not in found:
+        return []
+    what = f"a second image of {scan_id}"
+    return [Problem(where=str(file), found=what, expected="one image a scan")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,21 +294,26 @@ def _find_masks(folder: Path, problems: list[Problem], *, label_map: str | None)
                 if holds_one_scan(inside := volumes_of(place)):
                     take(inside, scan.name)
     for scan_id, masks in found.items():
-        organs = [organ for _, organ in masks]
-        problems += [
-            Problem(
-                where=str(file),
-                found=f"a second mask of {organ} of {scan_id}",
-                expected="one, or --label-map with the names of both, such as large_bowel="
-                "large_bowel+colon,small_bowel=small_bowel,stomach=stomach",
-            )
-            for n, (file, organ) in enumerate(masks)
-            if not given and organ in organs[:n]
-        ]
+        problems += [] if given else _find_doubled(scan_id, masks)
         problems += _find_bad_id(scan_id, masks[0][0])
     return _MaskFolder(
         scans={scan_id: tuple(masks) for scan_id, masks in found.items()}, files=frozenset(files)
     )
+
+
+def _find_doubled(scan_id: str, masks: Sequence[tuple[Path, str]]) -> list[Problem]:
+    """Find the masks of an organ that has one already."""
+    organs = [organ for _, organ in masks]
+    return [
+        Problem(
+            where=str(file),
+            found=f"a second mask of {organ} of {scan_id}",
+            expected="one, or --label-map with the names of both, such as large_bowel="
+            "large_bowel+colon,small_bowel=small_bowel,stomach=stomach",
+        )
+        for n, (file, organ) in enumerate(masks)
+        if organ in organs[:n]
+    ]
 
 
 def _find_mixed(volumes: Iterable[Path]) -> list[Problem]:

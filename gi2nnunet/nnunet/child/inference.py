@@ -101,23 +101,12 @@ def run_prediction(
         leaving: tuple[str, Future[None]] | None = None
         for number, task in enumerate(scans):
             scan_id = task["scan"]["scan_id"]
-            ready, logits, failure = None, None, None
-            try:
-                ready = coming.result()
-            except InputError as error:
-                emit({"event": "unreadable", "scan_id": scan_id, "message": str(error)})
-            except Exception as error:
-                failure = _describe(scan_id, error)
+            logits = None
+            ready, failure = _receive(scan_id, coming, emit)
             if number + 1 < len(scans):
                 coming = reader.submit(_read, scans[number + 1], networks)
             if ready is not None:
-                try:
-                    logits = [
-                        network.infer(prepared, task["folds"])
-                        for network, prepared in zip(networks, ready.prepared, strict=True)
-                    ]
-                except Exception as error:
-                    failure = _describe(scan_id, error)
+                logits, failure = _infer(task, ready, networks)
             if leaving is not None:
                 failures.take(_wait(*leaving))  # one scan at a time waits to be written
                 leaving = None
@@ -166,6 +155,28 @@ class _Failures:
         """Raise an EngineError if a scan failed."""
         if self._lines:
             raise EngineError(name_some(self._lines, most=_MOST_TOLD, separator="\n"))
+
+
+def _receive(scan_id: str, coming: Future[_Ready], emit: Emit) -> tuple[_Ready | None, str | None]:
+    """Return a scan that was read, or its failure; an unreadable one is reported."""
+    try:
+        return coming.result(), None
+    except InputError as error:
+        emit({"event": "unreadable", "scan_id": scan_id, "message": str(error)})
+        return None, None
+    except Exception as error:
+        return None, _describe(scan_id, error)
+
+
+def _infer(
+    task: Mapping[str, Any], ready: _Ready, networks: Sequence[Network]
+) -> tuple[list[torch.Tensor] | None, str | None]:
+    """Return each network's logits for a scan, or why there are none."""
+    try:
+        of_networks = zip(networks, ready.prepared, strict=True)
+        return [network.infer(prepared, task["folds"]) for network, prepared in of_networks], None
+    except Exception as error:
+        return None, _describe(task["scan"]["scan_id"], error)
 
 
 def _wait(scan_id: str, leaving: Future[None]) -> str | None:
