@@ -376,7 +376,7 @@ def train(
     Raises
     ------
     InputError
-        If there is no such dataset, fold, trainer or weights, or this machine cannot train it.
+        If dataset, fold, trainer or weights do not exist, or this machine cannot train it.
     StoppedError
         If ``stop`` was set before all were finished.
     """
@@ -959,7 +959,7 @@ def write_report(asked: _Report) -> Path:
     Raises
     ------
     InputError
-        If the workspace holds no dataset, or there is no such prediction or scan.
+        If the workspace holds no dataset, or the prediction or a scan does not exist.
     """
     return make_report(**vars(asked)).path
 

@@ -268,7 +268,7 @@ def _replace_surrogates(data: bytes) -> bytes:
 
 @cache
 def _adapter_of(kind: Hashable) -> TypeAdapter[Any]:
-    # "or None", because pydantic takes the settings of a dataclass from the dataclass alone.
+    # "or None", because pydantic takes the settings of a dataclass only from the dataclass.
     plain: Any = kind
     extra: Literal["allow", "ignore"] = "allow" if is_typeddict(kind) else "ignore"
     return TypeAdapter(plain | None, config=ConfigDict(allow_inf_nan=False, extra=extra))

@@ -61,7 +61,7 @@ def encode_labels(
     Raises
     ------
     InputError
-        If there is no volume; if one cannot be read, has values that are not labels, or another
+        If it holds none; if a volume cannot be read, has values that are not labels, or another
         number of slices than in the manifest; if it is unknown how labels are coded.
     """
     if scheme not in ("auto", *LABEL_SCHEMES):

@@ -4,9 +4,9 @@ Programs that fill a polygon disagree about pixels on its line: some take a pixe
 inside, others also if the line touches it, others round the points to whole pixels first. An
 outline that runs 0.05 pixel inside the true edges of the pixels gives the same mask in all of them:
 it meets no pixel centre, and its rounded points are the centres of the mask's edge pixels, step by
-step along rows and columns, so that no corner is cut. Only stairs whose steps are one pixel wide
-and high become a straight line through their outer corners, which still meets no pixel centre and
-takes a third of the points away.
+step along rows and columns, so that no corner is cut. Only stairs with steps of one pixel in
+width and height become a straight line through their outer corners, which still meets no pixel
+centre and takes a third of the points away.
 
 Pixels that touch only at a corner are outlined separately. A hole is joined to the outline around
 it by a slit of no width along a row, because some programs fill a hole that is an outline of its

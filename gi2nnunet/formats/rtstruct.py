@@ -196,8 +196,8 @@ def _make_structure(
 def _encode_contours(series: Series, mask: NDArray[np.bool_]) -> bytes:
     """Return the items of a ContourSequence in Implicit VR Little Endian.
 
-    Written here, because pydicom checks and formats every number anew, which takes many times as
-    long as all the rest.
+    Written here, because pydicom checks and formats every number again, which takes many times
+    as long as all the rest.
     """
     # A contour outside axial planes loses a corner in plastimatch unless its last point and its
     # first differ in x or y.

@@ -3,7 +3,7 @@
 A voxel belongs to a contour if its centre is inside it or on its line. Several contours of a
 structure on one slice are even-odd, so that a contour inside another is a hole; a hole may also be
 joined to its outline by a slit. A contour lies on the slice that it refers to; without a reference,
-on the slice whose position along the normal is its own. Whatever does not fit the series is refused
+on the slice with the same position along the normal. Whatever does not fit the series is refused
 with all that was found.
 
 Nothing here is shared with :mod:`~gi2nnunet.formats.rtstruct`, which writes such files.

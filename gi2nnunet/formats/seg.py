@@ -150,7 +150,7 @@ def _empty_patient(image: Dataset) -> Dataset:
 
 
 def _choose_frames(image: Dataset, series: Series) -> Dataset:
-    """Return an image with the frames of the series alone, in the order of its slices.
+    """Return an image with only the frames of the series, in the order of its slices.
 
     highdicom does not take images with several frames at one position, such as echoes.
     """

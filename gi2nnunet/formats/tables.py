@@ -225,7 +225,7 @@ def to_numbers(texts: Iterable[str]) -> NDArray[np.float64]:
 
 
 def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]]:
-    """Read a CSV, gzipped, zipped alone or neither; return the texts of each column by its name.
+    """Read a CSV, plain, gzipped or the only file of a zip: the texts of each column by its name.
 
     Parameters
     ----------

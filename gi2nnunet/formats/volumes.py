@@ -284,7 +284,7 @@ def read_volume_at(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
         image = kind.from_bytes(data)
         array = np.asarray(image.dataobj)
         codes = int(image.header["sform_code"]), int(image.header["qform_code"])
-    except Exception as error:  # nibabel tells a bad file by many kinds of exception
+    except Exception as error:  # nibabel raises many kinds of exception for a bad file
         _refuse(path, f"no readable NIfTI volume ({error})")
     affine = np.asarray(image.affine, np.float64)
     if array.ndim < 3 or set(array.shape[3:]) - {1} or 0 in array.shape:

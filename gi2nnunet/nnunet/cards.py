@@ -344,7 +344,7 @@ class _Known:
         return test is not None and (test["compiles"] or not compiling)
 
     def keep(self, cards: Sequence[CheckedCard], *, compiling: bool) -> None:
-        """Keep what works and forget what does not; a folder that cannot be written is no harm."""
+        """Keep what works, forget what does not; a folder that cannot be written does no harm."""
         now = dict(self.found)
         for checked in cards:
             name = self._name(checked.card)

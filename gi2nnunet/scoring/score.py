@@ -219,16 +219,16 @@ def _compare_scans(pred: MaskTable, truth: MaskTable) -> list[Problem]:
         (pred.name, f"no row of {{}} of the {len(truth.scan_ids)} scans", truth, pred),
         (pred.name, "rows of {}", pred, truth),
     ):
-        alone = [scan_id for scan_id in table.scan_ids if scan_id not in other.scan_ids]
-        n_rows = int(np.isin(table.scan_ids, alone)[table.scan].sum()) if alone else 0
+        single = [scan_id for scan_id in table.scan_ids if scan_id not in other.scan_ids]
+        n_rows = int(np.isin(table.scan_ids, single)[table.scan].sum()) if single else 0
         what = f" in {truth.name}" if table is truth else f" that {truth.name} does not have"
-        number = f"{len(alone)}" if table is truth else count(len(alone), "scan")
-        if alone:
+        number = f"{len(single)}" if table is truth else count(len(single), "scan")
+        if single:
             problems.append(
                 Problem(
                     where=where,
                     found=f"{found.format(number)}{what} ({count(n_rows, 'row')}): "
-                    f"{name_some(alone)}",
+                    f"{name_some(single)}",
                     expected="the same scans",
                 )
             )

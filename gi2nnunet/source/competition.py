@@ -384,7 +384,7 @@ class CompetitionSource(Source):
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse a file that is no zip but of another known kind."""
+    """Refuse a file of another known kind than a zip."""
     if find_kind(path) != "file" or zipfile.is_zipfile(path):
         return
     if about := describe_foreign(path, [path.name]):

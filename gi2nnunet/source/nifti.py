@@ -176,7 +176,7 @@ def _read_label_volume(path: Path, *, as_stored: bool) -> tuple[NDArray[np.uint8
     Raises
     ------
     InputError
-        Where a value is no label: a fraction, below 0 or above 255.
+        If a value cannot be a label: a fraction, below 0 or above 255.
     """
     volume = read_volume(path, as_stored=as_stored)
     array = volume.array

@@ -89,7 +89,7 @@ def list_volumes(
     ------
     InputError
         For ids that do not fit a CSV, second images of a scan, labels without an image; all of
-        them are listed together. If there is no volume.
+        them are listed together. If the path holds no volume.
     """
     kind = find_kind(path)
     problems: list[Problem] = []

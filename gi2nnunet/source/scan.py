@@ -398,7 +398,7 @@ class Source(ABC):
         Why scans are left out because ``--allow-missing`` was given, by their ids; each has a
         warning.
     unnumbered
-        Ids of scans whose first number is not known, so that it is taken as 1.
+        Ids of scans without a known first number, so that it is taken as 1.
     coding
         How its label volumes are coded; ``None`` where it has none.
     coding_is_from

@@ -208,7 +208,7 @@ def judge_hardware(
 def judge_cards(cards: Cards, used: Sequence[int] = (), *, compiling: bool) -> list[Verdict]:
     """Judge each card, and the driver if PyTorch finds none.
 
-    A card whose index is not among the ``used`` ones is never an error. ``compiling``: nnU-Net
+    A card that is not among the indices ``used`` is never an error. ``compiling``: nnU-Net
     compiles the networks that are trained on them.
     """
     verdicts = [

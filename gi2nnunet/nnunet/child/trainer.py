@@ -192,7 +192,7 @@ def _make_trainer(
             with part_file(Path(filename)) as part:
                 try:
                     super().save_checkpoint(str(part))
-                    if part.is_file():  # nnU-Net can be told to save none
+                    if part.is_file():  # nnU-Net can be set to save none
                         record_digest(Path(filename), part)
                 except RuntimeError as error:  # what PyTorch's writer makes of a full disk
                     free = shutil.disk_usage(part.parent).free

@@ -177,7 +177,7 @@ def write_phantom_like(
     ----------
     sizes
         CSV (also gzipped) with the columns id, width, height, px_w and px_h (mm) and, for test
-        scans, path or relpath; or a folder or zip whose images' names say the same.
+        scans, path or relpath; or a folder or zip with images that say the same in their names.
 
     Raises
     ------
