@@ -279,9 +279,11 @@ def test_a_copy_of_a_training_scan_under_another_name_is_in_sample(tmp_path, nam
     if copy.masks.shape[1:] == other.image.shape:
         write_source(tmp_path / "other", dataclasses.replace(made, train=(other,)))
         for truth in (True, False):  # what is only predicted is judged by its contents too
-            chosen = select_source(tmp_path / "other", dataset=dataset, ensemble=ALL, truth=truth)
+            opening = SourceOptions(truth=truth)
+            chosen = select_source(tmp_path / "other", opening, dataset=dataset, ensemble=ALL)
             assert chosen.standing == "held-out"
-    unscored = select_source(source, dataset=dataset, ensemble=ALL, truth=False, **options)
+    options = dataclasses.replace(options, truth=False)
+    unscored = select_source(source, options, dataset=dataset, ensemble=ALL)
     assert unscored.standing == "in-sample"
 
 
