@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import NonNegativeFloat
@@ -136,14 +137,22 @@ class Engine:
 
         Raises :class:`EngineError` if PyTorch cannot be imported, or takes the process down.
         """
+        homes = self._folders_to_make
         log = self.new_log(task)
         with tempfile.TemporaryDirectory() as folder:
             caches = dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"), folder)
             found = self.run(task, options or {}, log=log, gpu=gpu, variables=caches)
         log.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.workspace.logs.rmdir()  # unless it holds other logs; a refusal leaves nothing
+        with contextlib.suppress(OSError):  # unless they hold something else
+            for place in homes:
+                place.rmdir()
         return found
+
+    @cached_property
+    def _folders_to_make(self) -> tuple[Path, ...]:
+        """The folders of logs that are not there yet: what only looks leaves nothing."""
+        logs = self.workspace.logs
+        return (logs, *(folder for folder in [logs.parent] if not folder.exists()))
 
     @property
     def workers(self) -> int:

@@ -13,6 +13,7 @@ import pytest
 from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import cards
+from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.cards import (
     Cards,
     check_cards,
@@ -345,6 +346,26 @@ def test_a_device_that_is_given_is_not_looked_for(
     assert engine.device_type == "cuda"
     assert engine.choose_threads(training=False) == 2
     assert machine.asked == []
+
+
+def test_looking_at_cards_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = []
+
+    def run(task: str, _: Any, *, environment: Mapping[str, str], **__: Any) -> dict[str, Any]:
+        caches.append(environment["TRITON_CACHE_DIR"])
+        found = {"torch": "2.15.0", "cards": [T4, OTHER_T4]}
+        return found if task == "devices" else {"failure": ""}
+
+    monkeypatch.setattr(engine_module, "run_engine", run)
+    space = open_workspace(tmp_path / "w", environ={})
+    assert len(Engine(workspace=space, environ={}).check_cards(wanted=2).working) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert not any(Path(folder).exists() for folder in caches)
+    space.logs.parent.mkdir()  # of the user's own
+    Engine(workspace=space, environ={}).check_cards(wanted=2)
+    assert list(tmp_path.rglob("*")) == [space.logs.parent]
 
 
 def test_an_engine_says_what_does_not_compile_unless_nothing_is_compiled(
