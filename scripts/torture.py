@@ -22,6 +22,7 @@ import filecmp
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -197,7 +198,7 @@ def compare(command: Command, found: Path, wanted: Path) -> list[str]:
     faults += [f"{name}: missing" for name in sorted(expected - names)]
     faults += [f"{name}: left over" for name in sorted(names - expected)]
     for name in sorted(names & expected):
-        if not filecmp.cmp(found / name, wanted / name, shallow=False) and not _same_but_for_place(
+        if not filecmp.cmp(found / name, wanted / name, shallow=False) and not _same_but_for_run(
             found / name, wanted / name
         ):
             faults.append(f"{name}: differs")
@@ -209,13 +210,17 @@ def compare(command: Command, found: Path, wanted: Path) -> list[str]:
     return faults
 
 
-def _same_but_for_place(found: Path, wanted: Path) -> bool:
-    """Return whether files differ only in the folder that this run was in."""
+def _same_but_for_run(found: Path, wanted: Path) -> bool:
+    """Return whether files differ only in the run's folder and its files' time stamps."""
     if found.suffix != ".json":
         return False
     texts = [path.read_text(encoding="utf-8") for path in (found, wanted)]
     roots = [str(path).split("/gi2nnunet-workspace/")[0] for path in (found, wanted)]
-    return texts[0].replace(roots[0], "") == texts[1].replace(roots[1], "")
+    first, second = (
+        re.sub(r'"modified_ns": \d+', "", text.replace(root, ""))
+        for text, root in zip(texts, roots, strict=True)
+    )
+    return first == second
 
 
 def make_states(home: Path) -> tuple[dict[str, Path], dict[str, float]]:
