@@ -18,7 +18,7 @@ from gi2nnunet.core.errors import InputError, count, require_positive
 from gi2nnunet.core.files import Count
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.workspace import Workspace
-from gi2nnunet.nnunet.cards import Cards, check_cards, is_compiling
+from gi2nnunet.nnunet.cards import Cards, Fault, check_cards, is_compiling
 from gi2nnunet.nnunet.process import Event, LogFile, engine_environment, new_log, run_engine
 
 COST = "cost.json"
@@ -112,7 +112,7 @@ class Engine:
     def _devices(self) -> dict[str, Any]:
         return self.ask("devices")
 
-    def find_compile_faults(self) -> list[tuple[str, str]]:
+    def find_compile_faults(self) -> list[tuple[str, Fault]]:
         """Return why and on which card the network of a training cannot be compiled.
 
         Empty if nnU-Net compiles nothing, and for hardware that was given.
@@ -120,7 +120,7 @@ class Engine:
         if self.found is not None or self.device_type != "cuda" or not is_compiling(self.environ):
             return []
         cards = self.check_cards(wanted=len(self.hardware.gpus), compiling=True)
-        return [(c.card.name, str(c.compile_fault)) for c in cards.working if c.compile_fault]
+        return [(c.card.name, c.compile_fault) for c in cards.working if c.compile_fault]
 
     def use_every_card(self) -> Engine:
         """Return the engine with every card that works, unless it has a number of its own."""

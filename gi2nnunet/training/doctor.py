@@ -244,7 +244,13 @@ def _judge_compiling(checked: CheckedCard, *, used: bool) -> Verdict:
 def judge_compiling(engine: Engine) -> list[Verdict]:
     """Judge whether nnU-Net can compile a network on the cards that are used; takes seconds."""
     return [
-        _judge(f"torch.compile, {name}", fault, "that it compiles", error=True, remedy="")
+        _judge(
+            f"torch.compile, {name}",
+            fault.problem,
+            "that it compiles",
+            error=True,
+            remedy=fault.remedy,
+        )
         for name, fault in engine.find_compile_faults()
     ]
 

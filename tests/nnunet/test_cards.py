@@ -375,7 +375,7 @@ def test_an_engine_says_what_does_not_compile_unless_nothing_is_compiled(
     engine = make_engine(tmp_path, machine, monkeypatch)
     [(name, fault)] = engine.find_compile_faults()
     assert name == "Tesla T4"
-    assert "nnUNet_compile=f gi2nnunet train" in fault
+    assert "nnUNet_compile=f gi2nnunet train" in fault.remedy
     # The remedy works: with the variable nothing is compiled, by nnU-Net neither.
     off = make_engine(tmp_path, machine, monkeypatch, environ={"nnUNet_compile": "f"})
     assert off.find_compile_faults() == []

@@ -300,7 +300,7 @@ def test_a_driver_that_is_too_old_is_shown_with_pytorchs_warning(workspace: Work
 def test_before_a_training_what_does_not_compile_is_an_error(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "find_compile_faults", lambda _: [("Tesla T4", str(NO_COMPILER))])
+    monkeypatch.setattr(Engine, "find_compile_faults", lambda _: [("Tesla T4", NO_COMPILER)])
     [verdict] = judge_compiling(make_engine(workspace))
     assert verdict.level == "error"
     with pytest.raises(doctor.InputError, match=r"Tesla T4: found .*nnUNet_compile=f"):
