@@ -126,6 +126,7 @@ def read_rtstruct(
             )
         contours = _read_contours(items[0] if items else None, series, at, problems)
         masks[organ] = _draw(contours, series, at, problems)
+    problems += _find_lost_contours(dataset, where)
     raise_problems(problems, remedy=_OTHER_FILE)
     return OrganMasks(
         masks=masks,
@@ -176,6 +177,19 @@ def _check_frame(roi: Dataset, series: Series, where: str) -> Iterator[Problem]:
             where=where,
             found=f"the frame of reference ...{found[-6:]}",
             expected=f"that of the series, ...{series.frame_of_reference_uid[-6:]}",
+        )
+
+
+def _find_lost_contours(dataset: Dataset, where: str) -> Iterator[Problem]:
+    """Find contours of a number that no structure has, while a structure has no contours."""
+    numbers = {roi.get("ROINumber") for roi in dataset.get("StructureSetROISequence") or []}
+    items = dataset.get("ROIContourSequence") or []
+    drawn = {item.get("ReferencedROINumber") for item in items if "ContourSequence" in item}
+    if drawn - numbers and numbers - drawn:
+        yield Problem(
+            where=where,
+            found=f"contours of the structures number {', '.join(map(str, drawn - numbers))}",
+            expected=f"of those that it lists, {', '.join(map(str, sorted(numbers, key=str)))}",
         )
 
 

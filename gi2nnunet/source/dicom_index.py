@@ -45,6 +45,9 @@ _OF_STRUCTURES = (
     "StructureSetROISequence", "SegmentSequence", "ReferencedSeriesSequence",
     "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
+# Images of MR, CT and PET, the enhanced ones too.
+_IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "2", "2.1", "128", "130"))
+_DICOM = (".dcm", ".dicom", ".ima")
 _NO_IMAGES = (*STRUCTURES, "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG")
 _NOT_DICOM = (".png", ".csv", ".nii", ".gz", ".json", ".txt", ".xml", ".html", ".pdf", ".md")
 
@@ -197,10 +200,37 @@ def find_dicom(path: Path) -> tuple[Archive, list[str]] | None:
 
 def is_dicom(archive: Archive, name: str) -> bool:
     """Return whether a file begins as DICOM files do."""
+    return (_read_start(archive, name) or b"")[128:] == b"DICM"
+
+
+def _read_start(archive: Archive, name: str) -> bytes | None:
+    """Return the first bytes of a file, ``None`` if it cannot be read."""
     try:
-        return archive.read_bytes(name, limit=_START_BYTES)[128:] == b"DICM"
+        return archive.read_bytes(name, limit=_START_BYTES)
     except InputError:
+        return None
+
+
+def _is_something_else(archive: Archive, name: str, *, shown_as: str) -> bool:
+    """Return whether a file is not a DICOM one.
+
+    Raises :class:`InputError` if it may have been one: it cannot be read, is empty, or has the
+    ending of one. An image that is lost at the end of a series would leave no gap.
+    """
+    start = _read_start(archive, name)
+    if start is not None and start[128:] == b"DICM":
         return False
+    if start is None and not archive.is_zip and (archive.place / name).exists():
+        found = (archive.place / name).is_file()  # else a pipe or a device
+    else:
+        found = not start or name.lower().endswith(_DICOM)
+    if found:
+        what = "a file that cannot be read" if start is None else "the start of no DICOM file"
+        raise InputError(
+            f"{shown_as}: found {what if start != b'' else 'an empty file'}; expected a DICOM "
+            "file. Copy it again from where it came from, or remove it."
+        )
+    return True
 
 
 def open_file(archive: Archive, name: str, *, shown_as: str) -> BinaryIO:
@@ -225,15 +255,12 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
     has_dicomdir, others = False, 0
     for at, name in enumerate(names, start=1):
         path = f"{archive.path}/{name}"
-        if not is_dicom(archive, name):
-            others += 1
-            continue
         shown_as = path if show_paths else f"file {at} of {len(names)}"
         try:
-            with open_file(archive, name, shown_as=shown_as) as file:
-                tags = (*FRAME_KEYWORDS, *_OF_IMAGE, *_OF_STRUCTURES)
-                dataset = read_dicom(file, shown_as=shown_as, pixels=False, tags=tags)
-                header, size = file.tell(), file.seek(0, 2)
+            if (header := _read_header(archive, name, shown_as=shown_as)) is None:
+                others += 1
+                continue
+            dataset, cut_off = header
             modality = str(dataset.get("Modality", ""))
             uid = str(dataset.get("SeriesInstanceUID", ""))
             if modality in STRUCTURES:
@@ -248,9 +275,16 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
             elif "Rows" in dataset and modality not in _NO_IMAGES:
                 of_series = series.setdefault((str(dataset.get("StudyInstanceUID", "")), uid), [])
                 known_as = path if show_paths else _name_file(len(of_series) + 1, uid)
-                if cut_off := _find_cut(size, dataset, header):
+                if cut_off:
                     raise InputError(f"{known_as}: {cut_off}")
                 of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
+            elif dataset.get("SOPClassUID") in (None, *_IMAGES):
+                raise InputError(
+                    f"{shown_as}: ends early, or misses values: found no number of rows; expected "
+                    "an image. Copy the file again from where it came from."
+                )
+            else:
+                others += 1
         except InputError as error:
             problems.append(error)
         except Exception as error:  # pydicom converts a value when it is asked for
@@ -269,6 +303,17 @@ def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = Fa
         has_dicomdir=has_dicomdir,
         others=others,
     )
+
+
+def _read_header(archive: Archive, name: str, *, shown_as: str) -> tuple[Dataset, str] | None:
+    """Return a file's header and how it is cut off, or an empty text; ``None`` if not of DICOM."""
+    if _is_something_else(archive, name, shown_as=shown_as):
+        return None
+    with open_file(archive, name, shown_as=shown_as) as file:
+        tags = (*FRAME_KEYWORDS, *_OF_IMAGE, *_OF_STRUCTURES)
+        dataset = read_dicom(file, shown_as=shown_as, pixels=False, tags=tags)
+        header, size = file.tell(), file.seek(0, 2)
+    return dataset, _find_cut(size, dataset, header)
 
 
 def _name_file(number: int, uid: str) -> str:
@@ -325,7 +370,9 @@ def _build_volumes(images: Sequence[tuple[str, Dataset, list[Frame]]]) -> Iterab
         except InputError as error:
             problems.append(error)
         except Exception as error:  # a value of a type that DICOM does not allow there
-            problems.append(f"...{uid[-6:]}: found damaged values ({type(error).__name__})")
+            where = f"series ...{uid[-6:]}" if uid else "a series without SeriesInstanceUID"
+            what = f"damaged or missing values ({type(error).__name__})"
+            problems.append(Problem(where=where, found=what, expected="those of an MR image"))
         used = series.datasets if series else [frame.dataset for frame in frames]
         modality = str(image.get("Modality", "")) or "no modality"
         slices = f"{len(frames)} slice{'s' if len(frames) > 1 else ''}"

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from gi2nnunet.formats.dicom_series import read_series
 from gi2nnunet.formats.rtstruct import write_rtstruct
+from gi2nnunet.formats.seg import write_seg
 from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.making import Make
 from tests.dicom_factory import AXIAL, CORONAL, SeriesPlan, write_series
@@ -86,6 +87,23 @@ def cut(here: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def empty(here: Path) -> None:
+    sorted((here / "in" / "s").iterdir())[1].write_bytes(b"")
+
+
+def fractional(here: Path) -> None:
+    mask = np.zeros(SIZE, np.bool_)
+    mask[0, 2:6, 2:6] = True
+    write_seg(here / "in" / "g.dcm", {"stomach": mask}, series=read_series(here / "in" / "s"))
+    dataset = pydicom.dcmread(here / "in" / "g.dcm")
+    dataset.SegmentationType = "FRACTIONAL"
+    dataset.save_as(here / "in" / "g.dcm")
+
+
+def set_number(dataset: Dataset) -> None:
+    dataset.ROIContourSequence[0].ReferencedROINumber = 77
+
+
 def double(here: Path) -> None:
     path = sorted((here / "in" / "s").iterdir())[1]
     shutil.copy(path, here / "in" / "again")
@@ -139,6 +157,12 @@ CLINIC: tuple[BadInput, ...] = (
     ),
     bad("no pixel spacing", series(PixelSpacing=None), "found no PixelSpacing; expected one"),
     bad("CT", series(Modality="CT"), "the modality CT; expected MR", "--any-modality"),
+    bad("PET", series(Modality="PT"), "the modality PT; expected MR", "--any-modality"),
+    bad("an empty file", then(series(), empty), "found an empty file; expected a DICOM file"),
+    bad("a SEG with fractional values", then(series(), fractional),
+        "found fractional values; expected binary segments. Export it as binary"),
+    bad("contours of no structure", then(series(), truth(set_number)),
+        "found contours of the structures number 77; expected of those that it lists, 1"),
     bad("a truncated file", then(series(), cut), "of the series ...", "Copy the file again"),
     bad(
         "structures of another series", then(series(name="else"), series(), truth(of="else")),

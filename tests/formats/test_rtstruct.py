@@ -130,6 +130,16 @@ def test_slices_of_a_multi_frame_image_are_told_apart(series, tmp_path):
     assert_same(read_rtstruct(tmp_path / "r.dcm", series=frames).masks, masks)
 
 
+def test_contours_of_a_structure_that_is_not_listed_are_refused(series, tmp_path):
+    """Else the organ would be empty."""
+    write_rtstruct(tmp_path / "r.dcm", make_masks(series.shape), series=series)
+    dataset = pydicom.dcmread(tmp_path / "r.dcm")
+    dataset.ROIContourSequence[1].ReferencedROINumber = 77
+    dataset.save_as(tmp_path / "r.dcm")
+    with pytest.raises(InputError, match="found contours of the structures number 77; expected"):
+        read_rtstruct(tmp_path / "r.dcm", series=series)
+
+
 def test_a_contour_of_more_than_64_kilobytes(tmp_path):
     write_series(tmp_path / "s", SeriesPlan(shape=(1, 128, 128)))
     series = read_series(tmp_path / "s")

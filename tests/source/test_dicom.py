@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -25,6 +27,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     MediaStorageDirectoryStorage,
+    RawDataStorage,
     RLELossless,
     generate_uid,
 )
@@ -638,4 +641,63 @@ def test_ten_thousand_files_in_one_folder(tmp_path):
     first.write_text("text " * 100)
     for number in range(1, 10_000):
         (tmp_path / f"note{number}").hardlink_to(first)
+    assert only_scan(tmp_path).shape == (5, 8, 9)
+
+
+def test_a_series_without_its_uid_is_said_to_be_one(tmp_path):
+    write_series(tmp_path, PLAN, change=lambda dataset, _: delattr(dataset, "SeriesInstanceUID"))
+    message = refusal(tmp_path)
+    assert "a series without SeriesInstanceUID: found damaged or missing values" in message
+
+
+def test_dicom_files_that_are_no_images_are_counted(tmp_path):
+    def change(dataset, _):
+        del dataset.Rows
+        dataset.SOPClassUID = RawDataStorage
+
+    write_series(tmp_path, PLAN, change=change)
+    assert "found 0 RTSTRUCT or SEG files and 5 other files" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "start", "header", "values", "no rows", "link", "zip"])
+def test_a_lost_slice_at_the_end_of_a_series_is_refused(tmp_path, damage):
+    """It leaves no gap, so that only the file itself shows that there was one."""
+    last = write_series(tmp_path / "s", PLAN)[-1]
+    content = last.read_bytes()
+    if damage == "empty":
+        last.rename(last.with_suffix(""))
+        last.with_suffix("").write_bytes(b"")
+    elif damage == "link":
+        last.unlink()
+        last.symlink_to("nowhere")
+    elif damage == "no rows":
+        dataset = pydicom.dcmread(last)
+        del dataset.Rows
+        dataset.save_as(last)
+    elif damage != "zip":
+        last.write_bytes(content[: {"start": 100, "header": 132, "values": 400}[damage]])
+    path = tmp_path / "s"
+    if damage == "zip":
+        path = tmp_path / "s.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for member in sorted((tmp_path / "s").iterdir()):
+                file.write(member, member.name)
+            offset = file.getinfo(last.name).header_offset
+        packed = bytearray(path.read_bytes())
+        start = offset + 30 + len(last.name)
+        packed[start : start + 40] = b"\xff" * 40
+        path.write_bytes(packed)
+    message = refusal(path)
+    assert re.match(r"file \d (of 5|of the series)", message)
+    assert "opy" in message
+    assert "--allow-missing" in message
+    source = open_dicom(path, allow_missing=True)
+    assert [scan.shape[0] for scan in source.scans.values()] == [4]
+    assert "passed over: file" in source.warnings[0]
+
+
+def test_pipes_and_text_files_among_the_images_are_passed_over(tmp_path):
+    write_series(tmp_path, PLAN)
+    (tmp_path / "notes").write_text("text")
+    os.mkfifo(tmp_path / "pipe")
     assert only_scan(tmp_path).shape == (5, 8, 9)
