@@ -387,6 +387,7 @@ def train(
     options = presets.PlanOptions(
         preset=preset,
         configurations=presets.choose_configurations(list_texts(config)),
+        by_default=not config,
         batch_size=batch_size,
         patch_sizes=list_patches(patch_size),
     )

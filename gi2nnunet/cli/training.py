@@ -86,7 +86,10 @@ class NetworkOptions:
     def make_plan_options(self, **sizes: Any) -> PlanOptions:
         """Return what to plan, with the given sizes instead of nnU-Net's."""
         return PlanOptions(
-            preset=self.preset, configurations=choose_configurations(self.config), **sizes
+            preset=self.preset,
+            configurations=choose_configurations(self.config),
+            by_default=not self.config,
+            **sizes,
         )
 
 

@@ -358,8 +358,10 @@ def check_place(path: Path) -> None:
             reason = f"{there} is a file"
         elif os.access(there if is_folder else path.parent, os.W_OK | os.X_OK):
             return
+        elif os.statvfs(there).f_flag & os.ST_RDONLY:
+            reason = "the disk is mounted read-only"
         else:
-            reason = "no right to write" if is_folder else f"{there} is a file"
+            reason = "no right to write"
     except OSError as error:
         reason = error.strerror or str(error)
     raise OutputError(

@@ -63,6 +63,9 @@ class PlanOptions:
     ----------
     preset
         A name of :data:`PRESET_NAMES`, or ``auto``; see :func:`choose_preset`.
+    by_default
+        Whether nobody asked for these configurations, so that those that nnU-Net does not plan for
+        the dataset are left out.
     batch_size, patch_sizes
         Replace the planner's; patch sizes in voxels, slowest axis first: two numbers are for
         ``2d``, three for the 3D configurations.
@@ -75,6 +78,7 @@ class PlanOptions:
 
     preset: str = "auto"
     configurations: tuple[str, ...] = CONFIGURATIONS
+    by_default: bool = False
     batch_size: int | None = None
     patch_sizes: tuple[tuple[int, ...], ...] = ()
 

@@ -68,7 +68,7 @@ class Plan:
     log
         nnU-Net's output; ``None`` if there was nothing to do.
     warnings
-        Sentences on organs that are not in every fold.
+        Sentences on organs that are not in every fold, and on configurations that are left out.
     """
 
     preset: Preset
@@ -130,7 +130,7 @@ def plan_dataset(
         plans_file=planning.plans_file,
         configurations=chosen,
         log=planning.log.path if planning.log else None,
-        warnings=tuple(warn_of_absent_organs(planning.organs, dataset.splits)),
+        warnings=(*planning.left_out, *warn_of_absent_organs(planning.organs, dataset.splits)),
     )
 
 
@@ -164,6 +164,7 @@ class _Planning:
         self.organs: dict[str, list[str]] = {}
         self.truth = list_truth_copies(dataset)
         self.log: LogFile | None = None
+        self.left_out: list[str] = []
 
     def check_source(self) -> None:
         """Refuse a dataset with other contents than its manifest says, or without any organ."""
@@ -271,13 +272,19 @@ class _Planning:
     def choose(self) -> dict[str, PlannedConfiguration]:
         """Return the configurations to use; refuse one that is not planned."""
         planned = read_planned(self.folder, self.plans_name)
-        if missing := [name for name in self.options.configurations if name not in planned]:
+        asked = self.options.configurations
+        missing = [name for name in asked if name not in planned]
+        if missing and (not self.options.by_default or len(missing) == len(asked)):
             raise InputError(
                 f"{self.plans_file}: found no plan of {', '.join(missing)}, which nnU-Net does not "
                 "make for this dataset (scans of one slice have only 2d); expected one, as a "
                 f"training is asked for. Give --config {' --config '.join(planned)}."
             )
-        chosen = {name: planned[name] for name in self.options.configurations}
+        self.left_out = [
+            f"{name} is left out: nnU-Net does not plan it for scans of one slice"
+            for name in missing
+        ]
+        chosen = {name: planned[name] for name in asked if name in planned}
         for name, found in chosen.items():
             wanted = self.sizes.get(_count_axes(name))
             if wanted and list(found.patch_size) != wanted:  # planned when it was not asked for

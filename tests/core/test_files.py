@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -132,6 +133,21 @@ def test_a_place_is_checked_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OutputError, match="file is a file"):
         check_place(tmp_path / "file" / "out.csv")
+
+
+def test_a_disk_that_is_mounted_read_only_is_called_so(tmp_path, monkeypatch):
+    """Whether the file is there already or not."""
+    (tmp_path / "there").touch()
+    mounted = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: mounted)
+    for name in ("there", "new", "deep/new"):
+        with pytest.raises(OutputError, match="the disk is mounted read-only"):
+            check_place(tmp_path / name)
+    mounted.f_flag = 0
+    for name in ("there", "new"):
+        with pytest.raises(OutputError, match="no right to write"):
+            check_place(tmp_path / name)
 
 
 @pytest.mark.parametrize(

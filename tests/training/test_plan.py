@@ -358,3 +358,9 @@ def test_a_configuration_that_is_not_planned_is_refused_with_the_options_that_ar
         plan(PlanOptions().configurations)  # nobody gave --config 3d_fullres
     assert "--config 3d_fullres" not in str(no.value)
     assert list(plan(("2d",)).configurations) == ["2d"]
+    by_default = PlanOptions(preset="tiny", by_default=True)
+    made = plan_dataset(bench.dataset, by_default, engine=make_engine(bench.workspace))
+    assert list(made.configurations) == ["2d"]
+    assert "3d_fullres is left out: nnU-Net does not plan it for scans of one slice" in (
+        made.warnings
+    )

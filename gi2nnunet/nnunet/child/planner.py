@@ -34,6 +34,7 @@ _TINY_PATCH = {2: (192, 192), 3: (32, 80, 80)}
 _TINY_BATCH = {2: 8, 3: 2}
 
 _NO_LIMIT_GB = 1e6
+_FEWEST_ACROSS = 8  # voxels along an axis of a 2D patch: twice nnU-Net's smallest feature map
 
 
 def run_fingerprint(*, dataset_id: int, processes: int) -> dict[str, Any]:
@@ -157,6 +158,18 @@ def _shape_planner(
                 self.UNet_max_features_2d = self.UNet_max_features_3d = _TINY_MOST_FEATURES
                 self.UNet_blocks_per_stage_encoder = _TINY_CONVOLUTIONS
                 self.UNet_blocks_per_stage_decoder = _TINY_CONVOLUTIONS
+
+        def determine_transpose(self) -> tuple[list[int], list[int]]:
+            # nnU-Net cuts 2D patches across the widest spacing. If that is in the plane of the
+            # slices, of which there are few, its patches would be too narrow for a network.
+            found = self.dataset_fingerprint
+            thickness = self.determine_fullres_target_spacing()[0]
+            scans = zip(found["shapes_after_crop"], found["spacings"], strict=True)
+            slices = np.median([shape[0] * spacing[0] / thickness for shape, spacing in scans])
+            if slices < _FEWEST_ACROSS:
+                return [0, 1, 2], [0, 1, 2]
+            forward, backward = super().determine_transpose()
+            return forward, backward
 
         def generate_data_identifier(self, configuration_name: str) -> str:
             # nnU-Net's ResEnc planners share the default planner's folders; ours never do.
