@@ -120,7 +120,7 @@ def _print_diagnosis(result: Diagnosis) -> None:
     )
     for verdict in result.verdicts:
         if verdict.remedy:
-            print_result(f"{verdict.level}: {verdict.name}: {verdict.remedy}")
+            print_result(f"{verdict.level.capitalize()}: {verdict.name}: {verdict.remedy}")
     print_result(
         "Ready to train." if result.fit else "Training cannot start; see the errors above."
     )
@@ -179,4 +179,5 @@ def report(
             }
         )
     else:
-        print_result(f"{made.path} ({made.size / 1e6:.1f} MB, slices of {len(shown)} scans)")
+        shown_scans = count(len(shown), "scan")
+        print_result(f"{made.path} ({made.size / 1e6:.1f} MB, slices of {shown_scans})")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import Check, Finding, InputError, name_some
+from gi2nnunet.core.errors import Check, Finding, InputError, count, name_some
 from gi2nnunet.core.files import find_kind, find_record, is_stray
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
@@ -89,7 +89,7 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
         if not expected:
             return []
         found = "nothing (nnU-Net would draw a random split that mixes patients)"
-        return [_finding(path, found, f"the split's {len(expected)} folds", remedy)]
+        return [_finding(path, found, f"the split's {count(len(expected), 'fold')}", remedy)]
     splits = find_record(path, list[Fold])
     if splits is None:
         return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
@@ -104,9 +104,9 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
             found = f"fold {number}: {name_some(strangers)}, not among the training scans"
             findings.append(_finding(path, found, "only training scans of the dataset", remedy))
     if splits != expected:
-        found = f"{len(splits)} folds that differ from the manifest's"
+        found = f"{count(len(splits), 'fold')}, not as in the manifest"
         own = f"To use these folds: gi2nnunet convert SOURCE --splits {shlex.quote(str(path))}"
-        expected_folds = f"the manifest's {len(expected)} folds"
+        expected_folds = f"the manifest's {count(len(expected), 'fold')}"
         findings.append(_finding(path, found, expected_folds, f"{remedy} {own}"))
     return findings
 

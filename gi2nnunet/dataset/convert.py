@@ -28,6 +28,7 @@ from gi2nnunet.core.errors import (
     EngineError,
     InputError,
     OutputError,
+    count,
     name_some,
     raise_problems,
 )
@@ -248,7 +249,8 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
     if shared := shared_patients(training, held):
         owner = "benchmark" if split.holdout == "mle-bench" else "source"
         warnings.append(
-            f"{len(shared)} patients are in training and in the held-out test set, as the {owner} "
+            f"training and the held-out test set share {count(len(shared), 'patient')}, as the "
+            f"{owner} "
             f"has it: {', '.join(shared)}"
         )
     parts: dict[str, DatasetPart] = {
@@ -609,7 +611,8 @@ def write_scans(
             report(len(parts) - len(to_do) + number, len(parts), "converting scans")
     except MemoryError as error:
         raise EngineError(
-            f"There is not enough memory for {workers} scans at the same time. Use fewer jobs."
+            f"There is not enough memory for {count(workers, 'scan')} at the same time. Use fewer "
+            "jobs."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gi2nnunet.core.errors import InputError, name_some
+from gi2nnunet.core.errors import InputError, count, name_some
 from gi2nnunet.core.files import cannot_write, find_record, replace_file
 from gi2nnunet.dataset.manifest import SPLITS, find_datasets
 from gi2nnunet.dataset.workspace import Workspace
@@ -223,7 +223,7 @@ def _find_differences(
     if any(old[key] != new[key] for key in old.keys() & new.keys()):
         found.append(
             f"the source's files (made from {manifest['source']['path']}: "
-            f"{old.get('scans')} scans, now {new.get('scans')})"
+            f"{count(old.get('scans') or 0, 'scan')}, now {new.get('scans')})"
         )
     if former["labels"] != wanted["labels"]:
         found.append(f"labels {former['labels']}, now {wanted['labels']}")
@@ -236,5 +236,7 @@ def _find_differences(
         ]
         found.append(f"the part of {name_some(moved, most=3, separator='; ')}")
     if former["splits"] != wanted["splits"]:
-        found.append(f"{len(former['splits'])} folds, now {len(wanted['splits'])} other ones")
+        found.append(
+            f"{count(len(former['splits']), 'fold')}, now {len(wanted['splits'])} other ones"
+        )
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.files import check_place
 from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme, Orientation
 from gi2nnunet.formats.labels import ALL_BITS
@@ -88,7 +88,7 @@ def encode_labels(
     warnings = list(source.warnings)
     if unknown := source.unnumbered:
         warnings.append(
-            f"no manifest gives the first slice's number of {len(unknown)} scans "
+            f"no manifest gives the first slice's number of {count(len(unknown), 'scan')} "
             f"({name_some(unknown, most=3)}): taken as 1"
         )
     if source.coding_is_from == "by their values: regions":

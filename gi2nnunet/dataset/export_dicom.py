@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, raise_problems
 from gi2nnunet.formats.dicom_series import Series, check_masks, find_voxels
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS, split_organs
@@ -96,7 +96,8 @@ def _read_masks(
     whole = len(files) == 1 and not organs
     if not whole and (not organs or not len(files) == len(organs) == len(set(organs))):
         raise InputError(
-            f"{labels}: found {len(files)} NIfTI files, {len(organs)} with an organ's name; "
+            f"{labels}: found {count(len(files), 'NIfTI file')}, {len(organs)} with an organ's "
+            "name; "
             f"expected one file of labels, or one for each of {', '.join(ORGANS)}. Give one file, "
             "or a folder with only these."
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, raise_problems
 from gi2nnunet.core.seals import Seal, find_changed
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
@@ -139,7 +139,7 @@ class Dataset:
         table = parts.agg(
             patients=("patient_id", "nunique"), scans=("depth", "size"), slices=("depth", "sum")
         )
-        return f"<p>{self.name}, {len(self.splits)} folds</p>{table.to_html()}"
+        return f"<p>{self.name}, {count(len(self.splits), 'fold')}</p>{table.to_html()}"
 
 
 def _id_of(scan: str | DatasetScan) -> str:

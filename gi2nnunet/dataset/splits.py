@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.formats.ids import Certainty, day_of, patient_of, scan_order
 from gi2nnunet.source.dataset import Fold
 
@@ -102,7 +102,7 @@ def make_folds(scans: Mapping[str, str], *, folds: int, seed: int = 0) -> list[F
     for scan_id in sorted(scans, key=scan_order):
         by_patient.setdefault(patient_of(scan_id), []).append(scan_id)
     if not 2 <= folds <= len(by_patient):
-        raise ValueError(f"{folds} folds of {len(by_patient)} patients")
+        raise ValueError(f"{count(folds, 'fold')} of {count(len(by_patient), 'patient')}")
     strata = sorted(set(scans.values()))
     # To be even: scans of each stratum, scans, patients. Each is divided by its total, so that a
     # rare stratum counts like a common one.
@@ -158,7 +158,8 @@ def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | N
             raise InputError(f"folds: found {asked}; expected at least 2. Give a larger number.")
         if asked > patients:
             raise InputError(
-                f"folds: found {asked} for {patients} training patients; expected at most one fold "
+                f"folds: found {asked} for {count(patients, 'training patient')}; expected at "
+                "most one fold "
                 "for each patient. Ask for fewer folds, or give no number."
             )
         return asked, None
@@ -225,13 +226,14 @@ def hold_out(
         )
     if rule == 0 or not patients:
         return ()
-    count = max(1, math.floor(rule * len(patients) + 0.5))
-    if count >= len(patients):
+    wanted = max(1, math.floor(rule * len(patients) + 0.5))
+    if wanted >= len(patients):
         raise InputError(
-            f"holdout: found {rule} of {len(patients)} patients, which leaves none to train on. "
+            f"holdout: found {rule} of {count(len(patients), 'patient')}, which leaves none to "
+            "train on. "
             "Hold out fewer, or none with 0."
         )
-    drawn = np.random.default_rng(seed).permutation(len(patients))[:count]
+    drawn = np.random.default_rng(seed).permutation(len(patients))[:wanted]
     chosen = {patients[index] for index in drawn.tolist()}
     return tuple(scan_id for scan_id in ordered if patient_of(scan_id) in chosen)
 

@@ -20,7 +20,7 @@ from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.files import Count, parse_record, replace_file
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap
@@ -107,7 +107,7 @@ def write_probabilities(
         If the file cannot be written.
     """
     if array.dtype != np.uint8 or array.shape[:2] != (len(ORGANS), len(numbers)):
-        raise ValueError(f"{array.dtype} array {array.shape} for {len(numbers)} slices")
+        raise ValueError(f"{array.dtype} array {array.shape} for {count(len(numbers), 'slice')}")
     header = {
         "format": _FORMAT,
         "scan_id": scan_id,

@@ -159,7 +159,7 @@ def _tidy(text: str) -> str:
 
 
 def _excerpt(text: str, most: int = 60) -> str:
-    return repr(text if len(text) <= most else text[:most] + "...")
+    return ascii(text if len(text) <= most else text[:most] + "...")
 
 
 def decode_mask(text: str, *, shape: tuple[int, int]) -> BoolArray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, raise_problems
 from gi2nnunet.formats.ids import ORGANS
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def match_names(
             problems.append(Problem(where=where, found=listed, expected=expected))
         elif len(found) > 1:
             doubled = ", ".join(f"{names[index]!r} (number {index + 1})" for index in found)
-            what = f"{len(found)} structures for {organ}: {doubled}"
+            what = f"{count(len(found), 'structure')} for {organ}: {doubled}"
             problems.append(Problem(where=where, found=what, expected="one structure for an organ"))
         elif found:
             of_organ[organ] = found[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gi2nnunet.core.errors import name_some
+from gi2nnunet.core.errors import count, name_some
 from gi2nnunet.core.files import replace_file
 from gi2nnunet.formats.ids import ORGANS, scan_order, slice_id
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
@@ -90,18 +90,18 @@ def write_submission(
         extra = [", ".join(key) for key in texts if key not in wanted]
         if missing:
             warnings.append(
-                f"{len(missing)} rows of {sample.name} were not predicted and are written empty: "
-                + name_some(missing, separator="; ")
+                f"{count(len(missing), 'row')} of {sample.name} had no prediction and stayed "
+                "empty: " + name_some(missing, separator="; ")
             )
         if extra:
             warnings.append(
-                f"{len(extra)} predicted rows are not in {sample.name} and are left out: "
+                f"{sample.name} does not have {count(len(extra), 'predicted row')}, left out: "
                 + name_some(extra, separator="; ")
             )
     else:
         keys = sorted(texts, key=_row_order)
     if keys and not any(texts.get(key) for key in keys):
-        warnings.append(f"{path.name}: no organ in any of its {len(keys)} rows")
+        warnings.append(f"{path.name}: no organ in any of its {count(len(keys), 'row')}")
     rows_in_order = ((*key, texts.get(key, "")) for key in keys)
     replace_file(path, format_rows(rows_in_order, "predicted"))
     return tuple(warnings)

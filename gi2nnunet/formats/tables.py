@@ -29,6 +29,7 @@ from gi2nnunet.core.errors import (
     MOST_TABLE_BYTES,
     InputError,
     Problem,
+    count,
     is_table_bomb,
     name_some,
     raise_problems,
@@ -259,7 +260,7 @@ def read_csv(path: Path | str, data: bytes | None = None) -> dict[str, list[str]
             elif len(row) > 1 or "".join(row).strip():  # else a blank line
                 where = f"{path}, line {reader.line_num}"
                 problems.append(
-                    Problem(where=where, found=f"{len(row)} fields", expected=str(len(header)))
+                    Problem(where=where, found=count(len(row), "field"), expected=str(len(header)))
                 )
     except StopIteration as error:
         raise _not_csv(path, "nothing") from error

@@ -215,16 +215,17 @@ def open_bundle(path: Path, *, trust: bool = False) -> Bundle:
     with _open_zip(path) as members:
         parts = [member for member in members.infolist() if not is_stray(member.filename)]
         listed = {member.filename: member.file_size for member in parts}
+        if MANIFEST not in listed:
+            raise InputError(
+                f"{path}: found no {MANIFEST}; expected a model made by gi2nnunet export-model or "
+                "nnUNetv2_export_model_to_zip. A single checkpoint cannot be imported; data are "
+                "taken by gi2nnunet convert."
+            )
         packed = any(member.compress_type != zipfile.ZIP_STORED for member in parts)
         if packed or sum(listed.values()) > path.stat().st_size:
             raise InputError(f"{path}: found packed parts; expected stored ones. {_DAMAGED}")
         if len(listed) != len(parts):
             raise InputError(f"{path}: holds several parts of one name. {_DAMAGED}")
-        if MANIFEST not in listed:
-            raise InputError(
-                f"{path}: found no {MANIFEST}; expected a model made by gi2nnunet export-model or "
-                "nnUNetv2_export_model_to_zip."
-            )
         text = _read(members, path, MANIFEST, listed.pop(MANIFEST))
     found = parse_record(text, dict[str, Any], where=f"{path}, {MANIFEST}", remedy=_DAMAGED)
     if found.get("format") != FORMAT:

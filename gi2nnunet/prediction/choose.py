@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.checks import find_copied_patients, warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import (
@@ -272,7 +272,8 @@ def select_source(
     labelled = [scan for scan in source.scans.values() if scan.labelled and options.truth]
     if 0 < len(labelled) < len(source.scans):
         warnings.append(
-            f"{source.path}: {len(labelled)} of {len(source.scans)} scans have labels, so nothing "
+            f"{source.path}: {len(labelled)} of {count(len(source.scans), 'scan')} have labels, "
+            "so nothing "
             "is scored; give a source of labelled ones only"
         )
         labelled = []

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, name_some
+from gi2nnunet.core.errors import InputError, count, name_some
 from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
@@ -198,7 +198,7 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
         missing = sorted(set(range(len(dataset.splits))) - {int(fold) for fold in numbered})
         raise InputError(
             f"{ensemble.describe()}: every model was trained on {seen[0]}"
-            + (f" and {len(seen) - 1} more scans" if len(seen) > 1 else "")
+            + (f" and {count(len(seen) - 1, 'more scan')}" if len(seen) > 1 else "")
             + f" (missing folds: {', '.join(map(str, missing)) or 'none of the split'}). "
             "Train them with gi2nnunet train --fold cv."
         )
@@ -211,7 +211,8 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
             folds = [own[scan_id]]
         if len(folds) != 1:
             raise InputError(
-                f"{scan_id}: {len(folds)} folds did not train on its patient; expected one, as in "
+                f"{scan_id}: {count(len(folds), 'fold')} did not train on its patient; expected "
+                "one, as in "
                 "a split by patients. Convert the source again."
             )
         fold_of[scan_id] = int(folds[0])

@@ -13,7 +13,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import EngineError, GiError, InputError
+from gi2nnunet.core.errors import EngineError, GiError, InputError, count
 from gi2nnunet.core.files import find_record, replace_file, write_json
 from gi2nnunet.core.workers import Notice
 from gi2nnunet.formats.probabilities import SUFFIX
@@ -204,7 +204,7 @@ class _Progress:
         if self.unreadable:
             end = ": the others are kept." if self._kept.folder else "."
             last = (
-                f"{len(self.unreadable)} of {len(self._tasks)} scans cannot be predicted. "
+                f"{len(self.unreadable)} of {count(len(self._tasks), 'scan')} cannot be predicted. "
                 f"Correct them and run the same again{end}"
             )
             raise InputError("\n".join([*list(self.unreadable.values())[:20], last]))
@@ -216,7 +216,7 @@ class _Progress:
         lines = [str(error), *list(self.unreadable.values())[:20]]
         if self._kept.folder:
             lines.append(
-                f"{len(self.done)} of {len(self._tasks)} scans are predicted and kept: "
+                f"{len(self.done)} of {count(len(self._tasks), 'scan')} are predicted and kept: "
                 "the same command goes on from there."
             )
         return EngineError("\n".join(lines))

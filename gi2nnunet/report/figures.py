@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.template import name_of
 from gi2nnunet.scoring.bootstrap import Interval
@@ -76,7 +77,7 @@ def _draw_curve(
         axes.set(xlim=(numbers[0] - 0.5, numbers[0] + 0.5))
     axes.set(title=heading, xlabel="epoch")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    return _to_svg(figure, label=f"{title}: {heading} over {len(epochs)} epochs")
+    return _to_svg(figure, label=f"{title}: {heading} over {count(len(epochs), 'epoch')}")
 
 
 @mpl.rc_context(_STYLE)
@@ -101,7 +102,9 @@ def draw_scores(score: Score, intervals: Mapping[str, Interval]) -> str:
     shown = [value for row in rows for value in row[3] if not math.isnan(value)]
     left = max(0.0, min(shown, default=0) - 0.05)
     axes.set(ylim=(-0.6, len(rows) - 0.4), xlim=(left, 1.005))
-    label = f"Score and Dice of each of {len(score.per_scan)} scans, with means and intervals"
+    label = (
+        f"Score and Dice of each of {count(len(score.per_scan), 'scan')}, with means and intervals"
+    )
     return _to_svg(figure, label=label)
 
 

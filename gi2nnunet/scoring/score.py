@@ -198,8 +198,8 @@ def _check_same_rows(
     ]
     raise_problems(
         problems,
-        remedy=f"Give one row for each of the {len(truth)} rows of {truth.name} and no other"
-        f"{hint if in_both else ''}.",
+        remedy=f"Give one row for each of the {count(len(truth), 'row')} of {truth.name} and no "
+        f"other{hint if in_both else ''}.",
     )
     differ = np.flatnonzero(keys[0] != keys[1])
     if in_order and len(differ):
@@ -216,7 +216,7 @@ def _compare_scans(pred: MaskTable, truth: MaskTable) -> list[Problem]:
     """Return a problem for the scans that only the truth has, and one for those only predicted."""
     problems = []
     for where, found, table, other in (
-        (pred.name, f"no row of {{}} of the {len(truth.scan_ids)} scans", truth, pred),
+        (pred.name, f"no row of {{}} of the {count(len(truth.scan_ids), 'scan')}", truth, pred),
         (pred.name, "rows of {}", pred, truth),
     ):
         single = [scan_id for scan_id in table.scan_ids if scan_id not in other.scan_ids]

@@ -235,8 +235,9 @@ def _list_empty(outcome: Outcome | None, hours: float) -> list[str]:
     if late := outcome.late:
         total = len(outcome.used) + len(outcome.failed) + len(late)
         warnings.append(
-            f"the time budget of {hours:g} hours was too short for {len(late)} of {total} scans, "
-            f"which are left empty: {name_some(late)}"
+            f"the time budget of {hours:g} h was too short for {len(late)} of "
+            f"{count(total, 'scan')}, left "
+            f"empty: {name_some(late)}"
         )
     return warnings
 
@@ -367,7 +368,7 @@ def predict_within(
         )
         if chosen != now:
             (on_change or ignore)(
-                f"{len(todo)} scans at {scan_seconds:.1f} s each do not fit into the "
+                f"{count(len(todo), 'scan')} at {scan_seconds:.1f} s each cannot fit into the "
                 f"{max(0.0, seconds_left):.0f} s left: going on with {steps[chosen].describe()}."
             )
             now = chosen

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
@@ -249,7 +248,7 @@ class _Faults:
 
 
 _SAMPLE = "sample_submission.csv"
-_TABLE_NAMES = (["train.csv"], ["train.csv.zip"])
+_TABLE_NAMES = (["train.csv"], ["train.csv.zip"], ["train.csv.gz"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,7 +374,7 @@ class CompetitionSource(Source):
     def described(self) -> str:
         """Return the path, the part and how many scans it holds."""
         parts = " and ".join(dict.fromkeys(scan.part for scan in self.scans.values()))
-        return f"{self.path} ({parts}, {len(self.scans)} scans)"
+        return f"{self.path} ({parts}, {count(len(self.scans), 'scan')})"
 
     @property
     def truth_name(self) -> str:
@@ -384,9 +383,9 @@ class CompetitionSource(Source):
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse a file of another known kind than a zip."""
-    if find_kind(path) != "file" or zipfile.is_zipfile(path):
-        return
+    """Refuse a file of another known kind."""
+    if find_kind(path) != "file" or path.suffix.lower() == ".zip":
+        return  # others can be zips too, as a checkpoint is
     if about := describe_foreign(path, [path.name]):
         raise InputError(
             f"{path}: is not a source; expected a folder, a zip or a NIfTI file.{about}"
@@ -396,8 +395,8 @@ def _refuse_foreign(path: Path) -> None:
 def _read_table(
     archive: Archive, names: Sequence[str], name: str, *, mask_column: MaskColumn | None = None
 ) -> MaskTable | None:
-    """Return a table, which may be in a zip of its own, as Kaggle gives single files."""
-    name = next((n for n in (name, f"{name}.zip") if n in names), "")
+    """Return a table, which may be packed by itself, as Kaggle gives single files."""
+    name = next((n for n in (name, f"{name}.zip", f"{name}.gz") if n in names), "")
     if not name:
         return None
     return read_mask_table(
@@ -605,6 +604,6 @@ def _find_odd_sizes(archive: Archive, slices: Sequence[SliceImage]) -> Iterator[
     ):
         yield Problem(
             where=where,
-            found=f"{len(slices)} slices of {first.width} x {first.height} pixels",
+            found=f"{count(len(slices), 'slice')} of {first.width} x {first.height} pixels",
             expected=f"at most {MOST_SIDE} each way and {MOST_VOXELS} voxels in all",
         )

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.dicom_series import (
     Series,
@@ -278,7 +278,8 @@ class DicomSource(Source):
         nameless = len({volume.study for volume in volumes if not volume.patient})
         if nameless:
             warnings.append(
-                f"{nameless} studies have no PatientID: each counts as a patient of its own"
+                f"no PatientID in {count(nameless, 'study', 'studies')}: each counts as a patient "
+                "of its own"
             )
         scans = {
             scan_id: _make_scan(found[0], scan_id, volume, file, options)
@@ -310,7 +311,7 @@ class DicomSource(Source):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return a digest of the sizes and last bytes of all files, and of the names of organs."""
-        listing, size, count = hashlib.sha256(), 0, 0
+        listing, size, n_files = hashlib.sha256(), 0, 0
         for scan in self.scans.values():
             files = [(scan.archive, name) for name in scan.names]
             if scan.structures:
@@ -319,11 +320,11 @@ class DicomSource(Source):
                 shown_as = f"{scan.scan_id}, file {number} of {len(files)}"
                 of_file, end = _read_end(archive, name, shown_as=shown_as)
                 listing.update(f"{of_file} {hashlib.sha256(end).hexdigest()}\n".encode())
-                size, count = size + of_file, count + 1
+                size, n_files = size + of_file, n_files + 1
             listing.update(f"{scan.frames} {sorted(scan.roi.items())}".encode())
         return {
             "scans": len(self.scans),
-            "files": count,
+            "files": n_files,
             "bytes": size,
             "sizes_and_ends_sha256": listing.hexdigest(),
             "labels": str(self.coding) if self.coding else None,
@@ -453,7 +454,7 @@ def _choose_volumes(
     if left := len(index.volumes) - len(chosen):
         taken = {id(volume) for volume in chosen}
         others = [f"{v.key}: {v.described}" for v in index.volumes if id(v) not in taken]
-        warnings.append(f"{left} other series are passed over ({name_some(others, most=5)})")
+        warnings.append(f"passed over {left} other series ({name_some(others, most=5)})")
     return chosen
 
 
@@ -462,8 +463,9 @@ def _narrow(index: Index, asked: DicomOptions) -> list[Volume]:
     if not index.volumes:
         also = "a DICOMDIR, which only lists files, and " if index.has_dicomdir else ""
         raise InputError(
-            f"The source: found {also}{len(index.structures)} RTSTRUCT or SEG files and "
-            f"{index.others} other files; expected a series of MR images. Give the folder that "
+            f"The source: found {also}{count(len(index.structures), 'RTSTRUCT or SEG file')} and "
+            f"{count(index.others, 'other file')}; expected a series of MR images. Give the "
+            "folder that "
             "holds the images."
         )
     called = [v for v in index.volumes if asked.series is None or v.is_called(asked.series)]
@@ -516,7 +518,7 @@ def _find_truth(
         truth.append(fits[0] if fits else None)
         if len(fits) > 1:
             problems.append(
-                f"{', '.join(file.shown_as for file in fits)}: found {len(fits)} files of "
+                f"{', '.join(file.shown_as for file in fits)}: found {count(len(fits), 'file')} of "
                 "structures for one series; expected one. Name it with --structures"
             )
         elif fits:
@@ -537,12 +539,13 @@ def _find_truth(
             "right file with --structures, or choose the series with --series."
         )
     if unused:
-        warnings.append(f"{len(unused)} files of structures belong to no series that is taken")
+        warnings.append(f"of no series that is taken: {count(len(unused), 'file')} of structures")
     if unmapped:
-        listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(unmapped.items()))
+        listed = ", ".join(f"{name!r} ({n})" for name, n in sorted(unmapped.items()))
         warnings.append(f"structures that are not mapped to an organ (--roi maps them): {listed}")
     warnings += [
-        f"{count} of {sum(map(bool, truth))} files have no structure for {organ}: taken as empty"
-        for organ, count in missing.items()
+        f"no structure for {organ} in {number} of {count(sum(map(bool, truth)), 'file')}: taken "
+        "as empty"
+        for organ, number in missing.items()
     ]
     return truth

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import InputError, Problem, name_some, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.files import find_record, read_record
 from gi2nnunet.formats.coding import (
     CODINGS,
@@ -306,7 +306,7 @@ class NiftiSource(Source):
     @property
     def described(self) -> str:
         """Return the path and how many volumes it holds."""
-        return f"{self.path} ({len(self.scans)} NIfTI volumes)"
+        return f"{self.path} ({count(len(self.scans), 'NIfTI volume')})"
 
 
 def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
@@ -314,7 +314,8 @@ def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
     if not scan_ids:
         return ()
     return (
-        f"the affine of {len(scan_ids)} volumes ({name_some(scan_ids, most=3)}) has no origin or "
+        f"the affine of {count(len(scan_ids), 'volume')} ({name_some(scan_ids, most=3)}) has no "
+        "origin or "
         "voxels of 1 mm, as an identity that was written with an array: what it says of the axes "
         "may be wrong, and mirrored volumes score about 0. If the arrays are columns, rows and "
         "slices in their order, give --orientation as-stored",
@@ -376,7 +377,7 @@ def _warn_of_masks(masks: Masks, options: SourceOptions) -> list[str]:
         if without:
             named = name_some(without, most=3)
             warnings.append(
-                f"{len(without)} scans ({named}) have no mask of {organ}: taken as empty"
+                f"no mask of {organ} for {count(len(without), 'scan')} ({named}): taken as empty"
             )
     folders = {of_scan[0][0].parent for of_scan in masks.values()}
     beside = (nifti_stem(file.name) for folder in folders for file in volumes_of(folder))

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError, Problem, raise_problems, require_positive
+from gi2nnunet.core.errors import InputError, Problem, count, raise_problems, require_positive
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.coding import LabelCoding
 from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
@@ -490,7 +490,8 @@ class Source(ABC):
         if not unknown:
             return ()
         return (
-            f"{len(unknown)} of {len(self.scans)} scan ids do not have the form <patient>_day<N> "
+            f"{len(unknown)} of {count(len(self.scans), 'scan id')} not of the form "
+            "<patient>_day<N> "
             f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}): each counts as a "
             "patient of its own, so scans of one patient may be trained on and validated or held "
             "out. Rename to <patient>_day<N> where patients have several scans",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
-from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.core.errors import EngineError, InputError, count
 from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.cards import Cards, CheckedCard, is_compiling
@@ -282,8 +282,8 @@ def _judge_memory(machine: Machine, need: Need, work: Work) -> list[Verdict]:
         one = need.memory_of_training(workers=work.workers)
         uses.append(("train", work.trainings, one, work.workers + 1))
     verdicts = []
-    for what, count, each, workers in uses:
-        wanted = count * each
+    for what, processes, each, workers in uses:
+        wanted = processes * each
         fewer = max(1, int(workers * free / wanted))
         verdicts.append(
             _judge(
@@ -357,7 +357,7 @@ def judge_data(dataset: Dataset, preprocessed: Path) -> list[Verdict]:
             remedy=finding.remedy,
         )
         for finding in findings
-    ] or [_judge("data", f"{len(checks)} checks passed", "that all do", remedy="")]
+    ] or [_judge("data", f"{count(len(checks), 'check')} passed", "that all do", remedy="")]
 
 
 def raise_errors(verdicts: Sequence[Verdict]) -> None:

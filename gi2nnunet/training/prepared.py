@@ -19,7 +19,7 @@ from typing import Any, NotRequired
 from pydantic import PositiveFloat
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import Check, Finding, InputError, name_some
+from gi2nnunet.core.errors import Check, Finding, InputError, count, name_some
 from gi2nnunet.core.files import Count, find_record, write_json
 from gi2nnunet.core.seals import Seal, find_changed, hash_file, renew_seals, seal_files
 from gi2nnunet.dataset.checks import check_file, compare_split
@@ -454,7 +454,7 @@ def _check_data(
 def _name_changes(folder: Path, state: PreparedData, remedy: str) -> Iterator[Finding]:
     files = state.mark["files"] if state.mark else {}
     if len(state.changed) > _MOST_NAMED:
-        found = f"{len(state.changed)} of {len(files)} files missing or damaged"
+        found = f"{len(state.changed)} of {count(len(files), 'file')} missing or damaged"
         found += f" ({name_some(state.changed)})"
         yield _finding(folder, found, "every training scan as preprocessed", remedy)
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 
-from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError
+from gi2nnunet.core.errors import EngineError, InputError, OutputError, StoppedError, count
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold, hold_dataset
 from gi2nnunet.core.workers import Notice
@@ -105,12 +105,13 @@ def describe_folds(folds: Sequence[Fold], dataset: Dataset) -> list[str]:
     lines = []
     if "all" in folds:
         lines.append(
-            f"Training one model on all {scans} training scans (fold all); nnU-Net's pseudo Dice "
+            f"Training one model on all {count(scans, 'training scan')} (fold all); nnU-Net's "
+            "pseudo Dice "
             "is then in-sample."
         )
     numbered = [fold for fold in folds if fold != "all"]
     if numbered and len(numbered) == len(dataset.splits):
-        lines.append(f"Training every one of the split's {len(numbered)} folds (cv).")
+        lines.append(f"Training every one of the split's {count(len(numbered), 'fold')} (cv).")
     elif numbered:
         lines.append(
             f"Training fold {', '.join(map(str, numbered))} of the split's {len(dataset.splits)}."
@@ -345,7 +346,7 @@ def _run_all(
             raise errors[0]
         kind = InputError if all(isinstance(e, InputError) for e in errors) else EngineError
         raise kind(
-            f"{len(failures)} of {len(todo)} trainings failed; the others are done. "
+            f"{len(failures)} of {count(len(todo), 'training')} failed; the others are done. "
             "Run the same command again to continue.\n" + "\n".join(failures)
         )
     return [outcome for _, outcome in outcomes if isinstance(outcome, TrainingResult)]

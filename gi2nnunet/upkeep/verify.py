@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gi2nnunet.core.errors import Check, Finding, InputError, name_some
+from gi2nnunet.core.errors import Check, Finding, InputError, count, name_some
 from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, show_name
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
@@ -113,7 +113,7 @@ def _check_fold(
     number = folder.name.removeprefix("fold_")
     if number.isdecimal() and int(number) >= len(dataset.splits):
         found = f"fold {number}, which nnU-Net trained on a random split that mixes patients"
-        expected = f"one of the split's {len(dataset.splits)} folds, or fold_all"
+        expected = f"one of the split's {count(len(dataset.splits), 'fold')}, or fold_all"
         findings.append(_finding(folder, found, expected, "Delete it."))
     if not record:
         return findings  # plain nnU-Net's

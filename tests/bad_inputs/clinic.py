@@ -123,7 +123,7 @@ def bad(name: str, make: Make, *message: str, options: str = "") -> BadInput:
 CLINIC: tuple[BadInput, ...] = (
     bad(
         "no image series", then(series(name="else"), truth(of="else"), write_text),
-        "found 1 RTSTRUCT or SEG files and 1 other files; expected a series of MR images.",
+        "found 1 RTSTRUCT or SEG file and 1 other file; expected a series of MR images.",
         "Give the folder that holds the images.",
     ),
     bad(

@@ -290,7 +290,7 @@ MODELS = (
     model(
         "a checkpoint of a training that diverged",
         checkpoint({**ONE, "network_weights": "diverged"}),
-        "checkpoint_final.pth: found NaN or infinity in 1 of 1 tensors of weights",
+        "checkpoint_final.pth: found NaN or infinity in 1 of 1 tensor of weights",
         remedy="Train again with --restart and a smaller --lr",
         engine=True,
     ),

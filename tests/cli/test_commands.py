@@ -706,7 +706,7 @@ def test_predict_looks_for_no_truth_and_follows_the_sample(run, converted, oracl
         mask = scan.masks[index[row["class"]], int(row["id"][-4:]) - 1]
         stomach = row["class"] == "stomach"
         assert row["predicted"] == ("" if stomach else encode_plain(mask))
-    assert "3 predicted rows are not in" in err
+    assert "does not have 3 predicted rows, left out" in err
     code, out, err = run("predict-and-score", "hidden", "--device", "cpu", "--out", "mine")
     assert code == 0
     assert "The truth of these scans is not known, so they are not scored." in err

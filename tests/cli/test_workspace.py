@@ -121,7 +121,7 @@ def test_doctor_holds_the_machine_to_the_dataset(
     monkeypatch.setattr(doctor, "read_machine", lambda: replace(MACHINE, memory_bytes=256 * MIB))
     code, out, _ = run("doctor", "--preset", "tiny")
     assert code == 3
-    assert "error: memory to train: " in out
+    assert "Error: memory to train: " in out
     assert "256 MiB" in out
     assert out.splitlines()[-1] == "Training cannot start; see the errors above."
 

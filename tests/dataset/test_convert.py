@@ -635,7 +635,7 @@ def test_one_patient_has_no_split_file(tmp_path, ws):
     assert dataset.splits == ()
     assert not list((tmp_path / "ws").rglob("splits_final.json"))
     assert any("fold all" in w for w in dataset.warnings)
-    with pytest.raises(InputError, match="2 for 1 training patients"):
+    with pytest.raises(InputError, match="2 for 1 training patient;"):
         convert(source, workspace=ws, folds=2)
 
 
@@ -709,7 +709,7 @@ def test_mle_bench_holdout(tmp_path, ws):
     told = "\n".join(dataset.warnings)
     assert "case7_day0 is left out (wrong masks)" in told
     assert "case9_day27 stays in the held-out test set" in told
-    assert "2 patients are in training and in the held-out test set, as the benchmark has" in told
+    assert "training and the held-out test set share 2 patients, as the benchmark has" in told
     kept = convert(
         source, workspace=folders(tmp_path / "kept"), holdout="mle-bench", keep_known_bad=True
     )
@@ -932,7 +932,7 @@ def test_a_patient_in_training_and_among_given_test_scans_is_a_warning(tmp_path,
     dataset = convert(tmp_path / "n", workspace=ws)
     assert dataset.manifest["shared_patients"] == ["case2"]
     assert any(
-        "1 patients are in training and in the held-out test set, as the source has it: case2" in w
+        "training and the held-out test set share 1 patient, as the source has it: case2" in w
         for w in dataset.warnings
     )
 

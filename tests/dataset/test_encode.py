@@ -187,7 +187,7 @@ def test_a_scan_that_the_manifest_does_not_know_starts_at_1_with_a_warning(tmp_p
     assert ids[0] == "case2_day1_slice_0061"
     assert ids[15] == "case7_day7_slice_0001"
     assert len(encoded.warnings) == 1
-    assert "1 scans (case7_day7)" in encoded.warnings[0]
+    assert "1 scan (case7_day7)" in encoded.warnings[0]
 
 
 def test_volumes_of_any_name_are_encoded_under_it(tmp_path):
@@ -217,7 +217,7 @@ def test_a_sample_gives_rows_and_order(tmp_path):
         (*keys[2], ""),
     ]
     told = " ".join(encoded.warnings)
-    assert "1 rows of" in told
+    assert "1 row of" in told
     assert "13 predicted rows" in told
     sample.write_text("id,class,predicted\n")
     encode_labels(tmp_path / "labels", tmp_path / "out.csv", sample=sample)

@@ -188,9 +188,9 @@ def test_a_filled_sample_gives_rows_and_order(tmp_path):
         "case2_day9_slice_0002,small_bowel,7 3 11 1\n"
     )
     assert len(warnings) == 2
-    assert "1 rows of sample.csv were not predicted" in warnings[0]
+    assert "1 row of sample.csv had no prediction" in warnings[0]
     assert "case2_day9_slice_0002, stomach" in warnings[0]
-    assert "3 predicted rows are not in sample.csv" in warnings[1]
+    assert "sample.csv does not have 3 predicted rows" in warnings[1]
 
 
 def test_the_file_reads_back_as_a_table(tmp_path):

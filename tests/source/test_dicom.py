@@ -263,7 +263,7 @@ def test_localizers_and_other_modalities_are_passed_over(tmp_path):
     source = open_dicom(tmp_path)
     assert [scan.shape for scan in source.scans.values()] == [(5, 8, 9)]
     (warning,) = source.warnings
-    assert warning.startswith("2 other series are passed over (3: ")
+    assert warning.startswith("passed over 2 other series (3: ")
     assert "3: MR, 3 slices of 9 x 8, ..." in warning
     assert "3: CT, 5 slices of 9 x 8, ..." in warning
 
@@ -308,7 +308,7 @@ def test_a_series_without_patient_id_is_a_patient_of_its_own(tmp_path):
     source = open_dicom(tmp_path)
     patients = {scan.patient_id.partition("-")[2] for scan in source.scans.values()}
     assert patients == {"0001", "0002"}
-    assert "2 studies have no PatientID" in source.warnings[0]
+    assert "no PatientID in 2 studies" in source.warnings[0]
 
 
 # --- structures ----------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_structures_elsewhere_and_with_other_names(tmp_path):
     assert scan.labelled
     mapped, missing = source.warnings
     assert mapped == "structures that are not mapped to an organ (--roi maps them): 'PTV' (1)"
-    assert missing == "1 of 1 files have no structure for large_bowel: taken as empty"
+    assert missing == "no structure for large_bowel in 1 of 1 file: taken as empty"
     label_map, _ = scan.load_labels()
     assert not (label_map & 1).any()
     assert (label_map & 4).any()
@@ -542,7 +542,7 @@ def test_no_images(tmp_path):
     shutil.move(tmp_path / "r.dcm", tmp_path / "only" / "r.dcm")
     (tmp_path / "only" / "notes").write_text("some text")
     message = refusal(tmp_path / "only")
-    assert "found 1 RTSTRUCT or SEG files and 1 other files; expected a series" in message
+    assert "found 1 RTSTRUCT or SEG file and 1 other file; expected a series" in message
 
 
 def test_a_dicomdir_is_passed_over_or_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 import subprocess
@@ -129,6 +130,26 @@ def test_the_message_says_what_files_are(files, given, message, run, tmp_path):
     code, said = run("convert", given)
     assert code == 3
     assert message in said
+
+
+def test_files_that_are_zips_by_their_nature_are_named(run, tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    assert "nnU-Net's preprocessed scans or other arrays" in run("convert", "a.npz")[1]
+    assert "weights of a model" in run("convert", "c.pth")[1]
+    for name in ("a.npz", "c.pth"):
+        code, said = run("import-model", name)
+        assert code == 3
+        assert "found no manifest.json" in said
+        assert "data are taken by gi2nnunet convert" in said
+
+
+def test_a_gzipped_table_beside_the_images_is_read(tmp_path):
+    files = make_source().files()
+    plain = open_source(write_files(tmp_path / "plain", files)).fingerprint()
+    files["train.csv.gz"] = gzip.compress(files.pop("train.csv"))
+    assert open_source(write_files(tmp_path / "given", files)).fingerprint() == plain
 
 
 @pytest.mark.parametrize("packed", [False, True])

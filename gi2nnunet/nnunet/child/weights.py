@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.files import part_file
 from gi2nnunet.nnunet.model_file import (
     DATASET_JSON,
@@ -249,7 +249,8 @@ def describe_not_finite(weights: object) -> str | None:
             bad.append(name)
     if not bad:
         return None
-    return f"NaN or infinity in {len(bad)} of {len(tensors)} tensors of weights (first {bad[0]})"
+    among = count(len(tensors), "tensor")
+    return f"NaN or infinity in {len(bad)} of {among} of weights (first {bad[0]})"
 
 
 def load_fold(path: Path, *, trust: bool = False) -> dict[str, Any]:
@@ -313,7 +314,7 @@ def check_weights(
     if different:
         raise InputError(
             f"{where}: its weights are not of the network that the plan beside it describes "
-            f"({len(different)} tensors, the first {different[0]}: found "
+            f"({count(len(different), 'tensor')}, the first {different[0]}: found "
             f"{found.get(different[0], 'none')}, expected {expected.get(different[0], 'none')}). "
             "Restore both from their source."
         )

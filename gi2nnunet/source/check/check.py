@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import Problem, raise_problems
+from gi2nnunet.core.errors import Problem, count, raise_problems
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.ids import (
     CERTAINTIES,
@@ -267,7 +267,8 @@ def check_opened(opened: Source, *, workers: int, progress: Progress | None = No
         )
     if eight_bit:
         warnings.append(
-            f"{eight_bit} slices are 8-bit, not the competition's 16-bit files: intensities are "
+            f"{count(eight_bit, '8-bit slice')}, not the competition's 16-bit files: intensities "
+            "are "
             "not comparable"
         )
     return SourceReport(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.check.in_slices import LEAST_PIXELS, find_runs
 from gi2nnunet.source.check.suspects import (
@@ -81,7 +82,9 @@ def find_disagreements(agreements: Sequence[ScanAgreement]) -> tuple[Suspect, ..
 
 def describe_tested(predicted: int, labelled: int) -> Tested:
     """Return what :func:`find_disagreements` tests with so many predicted scans."""
-    note = "" if predicted == labelled else f"{labelled - predicted} scans have no prediction"
+    note = (
+        "" if predicted == labelled else f"no prediction of {count(labelled - predicted, 'scan')}"
+    )
     if predicted < LEAST_SCANS:
         note = f"needs {LEAST_SCANS} predicted scans and has {predicted}"
     return Tested(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gi2nnunet.core.errors import MOST_SIDE, InputError, Problem, raise_problems, shorten
+from gi2nnunet.core.errors import MOST_SIDE, InputError, Problem, count, raise_problems, shorten
 from gi2nnunet.formats.ids import ORGANS, SLICE_ID, parse_image_path, scan_order, slice_id
 from gi2nnunet.formats.tables import MaskTable, read_csv, to_numbers
 from gi2nnunet.source.archive import Archive
@@ -140,7 +140,7 @@ def _find_contradictions(where: str, slices: Sequence[_ListedSlice]) -> Iterator
     if not len(slices) == len(distinct) == last.number - first.number + 1:
         yield Problem(
             where=where,
-            found=f"{len(distinct)} slices from {first.number} to {last.number}, "
+            found=f"{count(len(distinct), 'slice')} from {first.number} to {last.number}, "
             f"{len(slices) - len(distinct)} of them twice",
             expected="every slice of the scan once, without a gap",
         )
@@ -226,6 +226,6 @@ def _find_incomplete(
     if max(rows) - min(rows) + 1 != len(rows):
         yield Problem(
             where=f"{labels}, {scan_id}",
-            found=f"{len(rows)} slices from {min(rows)} to {max(rows)}",
+            found=f"{count(len(rows), 'slice')} from {min(rows)} to {max(rows)}",
             expected="every slice between, without a gap",
         )

@@ -173,4 +173,4 @@ def test_an_inspection_refuses_what_a_prediction_refuses(tmp_path: Path) -> None
     refused = run_inspection(checkpoints=list(paths.values()))["refused"]
     assert refused.keys() == {paths[1], paths[2]}
     assert refused[paths[1]].startswith("found a checkpoint of 2d, fold 0, nnUNetTrainer; expected")
-    assert refused[paths[2]].startswith("found NaN or infinity in 1 of 1 tensors")
+    assert refused[paths[2]].startswith("found NaN or infinity in 1 of 1 tensor")

@@ -70,7 +70,7 @@ def test_few_predictions_are_not_tested(agreements: list[ScanAgreement]) -> None
     assert find_disagreements(agreements[:5]) == ()
     assert describe_tested(5, 20).scans == 0
     assert describe_tested(5, 20).note == "needs 12 predicted scans and has 5"
-    assert describe_tested(18, 20).note == "2 scans have no prediction"
+    assert describe_tested(18, 20).note == "no prediction of 2 scans"
     assert (describe_tested(20, 20).scans, describe_tested(20, 20).note) == (20, "")
 
 
