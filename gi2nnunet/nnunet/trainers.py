@@ -19,6 +19,7 @@ from gi2nnunet.nnunet.trust import TRAINERS
 
 _EXTERNAL = "nnUNet_extTrainer"
 _LOSS = "_build_loss"
+_NETWORK = "build_network_architecture"
 _REFUSAL = "not self.label_manager.has_regions"
 
 
@@ -28,6 +29,7 @@ class _Class:
 
     bases: tuple[str, ...]
     takes_regions: bool | None
+    builds_network: bool
 
 
 def check_trainer(
@@ -75,6 +77,14 @@ def check_trainer(
         )
 
 
+def uses_planned_network(name: str) -> bool:
+    """Whether a trainer of nnU-Net trains the network that the plans describe; not imported."""
+    classes = _read_classes(_find_own_folder())
+    ancestors = _list_ancestors(name, classes)
+    builders = [ancestor for ancestor in ancestors if classes[ancestor].builds_network]
+    return builders == [STOCK_TRAINER]
+
+
 def _find_own_folder() -> Path:
     spec = find_spec("nnunetv2")
     return (Path(spec.origin or "").parent if spec else Path()) / TRAINERS
@@ -87,6 +97,7 @@ def _read_classes(folder: Path) -> Mapping[str, _Class]:
         node.name: _Class(
             bases=tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases),
             takes_regions=_read_loss(node),
+            builds_network=any(getattr(part, "name", None) == _NETWORK for part in node.body),
         )
         for path in sorted(folder.rglob("*.py"))
         for node in _list_classes(path)

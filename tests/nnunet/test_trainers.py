@@ -7,7 +7,7 @@ import pytest
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import LabelScheme
-from gi2nnunet.nnunet.trainers import check_trainer
+from gi2nnunet.nnunet.trainers import check_trainer, uses_planned_network
 from gi2nnunet.nnunet.trust import TRAINERS, list_shipped
 
 
@@ -84,3 +84,19 @@ def test_trainers_of_ones_own_need_trust_and_follow_the_class_they_are_made_of(
     for name in ("NoTrainer", "Circle"):
         with pytest.raises(InputError, match=f"found '{name}'"):
             check(name, folders=folders, trust=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "planned"),
+    [
+        ("nnUNetTrainer", True),
+        ("nnUNetTrainerAdam", True),
+        ("nnUNetTrainer_250epochs", True),
+        ("nnUNetTrainerNoDeepSupervision", True),
+        ("nnUNetTrainerBN", False),
+        ("nnUNet_Primus_S_Trainer", False),
+        ("Unknown", False),
+    ],
+)
+def test_trainers_that_build_a_network_of_their_own_are_known(name: str, planned: bool) -> None:
+    assert uses_planned_network(name) is planned

@@ -8,9 +8,7 @@ parent's name, so that plain ``nnUNetv2_predict`` finds the class that a checkpo
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.core.files import part_file
+from gi2nnunet.nnunet.child.memory import measure_peaks
 from gi2nnunet.nnunet.child.pipeline import use_pipeline
 from gi2nnunet.nnunet.child.weights import describe_not_finite, load_checkpoint, load_fold
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, record_digest
@@ -59,7 +58,8 @@ def run_training(
     ----------
     emit
         Called after each epoch with ``epoch``, ``epochs``, ``train_loss``, ``val_loss``, ``dice``
-        (pseudo Dice per organ), ``seconds``, and the values of :func:`measure_peaks`.
+        (pseudo Dice per organ), ``seconds``, and the values of
+        :func:`~gi2nnunet.nnunet.child.memory.measure_peaks`.
     stopping
         Called after each epoch; if it returns true, the training is saved and ends.
     nnunet_validation
@@ -254,19 +254,6 @@ def _diverged(run: nnUNetTrainer, why: str) -> EngineError:
         f"--restart and a smaller --lr: it was {run.initial_lr:g}; "
         f"try {min(run.initial_lr / 10, 0.01):g}."
     )
-
-
-def measure_peaks(device: str) -> dict[str, int]:
-    """Return ``peak_memory_bytes`` of this process so far and, on CUDA, ``peak_gpu_bytes``.
-
-    Worker processes are not counted. Of the card, it is the most that PyTorch has held, in use or
-    not: what others cannot have. CUDA itself takes some hundred MiB more.
-    """
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device == "cuda":
-        peaks["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
-    return peaks
 
 
 # At least this many batches are timed, however long they take.

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gi2nnunet.core.errors import EngineError
-from gi2nnunet.nnunet.child.trainer import _make_trainer, load_weights, measure_peaks
+from gi2nnunet.nnunet.child.memory import measure_peaks
+from gi2nnunet.nnunet.child.trainer import _make_trainer, load_weights
 from gi2nnunet.nnunet.child.weights import load_checkpoint
 from gi2nnunet.nnunet.models import DIGESTS, check_digest, find_digests
 

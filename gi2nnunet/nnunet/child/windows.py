@@ -1,0 +1,242 @@
+"""Sliding windows of a network over an image, in batches; runs in the engine's child process.
+
+nnU-Net's predictor goes patch by patch, and mirrored copy by mirrored copy. Here they go through
+the network together, as many as the device's memory holds. What comes out is averaged with
+nnU-Net's weights, in its order and its precision, so the logits are the same but for the last bits
+of the network's own operations.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.sliding_window_prediction import (
+    compute_gaussian,
+    compute_steps_for_sliding_window,
+)
+from nnunetv2.utilities.helpers import empty_cache
+
+NetworkCall = Callable[[torch.Tensor], torch.Tensor]
+_Copies = list[tuple[tuple[int, ...], torch.Tensor]]  # flipped axes, and the network's output
+
+SLICES_ON_CPU = 4
+"""More gain nothing there: the cores are busy with one slice."""
+MOST_SLICES = 32
+"""More gain nothing on the fastest card either."""
+_PATCHES_ON_CPU = 2
+_MOST_VOXELS_ON_CPU = 1 << 19  # of a 3D patch that is paired; a larger one keeps the cores busy
+_CPU = torch.device("cpu")
+
+
+@dataclass(kw_only=True)
+class SlidingWindow:
+    """A window that moves over images of any size by half its own, or another part.
+
+    All numbers of what goes through the network at once are halved after any failure of more than
+    one, as out-of-memory errors have many wordings, and stay so for the whole run: with another
+    size, cuDNN would search its algorithms again.
+
+    Attributes
+    ----------
+    patch_size
+        Of two axes (slices are then windows of their own) or three.
+    heads
+        Channels of the network's output.
+    mirror_axes
+        Axes of the patch along which mirrored copies are averaged too; empty for none.
+    step_size
+        Step as a part of the patch.
+    slices_at_once
+        2D slices in a batch; ``None`` until the first image is there.
+    patches_at_once, copies_at_once
+        3D patches, and mirrored copies of them, in a batch.
+    """
+
+    device: torch.device
+    patch_size: tuple[int, ...]
+    heads: int
+    mirror_axes: tuple[int, ...]
+    step_size: float
+    slices_at_once: int | None = None
+    patches_at_once: int = 1
+    copies_at_once: int = 1
+    _results_at: torch.device | None = None  # as slices_at_once was found
+    _weights: tuple[Any, torch.Tensor] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # Axes of a batch (copy, channel, *patch), in the order in which nnU-Net adds the copies.
+        axes = [axis + 2 for axis in self.mirror_axes]
+        self._flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
+        if self.device.type != "cpu":
+            self.copies_at_once = len(self._flips)
+        elif math.prod(self.patch_size) <= _MOST_VOXELS_ON_CPU:
+            self.patches_at_once = _PATCHES_ON_CPU
+
+    @torch.inference_mode()
+    def predict(self, network: NetworkCall, image: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(heads, z, y, x)``, half precision, of an image ``(channel, z, y, x)``.
+
+        They are where the image's windows were added up: on a card if its memory holds them, else
+        on the CPU.
+        """
+        is_card = self.device.type == "cuda"
+        with torch.autocast("cuda") if is_card else nullcontext():
+            if is_card:
+                try:
+                    return self.predict_at(network, image, self.device)
+                except RuntimeError as error:
+                    # What the frames of the failed attempt hold would lie on the card meanwhile.
+                    traceback.clear_frames(error.__traceback__)
+                empty_cache(self.device)
+            return self.predict_at(network, image, _CPU)
+
+    @torch.inference_mode()
+    def predict_at(
+        self, network: NetworkCall, image: torch.Tensor, place: torch.device
+    ) -> torch.Tensor:
+        """Return the logits, added up on one device."""
+        data, inside = pad_nd_image(
+            image.to(place), self.patch_size, "constant", {"value": 0}, True, None
+        )
+        flat = len(self.patch_size) == 2
+        steps = compute_steps_for_sliding_window(
+            tuple(data.shape[2 if flat else 1 :]), self.patch_size, self.step_size
+        )
+        windows = [
+            tuple(slice(a, a + n) for a, n in zip(start, self.patch_size, strict=True))
+            for start in product(*steps)
+        ]
+        predict = self._predict_slices if flat else self._predict_patches
+        logits = predict(network, data, windows, place)
+        logits.div_(self._add_weights(tuple(data.shape[2 if flat else 1 :]), windows, place))
+        return logits[(slice(None), *inside[1:])]
+
+    def _predict_slices(
+        self,
+        network: NetworkCall,
+        data: torch.Tensor,
+        windows: Sequence[tuple[slice, ...]],
+        place: torch.device,
+    ) -> torch.Tensor:
+        """Return weighted sums of 2D slices in batches of one size: the last one starts earlier."""
+        if self._results_at != place:
+            self._results_at, self.slices_at_once = place, None
+        depth = data.shape[1]
+        if self.slices_at_once is None:
+            most = SLICES_ON_CPU if self.device.type == "cpu" else MOST_SLICES
+            self.slices_at_once = min(depth, most)
+        weights = self._weigh_patch(place)
+        logits = torch.empty((self.heads, *data.shape[1:]), dtype=torch.half, device=place)
+        done = 0
+        while done < depth:
+            size = min(depth, self.slices_at_once)
+            part = slice(min(done, depth - size), min(done, depth - size) + size)
+            try:
+                logits[:, part] = 0  # also what a failed batch, or the one before, has added
+                for window in windows:
+                    copies = self._run(network, data[(slice(None), part, *window)].transpose(0, 1))
+                    blocks = [(flip, copy.transpose(0, 1)) for flip, copy in copies]
+                    _add_mean(blocks, logits[(slice(None), part, *window)], weights)
+                    del copies, blocks
+                done = part.stop
+                continue
+            except RuntimeError:
+                if size == 1:
+                    raise
+            self.slices_at_once = size // 2
+            empty_cache(self.device)
+        return logits
+
+    def _predict_patches(
+        self,
+        network: NetworkCall,
+        data: torch.Tensor,
+        windows: Sequence[tuple[slice, ...]],
+        place: torch.device,
+    ) -> torch.Tensor:
+        """Return weighted sums of 3D patches, some and their mirrored copies in a batch."""
+        weights = self._weigh_patch(place)
+        logits = torch.zeros((self.heads, *data.shape[1:]), dtype=torch.half, device=place)
+        done = 0
+        while done < len(windows):
+            part = windows[done : done + self.patches_at_once]
+            try:
+                copies = self._run(network, torch.stack([data[:, *window] for window in part]))
+                for index, window in enumerate(part):
+                    blocks = [
+                        (tuple(axis - 1 for axis in flip), copy[index]) for flip, copy in copies
+                    ]
+                    _add_mean(blocks, logits[:, *window], weights)
+                del copies, blocks
+                done += len(part)
+                continue
+            except RuntimeError:
+                if self.copies_at_once == len(part) == 1:
+                    raise
+            if self.copies_at_once > 1:
+                self.copies_at_once //= 2
+            else:
+                self.patches_at_once = len(part) // 2
+            empty_cache(self.device)
+        return logits
+
+    def _run(self, network: NetworkCall, patches: torch.Tensor) -> _Copies:
+        """Return the network's output of patches ``(n, channel, *patch)`` and mirrored copies."""
+        batch = patches.contiguous().to(self.device)
+        found: _Copies = []
+        together = self.copies_at_once if len(self.patch_size) == 3 else 1
+        for first in range(0, len(self._flips), together):
+            flips = self._flips[first : first + together]
+            copies = [batch.flip(flip) if flip else batch for flip in flips]
+            output = network(copies[0] if len(copies) == 1 else torch.cat(copies))
+            found += zip(flips, torch.split(output, len(batch)), strict=True)
+        return found
+
+    def _weigh_patch(self, place: torch.device) -> torch.Tensor:
+        """Return the weights of a patch's voxels, half precision."""
+        weights: torch.Tensor = compute_gaussian(
+            self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=place
+        )
+        return weights
+
+    def _add_weights(
+        self, shape: tuple[int, ...], windows: Sequence[tuple[slice, ...]], place: torch.device
+    ) -> torch.Tensor:
+        """Return the sum of all windows' weights; images of one size share it."""
+        if self._weights is None or self._weights[0] != (shape, place):
+            weights = self._weigh_patch(place)
+            total = torch.zeros(shape, dtype=torch.half, device=place)
+            for window in windows:
+                total[window] += weights
+            self._weights = ((shape, place), total)
+        return self._weights[1]
+
+
+def _add_mean(copies: _Copies, into: torch.Tensor, weights: torch.Tensor) -> None:
+    """Add the weighted mean of mirrored copies ``(heads, z, y, x)`` to sums of that shape.
+
+    On a CPU it goes plane by plane, which stay in its caches; the flips are undone on the way.
+    """
+    _, first = copies[0]
+    depth = first.shape[1]
+    step = 1 if first.device.type == "cpu" else depth
+    for start in range(0, depth, step):
+        end = start + step
+        total = first[:, start:end]
+        for flip, copy in copies[1:]:
+            part = copy[:, depth - end : depth - start] if 1 in flip else copy[:, start:end]
+            axes = tuple(axis for axis in flip if axis != 1 or step > 1)
+            total += part.flip(axes) if axes else part
+        if len(copies) > 1:
+            total /= len(copies)
+        total = total.to(into.device)
+        total *= weights if weights.ndim == 2 else weights[start:end]
+        into[:, start:end] += total
