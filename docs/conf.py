@@ -23,7 +23,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "comma
 exclude_patterns = ["_build", "_extensions"]
 nitpicky = True
 # What other packages document is not looked up: the site builds without a network.
-nitpick_ignore_regex = [(r"py:.*", r"(?!gi2nnunet\.).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!gi2nnunet\.).*"), (r"py:.*", r".*\.Annotated")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

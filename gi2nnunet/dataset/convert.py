@@ -148,13 +148,7 @@ def convert(
     EngineError
         If there is not enough memory.
     """
-    if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
-        raise InputError(
-            f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "
-            "letters, digits, _ and -."
-        )
-    if labels not in LABEL_SCHEMES:
-        raise ValueError(f"labels {labels!r}")
+    _check_asked(dataset_id, name, labels)
     options = (options or SourceOptions()).name_patients(workspace.patients)
     opened, workers = open_source(source, options), options.workers
     for note in opened.label_notes:
@@ -197,6 +191,16 @@ def convert(
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
         dataset = open_dataset(target.folder)
         return replace(dataset, warnings=(*dataset.warnings, *warnings))
+
+
+def _check_asked(dataset_id: int, name: str, labels: LabelScheme) -> None:
+    if not 1 <= dataset_id <= 999 or not _NAME.fullmatch(name):
+        raise InputError(
+            f"found dataset {dataset_id}, {name!r}; expected a number from 1 to 999 and a name of "
+            "letters, digits, _ and -."
+        )
+    if labels not in LABEL_SCHEMES:
+        raise ValueError(f"labels {labels!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from gi2nnunet.core.errors import InputError, Problem, count, raise_problems
 from gi2nnunet.formats.dicom_series import Series, check_masks, find_voxels
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS, split_organs
-from gi2nnunet.formats.structures import choose_names, find_organ
+from gi2nnunet.formats.structures import StructureOptions, choose_names, find_organ
 from gi2nnunet.formats.volumes import nifti_stem, read_volume_at
 from gi2nnunet.source.dicom import DicomScan, write_on_series
 from gi2nnunet.source.nifti_files import volumes_of
@@ -79,7 +79,7 @@ def export_dicom(
     of_series = scans[0].read_series()
     check_masks({}, of_series)
     masks = _read_masks(labels, of_series, scheme)
-    files = write_on_series(out, masks, of_series, rtstruct=True, seg=True, names=names)
+    files = write_on_series(out, masks, of_series, StructureOptions(names=names))
     return ExportedDicom(
         files=tuple(files),
         voxels={organ: int(np.count_nonzero(mask)) for organ, mask in masks.items()},

@@ -27,7 +27,8 @@ from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.dicom_series import Series, be_discreet, read_dicom
 from gi2nnunet.formats.structures import (
     OrganMasks,
-    find_referenced_series,
+    find_other_frame,
+    find_other_series,
     list_structures,
     match_names,
 )
@@ -104,7 +105,8 @@ def read_rtstruct(
     """
     dataset = _open(path, shown_as or "the RTSTRUCT file")
     where = shown_as or f"RTSTRUCT ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
-    raise_problems(_check_series(dataset, series, where), remedy=_OTHER_FILE)
+    other = find_other_series(dataset, series, where, what="structures")
+    raise_problems(other, remedy=_OTHER_FILE)
     rois = list(dataset.get("StructureSetROISequence") or [])
     roi_names, _ = list_structures(dataset)
     match = match_names(roi_names, where=where, given=names)
@@ -113,7 +115,7 @@ def read_rtstruct(
     masks = {}
     for organ, index in match.of_organ.items():
         at = f"{where}, structure {roi_names[index]!r}"
-        problems += _check_frame(rois[index], series, at)
+        problems += find_other_frame(rois[index].get("ReferencedFrameOfReferenceUID"), series, at)
         number = rois[index].get("ROINumber")
         items = [
             item
@@ -156,28 +158,6 @@ def _open(path: Path | BinaryIO, shown_as: str) -> Dataset:
             "file may end early: copy it again from where it came from."
         )
     return dataset
-
-
-def _check_series(dataset: Dataset, series: Series, where: str) -> Iterator[Problem]:
-    """Check which series a file refers to, if it says so."""
-    referenced = find_referenced_series(dataset)
-    if referenced and series.series_instance_uid not in referenced:
-        listed = ", ".join(f"...{uid[-6:]}" for uid in referenced)
-        yield Problem(
-            where=where,
-            found=f"structures of the series {listed}",
-            expected=f"the series ...{series.series_instance_uid[-6:]}",
-        )
-
-
-def _check_frame(roi: Dataset, series: Series, where: str) -> Iterator[Problem]:
-    found = str(roi.get("ReferencedFrameOfReferenceUID", ""))
-    if found and series.frame_of_reference_uid and found != series.frame_of_reference_uid:
-        yield Problem(
-            where=where,
-            found=f"the frame of reference ...{found[-6:]}",
-            expected=f"that of the series, ...{series.frame_of_reference_uid[-6:]}",
-        )
 
 
 def _find_lost_contours(dataset: Dataset, where: str) -> Iterator[Problem]:
@@ -389,15 +369,23 @@ def _fill(
     base = (line_of[point] + rows[point].astype(np.int64)) * width
     _fill_runs(flat, base, columns[point], columns[point], width)
 
-    order = np.lexsort((column, row, polygon[edge]))
-    winding = np.cumsum(np.sign(next_rows - rows)[edge][order])
-    column, of_polygon = column[order], polygon[edge][order]
+    direction = np.sign(next_rows - rows)[edge]
+    return _find_crossing(column, row, direction, polygon[edge], len(counts))
+
+
+def _find_crossing(
+    column: Floats, row: Indices, direction: Floats, of_polygon: Indices, n_polygons: int
+) -> NDArray[np.bool_]:
+    """Return which polygons cross themselves, from where their edges cross rows of centres."""
+    order = np.lexsort((column, row, of_polygon))
+    winding = np.cumsum(direction[order])
+    column, of_polygon = column[order], of_polygon[order]
     around_centre = np.ceil(column[:-1]) <= np.floor(column[1:])
     around_centre &= np.diff(column) > _ON_LINE_PIXELS
     counted, of_polygon = winding[:-1][around_centre], of_polygon[:-1][around_centre]
-    right = np.bincount(of_polygon[counted > 0], minlength=len(counts)) > 0
-    left = np.bincount(of_polygon[counted < 0], minlength=len(counts)) > 0
-    twice = np.bincount(of_polygon[np.abs(counted) > 1], minlength=len(counts)) > 0
+    right = np.bincount(of_polygon[counted > 0], minlength=n_polygons) > 0
+    left = np.bincount(of_polygon[counted < 0], minlength=n_polygons) > 0
+    twice = np.bincount(of_polygon[np.abs(counted) > 1], minlength=n_polygons) > 0
     crossing: NDArray[np.bool_] = (right & left) | twice
     return crossing
 

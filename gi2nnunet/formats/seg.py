@@ -37,7 +37,8 @@ from gi2nnunet.formats.structures import (
     OrganMasks,
     choose_names,
     describe_maker,
-    find_referenced_series,
+    find_other_frame,
+    find_other_series,
     list_structures,
     match_names,
 )
@@ -87,31 +88,11 @@ def write_seg(
         If the file cannot be written.
     """
     import highdicom
-    from pydicom.sr.codedict import codes
 
     check_masks(masks, series)
     chosen = choose_names(names)
     maker = maker or Maker()
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=(maker.model or "gi2nnunet")[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        version=maker.model_digest[:64] or version("gi2nnunet"),
-        source="gi2nnunet",
-        parameters={"digest": maker.model_digest} if maker.model_digest else None,
-    )
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=chosen[organ],
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=highdicom.sr.CodedConcept(
-                SNOMED_CODES[organ][0], "SCT", SNOMED_CODES[organ][1]
-            ),
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-        )
-        for number, organ in enumerate(masks, start=1)
-    ]
+    segments = _describe_segments({organ: chosen[organ] for organ in masks}, maker)
     dataset = highdicom.seg.Segmentation(
         source_images=[_choose_frames(_empty_patient(image), series) for image in series.datasets],
         pixel_array=np.stack(list(masks.values()), axis=-1),
@@ -136,6 +117,33 @@ def write_seg(
     dataset.ImageComments = describe_maker(maker)
     with part_file(path) as part:
         dataset.save_as(part, enforce_file_format=True)
+
+
+def _describe_segments(names: Mapping[str, str], maker: Maker) -> list[Any]:
+    """Return what a SEG says of each segment: its name, its organ's code and the model."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=(maker.model or "gi2nnunet")[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=maker.model_digest[:64] or version("gi2nnunet"),
+        source="gi2nnunet",
+        parameters={"digest": maker.model_digest} if maker.model_digest else None,
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=highdicom.sr.CodedConcept(
+                SNOMED_CODES[organ][0], "SCT", SNOMED_CODES[organ][1]
+            ),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, (organ, name) in enumerate(names.items(), start=1)
+    ]
 
 
 def _empty_patient(image: Dataset) -> Dataset:
@@ -225,7 +233,11 @@ def read_seg(
             f"{where}: found {str(dataset.get('SegmentationType', 'no')).lower()} values; expected "
             "binary segments. Export it as binary, with a threshold of your choice."
         )
-    raise_problems(_check_references(dataset, series, where), remedy=_OTHER_FILE)
+    other = [
+        *find_other_series(dataset, series, where, what="segments"),
+        *find_other_frame(dataset.get("FrameOfReferenceUID"), series, where),
+    ]
+    raise_problems(other, remedy=_OTHER_FILE)
 
     segments = list(dataset.get("SegmentSequence") or [])
     labels, codes = list_structures(dataset)
@@ -252,29 +264,6 @@ def read_seg(
         names={organ: labels[index] for organ, index in match.of_organ.items()},
         unmatched=match.unmatched,
     )
-
-
-def _check_references(dataset: Dataset, series: Series, where: str) -> list[Problem]:
-    problems = []
-    referenced = find_referenced_series(dataset)
-    if referenced and series.series_instance_uid not in referenced:
-        problems.append(
-            Problem(
-                where=where,
-                found="segments of the series " + ", ".join(f"...{uid[-6:]}" for uid in referenced),
-                expected=f"the series ...{series.series_instance_uid[-6:]}",
-            )
-        )
-    frame = str(dataset.get("FrameOfReferenceUID", ""))
-    if frame and series.frame_of_reference_uid and frame != series.frame_of_reference_uid:
-        problems.append(
-            Problem(
-                where=where,
-                found=f"the frame of reference ...{frame[-6:]}",
-                expected=f"that of the series, ...{series.frame_of_reference_uid[-6:]}",
-            )
-        )
-    return problems
 
 
 def _find_points(dataset: Dataset, where: str) -> dict[int, NDArray[np.float64]]:

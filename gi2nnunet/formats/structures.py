@@ -10,7 +10,7 @@ https://dicom.nema.org/medical/dicom/current/output/chtml/part16/chapter_L.html 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from gi2nnunet.formats.ids import ORGANS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from gi2nnunet.formats.dicom_series import Series
 
 STANDARD_NAMES: Mapping[str, str] = MappingProxyType(
     {"large_bowel": "Bowel_Large", "small_bowel": "Bowel_Small", "stomach": "Stomach"}
@@ -75,6 +77,16 @@ class Maker:
 
     model: str = ""
     model_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureOptions:
+    """Which files of structures to write; names of organs in place of TG-263's; the model."""
+
+    rtstruct: bool = True
+    seg: bool = True
+    names: Mapping[str, str] | None = None
+    maker: Maker | None = None
 
 
 def describe_maker(maker: Maker) -> str:
@@ -131,6 +143,30 @@ def find_referenced_series(dataset: Dataset) -> tuple[str, ...]:
             items += study.get("RTReferencedSeriesSequence") or []
     uids = (str(item.get("SeriesInstanceUID", "")) for item in items)
     return tuple(dict.fromkeys(uid for uid in uids if uid))
+
+
+def find_other_series(
+    dataset: Dataset, series: Series, where: str, *, what: str
+) -> Iterator[Problem]:
+    """Find out whether a file refers only to other series, if it says to which."""
+    referenced = find_referenced_series(dataset)
+    if referenced and series.series_instance_uid not in referenced:
+        yield Problem(
+            where=where,
+            found=f"{what} of the series " + ", ".join(f"...{uid[-6:]}" for uid in referenced),
+            expected=f"the series ...{series.series_instance_uid[-6:]}",
+        )
+
+
+def find_other_frame(uid: object, series: Series, where: str) -> Iterator[Problem]:
+    """Find out whether a frame of reference, if it is given, is another than the series has."""
+    found, own = str(uid or ""), series.frame_of_reference_uid
+    if found and own and found != own:
+        yield Problem(
+            where=where,
+            found=f"the frame of reference ...{found[-6:]}",
+            expected=f"that of the series, ...{own[-6:]}",
+        )
 
 
 def list_structures(dataset: Dataset) -> tuple[list[str], list[str]]:

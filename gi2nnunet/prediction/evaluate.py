@@ -25,7 +25,7 @@ from gi2nnunet.core.seals import hash_file
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import split_organs
-from gi2nnunet.formats.structures import Maker, choose_names
+from gi2nnunet.formats.structures import Maker, StructureOptions, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
@@ -117,8 +117,9 @@ def evaluate(
     The folder of the work gets ``submission.csv``, ``prediction.json`` (how it was made),
     ``cost.json`` (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
     ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/``,
-    ``probabilities/`` and ``dicom/``. Until it is complete, what an interrupted run leaves is in a
-    hidden folder, and the next run goes on from it. ``command`` is the command line to record.
+    ``probabilities/`` and ``dicom/``. The CSV itself is scored, as anyone else would score it.
+    Until all is complete, what an interrupted run leaves is in a hidden folder, and the next run
+    goes on from it. ``command`` is the command line to record.
     """
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
@@ -146,7 +147,6 @@ def evaluate(
         notes = _write_predicted(work, predicted, about)
         result, files = None, [work.submission]
         if score and selection.truth is not None:
-            # The file itself is scored, as anyone else would score it.
             result = score_submission(work.submission, selection.truth, metric=metric)
             files += write_score(result, out, truth=selection.truth, about=about)
         files += [out / "labels", out / "organs"] if options.nifti else []
@@ -209,14 +209,16 @@ def _write_structures(
     done: Evaluation, folder: Path, options: PredictionOptions, maker: Maker
 ) -> list[Path]:
     """Write RTSTRUCT and SEG of each scan into a folder of its own."""
+    asked = StructureOptions(
+        rtstruct=options.rtstruct, seg=options.seg, names=options.roi_names, maker=maker
+    )
     return [
         path
         for scan in done.scans
         for path in scan.write_structures(
-            folder / scan.scan_id, done.read_masks(scan.scan_id), rtstruct=options.rtstruct,
-            seg=options.seg, names=options.roi_names, maker=maker,
+            folder / scan.scan_id, done.read_masks(scan.scan_id), asked
         )
-    ]  # fmt: skip
+    ]
 
 
 def predict_part(

@@ -31,7 +31,7 @@ from gi2nnunet.formats.labels import LabelMap, join_organs
 from gi2nnunet.formats.rtstruct import write_rtstruct
 from gi2nnunet.formats.rtstruct_reading import read_rtstruct
 from gi2nnunet.formats.seg import read_seg, write_seg
-from gi2nnunet.formats.structures import Maker, match_names
+from gi2nnunet.formats.structures import StructureOptions, match_names
 from gi2nnunet.formats.volumes import (
     from_slice_order,
     place_volume,
@@ -181,22 +181,13 @@ class DicomScan(Scan):
         check_masks({}, self.read_series())
 
     def write_structures(
-        self,
-        folder: Path,
-        masks: Mapping[str, NDArray[np.bool_]],
-        *,
-        rtstruct: bool,
-        seg: bool,
-        names: Mapping[str, str] | None = None,
-        maker: Maker | None = None,
+        self, folder: Path, masks: Mapping[str, NDArray[np.bool_]], asked: StructureOptions
     ) -> list[Path]:
         """Write masks in slice order as ``rtstruct.dcm`` and ``seg.dcm`` on the series."""
         series = self.read_series()
         affine = _TO_RAS @ series.affine
         own = {organ: from_slice_order(mask, affine=affine) for organ, mask in masks.items()}
-        return write_on_series(
-            folder, own, series, rtstruct=rtstruct, seg=seg, names=names, maker=maker
-        )
+        return write_on_series(folder, own, series, asked)
 
     def _place_to_json(self) -> dict[str, Any]:
         return {
@@ -217,24 +208,16 @@ class DicomScan(Scan):
 
 
 def write_on_series(
-    folder: Path,
-    masks: Mapping[str, NDArray[np.bool_]],
-    series: Series,
-    *,
-    rtstruct: bool,
-    seg: bool,
-    names: Mapping[str, str] | None = None,
-    maker: Maker | None = None,
+    folder: Path, masks: Mapping[str, NDArray[np.bool_]], series: Series, asked: StructureOptions
 ) -> list[Path]:
     """Write masks ``(slices, rows, columns)``, as :meth:`DicomScan.write_structures` does."""
-    written = []
-    if rtstruct:
-        written.append(folder / "rtstruct.dcm")
-        write_rtstruct(written[-1], masks, series=series, names=names, maker=maker)
-    if seg:
-        written.append(folder / "seg.dcm")
-        write_seg(written[-1], masks, series=series, names=names, maker=maker)
-    return written
+    kinds = (
+        (asked.rtstruct, "rtstruct.dcm", write_rtstruct), (asked.seg, "seg.dcm", write_seg)
+    )  # fmt: skip
+    written = [(folder / name, write) for wanted, name, write in kinds if wanted]
+    for path, write in written:
+        write(path, masks, series=series, names=asked.names, maker=asked.maker)
+    return [path for path, _ in written]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -233,11 +233,8 @@ class NiftiSource(Source):
         volumes = list_volumes(path, options, missing)
         labels = [files.label for files in volumes.values() if files.label]
         masks = {scan_id: files.masks for scan_id, files in volumes.items() if files.masks}
-        if masks and options.label_map and not parse_mask_names(options.label_map):
-            raise InputError(
-                f"{path}: found masks of single organs, which have no numbers of organs; expected "
-                f"no --label-map {options.label_map}. Leave it out, or give names of files."
-            )
+        if masks:
+            _refuse_numbers(path, options)
         coding, where = None, ""
         if labels:
             coding, where = _choose_coding(labels, path=path, options=options, declared=declared)
@@ -263,11 +260,7 @@ class NiftiSource(Source):
             path=path,
             kind="nifti",
             scans=scans,
-            options={
-                name: given
-                for name in RECORDED
-                if (given := getattr(options, name)) and given != "affine"
-            },
+            options=_list_given(options),
             left_out=missing,
             unnumbered=tuple(scan_id for scan_id in scans if scan_id not in numbers),
             coding=coding,
@@ -351,6 +344,21 @@ def _name_masks(masks: Masks) -> str:
         for organ in ORGANS
         if organ in names
     )
+
+
+def _refuse_numbers(path: Path, options: SourceOptions) -> None:
+    """Refuse a label map with numbers, which masks of single organs do not have."""
+    if options.label_map and not parse_mask_names(options.label_map):
+        raise InputError(
+            f"{path}: found masks of single organs, which have no numbers of organs; expected "
+            f"no --label-map {options.label_map}. Leave it out, or give names of files."
+        )
+
+
+def _list_given(options: SourceOptions) -> dict[str, str | bool]:
+    """Return the options to record that differ from their defaults."""
+    given = {name: getattr(options, name) for name in RECORDED}
+    return {name: value for name, value in given.items() if value and value != "affine"}
 
 
 def _read_geometries(

@@ -22,7 +22,7 @@ from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.coding import LabelCoding
 from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
 from gi2nnunet.formats.labels import LabelMap
-from gi2nnunet.formats.structures import Maker
+from gi2nnunet.formats.structures import StructureOptions
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import MaskTable, Row
 from gi2nnunet.formats.volumes import write_volume
@@ -222,14 +222,7 @@ class Scan(ABC):
         )
 
     def write_structures(
-        self,
-        folder: Path,
-        masks: Mapping[str, NDArray[np.bool_]],
-        *,
-        rtstruct: bool,
-        seg: bool,
-        names: Mapping[str, str] | None = None,
-        maker: Maker | None = None,
+        self, folder: Path, masks: Mapping[str, NDArray[np.bool_]], asked: StructureOptions
     ) -> list[Path]:
         """Write masks onto the scan's DICOM series and return the files.
 
@@ -239,8 +232,6 @@ class Scan(ABC):
             Gets ``rtstruct.dcm`` and ``seg.dcm``.
         masks
             ``(z, y, x)`` bool by organ, in slice order.
-        names
-            Name of an organ's structure if it is not to be that of TG-263.
 
         Raises
         ------
