@@ -78,8 +78,8 @@ def follow(
     assert command, sentence
     parts = (sentence[: command.start()], command[0], sentence[command.end() :].rstrip("."))
     before, named, after = (re.escape(part).replace(r"\{\}", ".+?") for part in parts)
-    if named.endswith(".+?"):  # the last word
-        named = named.removesuffix(".+?") + r"\S+"
+    if named.endswith(".+?"):  # to the end of the line
+        named = named.removesuffix(".+?") + r"[^\n]+"
     shown = re.search(f"{before}({named}){after}".replace(r"\ ", r"\s+"), said)
     assert shown, f"{sentence!r} is not in {said!r}"
     words = [str(places.get(word, word)) for word in shlex.split(shown[1])[1:]]

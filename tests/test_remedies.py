@@ -21,44 +21,60 @@ from tests.source_factory import ORGANS, encode_plain, make_source, write_source
 SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
 # Not done by a test so far: most take a training or a prediction of their own.
 NOT_RUN = {
-    "Run the same gi2nnunet predict-and-score again to write it.",
     "A MIG slice, a laptop version or a Ti is another card than these: run gi2nnunet estimate "
     "--measure on a machine that has it.",
     "Delete it and run gi2nnunet out-of-fold again.",
     "Delete it, then run: gi2nnunet out-of-fold",
+    "Finish it with: gi2nnunet remove {}",
     "Import it again: gi2nnunet import-model {} --replace",
     "Import the model again: gi2nnunet import-model FILE --replace",
     "Make it again with: gi2nnunet out-of-fold",
     "Make one with: gi2nnunet export-model OUT",
+    "Make the dataset again from a source with rows of each: gi2nnunet convert SOURCE",
     "Make them with: gi2nnunet out-of-fold",
+    "Next: gi2nnunet jobs",
+    "Next: gi2nnunet train --fold all",
     "Nothing is predicted yet: gi2nnunet predict-and-score",
+    "Nothing is trained yet: gi2nnunet train --fold all",
     "Nothing is tuned yet, though every fold is trained: gi2nnunet tune",
     "Predict with: gi2nnunet predict SOURCE --id {}",
-    "Tuning: none (gi2nnunet tune chooses settings from out-of-fold predictions)",
-    "expected a model made by gi2nnunet export-model.",
-    "expected probabilities as gi2nnunet out-of-fold writes them.",
-    "expected the output folder of gi2nnunet predict or predict-and-score.",
-    "Next: gi2nnunet train --fold all",
-    "Nothing is trained yet: gi2nnunet train --fold all",
-    "Run gi2nnunet plan --preset {} --config {} first.",
-    "Train it with gi2nnunet train.",
-    "Train one with gi2nnunet train --fold all.",
-    "Train them with gi2nnunet train --fold cv.",
-    "Train what is missing with gi2nnunet train.",
-    "gi2nnunet plan --preset {}",
-    "give the same options, or run gi2nnunet tune with these",
-    "Make the dataset again from a source with rows of each: gi2nnunet convert SOURCE",
-    "Next: gi2nnunet jobs",
     "Run gi2nnunet doctor for the full list, or use --no-checks to continue anyway.",
+    "Run gi2nnunet plan --preset {} --config {} first.",
     "Run gi2nnunet train --fold cv with the same options to train the rest.",
     "Run that gi2nnunet import-model again to complete it;",
+    "Run the same gi2nnunet predict-and-score again to write it.",
     "Run the same gi2nnunet train again to continue it.",
     "Take it in with: gi2nnunet import-model {}",
     "To use models that nnU-Net trained, pack them with nnUNetv2_export_model_to_zip, and take "
     "them in with gi2nnunet import-model.",
+    "To use these folds: gi2nnunet convert SOURCE --splits {}",
+    "Train it with gi2nnunet train.",
+    "Train one with gi2nnunet train --fold all.",
     "Train them here with gi2nnunet train --fold cv.",
+    "Train them with gi2nnunet train --fold cv.",
+    "Train what is missing with gi2nnunet train.",
+    "Train without it: {}=f gi2nnunet train ...",
+    "Tuning: none (gi2nnunet tune chooses settings from out-of-fold predictions)",
+    "data are taken by gi2nnunet convert.",
+    "expected a file made by gi2nnunet export-model or nnUNetv2_export_model_to_zip.",
+    "expected a model made by gi2nnunet export-model or nnUNetv2_export_model_to_zip.",
+    "expected probabilities as gi2nnunet out-of-fold writes them.",
+    "expected the output folder of gi2nnunet predict or predict-and-score.",
+    "gi2nnunet convert SOURCE",
+    "gi2nnunet doctor says more.",
+    "gi2nnunet plan --preset {}",
     "gi2nnunet plan makes it again.",
+    "gi2nnunet predict SOURCE",
+    "gi2nnunet predict-and-score",
+    "gi2nnunet remove {}",
+    "gi2nnunet report",
+    "gi2nnunet status --watch",
+    "gi2nnunet status shows the names.",
+    "gi2nnunet train --fold all",
+    "gi2nnunet tune",
     "gi2nnunet verify finds all such files.",
+    "give the same options, or run gi2nnunet tune with these",
+    "train without torch.compile: {}=f gi2nnunet train ...",
 }
 Run = Callable[..., Any]
 CPU = ("--device", "cpu")
@@ -262,7 +278,7 @@ def test_what_is_preprocessed_and_trained_is_made_again(trained: Place) -> None:
     follow("Make it again with: gi2nnunet plan", trained.ask("verify"), trained.run, *TINY)
     change(trained.find("results/*/*/fold_1/checkpoint_final.pth"))
     said = trained.ask("predict-and-score", *CPU, "--fold", "1")
-    follow("Restore it, or train it again: gi2nnunet train {} --restart", said, trained.run, *CPU)
+    follow("gi2nnunet train {}", said, trained.run, *CPU)
     said = trained.ask("predict-and-score", *FOLDS, "--out", "again")
     follow("run gi2nnunet tune again", said, trained.run, *CPU)
     trained.run("verify")
