@@ -21,7 +21,7 @@ from gi2nnunet.core.errors import EngineError
 Emit = Callable[[dict[str, Any]], None]
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-_MOST_SECONDS, _MOST_COMPILE_SECONDS = 90, 300
+_MOST_SECONDS, _MOST_COMPILE_SECONDS = 180, 600
 _SIDE = 8
 
 
