@@ -574,10 +574,11 @@ class Prediction(_Opening):
     mirroring: bool = True
     step_size: float = 0.5
     threads: int | None = None
-    nifti: bool = False
+    nifti: bool | None = None
     save_probabilities: bool = False
     rtstruct: bool = False
     seg: bool = False
+    slicer: bool = False
     roi_name: Mapping[str, str] | Sequence[str] | None = None
     tuning: bool = True
     out: FilePath | None = None
@@ -602,14 +603,16 @@ class Prediction(_Opening):
 
         return PredictionSettings(mirroring=self.mirroring, step_size=self.step_size)
 
-    def make_options(self) -> PredictionOptions:
-        """Return what is written."""
+    def make_options(self, work: Work) -> PredictionOptions:
+        """Return what is written of some work."""
         from gi2nnunet.formats.structures import parse_names
         from gi2nnunet.nnunet.engine import PredictionOptions
 
+        wanted = work.selection.volumes or self.slicer
         return PredictionOptions(
-            nifti=self.nifti, save_probabilities=self.save_probabilities, tuning=self.tuning,
-            rtstruct=self.rtstruct, seg=self.seg,
+            nifti=wanted if self.nifti is None else self.nifti,
+            save_probabilities=self.save_probabilities, tuning=self.tuning,
+            rtstruct=self.rtstruct, seg=self.seg, slicer=self.slicer,
             roi_names=parse_names(self.roi_name, option="--roi-name"),
         )  # fmt: skip
 
@@ -659,12 +662,15 @@ def predict(asked: Prediction) -> Evaluation:
     step_size
         Step of the sliding window, as a fraction of the patch.
     nifti
-        Also write label volumes: one bit-coded, and one for each organ.
+        Also write label volumes: one bit-coded, and one for each organ. By default for NIfTI and
+        DICOM.
     save_probabilities
         Also write each configuration's probabilities, in eight bits.
+    slicer
+        Also write a segmentation of each scan for 3D Slicer.
     rtstruct, seg, roi_name
-        Also write RTSTRUCT and DICOM SEG, for DICOM sources; names of structures in them in place
-        of those of TG-263: ``{"stomach": "Magen"}``.
+        Also write RTSTRUCT and DICOM SEG, for DICOM sources; names of structures in these files in
+        place of those of TG-263: ``{"stomach": "Magen"}``.
     tuning
         Apply the settings that ``gi2nnunet tune`` saved for these models, if any.
     out
@@ -718,7 +724,7 @@ def evaluate_work(asked: Prediction, work: Work, engine: Engine) -> Evaluation:
     scored = asked if isinstance(asked, ScoredPrediction) else None
     call: Callable[..., Evaluation] = predict_and_score if scored else predict
     return evaluate(
-        work, engine=engine, settings=asked.make_settings(), options=asked.make_options(),
+        work, engine=engine, settings=asked.make_settings(), options=asked.make_options(work),
         metric=scored.metric if scored else "per-class", score=scored is not None,
         command=spell_call(call, vars(asked)), progress=asked.progress, on_notice=asked.on_notice,
     )  # fmt: skip
@@ -771,7 +777,7 @@ def predict_part(asked: Prediction, work: Work, engine: Engine, *, part: tuple[i
     from gi2nnunet.prediction import evaluate
 
     return evaluate.predict_part(
-        work, part, engine=engine, settings=asked.make_settings(), options=asked.make_options(),
+        work, part, engine=engine, settings=asked.make_settings(), options=asked.make_options(work),
         progress=asked.progress, on_notice=asked.on_notice,
     )  # fmt: skip
 

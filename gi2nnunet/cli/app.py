@@ -23,8 +23,8 @@ _GROUPS = {
     ),
     "What to compute with": ("device", "gpus", "jobs", "threads", "seed", "checks", "hours"),
     "Output": (
-        "out", "nifti", "rtstruct", "seg", "save_probabilities", "show_all", "as_json", "quiet",
-        "help",
+        "out", "nifti", "rtstruct", "seg", "slicer", "save_probabilities", "show_all", "as_json",
+        "quiet", "help",
     ),
 }  # fmt: skip
 _GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in names}

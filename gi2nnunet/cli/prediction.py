@@ -142,9 +142,20 @@ class ResultOptions:
     """What is written, and where."""
 
     nifti: Annotated[
+        bool | None,
+        typer.Option(
+            "--nifti/--no-nifti",
+            help="Also write label volumes: one bit-coded, and one for each organ. By default if "
+            "the source is NIfTI or DICOM.",
+            show_default=False,
+        ),
+    ] = None
+    slicer: Annotated[
         bool,
         typer.Option(
-            "--nifti", help="Also write label volumes: one bit-coded, and one for each organ."
+            "--slicer",
+            help="Also write a segmentation (.seg.nrrd) of each scan for 3D Slicer, with names, "
+            "colours and overlaps. Needs pynrrd: pip install 'gi2nnunet[slicer]'",
         ),
     ] = False
     save_probabilities: Annotated[
@@ -259,7 +270,7 @@ def _predict(context: typer.Context, kind: type[api.Prediction]) -> None:
     if given["on"] == "slurm":
         from gi2nnunet.prediction.evaluate import check_structures
 
-        check_structures(work, asked.make_options())
+        check_structures(work, asked.make_options(work))
         submit_prediction(context, work, source=given["source"], space=engine.workspace)
         return
     with show_progress() as report:

@@ -261,6 +261,8 @@ class PredictionOptions:
         Apply the settings that tuning saved for these models, if any.
     rtstruct, seg
         Write RTSTRUCT or DICOM SEG of each scan into ``dicom/``; only for DICOM sources.
+    slicer
+        Write a segmentation of each scan for 3D Slicer into ``slicer/``; needs ``nifti``.
     roi_names
         Name in these files of an organ's structure, where it is not to be that of TG-263.
     """
@@ -270,6 +272,7 @@ class PredictionOptions:
     tuning: bool = True
     rtstruct: bool = False
     seg: bool = False
+    slicer: bool = False
     roi_names: Mapping[str, str] = field(default_factory=dict)
 
 

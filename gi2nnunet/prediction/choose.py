@@ -57,7 +57,8 @@ class Selection:
     ``truth`` holds their true rows with image sizes, if known, and ``standing`` says what a score
     means. The submission has the rows of ``sample`` in their order. ``folds`` are the folds to use
     by scan id, for out-of-fold prediction. ``source`` is where they come from, if not the dataset.
-    ``labels`` say how label volumes are read.
+    ``labels`` say how label volumes are read, and ``volumes`` whether masks are wanted as label
+    volumes, unless refused.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Selection:
     source: Path | None = None
     options: Mapping[str, str | bool] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    volumes: bool = False
 
     @property
     def has_series(self) -> bool:
@@ -288,6 +290,7 @@ def select_source(
         name=source.name,
         described="; ".join((source.described, *source.label_notes)),
         labels=source.label_notes,
+        volumes=source.volumes,
         scans=tuple(scan.without_truth() for scan in source.scans.values()),
         truth=read_rows(source.truth_name, labelled),
         sample=source.sample,

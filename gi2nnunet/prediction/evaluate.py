@@ -28,6 +28,11 @@ from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.structures import Maker, StructureOptions, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
+from gi2nnunet.formats.viewers import (
+    import_nrrd,
+    write_label_descriptions,
+    write_segmentation,
+)
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
 from gi2nnunet.nnunet.models import warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
@@ -149,7 +154,7 @@ def evaluate(
         if score and selection.truth is not None:
             result = score_submission(work.submission, selection.truth, metric=metric)
             files += write_score(result, out, truth=selection.truth, about=about)
-        files += [out / "labels", out / "organs"] if options.nifti else []
+        files += _describe_volumes(selection.scans, out, options) if options.nifti else []
         files += [out / "probabilities"] if options.save_probabilities else []
         done = Evaluation(
             submission=work.submission,
@@ -168,6 +173,19 @@ def evaluate(
     return replace(done, files=(*files, *written))
 
 
+def _describe_volumes(scans: Sequence[Scan], out: Path, options: PredictionOptions) -> list[Path]:
+    """Write beside the label volumes what viewers need; return all of these."""
+    described, slicer = out / "itk-snap-labels.txt", out / "slicer"
+    write_label_descriptions(described)
+    if not options.slicer:
+        return [out / "labels", out / "organs", described]
+    names = choose_names(options.roi_names)
+    for scan in scans:
+        labels = out / "labels" / f"{scan.scan_id}.nii.gz"
+        write_segmentation(slicer / f"{scan.scan_id}.seg.nrrd", labels, names=names)
+    return [out / "labels", out / "organs", described, slicer]
+
+
 def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
     """Check, before hours of prediction, that structures can be written; ``None`` if none are.
 
@@ -181,6 +199,14 @@ def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
     InputError
         If a scan is not a DICOM series with a frame of reference, or a name does not fit.
     """
+    if options.slicer:
+        import_nrrd()
+        choose_names(options.roi_names)
+        if not options.nifti:
+            raise InputError(
+                "--slicer: found --no-nifti; expected label volumes, of which the segmentations "
+                "for 3D Slicer are made. Leave out --no-nifti."
+            )
     if not options.rtstruct and not options.seg:
         return None
     choose_names(options.roi_names)
@@ -306,6 +332,7 @@ def _describe_options(
         "save_probabilities": options.save_probabilities,
         "rtstruct": options.rtstruct,
         "seg": options.seg,
+        "slicer": options.slicer,
     }
 
 

@@ -19,7 +19,7 @@ KEPT = ".predicting"
 """The folder of the scans that an unfinished prediction keeps."""
 OUT_OF_FOLD = "out_of_fold"
 _PLACE = "prediction"  # what a run locks in the folder
-_OUTPUTS = ("labels", "organs", "probabilities", "dicom")
+_OUTPUTS = ("labels", "organs", "probabilities", "dicom", "slicer")
 
 
 class _Options(TypedDict):

@@ -228,6 +228,7 @@ class DicomSource(Source):
     """
 
     scan_type = DicomScan
+    volumes = True
     scans: Mapping[str, DicomScan]
     named: ScanIds | None = field(default=None, repr=False)
 

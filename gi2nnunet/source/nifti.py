@@ -196,6 +196,7 @@ class NiftiSource(Source):
     """A folder of NIfTI volumes in one of the known layouts, or one NIfTI file."""
 
     scan_type = NiftiScan
+    volumes = True
     endings = (".gz", ".nii")
     scans: Mapping[str, NiftiScan]
     mask_names: str = ""

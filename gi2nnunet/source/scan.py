@@ -375,6 +375,8 @@ class Source(ABC):
     ----------
     endings
         What the name of a file of this kind ends in, the last part first.
+    volumes
+        Whether predictions of this kind are wanted as label volumes, unless refused.
     scans
         By scan id, in numeric order of patient and day.
     options
@@ -397,6 +399,7 @@ class Source(ABC):
     """
 
     scan_type: ClassVar[type[Scan]]
+    volumes: ClassVar[bool] = False
     endings: ClassVar[tuple[str, ...]] = ()
     path: Path
     kind: str

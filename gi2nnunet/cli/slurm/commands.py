@@ -43,7 +43,8 @@ _OWN = (
 )  # fmt: skip
 # Options of predict that its jobs get unchanged, and those that only the last one needs.
 _OF_PARTS = (
-    "mirroring", "step_size", "nifti", "save_probabilities", "tuning", "allow_missing", "trust",
+    "mirroring", "step_size", "nifti", "slicer", "save_probabilities", "tuning", "allow_missing",
+    "trust",
     "dataset_id", "orientation", "series", "any_modality", "show_paths",
 )  # fmt: skip
 _OF_JOIN = (

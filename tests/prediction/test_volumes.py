@@ -1,0 +1,122 @@
+"""What a prediction writes for viewers: label volumes by default, ITK-SNAP's labels, Slicer's file.
+
+The engine is a stand-in that thresholds each scan and writes its label volume as the real one does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import slicerio
+
+import gi2nnunet
+from gi2nnunet.api import Prediction, ScoredPrediction
+from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.submission import encode_scan
+from gi2nnunet.nnunet import engine as engine_module
+from gi2nnunet.source.open import scan_from_json
+from tests.dicom_factory import SeriesPlan, write_series
+from tests.engines import make_engine
+from tests.model_factory import write_model
+from tests.source_factory import make_source, write_source
+
+AFFINE = np.diag([-1.5, -1.4, 3, 1.0])
+
+
+def predict_by_threshold(task: str, options: Any, *, on_event: Any, **_: Any) -> dict[str, Any]:
+    for each in json.loads(json.dumps(options))["scans"]:
+        scan = scan_from_json(each["scan"])
+        image = scan.read().image
+        bits = ((image > 250) + 2 * (image > 500) + 4 * (image < 100)).astype(np.uint8)
+        if options["nifti_folder"]:
+            name = f"labels/{scan.scan_id}.nii.gz"
+            scan.write_labels(Path(options["nifti_folder"]) / name, bits)
+        rows = encode_scan(scan.scan_id, scan.numbers, bits)
+        on_event({"event": "scan", "scan_id": scan.scan_id, "rows": rows, "seconds": 1.0})
+    return {}
+
+
+@pytest.fixture
+def model(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(engine_module, "run_engine", predict_by_threshold)
+    workspace = open_workspace(here / "w", environ={})
+    write_model(workspace.results)
+    return here / "w"
+
+
+@pytest.fixture
+def scan(here: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 1000, (11, 9, 6), dtype=np.uint16)
+    nibabel.save(nibabel.Nifti1Image(pixels, AFFINE), here / "scan.nii.gz")
+    return here / "scan.nii.gz"
+
+
+def test_one_nifti_file_gives_masks_beside_the_csv(model: Path, scan: Path, here: Path) -> None:
+    done = gi2nnunet.predict(scan, out=here / "o", workspace=model, device="cpu", slicer=True)
+    assert [path.name for path in done.files] == [
+        "submission.csv", "labels", "organs", "itk-snap-labels.txt", "slicer",
+    ]  # fmt: skip
+    pixels = np.asarray(nibabel.load(scan).dataobj)
+    bits = (pixels > 250) + 2 * (pixels > 500) + 4 * (pixels < 100)
+    labels = nibabel.load(here / "o" / "labels" / "scan.nii.gz")
+    assert np.array_equal(np.asarray(labels.dataobj), bits)
+    assert np.allclose(labels.affine, AFFINE)
+    found = slicerio.read_segmentation(here / "o" / "slicer" / "scan.seg.nrrd")
+    assert np.allclose(found["ijkToLPS"], np.diag([-1, -1, 1, 1]) @ AFFINE)
+    for number, segment in enumerate(found["segments"]):
+        mask = found["voxels"][segment["layer"]] == segment["labelValue"]
+        assert np.array_equal(mask, bits & (1 << number) > 0)
+    recorded = json.loads((here / "o" / "prediction.json").read_text())["options"]
+    assert (recorded["nifti"], recorded["slicer"]) == (True, True)
+
+
+def test_masks_are_written_by_default_where_they_are_wanted(
+    model: Path, scan: Path, here: Path
+) -> None:
+    write_series(here / "s", SeriesPlan(shape=(4, 9, 11)))
+    write_source(here / "c", make_source(("case1_day0",)))
+    engine = make_engine(open_workspace(model, environ={}))
+
+    def write_by_default(source: Path, **given: Any) -> bool:
+        kind = ScoredPrediction if source.name == "c" else Prediction
+        asked = kind(source, workspace=model, **given)
+        return asked.make_options(asked.choose_work(engine)).nifti
+
+    assert write_by_default(scan)
+    assert write_by_default(here / "s")
+    assert not write_by_default(here / "c")
+    assert not write_by_default(scan, nifti=False)
+    assert write_by_default(here / "c", nifti=True)
+    assert write_by_default(here / "c", slicer=True)
+
+
+def test_no_volumes_if_they_are_refused(model: Path, scan: Path, run: Any, here: Path) -> None:
+    words = ("predict", scan, "--workspace", model, "--device", "cpu")
+    code, _, _ = run(*words, "--out", "o", "--no-nifti")
+    assert code == 0
+    assert {path.name for path in (here / "o").iterdir()} == {
+        "submission.csv", "prediction.json", "cost.json",
+    }  # fmt: skip
+    code, _, err = run(*words, "--out", "p", "--no-nifti", "--slicer")
+    assert code == 3
+    assert "Leave out --no-nifti" in err
+    assert not (here / "p").exists()
+    assert run(*words, "--out", "p", "--slicer")[0] == 0
+    assert (here / "p" / "slicer" / "scan.seg.nrrd").is_file()
+
+
+def test_a_missing_pynrrd_is_said_before_the_prediction(
+    model: Path, scan: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "run_engine", None)
+    monkeypatch.setitem(sys.modules, "nrrd", None)
+    with pytest.raises(InputError, match=r"pip install 'gi2nnunet\[slicer\]'"):
+        gi2nnunet.predict(scan, out=here / "o", workspace=model, device="cpu", slicer=True)
+    assert not (here / "o").exists()
