@@ -227,7 +227,8 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
     expected = [
-        "cost.json", "prediction.json", "score.csv", "score.json", "submission.csv", "truth.csv",
+        "cost.json", "itk-snap-labels.txt", "prediction.json", "score.csv", "score.json",
+        "submission.csv", "truth.csv",
     ]  # fmt: skip
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")

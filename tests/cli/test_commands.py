@@ -720,7 +720,9 @@ def test_labels_of_volumes_matter_only_where_they_are_scored(run, converted, ora
     write_volume(converted / "v/images/case2_day1.nii.gz", scan.image, spacing_mm=spacing)
     write_volume(converted / "v/labels/case2_day1.nii.gz", labels, spacing_mm=spacing)
     code, out, _ = run("predict", "v", "--device", "cpu", "--out", "mine")
-    assert (code, out) == (0, "mine/submission.csv\n")
+    assert code == 0
+    written = ["submission.csv", "labels", "organs", "itk-snap-labels.txt"]
+    assert out.splitlines() == [f"mine/{name}" for name in written]
     code, out, err = run("predict-and-score", "v", "--device", "cpu", "--out", "other")
     assert (code, out) == (3, "")
     assert "found the label 3 and none above it" in err
