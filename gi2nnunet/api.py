@@ -640,10 +640,9 @@ class ScoredPrediction(Prediction, _OpeningWithTruth):
 
     def __post_init__(self) -> None:
         """Refuse an unknown metric before hours of prediction."""
-        from gi2nnunet.scoring.conventions import CONVENTIONS
+        from gi2nnunet.scoring.conventions import require_convention
 
-        if self.metric not in CONVENTIONS:
-            raise ValueError(f"metric {self.metric!r} is none of {CONVENTIONS}")
+        require_convention(self.metric)
 
 
 @take_fields(Prediction)
@@ -905,10 +904,12 @@ def score(
     ValueError
         For ``medical`` without ``images``.
     """
+    from gi2nnunet.scoring.conventions import require_convention
     from gi2nnunet.scoring.masks import read_masks
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
+    require_convention(metric)
     if not 0 <= tolerance_mm < math.inf:
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
     if medical and images is None:

@@ -11,3 +11,9 @@ CONVENTIONS: tuple[Metric, ...] = get_args(Metric)
 TunedMetric = Literal["per-class", "slice-2d"]
 
 ScanChoice = Literal["all", "common"]
+
+
+def require_convention(metric: str) -> None:
+    """Raise a :class:`ValueError` for a name that is not in :data:`CONVENTIONS`."""
+    if metric not in CONVENTIONS:
+        raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")

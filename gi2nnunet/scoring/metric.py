@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap, find_box
-from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
+from gi2nnunet.scoring.conventions import Metric, require_convention
 from gi2nnunet.scoring.hausdorff import MARGIN, SHIFT, VoxelField, find_farthest, make_field
 
 DICE_WEIGHT = 0.4
@@ -88,8 +88,7 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
     ValueError
         For an unknown convention, or arrays that are not 3D or differ in shape.
     """
-    if metric not in CONVENTIONS:
-        raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
+    require_convention(metric)
     if pred.ndim != 3 or pred.shape != truth.shape:
         raise ValueError(f"label maps of shapes {pred.shape} and {truth.shape}: need one 3D shape")
     depth, height, width = pred.shape

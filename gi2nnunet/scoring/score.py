@@ -25,7 +25,7 @@ from gi2nnunet.formats.tables import (
     paint_runs,
     raise_refused,
 )
-from gi2nnunet.scoring.conventions import CONVENTIONS, Metric, ScanChoice
+from gi2nnunet.scoring.conventions import Metric, ScanChoice, require_convention
 from gi2nnunet.scoring.masks import read_masks
 from gi2nnunet.scoring.medical import (
     DEFAULT_TOLERANCE_MM,
@@ -99,8 +99,7 @@ def score_submission(
     ValueError
         For an unknown convention.
     """
-    if metric not in CONVENTIONS:
-        raise ValueError(f"metric {metric!r} is none of {CONVENTIONS}")
+    require_convention(metric)
     pred_table, true_table = read_masks(submission), read_masks(truth, truth=True)
     chosen, scope = None, ""
     if scans == "common":
