@@ -156,11 +156,10 @@ def _list_running(found: WorkspaceStatus) -> Iterator[str]:
     for one in found.predictions:
         for holder in one.holders:
             yield f"{one.name}: {_describe_prediction(one)}, {_describe_holder(holder)}"
-    known = {
-        h for some in (found.trainings, found.predictions) for one in some for h in one.holders
-    }
+    held = [one.holders for one in found.trainings] + [one.holders for one in found.predictions]
+    named = {(holder.host, holder.pid) for holders in held for holder in holders}
     for holder in found.running:
-        if holder not in known:
+        if (holder.host, holder.pid) not in named:
             yield f"{holder.purpose}, {_describe_holder(holder)}"
 
 

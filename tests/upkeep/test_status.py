@@ -18,7 +18,7 @@ import pytest
 
 import gi2nnunet
 from gi2nnunet.core.files import write_json
-from gi2nnunet.core.locks import hold, lock_path
+from gi2nnunet.core.locks import hold, hold_dataset, lock_path
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.upkeep.status import WorkspaceStatus
@@ -354,6 +354,7 @@ def test_watch_prints_each_change_and_ends_with_the_last_run(place: Place, here:
     words = [sys.executable, "-m", "gi2nnunet", "status", "--watch"]
     with (
         hold(fold, purpose="training 2d, fold 0"),
+        hold_dataset(place.workspace.raw, 501, purpose="training"),
         subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=here) as watching,
     ):
         assert watching.stdout is not None
@@ -363,6 +364,7 @@ def test_watch_prints_each_change_and_ends_with_the_last_run(place: Place, here:
         log.write_text(log.read_text().replace("Epoch 1 ", "Epoch 2 ") + log.read_text())
         assert watching.stdout.readline().startswith("2d/fold_0: running after epoch 3 of 40")
         lock_path(fold).unlink()
+        (place.workspace.raw / ".Dataset501.lock").unlink()
         rest = watching.stdout.read()
         assert watching.wait(60) == 0
     assert "stopped after epoch 3 of 40" in rest
