@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from gi2nnunet.scoring import hausdorff
 from gi2nnunet.scoring import metric as m
+from gi2nnunet.scoring.conventions import CONVENTIONS
 
 # --- answers by hand -------------------------------------------------------------------------
 # Volumes of D = 2, H = 4, W = 8. Voxels are (z, y, x) of the stomach. mle-bench reads pixel
@@ -85,7 +86,7 @@ def bit_map(voxels, bit=4, shape=SHAPE):
     return array
 
 
-@pytest.mark.parametrize("convention", m.CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers_by_hand(name, convention):
     pred, truth, dice, per_class, joined, mle_bench, slice_2d = ANSWERS[name]
@@ -220,7 +221,7 @@ def label_map_pairs(draw):
     )
 
 
-@pytest.mark.parametrize("convention", m.CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 @settings(max_examples=120, deadline=None)
 @given(pair=label_map_pairs())
 def test_equals_brute_force(convention, pair):
@@ -289,7 +290,7 @@ def test_every_way_through_the_search_equals_a_full_distance_transform(
         assert found == pytest.approx(wanted, abs=1e-12)
 
 
-@pytest.mark.parametrize("convention", m.CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_thin_differences_are_exact_too(convention):
     """Grow, shrink and shift a mask by single voxels, as good predictions differ from truth."""
     rng = np.random.default_rng(1)
