@@ -186,7 +186,7 @@ def test_nothing_predicted_is_an_error_and_the_submission_is_valid(machine: Mach
 
 
 def test_a_budget_in_which_nothing_was_predicted_is_an_error(machine: Machine) -> None:
-    with pytest.raises(EngineError, match=r"5 of 5 scans, which are left(.|\n)*more --hours"):
+    with pytest.raises(EngineError, match=r"5 of 5 scans, left empty(.|\n)*more --hours"):
         machine.predict(hours=0.0)
     assert machine.asked == []
 
