@@ -33,6 +33,7 @@ MOST_SLICES = 32
 """More gain nothing on the fastest card either."""
 _PATCHES_ON_CPU = 2
 _MOST_VOXELS_ON_CPU = 1 << 19  # of a 3D patch that is paired; a larger one keeps the cores busy
+_PLANES_ON_CPU = 4
 _CPU = torch.device("cpu")
 
 
@@ -223,20 +224,22 @@ class SlidingWindow:
 def _add_mean(copies: _Copies, into: torch.Tensor, weights: torch.Tensor) -> None:
     """Add the weighted mean of mirrored copies ``(heads, z, y, x)`` to sums of that shape.
 
-    On a CPU it goes plane by plane, which stay in its caches; the flips are undone on the way.
+    On a CPU it goes by a few planes, which stay in its caches; the flips are undone on the way.
     """
     _, first = copies[0]
     depth = first.shape[1]
-    step = 1 if first.device.type == "cpu" else depth
+    step = depth
+    if first.device.type == "cpu":
+        step = _PLANES_ON_CPU if weights.ndim == 3 else 1
     for start in range(0, depth, step):
-        end = start + step
+        end = min(start + step, depth)
         total = first[:, start:end]
         for flip, copy in copies[1:]:
             part = copy[:, depth - end : depth - start] if 1 in flip else copy[:, start:end]
-            axes = tuple(axis for axis in flip if axis != 1 or step > 1)
-            total += part.flip(axes) if axes else part
+            total += part.flip(flip) if flip else part
         if len(copies) > 1:
             total /= len(copies)
         total = total.to(into.device)
         total *= weights if weights.ndim == 2 else weights[start:end]
-        into[:, start:end] += total
+        sums = into[:, start:end]
+        sums.copy_(total.add_(sums))
