@@ -139,7 +139,8 @@ def predict(scan: Path, models: list[str]) -> dict[str, Any]:
         return torch.cat([batch * 2 - 1, batch - 1, 1 - batch], 1)
 
     PlainConvUNet.forward = forward
-    clock, events = Clock(), []
+    clock = Clock()
+    events: list[dict[str, Any]] = []
     clock.watch(PlainConvUNet, "forward", "networks")
     for owner, name in ((Network, "finish"), (inference, "decide"),
                         (inference, "code_bits"), (Network, "restore")):  # fmt: skip
