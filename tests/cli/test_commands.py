@@ -409,13 +409,13 @@ class Engine:
             log=Path("plan.log"),
         )
 
-    def train(self, dataset, planned, **asked):
-        self.trained.append(asked)
+    def train(self, order, folds):
+        self.trained.append((order, folds))
         results = []
-        for name in planned.configurations:
-            for fold in asked["folds"]:
-                asked["on_start"](name, fold, Path(f"{name}.log"))
-                asked["on_epoch"](
+        for name in order.plan.configurations:
+            for fold in folds:
+                order.on_start(name, fold, Path(f"{name}.log"))
+                order.on_epoch(
                     train.TrainingProgress(
                         configuration=name,
                         fold=fold,
@@ -457,8 +457,8 @@ def test_a_loss_that_takes_no_overlaps_trains_on_the_dataset_that_the_refusal_na
     assert err.strip().endswith("Next: gi2nnunet train --id 502 --fold all")
     assert not engine.planned
     assert run(*words, "--id", 502)[0] == 0
-    (trained,) = engine.trained
-    assert trained["settings"].trainer == "nnUNetTrainerCELoss"
+    ((trained, _),) = engine.trained
+    assert trained.settings.trainer == "nnUNetTrainerCELoss"
 
 
 def test_train_asks_for_what_its_options_say(run, converted, engine):
@@ -470,12 +470,12 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         "--nnunet-validation", "--pretrained-weights", "w.pth", "--jobs", 2, "--augment", "device",
     )  # fmt: skip
     assert code == 0
-    (planned,), (trained,) = engine.planned, engine.trained
+    (planned,), ((trained, folds),) = engine.planned, engine.trained
     assert planned["options"] == PlanOptions(
         preset="tiny", configurations=("2d",), batch_size=5, patch_sizes=((32, 48), (8, 16, 24))
     )
     assert planned["engine"].jobs == 2
-    assert trained["settings"] == TrainingSettings(
+    assert trained.settings == TrainingSettings(
         trainer="nnUNetTrainerNoMirroring",
         epochs=3,
         iterations=4,
@@ -483,10 +483,10 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
         pretrained_weights=str(converted / "w.pth"),
         augment="device",
     )
-    assert trained["folds"] == (0, 1)
-    assert (trained["restart"], trained["nnunet_validation"]) == (True, True)
-    assert trained["engine"].jobs == 2
-    assert trained["engine"].hardware.device == "cpu"
+    assert folds == (0, 1)
+    assert (trained.restart, trained.nnunet_validation) == (True, True)
+    assert trained.engine.jobs == 2
+    assert trained.engine.hardware.device == "cpu"
     assert "Training every one of the split's 2 folds (cv)." in err
     assert "2d, fold 1: log 2d.log" in err
     assert (
@@ -515,7 +515,7 @@ def test_train_asks_for_what_its_options_say(run, converted, engine):
 def test_train_says_what_it_is_doing(run, converted, engine, arguments, folds, said):
     code, out, err = run("train", "--device", "cpu", "--preset", "tiny", *arguments)
     assert code == 0
-    assert engine.trained[0]["folds"] == folds
+    assert engine.trained[0][1] == folds
     assert engine.planned[0]["options"].configurations == ("2d", "3d_fullres")
     assert said in err
     assert "Computing on: CPU" in err
