@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nibabel  # noqa: F401 - gdcm, which it imports if installed, sets a variable of its own
 import numpy as np
 import pandas as pd
 import pytest
