@@ -249,7 +249,7 @@ def watch_card(card: bool) -> Iterator[dict[str, float]]:
 
 def check_machine(bench: Bench) -> dict[str, Any]:
     """Torch and the card, and whether ``doctor`` says the same."""
-    found = json.loads(bench.run("probe", ["-c", PROBE]).out.splitlines()[-1])
+    found: dict[str, Any] = json.loads(bench.run("probe", ["-c", PROBE]).out.splitlines()[-1])
     said = bench.ours("doctor", "--device", bench.device, "--preset", bench.preset, "--json",
                       check=False)  # fmt: skip
     found["doctor"] = said.code
@@ -304,7 +304,7 @@ def read_epochs(folder: Path) -> list[float]:
 def check_training(bench: Bench) -> dict[str, Any]:
     """Epochs of stock 3d_fullres, ours beside nnU-Net's trainer, in turn; then the 2d model."""
     epochs, batches = (3, 30) if bench.card else (3, 4)
-    workers = {"nnUNet_n_proc_DA": "8"} if bench.card else {}
+    workers: Any = {"nnUNet_n_proc_DA": "8"} if bench.card else {}
     words = bench.training_words("3d_fullres", epochs=epochs, batches=batches)
     seconds: dict[str, list[float]] = {"processor": [], "device": [], "nnunet": []}
     busy: dict[str, float] = {}
@@ -437,7 +437,8 @@ def check_interruptions(bench: Bench) -> dict[str, Any]:
         begun.append(len(read_epochs(folder)))
     bench.ours(*words)
     made = folder / "checkpoint_final.pth"
-    found = json.loads(bench.run("checkpoint", ["-c", LOOK_AT_CHECKPOINT, str(made)]).out)
+    looked = bench.run("checkpoint", ["-c", LOOK_AT_CHECKPOINT, str(made)])
+    found: dict[str, Any] = json.loads(looked.out)
     checked = bench.ours("verify", check=False)
     found |= {"epochs_after_each_end": begun, "verify": checked.code}
     if found["epoch"] != epochs or found["compiled"] or not found["on_cpu"] or checked.code:
@@ -569,8 +570,8 @@ def check_visible_devices(bench: Bench) -> dict[str, Any]:
 def check_hidden(bench: Bench) -> dict[str, Any]:
     """Compare the rows of an exported model under a time budget with those of ``predict``."""
     predicted = bench.need("predicted")
-    bench.ours("export-model", "--preset", bench.preset, "--fold", "all", "--out", "model.zip")
-    bench.ours("predict-hidden", "images", "--model", "model.zip", "--device", bench.device,
+    bench.ours("export-model", "model.gi2nnunet", "--preset", bench.preset, "--fold", "all")
+    bench.ours("predict-hidden", "images", "--model", "model.gi2nnunet", "--device", bench.device,
                "--hours", "1", "--out", "hidden.csv")  # fmt: skip
     rows = []
     for path in (bench.folder / "hidden.csv", predicted / "submission.csv"):

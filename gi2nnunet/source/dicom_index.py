@@ -249,60 +249,71 @@ def open_file(archive: Archive, name: str, *, shown_as: str) -> BinaryIO:
 @be_discreet()
 def index_files(archive: Archive, names: Sequence[str], *, show_paths: bool = False) -> Index:
     """Read the headers of DICOM files and sort their images into volumes."""
-    series: dict[tuple[str, str], list[tuple[str, Dataset, list[Frame]]]] = {}
-    structures: list[StructureFile] = []
-    problems: list[InputError] = []
-    has_dicomdir, others = False, 0
+    found = _Found()
     for at, name in enumerate(names, start=1):
-        path = f"{archive.path}/{name}"
-        shown_as = path if show_paths else f"file {at} of {len(names)}"
+        path = f"{archive.path}/{name}" if show_paths else ""
+        shown_as = path or f"file {at} of {len(names)}"
         try:
-            if (header := _read_header(archive, name, shown_as=shown_as)) is None:
-                others += 1
-                continue
-            dataset, cut_off = header
-            modality = str(dataset.get("Modality", ""))
-            uid = str(dataset.get("SeriesInstanceUID", ""))
-            if modality in STRUCTURES:
-                known_as = (
-                    path
-                    if show_paths
-                    else f"{modality} ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
-                )
-                structures.append(_describe_structures(archive, name, dataset, known_as))
-            elif dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
-                has_dicomdir = True
-            elif "Rows" in dataset and modality not in _NO_IMAGES:
-                of_series = series.setdefault((str(dataset.get("StudyInstanceUID", "")), uid), [])
-                known_as = path if show_paths else _name_file(len(of_series) + 1, uid)
-                if cut_off:
-                    raise InputError(f"{known_as}: {cut_off}")
-                of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
-            elif dataset.get("SOPClassUID") in (None, *_IMAGES):
-                raise InputError(
-                    f"{shown_as}: ends early, or misses values: found no number of rows; expected "
-                    "an image. Copy the file again from where it came from."
-                )
-            else:
-                others += 1
+            _sort_file(archive, name, into=found, path=path, shown_as=shown_as)
         except InputError as error:
-            problems.append(error)
+            found.problems.append(error)
         except Exception as error:  # pydicom converts a value when it is asked for
-            problems.append(
+            found.problems.append(
                 InputError(
                     f"{shown_as}: found damaged values ({type(error).__name__}); expected a DICOM "
                     "file. Copy it again from where it came from."
                 )
             )
-    volumes = [volume for images in series.values() if images for volume in _build_volumes(images)]
+    volumes = [v for images in found.series.values() if images for v in _build_volumes(images)]
     volumes.sort(key=lambda v: (v.patient, v.date, v.study, v.number.zfill(9), v.uid, v.part))
     return Index(
         volumes=tuple(volumes),
-        structures=tuple(structures),
-        problems=tuple(problems),
-        has_dicomdir=has_dicomdir,
-        others=others,
+        structures=tuple(found.structures),
+        problems=tuple(found.problems),
+        has_dicomdir=found.has_dicomdir,
+        others=found.others,
     )
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What the files looked at so far are; images by study and series."""
+
+    series: dict[tuple[str, str], list[tuple[str, Dataset, list[Frame]]]] = field(
+        default_factory=dict
+    )
+    structures: list[StructureFile] = field(default_factory=list)
+    problems: list[InputError] = field(default_factory=list)
+    has_dicomdir: bool = False
+    others: int = 0
+
+
+def _sort_file(archive: Archive, name: str, *, into: _Found, path: str, shown_as: str) -> None:
+    """Add a file to what it is; its path is shown if one is given."""
+    if (header := _read_header(archive, name, shown_as=shown_as)) is None:
+        into.others += 1
+        return
+    dataset, cut_off = header
+    modality = str(dataset.get("Modality", ""))
+    uid = str(dataset.get("SeriesInstanceUID", ""))
+    if modality in STRUCTURES:
+        known_as = path or f"{modality} ...{str(dataset.get('SOPInstanceUID', '?'))[-6:]}"
+        into.structures.append(_describe_structures(archive, name, dataset, known_as))
+    elif dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
+        into.has_dicomdir = True
+    elif "Rows" in dataset and modality not in _NO_IMAGES:
+        of_series = into.series.setdefault((str(dataset.get("StudyInstanceUID", "")), uid), [])
+        known_as = path or _name_file(len(of_series) + 1, uid)
+        if cut_off:
+            raise InputError(f"{known_as}: {cut_off}")
+        of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
+    elif dataset.get("SOPClassUID") in (None, *_IMAGES):
+        raise InputError(
+            f"{shown_as}: ends early, or misses values: found no number of rows; expected "
+            "an image. Copy the file again from where it came from."
+        )
+    else:
+        into.others += 1
 
 
 def _read_header(archive: Archive, name: str, *, shown_as: str) -> tuple[Dataset, str] | None:
