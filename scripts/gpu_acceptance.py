@@ -569,12 +569,14 @@ def check_visible_devices(bench: Bench) -> dict[str, Any]:
 
 def check_hidden(bench: Bench) -> dict[str, Any]:
     """Compare the rows of an exported model under a time budget with those of ``predict``."""
-    predicted = bench.need("predicted")
-    bench.ours("export-model", "model.gi2nnunet", "--preset", bench.preset, "--fold", "all")
-    bench.ours("predict-hidden", "images", "--model", "model.gi2nnunet", "--device", bench.device,
-               "--hours", "1", "--out", "hidden.csv")  # fmt: skip
+    bench.need("predicted")
+    chosen = ("--preset", bench.preset, "--fold", "all")
+    bench.ours("predict", "source.zip", *chosen, "--device", bench.device, "--out", "shown")
+    bench.ours("export-model", "model.gi2nnunet", *chosen)
+    bench.ours("predict-hidden", "source.zip", "--model", "model.gi2nnunet", "--hours", "1",
+               "--device", bench.device, "--out", "hidden.csv")  # fmt: skip
     rows = []
-    for path in (bench.folder / "hidden.csv", predicted / "submission.csv"):
+    for path in (bench.folder / "hidden.csv", bench.folder / "shown" / "submission.csv"):
         with path.open(newline="") as file:
             rows.append(sorted(tuple(sorted(row.items())) for row in csv.DictReader(file)))
     if rows[0] != rows[1]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 def run_jobs(read: Callable[[Mapping[str, Any]], Mapping[str, NDArray[Any]]]) -> None:
     """Read every job of the file that the command line names; an error is stored as its text."""
     for job in json.loads(Path(sys.argv[1]).read_text()):
+        arrays: Mapping[str, Any]
         try:
             arrays = read(job)
         except Exception as error:
