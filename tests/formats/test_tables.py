@@ -226,7 +226,7 @@ def test_what_is_no_csv(tmp_path):
 def test_rows_that_are_too_short_or_too_long_do_not_pass_silently():
     whole = HEAD + "case1_day0_slice_0001,stomach,1 1\n\ncase1_day0_slice_0002,stomach,\n"
     assert read(whole).texts == ("1 1", "")
-    refuse(whole + "case1_day0_slice_0003\n", "line 5: found 1 fields; expected 3")
+    refuse(whole + "case1_day0_slice_0003\n", "line 5: found 1 field; expected 3")
     refuse(whole + "case1_day0_slice_0003,stomach", "line 5: found 2 fields; expected 3")
     refuse(HEAD + "case1_day0_slice_0001,stomach,1 1,2\n")
     refuse(HEAD + 'case1_day0_slice_0001,stomach,"1 1",2\n')

@@ -87,7 +87,7 @@ def test_the_known_plans_are_those_that_nnunet_makes(tmp_path: Path, preset: Any
     options = {
         "dataset_id": 501, "planner": preset.planner, "plans_name": preset.plans_name,
         "data_name": preset.plans_name, "tiny": preset.name == "tiny", "batch_size": None,
-        "patch_sizes": {},
+        "patch_sizes": {}, "asked": [*CONFIGURATIONS],
     }  # fmt: skip
     made = engine.run("plan", options, log=engine.new_log("plan"), helpers=1)
     mark = preprocessed / f"gi2nnunet_{preset.plans_name}.json"

@@ -226,7 +226,7 @@ HARMS: dict[str, tuple[Harm, Callable[[Space], Path], str, bool]] = {
     ),
     "another split": (
         lambda s: edit_split(s.made / "splits_final.json", lambda splits: splits.reverse()),
-        lambda s: s.made / "splits_final.json", "differ from the manifest's", True,
+        lambda s: s.made / "splits_final.json", "not as in the manifest", True,
     ),
     "a held-out scan in the split": (
         lambda s: edit_split(
