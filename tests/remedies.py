@@ -23,7 +23,7 @@ PACKAGE, TESTS = Path(gi2nnunet.__file__).parent, Path(__file__).parent
 _NAMES: Any = typer.main.get_command(app)
 _COMMAND = re.compile(
     rf"gi2nnunet (?:{'|'.join(sorted(_NAMES.commands, key=len, reverse=True))})(?![\w-])"
-    r"(?: +(?:-[-a-z]+(?: [\w.{}-]+)?|[A-Z]+\b|\{\}))*"
+    r"(?: +(?:-[-a-z]+(?: (?!on )[\w.{}-]*[\w{}-])?|[A-Z]+\b|\{\}))*"
 )
 
 

@@ -192,7 +192,13 @@ def _find_results(workspace: Workspace, dataset_id: int | None) -> str:
     if len(names) != 1:
         raise InputError(
             f"{workspace.results}: found {', '.join(names) or 'no model of a dataset'}; expected "
-            "one. " + ("Choose one with --id." if names else "Train it with gi2nnunet train.")
+            "one. "
+            + (
+                "Choose one with --id."
+                if names
+                else "Take one in with: gi2nnunet import-model FILE; or, to train one, begin with: "
+                "gi2nnunet convert SOURCE"
+            )
         )
     return names[0]
 

@@ -189,7 +189,8 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
     if trained_on is None:
         raise InputError(
             f"{ensemble.describe()}: it is not known which scans the models were trained on, and "
-            "no model may predict those. Train them here with gi2nnunet train --fold cv."
+            "no model may predict those. Train others in their place with gi2nnunet train --fold "
+            "cv --restart."
         )
     leaking = dataset.leaking_patients
     unseen = find_unseen_folds(train, trained_on, leaking=leaking)
