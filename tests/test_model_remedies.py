@@ -69,6 +69,7 @@ class Engine:
     def _plan(self, dataset: Any, options: PlanOptions, *, engine: Any, **_: Any) -> plan.Plan:
         preset = presets.PRESETS[options.preset]
         folder = engine.workspace.preprocessed / dataset.name
+        shutil.copy(dataset.folder / "dataset.json", folder)
         planned = {
             name: plan.PlannedConfiguration(
                 name=name, data_folder=folder / name, batch_size=2, patch_size=(32, 32),
@@ -431,7 +432,6 @@ def test_a_damaged_dataset_and_an_interrupted_removal_come_first(folds: Path, ru
     assert not hidden.exists()
     said = say(run, "remove", "nothing", "--yes")
     follow("gi2nnunet status shows the names.", said, run)
-    shutil.rmtree(SPACE / "results")
     manifest = find("raw/*/manifest.json")
     whole = manifest.read_bytes()
     manifest.write_text("{")
