@@ -196,7 +196,7 @@ def trained(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         "plan", "train_2d_fold_0", "train_2d_fold_1", "score",
     ]  # fmt: skip
     second = gi2nnunet(*words, cwd=folder).stdout
-    assert "submitted" not in second
+    assert "submitted as job" not in second
     assert second.count("not submitted again") == 4
     try:
         warned = wait_for_epoch(jobs, "train_2d_fold_1", 3)
@@ -263,7 +263,7 @@ def test_a_prediction_in_shards_is_byte_for_byte_the_local_one(trained: Path) ->
         "predict_source_part_1", "predict_source_part_2", "predict_source_join",
     ]  # fmt: skip
     assert len({number.partition("_")[0] for number in re.findall(r"as job (\S+)", first)}) == 2
-    assert "submitted" not in gi2nnunet(*words, cwd=trained).stdout
+    assert "submitted as job" not in gi2nnunet(*words, cwd=trained).stdout
     found = wait_all(jobs)
     assert {found[name].state for name in names} == {"finished"}, [found[n] for n in names]
     made = trained / "there" / "submission.csv"
@@ -274,7 +274,7 @@ def test_a_prediction_in_shards_is_byte_for_byte_the_local_one(trained: Path) ->
     assert list(made.parent.rglob(".predicting*")) == []
     assert len(list((made.parent / "labels").iterdir())) == 4
 
-    assert "submitted" not in gi2nnunet(*words, cwd=trained).stdout
+    assert "submitted as job" not in gi2nnunet(*words, cwd=trained).stdout
     made.unlink()
     again = gi2nnunet(*words, cwd=trained).stdout
     assert again.count("submitted as job") == 3
