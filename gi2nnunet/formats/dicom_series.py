@@ -87,11 +87,11 @@ def be_discreet() -> Iterator[None]:
     InputError
         As :func:`require_dicom`.
     """
-    require_dicom()
-    from pydicom import config
-
     with _discretion.lock:
         if not _discretion.blocks:
+            require_dicom()
+            from pydicom import config
+
             _discretion.undo.enter_context(config.disable_value_validation())
             _discretion.undo.callback(setattr, config.logger, "disabled", config.logger.disabled)
             config.logger.disabled = True
