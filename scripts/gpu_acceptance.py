@@ -571,10 +571,14 @@ def check_hidden(bench: Bench) -> dict[str, Any]:
     """Compare the rows of an exported model under a time budget with those of ``predict``."""
     bench.need("predicted")
     chosen = ("--preset", bench.preset, "--fold", "all")
-    bench.ours("predict", "source.zip", *chosen, "--device", bench.device, "--out", "shown")
+    size = "266x266x144@1.5" if bench.card else "48x48x16@3"
+    bench.ours("phantom", "hidden.zip", "--patients", "1", "--test-patients", "2", "--days", "1",
+               "--size", size, "--easy", "--seed", "7")  # fmt: skip
+    bench.ours("predict", "hidden.zip", *chosen, "--device", bench.device, "--out", "shown")
     bench.ours("export-model", "model.gi2nnunet", *chosen)
-    bench.ours("predict-hidden", "source.zip", "--model", "model.gi2nnunet", "--hours", "1",
-               "--device", bench.device, "--out", "hidden.csv")  # fmt: skip
+    bench.ours("predict-hidden", "hidden.zip", "--model", "model.gi2nnunet", "--hours", "1",
+               "--device", bench.device, "--workspace", "hidden",
+               "--out", "hidden.csv")  # fmt: skip
     rows = []
     for path in (bench.folder / "hidden.csv", bench.folder / "shown" / "submission.csv"):
         with path.open(newline="") as file:
@@ -582,6 +586,8 @@ def check_hidden(bench: Bench) -> dict[str, Any]:
     if rows[0] != rows[1]:
         differing = len(set(rows[0]) ^ set(rows[1]))
         raise FailedError(f"{differing} rows differ")
+    if not rows[0]:
+        raise FailedError("no rows were written")
     return {"rows": len(rows[0])}
 
 
