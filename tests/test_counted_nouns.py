@@ -53,6 +53,15 @@ def test_nouns_after_a_length_are_counted() -> None:
     assert found == [], "use core.errors.count"
 
 
+def test_nouns_after_a_length_are_counted_in_templates() -> None:
+    # {{ scans | length }} scans
+    pattern = re.compile(rf"\blength \}}\}} (?:{'|'.join(NOUNS)})\b")
+    pages = sorted(ROOT.rglob("*.html"))
+    assert pages
+    found = [f"{page.name}: {m[0]}" for page in pages for m in pattern.finditer(page.read_text())]
+    assert found == [], "use the filter counted"
+
+
 @pytest.mark.parametrize(
     ("code", "found"),
     [

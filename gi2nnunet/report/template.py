@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gi2nnunet.core.errors import count
+
 DASH = "–"  # noqa: RUF001
 
 
@@ -17,7 +19,9 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {"number": format_number, "time": format_time, "name": name_of}
+    environment.filters |= {
+        "number": format_number, "time": format_time, "name": name_of, "counted": count,
+    }  # fmt: skip
     return environment.get_template(template).render(values).lstrip()
 
 
