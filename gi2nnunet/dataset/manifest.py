@@ -161,6 +161,11 @@ def dataset_name_of(dataset_id: int, name: str) -> str:
     return f"Dataset{dataset_id:03d}_{name}"
 
 
+def dataset_id_of(dataset_name: str) -> int:
+    """Return nnU-Net's number of a dataset, the inverse of :func:`dataset_name_of`."""
+    return int(dataset_name.removeprefix("Dataset")[:3])
+
+
 def find_datasets(folder: Path, dataset_id: int) -> list[Path]:
     """Return the folders of a dataset number in one of nnU-Net's three folders."""
     if not folder.is_dir():

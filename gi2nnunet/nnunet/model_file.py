@@ -32,6 +32,7 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import Count, Record, is_stray, parse_record, part_file
+from gi2nnunet.dataset.manifest import dataset_id_of
 from gi2nnunet.nnunet.models import Fold, Plans, TrainingRecord
 from gi2nnunet.nnunet.trust import check_names
 from gi2nnunet.source.nifti import DatasetDescription
@@ -123,7 +124,7 @@ class Bundle:
     @property
     def dataset_id(self) -> int:
         """Return nnU-Net's number of the dataset."""
-        return int(self.dataset[7:10])
+        return dataset_id_of(self.dataset)
 
     def to_json(self) -> dict[str, Any]:
         """Return what another process needs to read the file, the inverse of :meth:`from_json`."""

@@ -13,7 +13,7 @@ from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import PART_SUFFIX, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.manifest import Dataset, find_datasets
+from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, find_datasets
 from gi2nnunet.nnunet.engine import Engine
 from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, open_bundle, plans_part
 from gi2nnunet.nnunet.models import (
@@ -184,7 +184,7 @@ def _check_number(path: Path, dataset: str, engine: Engine) -> None:
     """Refuse a file if its dataset's number belongs to another dataset of the workspace."""
     workspace = engine.workspace
     for root in (workspace.raw, workspace.preprocessed, workspace.results):
-        for other in find_datasets(root, int(dataset[7:10])):
+        for other in find_datasets(root, dataset_id_of(dataset)):
             if other.name != dataset:
                 raise InputError(
                     f"{path}: is of {dataset}, and {other} is another dataset with "

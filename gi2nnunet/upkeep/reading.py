@@ -21,7 +21,7 @@ from gi2nnunet.core.command import name_place
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, is_being_removed
 from gi2nnunet.core.locks import Holder, find_holders, lock_path
-from gi2nnunet.dataset.manifest import Dataset, open_dataset
+from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.probabilities import SUFFIX
@@ -132,7 +132,7 @@ class _Reading:
 
     def read_dataset(self, name: str) -> DatasetStatus:
         folder, space = self.workspace.raw / name, self.workspace
-        dataset_id = int(name[len("Dataset") :][:3])
+        dataset_id = dataset_id_of(name)
         holders = find_holders(self.workspace.raw / f"Dataset{dataset_id:03d}")
         with self._naming_damage():
             if (folder / MANIFEST).is_file():
@@ -247,7 +247,7 @@ class _Reading:
 
     def _spell_training(self, dataset: str, training: TrainedFold) -> str:
         """Return the command that trains this or goes on, nnU-Net's for what it began."""
-        number = int(dataset[len("Dataset") :][:3])
+        number = dataset_id_of(dataset)
         command = spell_training(training.folder) if training.settings else None
         if command is None:
             words = ["nnUNetv2_train", str(number), training.configuration, training.fold]

@@ -155,8 +155,8 @@ class DeviceBatches:
         self._device = device
         self._notify = notify
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1)
-        self._next = self._thread.submit(self._compute)
+        self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1)
+        self._next = self._executor.submit(self._compute)
 
     def __iter__(self) -> DeviceBatches:
         """Return itself."""
@@ -164,7 +164,7 @@ class DeviceBatches:
 
     def __next__(self) -> dict[str, Any]:
         """Return the next batch, on the device."""
-        if self._thread is None:
+        if self._executor is None:
             read: dict[str, Any] = next(self._samples)
             return read
         try:
@@ -174,7 +174,7 @@ class DeviceBatches:
                 raise
             self._leave_device()
             return next(self)
-        self._next = self._thread.submit(self._compute)
+        self._next = self._executor.submit(self._compute)
         if computed is not None:
             network = torch.cuda.current_stream(self._device)
             network.wait_event(computed)
@@ -188,8 +188,8 @@ class DeviceBatches:
         wait([self._next], timeout=10)
         if isinstance(self._samples, NonDetMultiThreadedAugmenter):
             self._samples._finish()  # which also ends a thread that still waits for a sample
-        if self._thread is not None:
-            self._thread.shutdown()
+        if self._executor is not None:
+            self._executor.shutdown()
 
     def _compute(self) -> tuple[dict[str, Any], Any]:
         read = next(self._samples)
@@ -204,9 +204,9 @@ class DeviceBatches:
 
     def _leave_device(self) -> None:
         # Here and not in the thread: workers are forked, and only this thread may be running then.
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._thread = None
+        if self._executor is not None:
+            self._executor.shutdown()
+        self._executor = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         elif self._device.type == "mps":
