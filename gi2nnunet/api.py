@@ -865,7 +865,7 @@ def remove(
 
 def score(
     submission: FilePath,
-    truth: FilePath,
+    truth: FilePath | None = None,
     *,
     metric: Metric = "per-class",
     scans: ScanChoice = "all",
@@ -873,6 +873,8 @@ def score(
     orientation: Orientation = "affine",
     medical: bool = False,
     tolerance_mm: float = 3.0,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Score:
@@ -882,7 +884,8 @@ def score(
     ----------
     submission, truth
         CSV files in the competition's format, folders of :func:`predict`, a converted dataset (its
-        truth), or folders of label volumes with ``dataset.json``.
+        truth), or folders of label volumes with ``dataset.json``. By default the truth is
+        ``truth.csv`` beside the submission, otherwise that of the workspace's dataset.
     metric
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     scans
@@ -899,13 +902,14 @@ def score(
     Raises
     ------
     InputError
-        If a file is damaged, a truth that this program wrote was changed, the two do not have the
-        same rows, an image size or spacing is unknown, or MONAI is needed and not installed.
+        If a file is damaged, no truth is known, one that this program wrote was changed, the two do
+        not have the same rows, an image size or spacing is unknown, or MONAI is needed and not
+        installed.
     ValueError
         For ``medical`` without ``images``.
     """
     from gi2nnunet.scoring.conventions import require_convention
-    from gi2nnunet.scoring.masks import read_masks
+    from gi2nnunet.scoring.masks import find_truth, read_masks
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
@@ -915,9 +919,14 @@ def score(
     if medical and images is None:
         raise ValueError("medical needs images: the source to take the spacing from")
     known = open_scans(images, orientation=orientation)
+    predicted = read_masks(Path(submission), orientation=orientation)
+    if truth is None:
+        space = find_workspace(workspace)
+        true = find_truth(Path(submission), predicted, workspace=space, dataset_id=dataset_id)
+    else:
+        true = read_masks(Path(truth), truth=True, orientation=orientation)
     return score_submission(
-        read_masks(Path(submission), orientation=orientation),
-        read_masks(Path(truth), truth=True, orientation=orientation),
+        predicted, true,
         metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in known.items()} or None,
         spacing_mm={name: scan.spacing_mm for name, scan in known.items()} if medical else None,

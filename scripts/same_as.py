@@ -64,7 +64,7 @@ USE = {
     "encode": "encode tuned/labels --sample source/sample_submission.csv --out encoded.csv",
     "verify": "verify",
 } | {
-    f"score-{metric}": f"score encoded.csv test_truth.csv --metric {metric} --jobs 1"
+    f"score-{metric}": f"score encoded.csv --truth test_truth.csv --metric {metric} --jobs 1"
     for metric in ("per-class", "joined", "mle-bench", "slice-2d")
 }
 

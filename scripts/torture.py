@@ -118,7 +118,7 @@ COMMANDS = (
     ),
     Command(
         name="score",
-        words=("score", "out/submission.csv", "out/truth.csv", "--json"),
+        words=("score", "out/submission.csv", "--truth", "out/truth.csv", "--json"),
         after="predict-and-score", exact=("score.txt",), share=0.1,
     ),
 )  # fmt: skip

@@ -102,7 +102,7 @@ def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> N
     submission = here / "submission.csv"
     submission.write_text(truth.read_text())
     score = gi2nnunet.score(submission, str(truth), metric="joined")
-    code, out, _ = run("score", submission, truth, "--metric", "joined", "--json")
+    code, out, _ = run("score", submission, "--truth", truth, "--metric", "joined", "--json")
     assert code == 0
     assert score.to_json() | {"warnings": []} == json.loads(out)
     assert dict(os.environ) == before

@@ -264,7 +264,9 @@ def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) 
 
 
 def test_the_score_command_gives_the_same_score(scored: Path) -> None:
-    done = run("score", "submission.csv", "truth.csv", "--intervals", "--json", cwd=scored)
+    done = run(
+        "score", "submission.csv", "--truth", "truth.csv", "--intervals", "--json", cwd=scored
+    )
     again, recorded = json.loads(done.stdout), read_score(scored)
     assert again.pop("warnings") == []
     assert {key: recorded[key] for key in again} == again

@@ -97,9 +97,9 @@ def test_a_changed_truth_is_restored(converted: Path, run: Run) -> None:
     said = run("predict-and-score", "--device", "cpu")[2]
     follow("Restore them with: gi2nnunet convert SOURCE", said, run, *convert, SOURCE="source")
     change(truth)
-    said = run("score", RAW, RAW)[2] + run("score", str(truth), str(truth))[2]
+    said = run("score", RAW, "--truth", RAW)[2] + run("score", str(truth), "--truth", str(truth))[2]
     follow("Restore it with: gi2nnunet convert SOURCE", said, run, *convert, SOURCE="source")
-    assert run("score", str(truth), str(truth))[0] == 0
+    assert run("score", str(truth), "--truth", str(truth))[0] == 0
 
 
 def test_a_changed_source_and_an_interrupted_conversion(converted: Path, run: Run) -> None:
@@ -139,16 +139,16 @@ def test_submissions_are_encoded_and_scored(here: Path, run: Run) -> None:
         for z, mask in enumerate(masks)
     ]
     (here / "bad.csv").write_text("\n".join(["id,class,predicted", *rows, ""]))
-    said = run("score", "bad.csv", RAW)[2]
+    said = run("score", "bad.csv", "--truth", RAW)[2]
     follow(
         "The competition's rows are row-major, left to right and then top to bottom: encode masks "
         "in this order, or write them as NIfTI and use gi2nnunet encode",
         said, run, f"{RAW}/labelsTr", "--out", "good.csv",
     )  # fmt: skip
     assert len(read_mask_table(here / "good.csv")) == len(rows)
-    assert json.loads(run("score", "good.csv", RAW, "--json")[1])["score"] == 1
+    assert json.loads(run("score", "good.csv", "--truth", RAW, "--json")[1])["score"] == 1
     said = run("convert", "good.csv")[2]
-    follow("Score a submission with: gi2nnunet score {} TRUTH", said, run, TRUTH=RAW)
+    follow("Score a submission with: gi2nnunet score {} --truth TRUTH", said, run, TRUTH=RAW)
 
 
 # -- with the real nnU-Net: too long for every run of the tests
@@ -215,7 +215,7 @@ def test_a_tuning_and_a_score_are_made_again(trained: Place) -> None:
     trained.run("predict-and-score", *FOLDS)
     folder = trained.find("predictions/*/*/truth.csv").parent
     change(folder / "truth.csv")
-    said = trained.ask("score", str(folder), str(folder / "truth.csv"))
+    said = trained.ask("score", str(folder))
     follow("Make it again with: gi2nnunet predict-and-score", said, trained.run, *FOLDS)
 
 

@@ -11,6 +11,7 @@ import typer
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     AnyModalityOption,
+    IdOption,
     JobsOption,
     JsonOption,
     LabelMapOption,
@@ -19,6 +20,7 @@ from gi2nnunet.cli.options import (
     RoiNameOption,
     SeedOption,
     ShowPathsOption,
+    WorkspaceOption,
     call_api,
     require_number,
 )
@@ -53,7 +55,15 @@ ScansOption = Annotated[
     typer.Option(help="Which scans: all, which each file must have, or those common to all files."),
 ]
 _SUBMISSION = "A submission CSV, a folder of predict, or of label volumes with dataset.json."
-_TRUTH = "The truth: train.csv or another solution CSV, a converted dataset, or label volumes."
+TruthOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        "-t",
+        help="The truth: train.csv or another solution CSV, a converted dataset, or label volumes. "
+        "By default truth.csv beside the submission, otherwise the workspace's dataset.",
+    ),
+]
 
 STANDINGS = {
     "held-out": "held-out: no scan of these patients was used for training",
@@ -164,7 +174,7 @@ def encode(
 def score(
     context: typer.Context,
     submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help=_SUBMISSION)],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help=_TRUTH)],
+    truth: TruthOption = None,
     metric: MetricOption = "per-class",
     scans: ScansOption = "all",
     images: ImagesOption = None,
@@ -187,12 +197,14 @@ def score(
         float,
         typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number),
     ] = 3.0,
+    workspace: WorkspaceOption = None,
+    dataset_id: IdOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a submission against the truth with the competition's metric.
 
-    Example: gi2nnunet score submission.csv truth.csv --metric mle-bench --json
+    Example: gi2nnunet score submission.csv --truth train.csv --metric mle-bench
     """
     from gi2nnunet.scoring.record import find_standing
 
@@ -289,7 +301,15 @@ _MOST_SCANS = 10
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help=_SUBMISSION)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    truth: Annotated[Path, typer.Option("--truth", "-t", help=_TRUTH)],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            "--truth",
+            "-t",
+            help="The truth: train.csv or another solution CSV, a converted dataset, or label "
+            "volumes.",
+        ),
+    ],
     metric: MetricOption = "per-class",
     scans: ScansOption = "all",
     images: ImagesOption = None,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.ids import Orientation
-from gi2nnunet.formats.tables import MaskTable, Row, read_mask_table, tabulate_rows
+from gi2nnunet.formats.tables import MaskTable, Row, read_mask_table, tabulate_rows, take_rows
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, read_truth
 
 if TYPE_CHECKING:
+    from gi2nnunet.dataset.workspace import Workspace
     from gi2nnunet.source.scan import Scan
 
 
@@ -59,6 +60,47 @@ def read_masks(
     if found is None:
         raise InputError(f"{given}: holds no scan. Give a CSV, or a folder of label volumes.")
     return replace(found, warnings=source.warnings)
+
+
+def find_truth(
+    submission: Path, predicted: MaskTable, *, workspace: Workspace, dataset_id: int | None = None
+) -> MaskTable:
+    """Return the truth of a submission: ``truth.csv`` beside it, otherwise the workspace's dataset.
+
+    Of a dataset these are the training scans, the held-out scans, or both, as the submission has
+    some of either.
+
+    Parameters
+    ----------
+    submission
+        The file, or the folder that it is in.
+    predicted
+        Its rows.
+
+    Raises
+    ------
+    InputError
+        If there is neither, several datasets fit, or the truth is not as it was recorded.
+    """
+    beside = (submission if find_kind(submission) == "folder" else submission.parent) / TRUTH
+    if beside.is_file() and beside != submission:
+        return read_truth(beside)
+    from gi2nnunet.dataset.manifest import read_dataset  # takes as long as a small score
+
+    if not workspace.list_datasets(dataset_id):
+        wanted = "" if dataset_id is None else f" of number {dataset_id}"
+        raise InputError(
+            f"{submission}: its truth is not known: found no {beside}, and no dataset{wanted} in "
+            f"{workspace.raw.parent}; expected one of them. Give the truth with --truth TRUTH."
+        )
+    dataset = read_dataset(workspace.raw, dataset_id=dataset_id)
+    part_of = {scan.scan_id: scan.part for scan in dataset.scans if scan.labelled}
+    parts = {part_of[scan_id] for scan_id in predicted.scan_ids if scan_id in part_of}
+    scan_ids = [scan_id for scan_id, part in part_of.items() if part in parts or not parts]
+    truth = take_rows(read_truth(dataset.truth_path), scan_ids)
+    if truth is None:
+        raise InputError(f"{dataset.folder}: holds no scan with truth; expected some.")
+    return truth
 
 
 def read_rows(name: str, scans: Iterable[Scan]) -> MaskTable | None:

@@ -106,7 +106,7 @@ def _describe_other(kind: str, first: str, given: str) -> str:
     if kind == ".csv":
         return (
             "a table, which has no images. Score a submission with: gi2nnunet score "
-            f"{given if first in given else 'SUBMISSION'} TRUTH"
+            f"{given if first in given else 'SUBMISSION'} --truth TRUTH"
         )
     if kind == ".dcm":
         return "none of which begins as a DICOM file does. Export the series again."

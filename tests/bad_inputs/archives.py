@@ -292,7 +292,7 @@ ARCHIVES = (
         name="a zip given as truth",
         make=then(folder(), zipped()),
         exit_code=3,
-        command="score source/train.csv source.zip",
+        command="score source/train.csv --truth source.zip",
         message=("source.zip: is not a UTF-8 CSV file: found a zip", "expected text", "Unpack it"),
     ),
 )

@@ -19,7 +19,7 @@ from tests.bad_inputs.making import (
 )
 
 CONVERT = "convert source --jobs 1"
-SCORE = "score bad.csv truth.csv"
+SCORE = "score bad.csv --truth truth.csv"
 HEADER = "id,class,predicted\n"
 HUGE = 100_000_000
 
@@ -39,7 +39,7 @@ def size(text: str) -> BadInput:
     return BadInput(
         name=f"an image size of {text or 'nothing'}",
         make=with_truth(f"{text},5"),
-        command="score right.csv bad.csv",
+        command="score right.csv --truth bad.csv",
         message=(
             f"bad.csv, line 2 ({ROW}): found image_height '{text}'",
             "expected a whole number of pixels from 1 to 4096",
@@ -260,7 +260,7 @@ TABLES = (
             "id,class,segmentation,image_height,image_width\n"
             f"{ROWS[0]},4,5\n{ROWS[1]},5,4\n{ROWS[2]},4,5\n"
         ),
-        command="score right.csv bad.csv",
+        command="score right.csv --truth bad.csv",
         message=(
             "bad.csv, case1_day0: found the image sizes",
             "expected one size for each scan",
@@ -270,19 +270,19 @@ TABLES = (
     BadInput(
         name="no such table",
         make=write_tables,
-        command="score none.csv truth.csv",
+        command="score none.csv --truth truth.csv",
         message=("none.csv: no such file", "Give the path of a CSV file"),
     ),
     BadInput(
         name="a folder as table",
         make=folder(),
-        command="score source source/train.csv",
+        command="score source --truth source/train.csv",
         message=("source: holds no NIfTI image", "Expected .nii or .nii.gz files"),
     ),
     BadInput(
         name="an endless device as table",
         make=write_tables,
-        command="score /dev/zero truth.csv",
+        command="score /dev/zero --truth truth.csv",
         message=("/dev/zero: cannot be read (a device, not a file)",),
     ),
     BadInput(
@@ -302,7 +302,7 @@ TABLES = (
     BadInput(
         name="a gzipped table: taken",
         exit_code=0,
-        command="score bad.csv truth.csv",
+        command="score bad.csv --truth truth.csv",
         make=with_submission(gzip.compress(ALL_ROWS.encode())),
         message=(),
     ),

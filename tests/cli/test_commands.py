@@ -324,7 +324,7 @@ def test_encode_then_score_of_the_truth_itself(run, converted):
     rows = {(r["id"], r["class"]): r["predicted"] for r in read_csv(converted / "sub/mine.csv")}
     assert rows == {(a, b): c for a, b, c in make_source(SCANS).rows}
 
-    code, out, _ = run("score", "sub/mine.csv", dataset / "truth.csv")
+    code, out, _ = run("score", "sub/mine.csv", "--truth", dataset / "truth.csv")
     assert code == 0
     assert out.splitlines()[-1] == (
         "Score 1.00000 = 0.4 x Dice 1.00000 + 0.6 x (1 - Hausdorff 0.00000); convention per-class"
@@ -332,7 +332,7 @@ def test_encode_then_score_of_the_truth_itself(run, converted):
     for word in ("case10_day0", "large bowel", "small bowel", "stomach", "all"):
         assert word in out
     for arguments in (("--images", "source"), ("--images", "source", "--jobs", "1")):
-        code, out, _ = run("score", "sub/mine.csv", "source/train.csv", *arguments)
+        code, out, _ = run("score", "sub/mine.csv", "--truth", "source/train.csv", *arguments)
         assert code == 0
         assert "Score 1.00000" in out
 
@@ -343,7 +343,9 @@ def test_json_is_one_object_on_standard_output(run, here, convention):
     text = (here / "right.csv").read_text()
     worse = text.replace("large_bowel,1 2", "large_bowel,1 1").replace("stomach,1 2", "stomach,")
     (here / "worse.csv").write_text(worse)
-    code, out, _ = run("score", "worse.csv", "truth.csv", "--metric", convention, "--json")
+    code, out, _ = run(
+        "score", "worse.csv", "--truth", "truth.csv", "--metric", convention, "--json"
+    )
     assert code == 0
     found = json.loads(out)
     assert {"score", "dice", "hausdorff", "metric", "per_organ"} <= set(found)
@@ -352,14 +354,14 @@ def test_json_is_one_object_on_standard_output(run, here, convention):
     assert found["per_organ"]["large_bowel"]["dice"] == pytest.approx(2 / 3)
     assert found["dice"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert found["score"] == pytest.approx(0.4 * found["dice"] + 0.6 * (1 - found["hausdorff"]))
-    _, table, _ = run("score", "worse.csv", "truth.csv", "--metric", convention)
+    _, table, _ = run("score", "worse.csv", "--truth", "truth.csv", "--metric", convention)
     assert f"Score {found['score']:.5f} =" in table
 
 
 def test_json_without_anything_to_score_is_still_json(run, here):
     rows = "".join(f"{ROW},{organ},,4,5\n" for organ in ORGANS)
     (here / "truth.csv").write_text(TRUTH + rows)
-    code, out, _ = run("score", "truth.csv", "truth.csv", "--json")
+    code, out, _ = run("score", "truth.csv", "--truth", "truth.csv", "--json")
     assert code == 0
 
     def refuse(constant):
@@ -617,7 +619,7 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     truth = converted / "gi2nnunet-workspace" / "raw" / NAME / "truth.csv"
     only = [line for line in truth.read_text().splitlines() if line.partition("_slice")[0] in held]
     (converted / "held.csv").write_text(TRUTH + "\n".join([*only, ""]))
-    _, again, _ = run("score", converted / home / "submission.csv", "held.csv", "--json")
+    _, again, _ = run("score", converted / home / "submission.csv", "--truth", "held.csv", "--json")
     assert json.loads(again)["score"] == kept["score"]
 
 

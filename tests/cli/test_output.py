@@ -100,7 +100,7 @@ def test_quiet_leaves_the_result(run, line):
 
 
 def test_quiet_leaves_errors_and_ends_with_its_command(run):
-    code, _, err = run("--quiet", "score", "none.csv", "none.csv")
+    code, _, err = run("--quiet", "score", "none.csv", "--truth", "none.csv")
     assert code == 3
     assert err.startswith("Error: ")
     assert "Next: gi2nnunet convert" in run(*PHANTOM)[2]

@@ -87,7 +87,7 @@ def test_compare_refuses_a_submission_of_other_rows(run: Run, tmp_path: Path) ->
 
 
 def test_score_with_intervals(run: Run) -> None:
-    words = ("score", "b.csv", "source/train.csv", "--images", "source", "--intervals")
+    words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source", "--intervals")
     code, out, _ = run(*words, "--json")
     assert code == 0
     found = json.loads(out)
@@ -98,14 +98,14 @@ def test_score_with_intervals(run: Run) -> None:
 
 
 def test_medical_needs_the_images(run: Run) -> None:
-    code, _, err = run("score", "b.csv", "source/train.csv", "--medical")
+    code, _, err = run("score", "b.csv", "--truth", "source/train.csv", "--medical")
     assert code == 2
     assert "--images" in err
 
 
 def test_medical_measures_are_in_mm_and_ml(run: Run) -> None:
     pytest.importorskip("monai", reason="the extra 'medical' is not installed")
-    words = ("score", "b.csv", "source/train.csv", "--images", "source", "--medical")
+    words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source", "--medical")
     code, out, _ = run(*words, "--json")
     assert code == 0
     medical = json.loads(out)["medical"]
@@ -126,23 +126,62 @@ def test_folders_are_scored_and_every_output_names_the_common_scans(
     dataset = "w/raw/Dataset501_UWGI"
     (tmp_path / "predicted").mkdir()
     (tmp_path / "a.csv").rename(tmp_path / "predicted/submission.csv")
-    assert json.loads(run("score", "predicted", dataset, "--json")[1])["score"] == 1.0
-    assert json.loads(run("score", f"{dataset}/labelsTr", dataset, "--json")[1])["score"] == 1.0
+    assert json.loads(run("score", "predicted", "--truth", dataset, "--json")[1])["score"] == 1.0
+    assert (
+        json.loads(run("score", f"{dataset}/labelsTr", "--truth", dataset, "--json")[1])["score"]
+        == 1.0
+    )
     lines = (tmp_path / "b.csv").read_text().splitlines(keepends=True)
     (tmp_path / "some.csv").write_text("".join(x for x in lines if not x.startswith("case2_")))
-    code, _, err = run("score", "some.csv", dataset)
+    code, _, err = run("score", "some.csv", "--truth", dataset)
     assert code == 3
     assert "no row of 2 of the 4 scans" in err
     assert "--scans common" in err
     said = "only 2 scans common to all files (2 in some.csv, "
     common = ("--scans", "common")
-    assert said in run("score", "some.csv", dataset, *common)[1]
-    assert said in json.loads(run("score", "some.csv", dataset, *common, "--json")[1])["scope"]
+    assert said in run("score", "some.csv", "--truth", dataset, *common)[1]
+    assert (
+        said
+        in json.loads(run("score", "some.csv", "--truth", dataset, *common, "--json")[1])["scope"]
+    )
     words = ("compare", "some.csv", "predicted", "--truth", dataset, *common)
     assert said in run(*words)[1]
     found = json.loads(run(*words, "--json")[1])
     assert said in found["scope"]
     assert {scan["scan_id"] for scan in found["scans"]} == {"case10_day0", "case11_day3"}
+
+
+def test_the_truth_is_found_beside_the_submission_or_in_the_workspace(
+    run: Run, tmp_path: Path
+) -> None:
+    code, _, err = run("score", "b.csv", "--workspace", "w")
+    assert code == 3
+    assert "found no truth.csv, and no dataset in" in err
+    assert "Give the truth with --truth TRUTH." in err
+    assert run("convert", "source", "--workspace", "w", "--holdout", "0.4")[0] == 0
+    held = {p.name[:-7] for p in (tmp_path / "w/raw/Dataset501_UWGI/labelsTs").iterdir()}
+    assert 0 < len(held) < len(SCANS)
+    every = (tmp_path / "b.csv").read_text().splitlines(keepends=True)
+    mine = "".join(x for x in every if x.split("_slice_")[0] in {"id,class,predicted\n", *held})
+    (tmp_path / "mine.csv").write_text(mine)
+    explicit = ("--truth", "w/raw/Dataset501_UWGI")
+    for name, common in (("b.csv", ()), ("mine.csv", ("--scans", "common"))):
+        known = json.loads(run("score", name, *explicit, *common, "--json")[1])
+        found = json.loads(run("score", name, "--workspace", "w", "--json")[1])
+        assert found["per_scan"] == known["per_scan"]
+    assert {scan["scan_id"] for scan in found["per_scan"]} == held
+    assert run("score", "mine.csv", "--workspace", "w", "--id", "7")[0] == 3
+    # A scored prediction's own truth goes before that of the workspace.
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    (tmp_path / "mine.csv").rename(folder / "submission.csv")
+    sized = (tmp_path / "w/raw/Dataset501_UWGI/truth.csv").read_text().splitlines(keepends=True)
+    (folder / "truth.csv").write_text(
+        sized[0] + "".join(x for x in sized if x.split("_slice_")[0] in held)
+    )
+    for given in ("scored", "scored/submission.csv"):
+        here = json.loads(run("score", given, "--json")[1])
+        assert here["per_scan"] == found["per_scan"]
 
 
 def test_labels_of_unknown_coding_are_scored_after_the_command_that_the_refusal_names(
@@ -151,13 +190,13 @@ def test_labels_of_unknown_coding_are_scored_after_the_command_that_the_refusal_
     assert run("convert", "source", "--workspace", "w", "--holdout", "0")[0] == 0
     dataset = tmp_path / "w/raw/Dataset501_UWGI"
     (dataset / "labelsTr").rename(tmp_path / "labels")
-    code, _, err = run("score", "labels", str(dataset))
+    code, _, err = run("score", "labels", "--truth", str(dataset))
     assert code == 3
     follow(
         "Score the CSV that one of these makes: gi2nnunet encode {} --out labels.csv --labels "
         "regions (1, 2, 4: bit-coded), or with --labels exclusive (1, 2, 3).", err, run,
     )  # fmt: skip
-    assert run("score", "labels.csv", str(dataset))[0] == 0
+    assert run("score", "labels.csv", "--truth", str(dataset))[0] == 0
 
 
 def test_label_volumes_without_an_orientation_are_scored_as_they_are_stored(
@@ -172,11 +211,14 @@ def test_label_volumes_without_an_orientation_are_scored_as_they_are_stored(
     for path in (dataset / "labelsTr").iterdir():
         columns_rows_slices = read_volume(path).array.transpose(2, 1, 0)
         nibabel.save(nibabel.Nifti1Image(columns_rows_slices, np.eye(4)), labels / path.name)
-    _, out, err = run("score", "labels", str(dataset), "--json")
+    _, out, err = run("score", "labels", "--truth", str(dataset), "--json")
     assert json.loads(out)["score"] < 0.9
     assert "give --orientation as-stored" in err
     stored = ("--orientation", "as-stored")
-    assert json.loads(run("score", "labels", str(dataset), *stored, "--json")[1])["score"] == 1.0
+    assert (
+        json.loads(run("score", "labels", "--truth", str(dataset), *stored, "--json")[1])["score"]
+        == 1.0
+    )
     words = ("compare", "labels", "labels", "--truth", str(dataset))
     assert "as-stored" in run(*words)[2]
     found = json.loads(run(*words, *stored, "--json")[1])

@@ -124,11 +124,11 @@ def test_score_shows_the_standing_that_was_recorded(
         return run_in_process(("score", *words), monkeypatch=monkeypatch, capsys=capsys)
 
     for given in (submission, folder):
-        code, out, _ = run(given, truth)
+        code, out, _ = run(given, "--truth", truth)
         assert (code, "Standing: SEEN PATIENTS" in out) == (0, True)
-    assert json.loads(run(submission, truth, "--json")[1])["standing"] == "seen-patient"
+    assert json.loads(run(submission, "--truth", truth, "--json")[1])["standing"] == "seen-patient"
     submission.write_text(submission.read_text() + "\n")
-    code, out, _ = run(submission, truth)
+    code, out, _ = run(submission, "--truth", truth)
     assert (code, "Standing" in out) == (0, False)
 
 

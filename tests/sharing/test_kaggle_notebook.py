@@ -310,7 +310,7 @@ def test_it_installs_offline_and_predicts_what_predict_predicts(
     assert "\x1b" not in said  # plain lines, no bars
     rows = read_rows(path)
     assert len(scans_with_masks(rows)) == 2
-    code, _, err = run("score", path, machine.truth)
+    code, _, err = run("score", path, "--truth", machine.truth)
     assert code == 0, err
     own = ("--device", "cpu", "--no-tuning", "-w", machine.workspace)
     code, _, err = run("predict", machine.source, "--out", "predicted", *own)
@@ -335,7 +335,7 @@ def test_a_header_for_a_sample_and_a_broken_scan(
     assert rows.keys() == read_rows(machine.source / "sample_submission.csv").keys()
     assert scans_with_masks(rows) == {second.name}
     assert f"{first.name} is left empty" in said
-    assert run("score", path, machine.truth)[0] == 0
+    assert run("score", path, "--truth", machine.truth)[0] == 0
 
 
 @pytest.mark.slow
@@ -362,4 +362,4 @@ def test_a_budget_too_short_leaves_empty_rows(
     rows = read_rows(path)
     assert rows.keys() == read_rows(machine.source / "sample_submission.csv").keys()
     assert not scans_with_masks(rows)
-    assert run("score", path, machine.truth)[0] == 0
+    assert run("score", path, "--truth", machine.truth)[0] == 0

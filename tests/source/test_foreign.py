@@ -113,7 +113,7 @@ def test_the_line_for_arrays_works(run, tmp_path):
         (["s/case1_day0.b2nd", "s/case1_day0.pkl"], "s", "nnU-Net's raw dataset"),
         (["s/case1/case1_day0/scans/slice_0001_9_9_1.50_1.50.png"], "s", "the folder that holds"),
         (["s/a.csv"], "s", "a table, which has no images. Score"),
-        (["a.csv"], "a.csv", "gi2nnunet score a.csv TRUTH"),
+        (["a.csv"], "a.csv", "gi2nnunet score a.csv --truth TRUTH"),
         (["s/a.dcm"], "s", "Found 1 .dcm file: none of which begins as"),
         (["s/a.tif", "s/b.tif"], "s", "Found 2 .tif files: pictures"),
         (["a.tar.gz"], "a.tar.gz", "packed files, but not a zip. Unpack them"),
@@ -171,7 +171,7 @@ def test_a_table_in_its_own_zip_is_read(packed, run, tmp_path):
     source = open_source(given)
     assert source.fingerprint()["rows_sha256"] == plain.fingerprint()["rows_sha256"]
     assert [s.rows for s in source.scans.values()] == [s.rows for s in plain.scans.values()]
-    assert run("score", "plain/train.csv", "train.csv.zip", "--images", "plain")[0] == 0
+    assert run("score", "plain/train.csv", "--truth", "train.csv.zip", "--images", "plain")[0] == 0
 
 
 def test_a_table_that_unpacks_to_too_much_is_refused(run, tmp_path):

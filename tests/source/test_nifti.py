@@ -370,7 +370,7 @@ def test_a_mirrored_volume_scores_0_with_a_warning_and_is_right_as_stored(tmp_pa
     for words in ([], ["--orientation", "as-stored"]):
         made = run("encode", "given", "--labels", "regions", "--out", "out.csv", *words)
         assert made[0] == 0
-        scored = run("score", "out.csv", "true.csv", "--images", "given", "--json")
+        scored = run("score", "out.csv", "--truth", "true.csv", "--images", "given", "--json")
         scores[tuple(words)] = json.loads(scored[1])["dice"]
         assert ("--orientation as-stored" in made[2]) == (words == [])
     assert scores == {(): 0.0, ("--orientation", "as-stored"): 1.0}

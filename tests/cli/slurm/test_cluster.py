@@ -243,7 +243,7 @@ def test_the_last_job_scores_out_of_fold(trained: Path) -> None:
     table = read_mask_table(file.parent / "submission.csv")
     assert table.scan_ids == tuple(scans)
     assert len(table.texts) == len(scans) * GEOMETRY.slices * 3
-    again = gi2nnunet("score", "submission.csv", "truth.csv", "--json", cwd=file.parent)
+    again = gi2nnunet("score", "submission.csv", "--truth", "truth.csv", "--json", cwd=file.parent)
     assert json.loads(again.stdout)["score"] == score["score"]
     told = json.loads(gi2nnunet("jobs", "--json", cwd=trained).stdout)
     assert told["left"] == 0
