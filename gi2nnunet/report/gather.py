@@ -33,7 +33,7 @@ from gi2nnunet.prediction.folders import (
     read_prediction_record,
 )
 from gi2nnunet.report import history
-from gi2nnunet.report.pictures import PackedScan, pack_scan
+from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
@@ -328,4 +328,6 @@ def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool
     loaded = LoadedScan(
         image=image, label_map=truth, spacing_mm=scan.spacing_mm, first_number=scan.first_number
     )
-    return pack_scan(scan.scan_id, loaded, pred=pred if fits else None, small=small)
+    return pack_scan(
+        scan.scan_id, loaded, predictions={"prediction": pred if fits else None}, small=small
+    )

@@ -13,7 +13,7 @@ from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS, patient_of, scan_order
 from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report
-from gi2nnunet.report.template import render
+from gi2nnunet.report.template import format_number, render
 from gi2nnunet.scoring.result import ScanScore
 
 _RECORDED = ("standing", "scans", "models", "computing", "options")
@@ -58,7 +58,7 @@ def render_report(report: Report) -> str:
         score=score,
         score_figure=draw_scores(score, prediction.intervals) if prediction and score else "",
         by_score=by_score,
-        scores={scan.scan_id: scan.score for scan in by_score},
+        labels={s.scan_id: f"score {format_number(s.score, '.3f')}" for s in by_score},
         viewed={scan.scan_id: index for index, scan in enumerate(report.shown)},
         patients=_average_patients(by_score),
         about=_flatten({key: value for key, value in about.items() if key in _RECORDED}),

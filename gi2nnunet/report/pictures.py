@@ -1,10 +1,9 @@
-"""Pictures of a scan with its masks' contours, and the slice viewer, as data inside a page."""
+"""Pictures of a scan with its masks' contours, as data inside a page."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +19,6 @@ from gi2nnunet.core.workers import Progress
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.report.template import name_of
-from gi2nnunet.scoring.metric import dice_of_counts
-from gi2nnunet.scoring.result import to_plain
 from gi2nnunet.source.check.fit import Placement, place_masks
 from gi2nnunet.source.scan import LoadedScan
 
@@ -32,7 +29,7 @@ _MARKED = 128  # code of a marked row; no organ has this bit
 _JOINTS = 8  # slices above and below those that are marked
 _WINDOW_PERCENTILES = (1.0, 99.5)
 _LONGEST_SIDE = 320
-_QUALITY, _SHEET_QUALITY = 60, 50
+_QUALITY = 60
 _MARGIN_MM = 30.0
 _LEAST_SIDE_MM = 130.0
 
@@ -234,71 +231,3 @@ def _describe(view: View, codes: NDArray[np.uint8], *, first_number: int) -> str
 def join_words(words: Sequence[str]) -> str:
     """Return words as a sentence lists them."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedScan:
-    """A scan as the viewer's script reads it; the content is JSON."""
-
-    scan_id: str
-    content: dict[str, Any]
-
-
-def pack_scan(
-    scan_id: str, scan: LoadedScan, *, pred: LabelMap | None, small: bool = False
-) -> PackedScan:
-    """Pack a scan with its truth and a bit-coded prediction of the same shape, if known.
-
-    ``small`` halves the picture in both directions of the slice; masks stay as they are. Raises
-    :class:`ValueError` if the shapes differ.
-    """
-    image, truth = scan.image, scan.label_map
-    for mask in (truth, pred):
-        if mask is not None and mask.shape != image.shape:
-            raise ValueError(f"{scan_id}: masks of shape {mask.shape} on {image.shape}")
-    depth, height, width = image.shape
-    window = find_window(image)
-    columns = math.ceil(math.sqrt(depth))
-    tiles = [Image.fromarray(grey) for grey in scale_grey(image, window)]
-    if small:
-        tiles = [tile.reduce(2) for tile in tiles]
-    sheet = _lay_out(tiles, columns)
-    codes = np.zeros(image.shape, np.uint8)
-    codes |= 0 if truth is None else truth  # the three low bits
-    codes |= 0 if pred is None else pred << len(ORGANS)  # the three above
-    dice = None if truth is None or pred is None else slice_dice(pred, truth).round(4)
-    content: dict[str, Any] = {
-        "id": scan_id,
-        "shape": [depth, height, width],
-        "spacing": list(scan.spacing_mm),
-        "first": scan.first_number,
-        "window": [round(bound) for bound in window],
-        "columns": columns,
-        "tile": list(tiles[0].size[::-1]),
-        "image": encode_image(sheet, "jpeg", quality=_SHEET_QUALITY, optimize=True),
-        "hasTruth": truth is not None,
-        "hasPrediction": pred is not None,
-        # Four times the code and two, so that a browser that changes pixels a little does no harm.
-        "masks": encode_image(_lay_out(map(Image.fromarray, codes * 4 + 2), columns), "png"),
-        "dice": None if dice is None else to_plain(dice.tolist()),
-    }
-    return PackedScan(scan_id=scan_id, content=content)
-
-
-def _lay_out(tiles: Iterable[Image.Image], columns: int) -> Image.Image:
-    """Return a sheet of tiles of one size, row by row."""
-    tiles = list(tiles)
-    width, height = tiles[0].size
-    sheet = Image.new("L", (columns * width, math.ceil(len(tiles) / columns) * height))
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (number % columns * width, number // columns * height))
-    return sheet
-
-
-def slice_dice(pred: LabelMap, truth: LabelMap) -> NDArray[np.float64]:
-    """Return Dice of each organ and slice, ``(organs, z)``; NaN where both are empty."""
-    both, in_pred, in_truth = (
-        np.array([((mask & bit) != 0).sum(axis=(1, 2)) for bit in ORGAN_BITS], np.int64)
-        for mask in (pred & truth, pred, truth)
-    )
-    return dice_of_counts(both, in_pred, in_truth)

@@ -6,7 +6,9 @@
   const ORGANS = Object.keys(colours), COLOURS = Object.values(colours);
   const EDGES = { axial: ["R", "L", "A", "P"], coronal: ["R", "L", "H", "F"], sagittal: ["A", "P", "H", "F"] };
   const views = ["axial", "coronal", "sagittal"];
+  const DASHES = { solid: [], dashed: [5, 4], dotted: [1.6, 2.6] }; // CSS pixels
   const boxes = Array.from(document.querySelectorAll("[data-organ]"));
+  const layerBoxes = Array.from(document.querySelectorAll("[data-layer]"));
   let scan = null, at = [0, 0, 0], request = 0;
 
   function load(address) {
@@ -38,27 +40,30 @@
     // Each scan is an element of its own, so that only what is looked at is parsed.
     const described = JSON.parse(element("v-data-" + index).textContent);
     element("v-error").textContent = "";
-    const show = ([image, masks]) => {
+    const show = ([image, ...sheets]) => {
       if (mine !== request) return; // another scan was chosen meanwhile
       const [depth, height, width] = described.shape;
-      const codes = readSheet(described, masks, [height, width]).map((value) => value >> 2);
-      scan = { about: described, grey: readSheet(described, image, described.tile), codes };
+      // A layer without masks of this scan has no codes.
+      const layers = sheets.map((sheet) => sheet && readSheet(described, sheet, [height, width]).map((value) => value >> 5));
+      scan = { about: described, grey: readSheet(described, image, described.tile), layers };
       at = middleOfOrgans();
       element("v-slice").max = depth - 1;
       element("v-window").textContent = "Window " + described.window[0] + " to " + described.window[1] +
         " (1st to 99.5th percentile of the scan). Voxels " + described.spacing.map((s) => s.toFixed(2)).join(" × ") + " mm (z, y, x).";
-      element("v-truth").disabled = !described.hasTruth;
-      element("v-prediction").disabled = !described.hasPrediction;
+      layerBoxes.forEach((box, i) => { box.disabled = !layers[i]; });
       draw();
     };
     const fail = () => { element("v-error").textContent = "This browser cannot read the pictures in this page."; };
-    Promise.all([load(described.image), load(described.masks)]).then(show, fail);
+    Promise.all([load(described.image), ...described.layers.map((layer) => layer.masks && load(layer.masks))]).then(show, fail);
   }
 
+  // Mean of one minus Dice of a slice, of the worst of the predictions; null for nothing to compare.
   function errorOf(z) {
-    if (!scan.about.dice) return null;
-    const known = scan.about.dice.map((d) => d[z]).filter((d) => d !== null);
-    return known.length ? 1 - known.reduce((a, b) => a + b, 0) / known.length : null;
+    const errors = scan.about.layers.filter((layer) => layer.dice).map((layer) => {
+      const known = layer.dice.map((d) => d[z]).filter((d) => d !== null);
+      return known.length ? 1 - known.reduce((a, b) => a + b, 0) / known.length : null;
+    }).filter((error) => error !== null);
+    return errors.length ? Math.max(...errors) : null;
   }
 
   // The slice with the most organ voxels and their middle in it: a better start than an empty one.
@@ -67,7 +72,7 @@
     let best = [Math.floor(depth / 2), Math.floor(height / 2), Math.floor(width / 2)], most = 0;
     for (let z = 0; z < depth; z++) {
       let n = 0, rows = 0, columns = 0;
-      for (let i = 0; i < plane; i++) if (scan.codes[z * plane + i]) { n++; rows += Math.floor(i / width); columns += i % width; }
+      for (let i = 0; i < plane; i++) if (scan.layers.some((codes) => codes && codes[z * plane + i])) { n++; rows += Math.floor(i / width); columns += i % width; }
       if (n > most) { most = n; best = [z, Math.round(rows / n), Math.round(columns / n)]; }
     }
     return best;
@@ -82,8 +87,7 @@
   }
 
   function shownBits() {
-    const organs = boxes.reduce((bits, box) => bits | (box.checked ? 1 << Number(box.dataset.organ) : 0), 0);
-    return (element("v-truth").checked ? organs : 0) | (element("v-prediction").checked ? organs << 3 : 0);
+    return boxes.reduce((bits, box) => bits | (box.checked ? 1 << Number(box.dataset.organ) : 0), 0);
   }
 
   function drawPlane(view) {
@@ -94,27 +98,31 @@
     const small = document.createElement("canvas");
     small.width = columns; small.height = rows;
     const inner = small.getContext("2d"), pixels = inner.createImageData(columns, rows);
-    const codes = new Uint8Array(rows * columns);
+    const shown = scan.layers.map((codes, i) => codes && layerBoxes[i].checked ? new Uint8Array(rows * columns) : null);
     for (let r = 0, k = 0; r < rows; r++) for (let c = 0; c < columns; c++, k++) {
       const i = plane.index(r, c);
       pixels.data[4 * k] = pixels.data[4 * k + 1] = pixels.data[4 * k + 2] = scan.grey[i];
       pixels.data[4 * k + 3] = 255;
-      codes[k] = scan.codes[i] & bits;
+      shown.forEach((codes, layer) => { if (codes) codes[k] = scan.layers[layer][i] & bits; });
     }
     inner.putImageData(pixels, 0, 0);
     const context = canvas.getContext("2d"), line = canvas.width / canvas.clientWidth || 1;
     context.imageSmoothingEnabled = true;
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
-    for (let bit = 0; bit < 6; bit++) {
-      if (!(bits & (1 << bit))) continue;
-      const path = contourOf(codes, 1 << bit, rows, columns, px, py);
-      context.setLineDash([]);
-      context.strokeStyle = "rgba(0,0,0,.55)"; context.lineWidth = 3 * line;
-      if (bit < 3) context.stroke(path);
-      context.setLineDash(bit < 3 ? [] : [5 * line, 4 * line]);
-      context.strokeStyle = COLOURS[bit % 3]; context.lineWidth = 1.6 * line;
-      context.stroke(path);
-    }
+    shown.forEach((codes, layer) => {
+      if (!codes) return;
+      const dashes = DASHES[scan.about.layers[layer].line].map((length) => length * line);
+      COLOURS.forEach((colour, organ) => {
+        if (!(bits & (1 << organ))) return;
+        const path = contourOf(codes, 1 << organ, rows, columns, px, py);
+        context.setLineDash([]);
+        context.strokeStyle = "rgba(0,0,0,.55)"; context.lineWidth = 3 * line;
+        if (!dashes.length) context.stroke(path);
+        context.setLineDash(dashes);
+        context.strokeStyle = colour; context.lineWidth = 1.6 * line;
+        context.stroke(path);
+      });
+    });
     context.setLineDash([]);
     drawMarks(context, canvas, view, plane, px, py, scale, line);
   }
@@ -155,7 +163,7 @@
   }
 
   function drawStrip() {
-    element("v-strip").hidden = !scan.about.dice;
+    element("v-strip").hidden = !scan.about.layers.some((layer) => layer.dice);
     const canvas = element("v-strip"), depth = scan.about.shape[0];
     canvas.width = Math.max(200, canvas.clientWidth); canvas.height = 60;
     const context = canvas.getContext("2d"), step = canvas.width / depth;
@@ -176,12 +184,16 @@
     element("v-number").textContent = "slice " + number + " (" + (at[0] + 1) + " of " + depth + ")";
     views.forEach(drawPlane);
     drawStrip();
-    element("v-dice").textContent = scan.about.dice
-      ? "Dice of slice " + number + ": " + ORGANS.map((organ, i) => {
-        const d = scan.about.dice[i][at[0]];
-        return organ.replace("_", " ") + " " + (d === null ? "– (both empty)" : d.toFixed(3));
-      }).join(", ")
-      : "No Dice: " + (scan.about.hasTruth ? "no prediction" : "no truth") + " of this scan.";
+    element("v-dice").replaceChildren(...scan.about.layers.slice(1).map((layer) => {
+      const paragraph = document.createElement("p");
+      paragraph.textContent = layer.dice
+        ? "Dice of slice " + number + ", " + layer.name + ": " + ORGANS.map((organ, i) => {
+          const d = layer.dice[i][at[0]];
+          return organ.replace("_", " ") + " " + (d === null ? "– (both empty)" : d.toFixed(3));
+        }).join(", ")
+        : "No Dice: no " + (layer.masks ? scan.about.layers[0].name : layer.name) + " of this scan.";
+      return paragraph;
+    }));
   }
 
   function move(axis, by) {
@@ -229,7 +241,7 @@
     open(Number(link.dataset.scan));
   }));
   element("v-scan").addEventListener("change", (event) => open(Number(event.target.value)));
-  boxes.concat([element("v-truth"), element("v-prediction")]).forEach((box) => box.addEventListener("change", draw));
+  boxes.concat(layerBoxes).forEach((box) => box.addEventListener("change", draw));
   window.addEventListener("resize", draw);
   open(0);
 })();

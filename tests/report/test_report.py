@@ -1,9 +1,7 @@
-"""The report: its curves, its packing, its page."""
+"""The report: its curves and its page."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import re
@@ -12,23 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from PIL import Image
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.report.gather import gather_report
 from gi2nnunet.report.page import render_report, write_report
-from gi2nnunet.report.pictures import PackedScan, pack_scan, slice_dice
-from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
-from gi2nnunet.source.scan import LoadedScan
 from gi2nnunet.training.record import parse_log, read_curves
 from gi2nnunet.upkeep.verify import verify_workspace
 from tests.converting import convert
@@ -71,70 +61,6 @@ def test_a_resumed_training_counts_the_later_log(tmp_path: Path) -> None:
     epochs = read_curves(tmp_path)
     assert [epoch.number for epoch in epochs] == [0, 1, 2, 3, 4]
     assert [epoch.train_loss for epoch in epochs] == [-0.1, -0.1, -0.7, -0.7, -0.7]
-
-
-MAPS = arrays(np.uint8, (3, 5, 7), elements=st.integers(0, 7))
-
-
-@given(truth=MAPS, pred=MAPS)
-def test_dice_of_the_slices_is_the_metrics(truth: np.ndarray, pred: np.ndarray) -> None:
-    np.testing.assert_array_equal(slice_dice(pred, truth), score_label_maps(pred, truth).dice)
-
-
-def pack(
-    image: np.ndarray, *, truth: np.ndarray | None = None, pred: np.ndarray | None = None,
-    small: bool = False,
-) -> PackedScan:  # fmt: skip
-    scan = LoadedScan(image=image, label_map=truth, spacing_mm=(3, 2, 1), first_number=1)
-    return pack_scan("case1_day1", scan, pred=pred, small=small)
-
-
-def read_sheet(packed: PackedScan, key: str) -> np.ndarray:
-    """Decode a sheet as the page's script does, ``(z, rows, columns)`` of a tile's size."""
-    content = base64.b64decode(packed.content[key].partition(",")[2])
-    sheet = np.asarray(Image.open(io.BytesIO(content)))
-    depth, height, width = packed.content["shape"]
-    if key == "image":
-        height, width = packed.content["tile"]
-    tiles = sheet.reshape(-1, height, packed.content["columns"], width).swapaxes(1, 2)
-    return tiles.reshape(-1, height, width)[:depth]
-
-
-@given(truth=MAPS, pred=MAPS)
-def test_masks_survive_the_packing(truth: np.ndarray, pred: np.ndarray) -> None:
-    image = np.arange(105, dtype=np.uint16).reshape(3, 5, 7)
-    packed = pack(image, truth=truth, pred=pred)
-    sheet = read_sheet(packed, "masks").astype(int)
-    for changed in (-1, 0, 1):  # some browsers change what a script reads of a picture a little
-        codes = (sheet + changed) >> 2
-        np.testing.assert_array_equal(codes & 7, truth)
-        np.testing.assert_array_equal(codes >> 3, pred)
-
-
-@pytest.mark.parametrize("small", [False, True])
-def test_each_tile_shows_its_slice_between_the_windows_bounds(small: bool) -> None:
-    image = np.zeros((5, 16, 24), np.uint16)
-    for z in range(5):
-        image[z, 4:12, 8:16] = 1000 * z
-    packed = pack(image, small=small)
-    grey = read_sheet(packed, "image").astype(int)
-    step = 2 if small else 1
-    assert grey.shape == (5, 16 // step, 24 // step)
-    wanted = np.clip(image[:, ::step, ::step] * 255.0 / packed.content["window"][1], 0, 255)
-    assert np.abs(grey - wanted).max() < 20  # lossy
-
-
-def test_an_odd_scan_of_half_size_has_a_tile_for_its_last_row() -> None:
-    image = np.full((2, 5, 7), 9, np.uint16)
-    packed = pack(image, small=True)
-    assert packed.content["tile"] == [3, 4]
-    assert read_sheet(packed, "image").shape == (2, 3, 4)
-    assert read_sheet(packed, "masks").shape == (2, 5, 7)
-
-
-def test_masks_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="masks of shape"):
-        pack(np.zeros((2, 2, 2), np.uint16), truth=np.zeros((2, 2, 3), np.uint8))
 
 
 def test_scans_are_packed_by_as_many_workers_as_there_are_cores_for_this_process(
@@ -192,7 +118,7 @@ def test_what_is_not_there_yet_is_said(space: Workspace) -> None:
     page = render_report(report)
     assert "Nothing is trained yet: gi2nnunet train" in page
     assert len(report.shown) == 4
-    assert all(scan.content["dice"] is None for scan in report.shown)
+    assert all(scan.content["layers"][1]["masks"] is None for scan in report.shown)
 
 
 def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
@@ -204,7 +130,7 @@ def test_a_perfect_prediction_scores_one_and_the_page_needs_no_network(
     assert report.prediction.score is not None
     assert report.prediction.score.score == 1
     assert [scan.scan_id for scan in report.shown] == ["case10_day0"]
-    values = {v for of_organ in report.shown[0].content["dice"] for v in of_organ}
+    values = {v for of_organ in report.shown[0].content["layers"][1]["dice"] for v in of_organ}
     assert values <= {1.0, None}
     page = render_report(report)
     # Names of XML namespaces are no addresses that a browser asks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.report.viewer import pack_scan
+from gi2nnunet.source.scan import LoadedScan
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
 from tests.report.test_history import add_training, tuning_content
 from tests.report.test_report import Workspace, gather_report, predict_truth, space, write_report
@@ -89,7 +92,7 @@ def test_contours_lie_around_the_masks(space: Workspace, page: Path, browser: An
     before = read_picture(browser)
     chosen.select_by_visible_text(name)
     WebDriverWait(browser, 10).until(lambda d: read_picture(d) != before)
-    browser.find_element(By.ID, "v-prediction").click()
+    browser.find_element(By.CSS_SELECTOR, "[data-layer='1']").click()
     labels = read_volume(dataset.label_path(scan_id)).array
     seen = 0
     for z, plane in enumerate(labels):
@@ -253,4 +256,42 @@ def test_the_page_fits_and_is_accessible(
     wait_for_viewer(browser)
     assert find_overflow(browser) == []
     assert find_violations(browser) == []
+    assert find_console_lines(browser) == []
+
+
+@pytest.fixture
+def two_predictions(space: Workspace, tmp_path: Path) -> Path:
+    """A page whose viewer has two predictions: A is the truth, B holds one voxel of stomach."""
+    report = gather_report(space, scans=["case10_day0"])
+    dataset = read_dataset(space.raw)
+    image = read_volume(dataset.image_path("case10_day0")).array
+    truth = read_volume(dataset.label_path("case10_day0")).array
+    lone = np.zeros_like(truth)
+    lone[0, 3, 4] = ORGAN_BITS[2]
+    scan = LoadedScan(image=image, label_map=truth, spacing_mm=(3, 1.5, 1.5), first_number=1)
+    shown = pack_scan("case10_day0", scan, predictions={"A": truth, "B": lone})
+    path = tmp_path / "two.html"
+    write_report(replace(report, shown=(shown,)), path)
+    return path
+
+
+def test_two_predictions_are_drawn_and_switched_each_with_its_dice(
+    space: Workspace, two_predictions: Path, browser: Any
+) -> None:
+    from selenium.webdriver.common.by import By
+
+    open_page(browser, two_predictions)
+    wait_for_viewer(browser)
+    labels = browser.find_elements(By.CSS_SELECTOR, "#v fieldset label:has([data-layer])")
+    assert [label.text for label in labels] == ["truth (solid)", "A (dashed)", "B (dotted)"]
+    lines = browser.find_element(By.ID, "v-dice").text.splitlines()
+    assert [line.partition(":")[0].rpartition(", ")[2] for line in lines] == ["A", "B"]
+    browser.find_element(By.CSS_SELECTOR, "[data-layer='0']").click()
+    browser.find_element(By.CSS_SELECTOR, "[data-layer='1']").click()
+    browser.execute_script(SHOW_ONLY, 0, 2)
+    *box, wide = browser.execute_script(FIND_COLOUR, CONTOUR_COLOURS["stomach"])
+    scale = wide / read_dataset(space.raw).scan("case10_day0").width
+    np.testing.assert_allclose(box, [3 * scale, 4 * scale, 4 * scale, 5 * scale], atol=4)
+    browser.find_element(By.CSS_SELECTOR, "[data-layer='2']").click()
+    assert browser.execute_script(FIND_COLOUR, CONTOUR_COLOURS["stomach"]) is None
     assert find_console_lines(browser) == []
