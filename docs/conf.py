@@ -19,7 +19,7 @@ author = "The gi2nnunet authors"
 copyright = "the gi2nnunet authors; Apache-2.0"
 release = version = version_of("gi2nnunet")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference"]
 exclude_patterns = ["_build", "_extensions"]
 nitpicky = True
 # What other packages document is not looked up: the site builds without a network.
@@ -27,6 +27,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!gi2nnunet\.).*"), (r"py:.*", r".*\.Annot
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebook is shown as `make notebook` stored it
 highlight_language = "none"  # indented blocks are commands and output
 smartquotes = False  # would make an en dash of the -- of an option, and curl a shell's quotes
 
@@ -45,6 +46,8 @@ html_theme = "furo"
 html_title = f"gi2nnunet {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+html_search_scorer = str(Path(__file__).parent / "_static/scorer.js")
 html_copy_source = False
 html_show_sphinx = False
 

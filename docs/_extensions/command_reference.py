@@ -7,7 +7,7 @@ asks each parameter for the record that ``--help`` prints.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docutils import nodes
@@ -43,8 +43,24 @@ def describe() -> Iterator[str]:
     from gi2nnunet.cli import app
 
     group: Any = typer.main.get_command(app)
+    yield from _list_commands(group.commands)
     for name in sorted(group.commands):
         yield from _describe_command(name, group.commands[name])
+
+
+def _list_commands(commands: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of all commands, in the groups and the order of ``--help``."""
+    panels: dict[str, list[str]] = {}
+    for name, command in commands.items():
+        panels.setdefault(command.rich_help_panel, []).append(name)
+    # What stands before the first heading would be put behind all the sections.
+    yield from ("## All commands", "")
+    for panel, names in panels.items():
+        yield from ("```{rubric} " + panel, "```", "", "| command | what it does |", "|---|---|")
+        for name in names:
+            first = (commands[name].help or "").split("\n\n")[0].replace("\n", " ")
+            yield f"| [{name}](#command-{name}) | {first} |"
+        yield ""
 
 
 def _describe_command(name: str, command: Any) -> Iterator[str]:
@@ -55,7 +71,7 @@ def _describe_command(name: str, command: Any) -> Iterator[str]:
         if shown:
             yield from (example.strip(), "```text", call.strip(), "```", "")
         else:
-            yield from (paragraph.replace("\b", "").strip(), "")
+            yield from (_mark_options(paragraph.replace("\b", "").strip()), "")
     pieces = " ".join(command.collect_usage_pieces(context)).replace("{", "").replace("}", "")
     yield from ("```text", f"usage: gi2nnunet {name} {pieces}", "```", "")
     yield from ("```{program} gi2nnunet " + name, "```", "")
@@ -71,6 +87,11 @@ def _describe_command(name: str, command: Any) -> Iterator[str]:
             yield from _describe_parameter(*parameter.get_help_record(context))
 
 
+def _mark_options(text: str) -> str:
+    """Set options as code, so that no line is broken between their dashes."""
+    return re.sub(r"(?<![\w`-])--[a-z][a-z-]*", r"`\g<0>`", text)
+
+
 def _describe_parameter(spelling: str, meaning: str) -> Iterator[str]:
     for kind, plain in _KINDS.items():
         spelling = spelling.replace(kind, plain)
@@ -80,7 +101,7 @@ def _describe_parameter(spelling: str, meaning: str) -> Iterator[str]:
     extra = re.sub(r"\bx>=(\S+)", r"at least \1", extra)
     yield from (
         "````{option} " + spelling,
-        meaning + (f" ({extra})" if bracket else ""),
+        _mark_options(meaning) + (f" ({extra})" if bracket else ""),
         "````",
         "",
     )
