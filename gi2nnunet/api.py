@@ -158,7 +158,7 @@ class _Check(_OpeningWithTruth):
     """Arguments of :func:`check`."""
 
     source: FilePath = field(kw_only=False)
-    model: bool = False
+    out_of_fold: bool = False
     workspace: FilePath | None = None
     dataset_id: int | None = None
     jobs: int | None = None
@@ -171,10 +171,10 @@ def check(asked: _Check) -> SourceReport:
 
     Parameters
     ----------
-    model
+    out_of_fold
         Also compare the truth with the out-of-fold predictions stored in the workspace.
     workspace
-        For ``model``, and for the ids that DICOM series have there.
+        For ``out_of_fold``, and for the ids that DICOM series have there.
     source_labels
         How NIfTI labels are encoded, if ``dataset.json`` and the values do not show it.
     label_map
@@ -194,15 +194,15 @@ def check(asked: _Check) -> SourceReport:
     Raises
     ------
     InputError
-        If the source cannot be read; with ``model`` also if none of its scans has an out-of-fold
-        prediction.
+        If the source cannot be read; with ``out_of_fold`` also if none of its scans has
+        such a prediction.
     """
     from gi2nnunet.source.check.check import check_source
 
     space = find_workspace(asked.workspace)
     options = replace(asked.make_source_options(), jobs=asked.jobs).name_patients(space.patients)
     stored = None
-    if asked.model:
+    if asked.out_of_fold:
         from gi2nnunet.prediction.out_of_fold import find_stored_predictions
 
         dataset = open_dataset(workspace=asked.workspace, dataset_id=asked.dataset_id)
@@ -730,12 +730,12 @@ def evaluate_work(asked: Prediction, work: Work, engine: Engine) -> Evaluation:
 
 
 def export_dicom(
-    labels: FilePath,
+    volumes: FilePath,
     *,
-    series: FilePath,
+    source: FilePath,
     out: FilePath,
-    number: str | None = None,
-    scheme: LabelScheme | None = None,
+    series: str | None = None,
+    labels: LabelScheme | None = None,
     roi_name: Mapping[str, str] | Sequence[str] | None = None,
     any_modality: bool = False,
     show_paths: bool = False,
@@ -744,15 +744,15 @@ def export_dicom(
 
     Parameters
     ----------
-    labels
+    volumes
         A NIfTI file of labels, or a folder of one mask per organ.
-    series
+    source
         The folder, zip or file of the DICOM series.
     out
         Folder for the two files.
-    number
+    series
         Which series, if there are several: its number, UID or description.
-    scheme
+    labels
         How labels are coded; by default as their values show.
     roi_name
         Names of structures in place of those of TG-263: ``{"stomach": "Magen"}``.
@@ -766,9 +766,9 @@ def export_dicom(
     from gi2nnunet.formats.structures import parse_names
     from gi2nnunet.source.scan import DicomOptions
 
-    options = DicomOptions(series=number, any_modality=any_modality, show_paths=show_paths)
+    options = DicomOptions(series=series, any_modality=any_modality, show_paths=show_paths)
     names = parse_names(roi_name, option="--roi-name")
-    return export(Path(labels), Path(series), Path(out), scheme=scheme, names=names, dicom=options)
+    return export(Path(volumes), Path(source), Path(out), scheme=labels, names=names, dicom=options)
 
 
 def predict_part(asked: Prediction, work: Work, engine: Engine, *, part: tuple[int, int]) -> int:
@@ -953,7 +953,7 @@ class _Report:
 
     out: FilePath | None = field(default=None, kw_only=False)
     prediction: FilePath | None = None
-    scans: str | Sequence[str] | None = None
+    scan: str | Sequence[str] | None = None
     show_all: bool = False
     workspace: FilePath | None = None
     dataset_id: int | None = None
@@ -970,7 +970,7 @@ def write_report(asked: _Report) -> Path:
         The page; by default ``report.html`` in the workspace.
     prediction
         Folder of :func:`predict` or :func:`predict_and_score`; by default the workspace's newest.
-    scans
+    scan
         Scans to show slices of; by default some of the worst, middle and best.
 
     Raises
@@ -989,7 +989,7 @@ def make_report(asked: _Report) -> WrittenReport:
 
     space = find_workspace(asked.workspace)
     report = gather_report(
-        space, dataset_id=asked.dataset_id, scans=list_texts(asked.scans),
+        space, dataset_id=asked.dataset_id, scans=list_texts(asked.scan),
         prediction=Path(asked.prediction) if asked.prediction else None,
         show_all=asked.show_all, progress=asked.progress,
     )  # fmt: skip

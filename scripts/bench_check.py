@@ -3,7 +3,7 @@
     python scripts/bench_check.py --faults SOURCE... [--patients case34,case35] [--each 3]
     python scripts/bench_check.py --listing slices.csv.gz [--against CHECKOUT] [--folder FOLDER]
 
-``--faults`` takes clean sources, such as phantoms and real rows painted (``phantom --labels``).
+``--faults`` takes clean sources, such as phantoms and real rows painted (``phantom --masks``).
 Into each, faults of every kind of ``tests/planted_faults.py`` are planted, one scan at a time, in
 memory; all other scans stay as they are. *Found*: the right scan is a suspect, and at most two
 others are. *Right kind*: one of its kinds is right too. False alarms are scans with a suspect in

@@ -47,7 +47,7 @@ def run(folder: Path, *, epochs: int, iterations: int, names: list[str]) -> None
     """Do all of it in a folder, and print the ratios."""
     write_phantom(
         folder / "source", patients=5, days=1, geometries=[GEOMETRY], detail="easy",
-        test_patients=0, sample="filled", seed=3,
+        test_patients=0, fill_sample=True, seed=3,
     )  # fmt: skip
     space = open_workspace(folder / "workspace", environ={})
     convert(folder / "source", workspace=space, split=SplitOptions(holdout=0))

@@ -95,7 +95,7 @@ def prepare(folder: Path, *, scans: int) -> None:
     ours = [sys.executable, "-m", "gi2nnunet"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
     for words in (
-        ["phantom", "source.zip", "--patients", str(4 + scans), "--days", "1",
+        ["phantom", "--out", "source.zip", "--patients", str(4 + scans), "--days", "1",
          "--size", "266x266x144@1.5", "--easy", "--seed", "5"],
         ["convert", "source.zip", "--folds", "2", "--holdout", str(scans / (4 + scans))],
         ["train", "--fold", "cv", "--preset", "tiny", "--device", "cpu", "--epochs", "1",

@@ -52,7 +52,7 @@ def make_workspace(folder: Path, *, scans: int) -> Workspace:
     source = folder / "source"
     if not source.exists():
         write_phantom(
-            source, patients=DISTINCT, days=1, geometries=[SIZE], seed=1, sample="header",
+            source, patients=DISTINCT, days=1, geometries=[SIZE], seed=1,
             as_zip=False, jobs=count_cores(),
         )  # fmt: skip
         multiply(source / "train", source / "train.csv", scans=scans)

@@ -40,7 +40,7 @@ DATASET = "Dataset501_UWGI"
 def prepare(folder: Path) -> None:
     """Make up three scans as large as most of the competition's, and preprocess them."""
     for words in (
-        ["phantom", "source.zip", "--patients", "4", "--days", "1",
+        ["phantom", "--out", "source.zip", "--patients", "4", "--days", "1",
          "--size", "266x266x144@1.5", "--easy", "--seed", "5"],
         ["convert", "source.zip", "--folds", "2", "--holdout", "0.25"],
         ["plan", "--preset", "default", "--device", "cpu", "--no-checks"],

@@ -18,7 +18,7 @@ rm -rf "$folder"
 mkdir -p "$folder"
 cd "$folder"
 step "A synthetic source in the competition's layout: 8 patients, small and easy volumes" \
-  gi2nnunet phantom source.zip --patients 8 --days 2 --size 96x96x40@3 --easy --seed 1
+  gi2nnunet phantom --out source.zip --patients 8 --days 2 --size 96x96x40@3 --easy --seed 1
 step "To an nnU-Net raw dataset; one patient stays out as the test set" \
   gi2nnunet convert source.zip
 # nnU-Net's own Adam trainer learns this easy task in 320 batches; its SGD would need thousands.

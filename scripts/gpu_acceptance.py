@@ -274,9 +274,9 @@ def ask_driver() -> str:
 def prepare(bench: Bench) -> dict[str, Any]:
     """Made-up scans, converted, planned and preprocessed."""
     size, other = ("266x266x144@1.5", "266x266x80@1.5") if bench.card else ("48x48x16@3",) * 2
-    bench.ours("phantom", "source.zip", "--patients", "6", "--days", "1", "--size", size,
+    bench.ours("phantom", "--out", "source.zip", "--patients", "6", "--days", "1", "--size", size,
                "--easy", "--seed", "5")  # fmt: skip
-    bench.ours("phantom", "other.zip", "--patients", "1", "--days", "1", "--size", other,
+    bench.ours("phantom", "--out", "other.zip", "--patients", "1", "--days", "1", "--size", other,
                "--easy", "--seed", "6")  # fmt: skip
     bench.ours("convert", "source.zip", "--folds", "2", "--holdout", "0.5")
     planned = bench.ours("plan", "--preset", bench.preset, "--device", bench.device, "--no-checks")
@@ -572,10 +572,10 @@ def check_hidden(bench: Bench) -> dict[str, Any]:
     bench.need("predicted")
     chosen = ("--preset", bench.preset, "--fold", "all")
     size = "266x266x144@1.5" if bench.card else "48x48x16@3"
-    bench.ours("phantom", "hidden.zip", "--patients", "1", "--test-patients", "2", "--days", "1",
-               "--size", size, "--easy", "--seed", "7")  # fmt: skip
+    bench.ours("phantom", "--out", "hidden.zip", "--patients", "1", "--test-patients", "2",
+               "--days", "1", "--size", size, "--easy", "--seed", "7")  # fmt: skip
     bench.ours("predict", "hidden.zip", *chosen, "--device", bench.device, "--out", "shown")
-    bench.ours("export-model", "model.gi2nnunet", *chosen)
+    bench.ours("export-model", *chosen)
     bench.ours("predict-hidden", "hidden.zip", "--model", "model.gi2nnunet", "--hours", "1",
                "--device", bench.device, "--workspace", "hidden",
                "--out", "hidden.csv")  # fmt: skip

@@ -39,10 +39,10 @@ MODELS = "gi2nnunet-workspace/results"
 MOST_LINES = 10  # shown of each kind
 
 # Names and words of the commands, in order. Each also gets --json, and its output is compared.
-PHANTOM = "--patients 8 --days 2 --test-patients 1 --size 48x48x8@3 --easy --sample filled --jobs 1"
+PHANTOM = "--patients 8 --days 2 --test-patients 1 --size 48x48x8@3 --easy --fill-sample --jobs 1"
 PREPARE = {
-    "phantom-zip": f"phantom source.zip {PHANTOM} --seed {{seed}}",
-    "phantom": f"phantom source {PHANTOM} --seed {{seed}} --truth test_truth.csv",
+    "phantom-zip": f"phantom --out source.zip {PHANTOM} --seed {{seed}}",
+    "phantom": f"phantom --out source {PHANTOM} --seed {{seed}} --solution test_truth.csv",
     "check": "check source --jobs 1",
     "convert": "convert source.zip --folds 2 --jobs 1 --seed {seed}",
     "convert-nifti": "convert gi2nnunet-workspace/raw/Dataset501_UWGI --workspace nifti "

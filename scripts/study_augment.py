@@ -1,8 +1,8 @@
 """Trainings with our data pipeline against trainings with nnU-Net's: the same budget, several each.
 
-    python scripts/study_augment.py --labels train.csv --sizes slices.csv
+    python scripts/study_augment.py --masks train.csv --sizes slices.csv
 
-Images are painted onto given masks (``phantom --labels``) and converted once. Each way trains fold
+Images are painted onto given masks (``phantom --masks``) and converted once. Each way trains fold
 0 several times, as a training has no seed. Compared are nnU-Net's own measures on patches of the
 patients that the fold leaves out, averaged over the last epochs: its loss and its "pseudo Dice".
 What was found is kept in the folder, which continues.
@@ -57,7 +57,7 @@ def train(folder: Path, augment: str, options: argparse.Namespace) -> dict[str, 
 def main() -> None:
     """Train each way once, then each way again; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--labels", type=Path, required=True, help="CSV of the competition's form")
+    parser.add_argument("--masks", type=Path, required=True, help="CSV of the competition's form")
     parser.add_argument("--sizes", type=Path, required=True, help="see gi2nnunet phantom --sizes")
     parser.add_argument("--config", default="2d")
     parser.add_argument("--epochs", type=int, default=12)
@@ -76,7 +76,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / f"found_{options.config}.json"
         if not (folder / "gi2nnunet-workspace").exists():
-            run("phantom", "source.zip", "--labels", str(options.labels.absolute()),
+            run("phantom", "--out", "source.zip", "--masks", str(options.masks.absolute()),
                 "--sizes", str(options.sizes.absolute()), cwd=folder)  # fmt: skip
             run("convert", "source.zip", "--holdout", "0.3", cwd=folder)
         found: dict[str, list[dict[str, float]]] = {}

@@ -1,8 +1,8 @@
 """Bit-coded labels against exclusive ones: two trainings of the same budget, scored out of fold.
 
-    python scripts/study_labels.py --labels train.csv --sizes slices.csv
+    python scripts/study_labels.py --masks train.csv --sizes slices.csv
 
-Images are painted onto given masks (``phantom --labels``), converted twice, and each workspace is
+Images are painted onto given masks (``phantom --masks``), converted twice, and each workspace is
 planned and trained alike: every fold, the same epochs and batches. Every scan is predicted by the
 fold that did not see its patient, masks are decided plainly, and the two submissions are held
 against the truth. Told besides: the score that a flawless network would reach under each coding
@@ -79,7 +79,7 @@ def count_overlap(folder: Path, truth: Path) -> tuple[int, int]:
 def main() -> None:
     """Follow both ways and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--labels", type=Path, required=True, help="CSV of the competition's form")
+    parser.add_argument("--masks", type=Path, required=True, help="CSV of the competition's form")
     parser.add_argument("--sizes", type=Path, required=True, help="see gi2nnunet phantom --sizes")
     parser.add_argument("--config", action="append", help="2d by default; may be repeated")
     parser.add_argument("--folds", type=int, default=4)
@@ -94,7 +94,7 @@ def main() -> None:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "source.zip").exists():
-            run("phantom", "source.zip", "--labels", str(options.labels.absolute()),
+            run("phantom", "--out", "source.zip", "--masks", str(options.masks.absolute()),
                 "--sizes", str(options.sizes.absolute()), cwd=folder)  # fmt: skip
         for scheme in SCHEMES:
             follow(folder / scheme, scheme=scheme, options=options)

@@ -77,8 +77,8 @@ class Command:
 COMMANDS = (
     Command(
         name="phantom",
-        words=("phantom", "source.zip", "--patients", "5", "--days", "1", "--size", "40x40x12@6",
-               "--easy", "--jobs", "2"),
+        words=("phantom", "--out", "source.zip", "--patients", "5", "--days", "1",
+               "--size", "40x40x12@6", "--easy", "--jobs", "2"),
         after=None, exact=("source.zip",), share=0.15,
     ),
     Command(

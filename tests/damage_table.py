@@ -118,6 +118,8 @@ def make_workspace(root: Path) -> Path:
     workspace = root / "w"
     phantom = [
         "phantom",
+        "--out",
+        str(root / "src"),
         "--patients",
         "2",
         "--days",
@@ -129,7 +131,7 @@ def make_workspace(root: Path) -> Path:
         "9",
     ]
     subprocess.run(
-        [sys.executable, "-m", "gi2nnunet", *phantom, str(root / "src")],
+        [sys.executable, "-m", "gi2nnunet", *phantom],
         check=True, capture_output=True,
     )  # fmt: skip
     for words in (

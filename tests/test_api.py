@@ -37,7 +37,7 @@ SAME = [
 # A page, intervals and the cluster have functions of their own; printing is the command's alone.
 COMMANDS_ONLY = {
     *("context", "as_json", "html", "intervals"),
-    *("on", "profile", "slurm", "dry_run", "shards", "part", "watch", "yes"),
+    *("on", "profile", "slurm", "dry_run", "parts", "part", "watch", "yes"),
 }
 CALLBACKS = {
     *("progress", "on_epoch", "on_notice", "on_warning", "on_plan", "on_start", "stop"),

@@ -337,7 +337,7 @@ def test_pandas_is_loaded_only_for_data_frames(tmp_path):
     assert "pandas" not in loaded_by(reading)
     run = "import sys, gi2nnunet.cli; sys.argv = {!r}; gi2nnunet.cli.main()".format
     source, written = tmp_path / "source", tmp_path / "rows.csv"
-    phantom = ["phantom", str(source), "--patients", "1", "--size", "16x16x2", "--jobs", "1"]
+    phantom = ["phantom", "-o", str(source), "--patients", "1", "--size", "16x16x2", "--jobs", "1"]
     assert "pandas" not in loaded_by(run(["gi2nnunet", *phantom]))
     write_volume(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.uint8), spacing_mm=(3, 1, 1))
     encode = ["encode", str(tmp_path / "a.nii.gz"), "--labels", "regions", "--out", str(written)]

@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         geometries=[Geometry(width=56, height=48, slices=20, spacing_mm=(3.0, 3.0))],
         detail="easy",
         test_patients=1,
-        sample="filled",
+        fill_sample=True,
         seed=3,
     )
     run("convert", "source", cwd=folder)

@@ -85,7 +85,7 @@ def test_the_whole_way_leaves_nothing_of_the_patient(tmp_path: Path) -> None:
     )  # fmt: skip
     call("report")
     call("verify")
-    call("export-model", "model.zip")
+    call("export-model", "--out", "model.zip")
     scored = (here / "out" / "score.json").read_text()
     assert "in-sample" in scored
 

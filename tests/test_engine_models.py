@@ -52,7 +52,7 @@ def test_an_imported_model_predicts_the_same_voxels_here_and_in_plain_nnunet(
 ) -> None:
     write_model(tmp_path / "ours" / "results", folds=(0, 1))
     image = write_image(tmp_path / "images")
-    run("export-model", "model.gi2nnunet", "-w", "ours", cwd=tmp_path)
+    run("export-model", "--out", "model.gi2nnunet", "-w", "ours", cwd=tmp_path)
     run("import-model", "model.gi2nnunet", "-w", "theirs", cwd=tmp_path)
     found = {}
     for home in ("ours", "theirs"):

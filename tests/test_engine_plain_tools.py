@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             words, cwd=folder, env=environ, capture_output=True, text=True, check=False
         )
 
-    source = ("phantom", "source", "--patients", "4", "--days", "1", "--size", "32x32x6@3")
+    source = ("phantom", "--out", "source", "--patients", "4", "--days", "1", "--size", "32x32x6@3")
     convert = ("convert", "source", "--folds", "2", "--holdout", "0", "--workspace", ".")
     for words in (source, convert, TRAIN):
         done = run_program("gi2nnunet", *words)

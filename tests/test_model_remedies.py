@@ -248,7 +248,7 @@ def test_what_is_not_predicted_or_tuned_yet_is(folds: Path, run: Run) -> None:
 
 
 def test_a_truth_is_compared_with_predictions_that_are_made(folds: Path, run: Run) -> None:
-    check = ("check", "source", "--model", "--out", "check")
+    check = ("check", "source", "--out-of-fold", "--html", "check")
     follow("Make them with: gi2nnunet out-of-fold", say(run, *check), run, *CPU)
     assert run(*check)[0] in (0, 1)
 
@@ -328,13 +328,13 @@ def pack_theirs(model: Path, name: str) -> None:
 def test_a_model_file_is_made_and_taken_in(folds: Path, run: Run) -> None:
     said = say(run, "import-model", "m.zip", "--workspace", "theirs")
     follow(
-        "Make one with: gi2nnunet export-model OUT --workspace WORKSPACE", said, run, OUT="m.zip",
+        "Make one with: gi2nnunet export-model --workspace WORKSPACE", said, run,
         WORKSPACE=SPACE,
     )  # fmt: skip
     shutil.rmtree(SPACE)
     (SPACE / "results").mkdir(parents=True)
     nothing = say(run, "predict", "source", *CPU)
-    follow("Take one in with: gi2nnunet import-model FILE;", nothing, run, FILE="m.zip")
+    follow("Take one in with: gi2nnunet import-model MODEL;", nothing, run, MODEL="m.zip")
     said = run("import-model", "m.zip")[2] + "\n" + say(run, "status")
     follow("Predict with: gi2nnunet predict SOURCE --id {}", said, run, *CPU, SOURCE="source")
     follow("gi2nnunet predict SOURCE", said, run, *CPU, SOURCE="source")
@@ -363,7 +363,7 @@ def test_other_files_than_models_are_refused_with_what_takes_them(folds: Path, r
 
 
 def test_models_that_are_given_as_a_source_are_taken_in(folds: Path, run: Run) -> None:
-    run("export-model", "m.zip")
+    run("export-model", "--out", "m.zip")
     pack_theirs(folds, "theirs.zip")
     Path("weights").mkdir()
     shutil.copy(folds / "fold_0/checkpoint_final.pth", "weights")
@@ -392,7 +392,7 @@ def test_models_of_unknown_scans_are_trained_here(folds: Path, run: Run) -> None
 
 
 def test_a_damaged_import_is_made_again(folds: Path, run: Run) -> None:
-    run("export-model", "m.zip")
+    run("export-model", "--out", "m.zip")
     shutil.rmtree(SPACE / "results")
     run("import-model", "m.zip")
     checkpoint = find("results/*/*/fold_0/checkpoint_final.pth")
@@ -402,13 +402,15 @@ def test_a_damaged_import_is_made_again(folds: Path, run: Run) -> None:
     assert run("predict-and-score", *CPU)[0] == 0
     checkpoint.with_name("gi2nnunet_imported.json").write_text("{")
     said = say(run, "predict-and-score", *CPU)
-    follow("Import the model again: gi2nnunet import-model FILE --replace", said, run, FILE="m.zip")
+    follow(
+        "Import the model again: gi2nnunet import-model MODEL --replace", said, run, MODEL="m.zip"
+    )
     assert run("predict-and-score", *CPU)[0] == 0
     verify(run)
 
 
 def test_an_interrupted_import_is_completed(folds: Path, run: Run) -> None:
-    run("export-model", "m.zip")
+    run("export-model", "--out", "m.zip")
     shutil.rmtree(SPACE / "results")
     part = SPACE / f"results/.{DATASET}.part"
     part.mkdir(parents=True)

@@ -51,7 +51,9 @@ def change(path: Path) -> None:
 
 
 def test_a_source_and_a_dataset_are_made(here: Path, run: Run) -> None:
-    phantom = ("phantom", "p", "--patients", "2", "--days", "1", "--size", "48x48x8@3", "--easy")
+    phantom = (
+        "phantom", "--out", "p", "--patients", "2", "--days", "1", "--size", "48x48x8@3", "--easy",
+    )  # fmt: skip
     follow("Next: gi2nnunet convert {}", run(*phantom)[2], run)
     shutil.rmtree(here / "gi2nnunet-workspace")
     said = run("train", "--preset", "tiny", *CPU)[2]
@@ -194,7 +196,9 @@ class Place:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace with a finished training of each fold."""
     place = Place(tmp_path_factory.mktemp("remedies"))
-    place.run("phantom", "src", "--patients", "2", "--days", "1", "--size", "48x48x8@3", "--easy")
+    place.run(
+        "phantom", "--out", "src", "--patients", "2", "--days", "1", "--size", "48x48x8@3", "--easy"
+    )
     place.run("convert", "src")
     place.run("train", "--fold", "cv", *SHORT)
     return place

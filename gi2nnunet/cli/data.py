@@ -13,6 +13,7 @@ import typer
 import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
+    LABELS_HELP,
     JobsOption,
     JsonOption,
     SeedOption,
@@ -44,7 +45,8 @@ SourceArgument = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="The competition's folder or zip, a folder of NIfTI volumes, or DICOM series.",
+        help="A source: the competition's folder or zip, a folder of NIfTI volumes, or DICOM "
+        "series.",
     ),
 ]
 
@@ -56,10 +58,11 @@ def phantom(
     context: typer.Context,
     out: Annotated[
         Path,
-        typer.Argument(
-            metavar="OUT", help="Folder to write, or zip if it ends in .zip. It must not exist yet."
+        typer.Option(
+            "--out", "-o",
+            help="What to write: a folder, or a zip if it ends in .zip. It must not exist yet.",
         ),
-    ],
+    ] = Path("phantom"),
     patients: Annotated[
         int, typer.Option(help="Number of training patients.", min=1, rich_help_panel=_SHAPE)
     ] = 6,
@@ -81,7 +84,7 @@ def phantom(
         bool,
         typer.Option("--easy", help="Smooth, little noise; for demos.", rich_help_panel=_SHAPE),
     ] = False,
-    labels: Annotated[
+    masks: Annotated[
         Path | None,
         typer.Option(
             help="CSV in the competition's format: images are made for these masks.",
@@ -92,19 +95,20 @@ def phantom(
         Path | None,
         typer.Option(
             help="Sizes of the masks' images: a CSV with id, width, height, px_w, px_h, or a "
-            "source. Without --labels, anatomy of these sizes is made up.",
+            "source. Without --masks, anatomy of these sizes is made up.",
             exists=True, rich_help_panel=_PAINT,
         ),
     ] = None,
-    sample: Annotated[
-        Literal["header", "filled"],
+    fill_sample: Annotated[
+        bool,
         typer.Option(
-            help="What sample_submission.csv holds: only the header, as published, or every row."
+            "--fill-sample",
+            help="Write every row into sample_submission.csv, not only the header as published.",
         ),
-    ] = "header",
-    truth: Annotated[
+    ] = False,
+    solution: Annotated[
         Path | None,
-        typer.Option(help="CSV to write the truth of the test scans to.", dir_okay=False),
+        typer.Option(help="Also write the masks of the test scans to this CSV.", dir_okay=False),
     ] = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
@@ -112,7 +116,7 @@ def phantom(
 ) -> None:  # fmt: skip
     """Write a synthetic source in the competition's layout.
 
-    Example: gi2nnunet phantom my-source --patients 8 --days 2
+    Example: gi2nnunet phantom --out my-source --patients 8 --days 2
     """
     made = _make_phantom(context, out)
     counts = {
@@ -123,7 +127,7 @@ def phantom(
         print_json(
             {
                 "source": made.path,
-                "truth": made.truth,
+                "solution": made.solution,
                 "scans": {part: scans for part, (scans, _) in counts.items()},
                 "patients": {part: patients for part, (_, patients) in counts.items()},
                 "slices": made.slices,
@@ -135,8 +139,8 @@ def phantom(
         f"{made.path}: {_describe_parts(counts, train='training', test='test')}; "
         f"{count(made.slices, 'slice')}, {count(made.masks, 'mask')}"
     )
-    if made.truth:
-        print_result(f"{made.truth}: the truth of the test scans")
+    if made.solution:
+        print_result(f"{made.solution}: the truth of the test scans")
     if made.train:
         print_notice(f"Next: gi2nnunet convert {shlex.quote(str(out))}")
 
@@ -147,24 +151,24 @@ def _make_phantom(context: typer.Context, out: Path) -> PhantomSummary:
     from gi2nnunet.source.phantom import writing
 
     asked = context.params
-    labels, sizes = asked["labels"], asked["sizes"]
-    if labels and not sizes:
-        raise typer.BadParameter("needs --sizes", param_hint="--labels")
+    masks, sizes = asked["masks"], asked["sizes"]
+    if masks and not sizes:
+        raise typer.BadParameter("needs --sizes", param_hint="--masks")
     if sizes:
-        _refuse_options_of_anatomy(context, beside="--labels" if labels else "--sizes")
+        _refuse_options_of_anatomy(context, beside="--masks" if masks else "--sizes")
     with show_progress() as report:
         options = writing.PhantomOptions(
-            sample=asked["sample"], seed=asked["seed"], as_zip=out.suffix == ".zip",
+            fill_sample=asked["fill_sample"], seed=asked["seed"], as_zip=out.suffix == ".zip",
             jobs=asked["jobs"] or count_cores(), progress=report,
         )  # fmt: skip
-        if labels:
-            return writing.paint_phantom(out, labels=labels, sizes=sizes, options=options)
+        if masks:
+            return writing.paint_phantom(out, masks=masks, sizes=sizes, options=options)
         if sizes:
             return writing.write_phantom_like(out, sizes=sizes, options=options)
         return writing.write_phantom(
             out, geometries=[_parse_size(text) for text in asked["size"] or ()] or None,
             detail="easy" if asked["easy"] else "full",
-            **{name: asked[name] for name in ("patients", "days", "test_patients", "truth")},
+            **{name: asked[name] for name in ("patients", "days", "test_patients", "solution")},
             **vars(options),
         )  # fmt: skip
 
@@ -181,7 +185,7 @@ def _describe_parts(counts: Mapping[str, tuple[int, int]], **names: str) -> str:
 def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("patients", "days", "test_patients", "size", "easy", "truth")
+        for name in ("patients", "days", "test_patients", "size", "easy", "solution")
         if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
     ]
     if given:
@@ -216,12 +220,14 @@ def convert(
     dataset_id: Annotated[
         int, typer.Option("--id", help="nnU-Net's dataset id.", min=1, max=999)
     ] = 501,
-    name: Annotated[str, typer.Option(help="nnU-Net's dataset name.")] = "UWGI",
+    name: Annotated[
+        str, typer.Option(help="Name of the dataset that is made: of nnU-Net's.")
+    ] = "UWGI",
     labels: Annotated[
         LabelScheme,
         typer.Option(
-            help="regions keeps overlaps (bit-coded labels). exclusive gives each voxel one "
-            "organ: stomach before large bowel before small bowel."
+            help=f"{LABELS_HELP} exclusive gives each voxel one organ: stomach before large bowel "
+            "before small bowel."
         ),
     ] = "regions",
     folds: Annotated[
@@ -330,21 +336,23 @@ def check(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", "--out", "-o", metavar="PAGE", dir_okay=False,
-            help="Also write this page, with plots and with pictures of the suspects.",
+            "--html", metavar="FILE", dir_okay=False,
+            help="Also write a page: plots, and pictures of the suspects.",
         ),
     ] = None,
-    model: Annotated[
+    out_of_fold: Annotated[
         bool,
         typer.Option(
-            "--model", help="Also compare the truth with the out-of-fold predictions stored in "
-            "the workspace (see gi2nnunet out-of-fold).",
+            "--out-of-fold",
+            help="Also compare the truth with the out-of-fold predictions stored in the workspace "
+            "(see gi2nnunet out-of-fold).",
         ),
     ] = False,
     show_all: Annotated[
         bool,
         typer.Option(
-            "--all", help=f"Show all suspects, not only the first {_MOST_SHOWN}, with pictures."
+            "--all",
+            help=f"Show all: every suspect, not only the first {_MOST_SHOWN}, with pictures.",
         ),
     ] = False,
     jobs: JobsOption = None,
@@ -357,8 +365,8 @@ def check(
 
     Example: gi2nnunet check uw-madison-gi-tract-image-segmentation.zip --html check.html
     """
-    if not model and where.dataset_id is not None:
-        raise typer.BadParameter("needs --model", param_hint="--id")
+    if not out_of_fold and where.dataset_id is not None:
+        raise typer.BadParameter("needs --out-of-fold", param_hint="--id")
     found, page = _check(context, source, html)
     for note in found.labels:
         print_notice(note)

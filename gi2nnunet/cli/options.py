@@ -34,6 +34,14 @@ def require_number(value: float | None) -> float | None:
     return value
 
 
+FOLD_HELP = (
+    "A fold's number, cv for every fold of the split, or all for one model on every training "
+    "scan; may be repeated."
+)
+LABELS_HELP = (
+    "How labels are coded. regions keeps overlaps (bit-coded: 1, 2, 4). exclusive: 1, 2, 3."
+)
+
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option(
@@ -46,7 +54,9 @@ WorkspaceOption = Annotated[
 ]
 IdOption = Annotated[
     int | None,
-    typer.Option("--id", help="Dataset id, if the workspace holds several.", min=1, max=999),
+    typer.Option(
+        "--id", help="nnU-Net's dataset id. Needed if the workspace holds several.", min=1, max=999
+    ),
 ]
 JobsOption = Annotated[
     int | None,
@@ -105,6 +115,15 @@ ThreadsOption = Annotated[
 ]
 
 
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--series",
+        help="Which series of a study: its number, UID or description; 3/2 is the second echo or "
+        "phase of series 3. Needed if several fit.",
+        rich_help_panel=_DICOM,
+    ),
+]
 AnyModalityOption = Annotated[
     bool,
     typer.Option(
@@ -162,14 +181,7 @@ class ImageOptions:
         ),
     ] = False
     orientation: OrientationOption = "affine"
-    series: Annotated[
-        str | None,
-        typer.Option(
-            help="Which series of a study: its number, UID or description; 3/2 is the second echo "
-            "or phase of series 3. Needed if several fit.",
-            rich_help_panel=_DICOM,
-        ),
-    ] = None
+    series: SeriesOption = None
     any_modality: AnyModalityOption = False
     show_paths: ShowPathsOption = False
 
@@ -181,7 +193,8 @@ class SourceOptions(ImageOptions):
     source_labels: Annotated[
         LabelScheme | None,
         typer.Option(
-            help="How NIfTI labels are encoded, if dataset.json and the values do not show it.",
+            help="How the source's NIfTI labels are coded, if dataset.json and the values do not "
+            "show it.",
         ),
     ] = None
     label_map: LabelMapOption = None

@@ -10,6 +10,7 @@ import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
+    FOLD_HELP,
     EngineOptions,
     ImageOptions,
     JsonOption,
@@ -32,8 +33,8 @@ from gi2nnunet.cli.slurm.commands import (
     DryRunOption,
     OnOption,
     PartOption,
+    PartsOption,
     ProfileOption,
-    ShardsOption,
     SlurmOption,
     parse_part,
     require_slurm,
@@ -57,12 +58,13 @@ class TrainedOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preset that the models were trained with, or nnU-Net's name of the plans."
+            help="Which network: the preset that the models were trained with, or nnU-Net's name "
+            "of the plans."
         ),
     ] = None
     trainer: Annotated[
         str | None,
-        typer.Option(help="Trainer class that the models were trained with."),
+        typer.Option(help="nnU-Net's trainer class. By default that of the newest models."),
     ] = None
 
     def choose(self, dataset_id: int | None) -> ModelChoice:
@@ -83,7 +85,7 @@ class ConfiguredOptions(TrainedOptions):
 
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", "-c", help="Configuration to use; may be repeated."),
+        typer.Option("--config", "-c", help="nnU-Net configuration; may be repeated."),
     ] = None
 
 
@@ -96,7 +98,7 @@ class ModelOptions(ConfiguredOptions):
         typer.Option(
             "--fold",
             "-f",
-            help="Fold to use: a number, cv for every fold of the split, or all; may be repeated.",
+            help=FOLD_HELP,
         ),
     ] = None
 
@@ -186,7 +188,7 @@ class ResultOptions:
         typer.Option(
             "--out",
             "-o",
-            help="Folder for the results; by default one in the workspace.",
+            help="What to write: a folder of results; by default one in the workspace.",
             file_okay=False,
         ),
     ] = None
@@ -200,15 +202,15 @@ class JobOptions:
     profile: ProfileOption = None
     slurm: SlurmOption = None
     dry_run: DryRunOption = False
-    shards: ShardsOption = None
+    parts: PartsOption = None
 
 
 SourceArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A source (its test/ if there is one, otherwise its train/), NIfTI files or DICOM "
-        "series. By default the workspace's held-out scans.",
+        help="A source: the competition's (its test/ if there is one, otherwise its train/), NIfTI "
+        "files or DICOM series. By default the workspace's held-out scans.",
     ),
 ]
 

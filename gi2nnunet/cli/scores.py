@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
+    LABELS_HELP,
     AnyModalityOption,
     IdOption,
     JobsOption,
@@ -19,6 +20,7 @@ from gi2nnunet.cli.options import (
     OrientationOption,
     RoiNameOption,
     SeedOption,
+    SeriesOption,
     ShowPathsOption,
     WorkspaceOption,
     call_api,
@@ -78,31 +80,27 @@ STANDINGS = {
 
 def export_dicom(
     context: typer.Context,
-    labels: Annotated[
+    volumes: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELS",
-            help="A label volume (NIfTI), or a folder of one mask per organ (stomach.nii.gz).",
+            metavar="VOLUMES",
+            help="Label volumes (NIfTI): one, or a folder of one mask per organ (stomach.nii.gz).",
         ),
     ],
-    series: Annotated[
+    source: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="The DICOM series that the labels were made on."),
+        typer.Option(
+            metavar="SOURCE", help="A source: the DICOM series that the labels were made on."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the files.", file_okay=False)
+        Path,
+        typer.Option("--out", "-o", help="What to write: a folder for the files.", file_okay=False),
     ],
-    number: Annotated[
-        str | None,
-        typer.Option(help="Which series, if DIR holds several: its number, UID or description."),
-    ] = None,
-    scheme: Annotated[
+    series: SeriesOption = None,
+    labels: Annotated[
         LabelScheme | None,
-        typer.Option(
-            "--labels",
-            help="How the volume is encoded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. By "
-            "default as the values show.",
-        ),
+        typer.Option(help=f"{LABELS_HELP} By default as the values show."),
     ] = None,
     roi_name: RoiNameOption = None,
     any_modality: AnyModalityOption = False,
@@ -111,7 +109,7 @@ def export_dicom(
 ) -> None:
     """Write rtstruct.dcm and seg.dcm of label volumes, on their DICOM series.
 
-    Example: gi2nnunet export-dicom labels.nii.gz --series series/ --out structures/
+    Example: gi2nnunet export-dicom labels.nii.gz --source series/ --out structures/
     """
     done = call_api(context, api.export_dicom)
     if as_json:
@@ -124,20 +122,21 @@ def export_dicom(
 
 
 def encode(
-    labels: Annotated[
+    volumes: Annotated[
         Path,
-        typer.Argument(metavar="LABELS", help="A folder of label volumes (NIfTI), or one of them."),
+        typer.Argument(metavar="VOLUMES", help="Label volumes (NIfTI): a folder of them, or one."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The CSV to write.", dir_okay=False)],
-    scheme: Annotated[
-        Literal["auto", LabelScheme],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="What to write: the CSV.", dir_okay=False)
+    ],
+    labels: Annotated[
+        LabelScheme | None,
         typer.Option(
-            "--labels",
-            help="How the volumes are encoded. regions: bit-coded (1, 2, 4). exclusive: 1, 2, 3. "
-            "auto: as manifest.json or dataset.json beside them says, otherwise as the values "
-            "show; values that fit both are taken as regions, with a warning.",
+            help=f"{LABELS_HELP} By default as manifest.json or dataset.json beside them says, "
+            "otherwise as the values show; values that fit both are taken as regions, with a "
+            "warning.",
         ),
-    ] = "auto",
+    ] = None,
     label_map: LabelMapOption = None,
     orientation: OrientationOption = "affine",
     sample: Annotated[
@@ -157,7 +156,7 @@ def encode(
     from gi2nnunet.dataset.encode import encode_labels
 
     encoded = encode_labels(
-        labels, out, scheme=scheme, label_map=label_map, orientation=orientation, sample=sample
+        volumes, out, scheme=labels, label_map=label_map, orientation=orientation, sample=sample
     )
     for note in encoded.labels:
         print_notice(note)

@@ -45,11 +45,14 @@ HalfOption = Annotated[
 
 def predict_hidden(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="The competition's folder; its test/ is used.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A source: the competition's folder; its test/ is used."
+        ),
     ],
-    model: Annotated[Path, typer.Option(help="A file that export-model wrote.")],
+    model: Annotated[Path, typer.Option(help="A model file, which export-model wrote.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The submission to write.", dir_okay=False)
+        Path, typer.Option("--out", "-o", help="What to write: the submission.", dir_okay=False)
     ] = Path("submission.csv"),
     hours: Annotated[
         float,
@@ -109,17 +112,19 @@ def predict_hidden(
 
 @takes_groups
 def kaggle_bundle(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     models: ModelOptions,
     where: WorkspaceOptions,
     user: Annotated[
         str, typer.Option(envvar="KAGGLE_USERNAME", help="Name of your Kaggle account.")
     ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="What to write: a folder.", file_okay=False)
+    ] = Path("kaggle-bundle"),
     name: Annotated[
         str,
         typer.Option(
-            help="Name of the Kaggle dataset; the notebook is called the same, with -notebook "
-            "added."
+            help="Name of the dataset that is made: of Kaggle's. The notebook is called the same, "
+            "with -notebook added."
         ),
     ] = "gi2nnunet-bundle",
     image_python: Annotated[
@@ -137,7 +142,7 @@ def kaggle_bundle(
     hours: Annotated[
         float,
         typer.Option(
-            help="Its time budget; the competition allows nine hours.",
+            help="Time budget. The competition allows nine hours.",
             min=_LEAST_HOURS,
             max=_MOST_HOURS,
             callback=require_number,
@@ -148,7 +153,9 @@ def kaggle_bundle(
     tuning: TuningOption = True,
     half: HalfOption = False,
     trust: TrustOption = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier bundle.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace what is there: an earlier bundle.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pack models, wheels and a notebook for a submission on Kaggle.
@@ -156,7 +163,7 @@ def kaggle_bundle(
     They are written to one folder, with the metadata that Kaggle's own client expects. The
     commands that upload it, run it and submit are printed.
 
-    Example: gi2nnunet kaggle-bundle bundle --user jane --image-freeze freeze.txt
+    Example: gi2nnunet kaggle-bundle --user jane --image-freeze freeze.txt
     """
     from gi2nnunet.sharing.kaggle_bundle import Notebook, make_bundle
     from gi2nnunet.sharing.wheels import describe_image
@@ -216,16 +223,18 @@ def _print_exported(done: ExportedModel) -> None:
 
 @takes_groups
 def export_model(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     models: ModelOptions,
     where: WorkspaceOptions,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="What to write: a model file.", dir_okay=False)
+    ] = Path("model.gi2nnunet"),
     half: HalfOption = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write trained models into one file that runs no code when it is read.
 
-    Example: gi2nnunet export-model stomach-and-bowels.gi2nnunet --half
+    Example: gi2nnunet export-model --out stomach-and-bowels.gi2nnunet --half
     """
     from gi2nnunet.sharing import exchange
 
@@ -247,14 +256,15 @@ def export_model(
 
 
 def import_model(
-    file: Annotated[
+    model: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A file that export-model or nnUNetv2_export_model_to_zip wrote."
+            metavar="MODEL",
+            help="A model file, which export-model or nnUNetv2_export_model_to_zip wrote.",
         ),
     ],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace models that have the same names.")
+        bool, typer.Option("--replace", help="Replace what is there: models of the same names.")
     ] = False,
     trust: TrustOption = False,
     workspace: WorkspaceOption = None,
@@ -270,7 +280,7 @@ def import_model(
     from gi2nnunet.sharing import exchange
 
     done = exchange.import_model(
-        file, engine=api.open_engine(workspace, trust=trust), replace=replace
+        model, engine=api.open_engine(workspace, trust=trust), replace=replace
     )
     if as_json:
         print_json(

@@ -13,6 +13,7 @@ import typer
 from gi2nnunet import api
 from gi2nnunet.cli.live import TrainingView, stop_when_warned
 from gi2nnunet.cli.options import (
+    FOLD_HELP,
     DeviceOption,
     EngineOptions,
     JobsOption,
@@ -102,8 +103,7 @@ class TrainingOptions(NetworkOptions):
         typer.Option(
             "--fold",
             "-f",
-            help="A fold's number, cv for every fold of the split, or all for one model on every "
-            "training scan; may be repeated. By default all.",
+            help=f"{FOLD_HELP} By default all.",
         ),
     ] = None
 
@@ -143,7 +143,7 @@ class ScheduleOptions:
     ] = None
     trainer: Annotated[
         str | None,
-        typer.Option(help="One of nnU-Net's trainer classes; by default nnUNetTrainer."),
+        typer.Option(help="nnU-Net's trainer class. By default nnUNetTrainer."),
     ] = None
 
 
@@ -345,7 +345,7 @@ def estimate(
     gpus: Annotated[
         int | None,
         typer.Option(
-            help="Number of GPUs, of this machine or another; by default one.",
+            help="How many GPUs to use; by default one. With --card, of another machine.",
             min=1, max=_MOST_GPUS,
         ),
     ] = None,

@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 
 TunedMetricOption = Annotated[
     TunedMetric,
-    typer.Option("--metric", help="Metric; only those computed separately for each organ."),
+    typer.Option(
+        "--metric",
+        help="Which reading of the unpublished metric to use (see docs/metric.md). Only those "
+        "computed separately for each organ.",
+    ),
 ]
 
 # Options that tune shares with out-of-fold, and those that a prediction takes too.

@@ -70,14 +70,14 @@ def remove(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME",
+            metavar="PIECE",
             help="Names as status shows them, or paths: 2d/fold_0, held-out, Dataset501_UWGI.",
             show_default=False,
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+        bool, typer.Option("--dry-run", help="Only show what would be done: what would be removed.")
     ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -133,7 +133,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The page; by default report.html in the workspace.",
+            "--out", "-o", help="What to write: the page; by default report.html in the workspace.",
             dir_okay=False,
         ),
     ] = None,
@@ -144,15 +144,17 @@ def report(
             "newest in the workspace.", file_okay=False,
         ),
     ] = None,
-    scans: Annotated[
+    scan: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="ID",
             help="Scan to show slices of; may be repeated. By default some of the worst, middle "
             "and best scans.",
         ),
     ] = None,
     show_all: Annotated[
-        bool, typer.Option("--all", help="Show slices of every predicted scan: a large page.")
+        bool,
+        typer.Option("--all", help="Show all: slices of every predicted scan, on a large page."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -160,7 +162,7 @@ def report(
 
     It works without a network. The page also lists what is still missing.
 
-    Example: gi2nnunet report --out report.html --scans case12_day22
+    Example: gi2nnunet report --out report.html --scan case12_day22
     """
     with show_progress() as progress:
         made = call_api(context, api.make_report, progress=progress)

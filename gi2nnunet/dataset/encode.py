@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.files import check_place
@@ -34,7 +33,7 @@ def encode_labels(
     labels: Path,
     out: Path,
     *,
-    scheme: LabelScheme | Literal["auto"] = "auto",
+    scheme: LabelScheme | None = None,
     label_map: str | None = None,
     orientation: Orientation = "affine",
     sample: Path | None = None,
@@ -49,8 +48,8 @@ def encode_labels(
         that the folder belongs to (``manifest.json`` in it or one folder up), else it is 1, with a
         warning.
     scheme
-        ``regions`` (bit-coded), ``exclusive``, or ``auto``: from the manifest, else from nnU-Net's
-        ``dataset.json`` in the same places, else from the values.
+        ``regions`` (bit-coded) or ``exclusive``; by default as the manifest says, else nnU-Net's
+        ``dataset.json`` in the same places, else the values.
     label_map
         Which values mean which organ: ``stomach=1,small_bowel=2,large_bowel=3``.
     orientation
@@ -64,14 +63,12 @@ def encode_labels(
         If it holds none; if a volume cannot be read, has values that are not labels, or another
         number of slices than in the manifest; if it is unknown how labels are coded.
     """
-    if scheme not in ("auto", *LABEL_SCHEMES):
-        raise InputError(
-            f"--labels: found {scheme!r}; expected auto, {' or '.join(LABEL_SCHEMES)}."
-        )
+    if scheme not in (None, *LABEL_SCHEMES):
+        raise InputError(f"--labels: found {scheme!r}; expected {' or '.join(LABEL_SCHEMES)}.")
     check_place(out)
     options = SourceOptions(
         labels_only=True,
-        source_labels=None if scheme == "auto" else scheme,
+        source_labels=scheme,
         label_map=label_map,
         orientation=orientation,
     )

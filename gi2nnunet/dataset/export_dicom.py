@@ -38,7 +38,7 @@ class ExportedDicom:
 
 def export_dicom(
     labels: Path,
-    series: Path,
+    source: Path,
     out: Path,
     *,
     scheme: LabelScheme | None = None,
@@ -69,11 +69,11 @@ def export_dicom(
     """
     choose_names(names)
     how = replace(dicom or DicomOptions(), uneven=True)
-    opened = open_source(series, SourceOptions(truth=False, dicom=how))
+    opened = open_source(source, SourceOptions(truth=False, dicom=how))
     scans = [scan for scan in opened.scans.values() if isinstance(scan, DicomScan)]
     if len(scans) != 1 or len(scans) != len(opened.scans):
         raise InputError(
-            f"--series: found {opened.described}; expected one DICOM series. Give the folder of "
+            f"--source: found {opened.described}; expected one DICOM series. Give the folder of "
             "the series that the labels were made on."
         )
     of_series = scans[0].read_series()

@@ -298,7 +298,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield members
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such file. Make one with: gi2nnunet export-model OUT --workspace WORKSPACE"
+            f"{path}: no such file. Make one with: gi2nnunet export-model --workspace WORKSPACE"
         ) from error
     except IsADirectoryError as error:
         raise InputError(

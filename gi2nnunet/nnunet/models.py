@@ -427,7 +427,7 @@ def find_import_record(folder: Path) -> ImportRecord | None:
     InputError
         If the record is damaged: without it, nobody knows which scans the fold has seen.
     """
-    remedy = "Import the model again: gi2nnunet import-model FILE --replace"
+    remedy = "Import the model again: gi2nnunet import-model MODEL --replace"
     return find_record(folder / IMPORT_RECORD, ImportRecord, remedy=remedy)
 
 

@@ -196,8 +196,8 @@ def _find_results(workspace: Workspace, dataset_id: int | None) -> str:
             + (
                 "Choose one with --id."
                 if names
-                else "Take one in with: gi2nnunet import-model FILE; or, to train one, begin with: "
-                "gi2nnunet convert SOURCE"
+                else "Take one in with: gi2nnunet import-model MODEL; or, to train one, begin "
+                "with: gi2nnunet convert SOURCE"
             )
         )
     return names[0]

@@ -252,7 +252,7 @@ def _choose_scans(
     known = [scan.scan_id for scan in dataset.scans]
     if unknown := [scan_id for scan_id in scans if scan_id not in known]:
         raise InputError(
-            f"--scans: found {', '.join(unknown)}; expected scans of {dataset.name}, "
+            f"--scan: found {', '.join(unknown)}; expected scans of {dataset.name}, "
             f"for example {known[0]}."
         )
     if scans:

@@ -430,8 +430,7 @@ def _choose_volumes(
             chosen += fits
     raise_problems(
         problems,
-        remedy="Choose with --series (of export-dicom: --number), by number, UID or description, "
-        "or correct the files.",
+        remedy="Choose with --series, by number, UID or description, or correct the files.",
     )
     if not chosen:
         raise InputError(f"The source: no series is left. Found:\n{_list_volumes(index.volumes)}")

@@ -7,9 +7,9 @@ from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.making import then, write, write_tables
 
 BUNDLES = (
-    usage("kaggle-bundle out -w w", "Missing option", "--user"),
-    usage("kaggle-bundle out --user jane --hours 0", "--hours", "0.0001"),
-    usage("kaggle-bundle out --user jane --hours nan", "--hours", "1000"),
+    usage("kaggle-bundle --out out -w w", "Missing option", "--user"),
+    usage("kaggle-bundle --out out --user jane --hours 0", "--hours", "0.0001"),
+    usage("kaggle-bundle --out out --user jane --hours nan", "--hours", "1000"),
     *(
         BadInput(
             name=f"refused: kaggle-bundle {words}",

@@ -194,12 +194,12 @@ CLINIC: tuple[BadInput, ...] = (
     ),
     BadInput(
         name="DICOM: export-dicom of labels that are not there", make=series(),
-        command="export-dicom labels.nii.gz --series in --out out",
+        command="export-dicom labels.nii.gz --source in --out out",
         message=("labels.nii.gz: cannot be read",),
     ),
     BadInput(
         name="DICOM: export-dicom of the wrong series", start="converted",
-        command="export-dicom source --series source --out out",
-        message=("--series: found", "expected one DICOM series"),
+        command="export-dicom source --source source --out out",
+        message=("--source: found", "expected one DICOM series"),
     ),
 )  # fmt: skip

@@ -210,7 +210,7 @@ MODELS = (
         "an import record with infinitely many folds",
         write(f"{MODEL}/fold_all/gi2nnunet_imported.json", '{"n_folds": Infinity}'),
         "gi2nnunet_imported.json: n_folds: found Infinity; expected a valid integer",
-        remedy="Import the model again: gi2nnunet import-model FILE --replace",
+        remedy="Import the model again: gi2nnunet import-model MODEL --replace",
     ),
     model(
         "plans that are text", write(f"{MODEL}/plans.json", "hello"), "plans.json: found no JSON"

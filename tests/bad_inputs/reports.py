@@ -53,8 +53,8 @@ REPORTS = (
     bad(
         "a scan that the dataset does not have",
         lambda here: None,
-        "--scans: found case99_day1; expected scans of Dataset501_UWGI, for example case",
-        command="report --scans case99_day1",
+        "--scan: found case99_day1; expected scans of Dataset501_UWGI, for example case",
+        command="report --scan case99_day1",
     ),
     bad(
         "a folder without a prediction",

@@ -118,6 +118,6 @@ def test_a_command_without_the_option_does_not_advise_it(run, tmp_path):
     dicom(None, None, damaged=True)(tmp_path / "s")
     nifti(images=0, labels=1)(tmp_path / "n")
     [labels] = (tmp_path / "n" / "labels").iterdir()
-    code, _, said = run("export-dicom", str(labels), "--series", "s", "--out", "out")
+    code, _, said = run("export-dicom", str(labels), "--source", "s", "--out", "out")
     assert code == 3
     assert "--allow-missing" not in said

@@ -99,8 +99,8 @@ def test_it_runs_as_a_module():
 
 def test_phantom_then_convert_write_whole_trees(run, here):
     code, out, err = run(
-        "phantom", "source", "--patients", 5, "--days", 1, "--size", "48x40x8@6", "--easy",
-        "--test-patients", 1, "--sample", "filled", "--truth", "truth.csv", "--jobs", 1,
+        "phantom", "--out", "source", "--patients", 5, "--days", 1, "--size", "48x40x8@6", "--easy",
+        "--test-patients", 1, "--fill-sample", "--solution", "truth.csv", "--jobs", 1,
     )  # fmt: skip
     assert code == 0
     assert out.splitlines()[0].startswith(
@@ -273,7 +273,7 @@ def test_another_split_after_training_is_refused(run, converted):
     ("line", "said"),
     [
         ("convert source -w truth.csv/inner", "truth.csv/inner"),
-        ("phantom truth.csv/inner --size 32x32x4 --patients 1 --jobs 1", "truth.csv/inner"),
+        ("phantom --out truth.csv/inner --size 32x32x4 --patients 1 --jobs 1", "truth.csv/inner"),
         (f"encode gi2nnunet-workspace/raw/{NAME} --out truth.csv/o.csv", "truth.csv/o.csv"),
     ],
 )

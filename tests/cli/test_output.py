@@ -16,7 +16,9 @@ from gi2nnunet.cli import output
 
 GROUP = typer.main.get_command(gi2nnunet.cli.app)
 COMMANDS = dict(GROUP.commands)
-PHANTOM = ("phantom", "made", "--patients", "2", "--days", "1", "--size", "48x40x8@6", "--easy")
+PHANTOM = (
+    "phantom", "--out", "made", "--patients", "2", "--days", "1", "--size", "48x40x8@6", "--easy",
+)  # fmt: skip
 COMMAND_LINE = [sys.executable, "-m", "gi2nnunet"]
 
 

@@ -59,7 +59,7 @@ def read_manifest(path: str) -> dict[str, Any]:
 def test_a_model_goes_from_one_workspace_into_another(run: Run) -> None:
     write_model(Path("ours/results"), folds=("all",))
     write_model(Path("ours/results"), configuration="3d_fullres", folds=("all",))
-    code, out, err = run("export-model", "m.gi2nnunet", "-w", "ours")
+    code, out, err = run("export-model", "--out", "m.gi2nnunet", "-w", "ours")
     assert (code, out) == (0, "m.gi2nnunet (0.0 MiB)\n")
     assert "2d + 3d_fullres, fold all" in err
     code, out, err = run("import-model", "m.gi2nnunet", "-w", "theirs")
@@ -70,7 +70,7 @@ def test_a_model_goes_from_one_workspace_into_another(run: Run) -> None:
     assert code == 0
     assert out.count("existed before") == 2
     # What was imported can be passed on.
-    assert run("export-model", "again.gi2nnunet", "-w", "theirs")[0] == 0
+    assert run("export-model", "--out", "again.gi2nnunet", "-w", "theirs")[0] == 0
     assert read_manifest("again.gi2nnunet")["parts"].keys() == (
         read_manifest("m.gi2nnunet")["parts"].keys()
     )
@@ -80,11 +80,11 @@ def test_which_models_are_exported_is_said_as_for_predict(run: Run) -> None:
     write_model(Path("ours/results"), folds=(0, 1, "all"))
     write_model(Path("ours/results"), configuration="3d_fullres", folds=(0, 1, "all"))
     words = ("--config", "2d", "--fold", "1", "--preset", "tiny", "--trainer", "nnUNetTrainer")
-    assert run("export-model", "m", *words, "--half", "-w", "ours")[0] == 0
+    assert run("export-model", "--out", "m", *words, "--half", "-w", "ours")[0] == 0
     manifest = read_manifest("m")
     assert manifest["models"] == {"2d": [1]}
     assert manifest["precision"] == "half"
-    code, _, err = run("export-model", "m", "--fold", "7", "-w", "ours")
+    code, _, err = run("export-model", "--out", "m", "--fold", "7", "-w", "ours")
     assert code == 3
     assert "Finished: 2d fold 0, 1, all" in err
 
@@ -96,7 +96,7 @@ def test_the_dataset_at_hand_tells_what_was_trained_on(run: Run) -> None:
     space = open_workspace(Path("ours"), environ={})
     dataset = convert(source, workspace=space, holdout=0, folds=2)
     write_model(Path("ours/results"), folds=(0, 1))
-    assert run("export-model", "m", "-w", "ours")[0] == 0
+    assert run("export-model", "--out", "m", "-w", "ours")[0] == 0
     assert read_manifest("m")["n_folds"] == 2
     assert run("import-model", "m", "-w", "theirs")[0] == 0
     for fold in (0, 1):
@@ -104,13 +104,13 @@ def test_the_dataset_at_hand_tells_what_was_trained_on(run: Run) -> None:
         trained = json.loads(record.read_text())["trained_on"]
         assert trained == sorted(dataset.splits[fold]["train"])
     # In a workspace without the dataset the imported set is complete all the same.
-    assert "the newest complete set" in run("export-model", "again", "-w", "theirs")[2]
+    assert "the newest complete set" in run("export-model", "--out", "again", "-w", "theirs")[2]
     assert read_manifest("again")["n_folds"] == 2
 
 
 def test_existing_models_and_damage_are_told_with_exit_code_3(run: Run) -> None:
     write_model(Path("ours/results"))
-    run("export-model", "m", "-w", "ours")
+    run("export-model", "--out", "m", "-w", "ours")
     code, _, err = run("import-model", "m", "-w", "ours")
     assert code == 3
     assert "--replace" in err
@@ -126,10 +126,10 @@ def test_a_planted_plan_needs_trust(run: Run) -> None:
     plans = make_plans()
     plans["label_manager"] = "Planted"
     (model / "plans.json").write_text(json.dumps(plans))
-    code, _, err = run("export-model", "m", "-w", "ours")
+    code, _, err = run("export-model", "--out", "m", "-w", "ours")
     assert code == 3
     assert "label_manager: found 'Planted'" in err
-    assert run("export-model", "m", "-w", "ours", "--trust")[0] == 0
+    assert run("export-model", "--out", "m", "-w", "ours", "--trust")[0] == 0
     assert run("import-model", "m", "-w", "theirs")[0] == 3
     assert run("import-model", "m", "-w", "theirs", "--trust")[0] == 0
 
@@ -159,6 +159,6 @@ def test_a_dataset_that_only_has_imported_models_is_found_by_its_number(run: Run
     space = open_workspace(Path("ours"), environ={})
     convert(source, workspace=space, dataset_id=502, holdout=0)
     write_model(Path("ours/results"))
-    code, _, err = run("export-model", "m", "--id", "501", "-w", "ours")
+    code, _, err = run("export-model", "--out", "m", "--id", "501", "-w", "ours")
     assert code == 0, err
     assert read_manifest("m")["dataset"] == DATASET

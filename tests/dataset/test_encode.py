@@ -318,18 +318,18 @@ def array_with(value, dtype=np.int16):
     [
         (
             array_with(8),
-            "auto",
+            None,
             r"case1_day1\.nii\.gz: found the labels \[8\]; expected those of regions",
         ),
-        (array_with(-1), "auto", r"case1_day1\.nii\.gz: found the values \[-1\]"),
+        (array_with(-1), None, r"case1_day1\.nii\.gz: found the values \[-1\]"),
         (array_with(257), "regions", r"case1_day1\.nii\.gz: found the values \[257\]"),
-        (array_with(0.5, np.float32), "auto", r"case1_day1\.nii\.gz: found the values \[0\.5\]"),
+        (array_with(0.5, np.float32), None, r"case1_day1\.nii\.gz: found the values \[0\.5\]"),
         (
             array_with(4),
             "exclusive",
             r"found the labels \[4\]; expected those of exclusive(?s:.*)--labels regions",
         ),
-        (array_with(1), "both", r"--labels: found 'both'; expected auto, regions or exclusive"),
+        (array_with(1), "both", r"--labels: found 'both'; expected regions or exclusive"),
     ],
 )
 def test_what_is_no_label_is_refused_and_nothing_written(tmp_path, array, scheme, message):

@@ -278,6 +278,6 @@ def test_a_checkpoint_is_restored_by_what_made_it(tmp_path: Path) -> None:
         "Import it again: gi2nnunet import-model 'my model.zip' --replace"
     )
     (folder / IMPORT_RECORD).write_text("{")
-    assert spell_restore(folder).endswith("import-model FILE --replace")
+    assert spell_restore(folder).endswith("import-model MODEL --replace")
     plain = tmp_path / "nnUNetTrainer__nnUNetPlansX__2d" / "fold_0"
     assert spell_restore(plain) == "Restore it, or train it again."

@@ -77,11 +77,13 @@ def test_check_with_models_finds_where_they_disagree(dataset: Dataset, run) -> N
     predict(dataset, wrong="case25_day0")
     before = {s.scan_id for s in api.check("source").suspects if s.kind == "model"}
     assert before == set()
-    found = api.check("source", model=True, workspace="w")
+    found = api.check("source", out_of_fold=True, workspace="w")
     suspects = [s for s in found.suspects if s.kind == "model"]
     assert {(s.scan_id, s.organ) for s in suspects} == {("case25_day0", "large_bowel")}
     assert found.tested[-1].scans == len(IDS)
-    code, out, _ = run("check", "source", "--model", "-w", "w", "--json", "-o", "page.html")
+    code, out, _ = run(
+        "check", "source", "--out-of-fold", "-w", "w", "--json", "--html", "page.html"
+    )
     assert code == 0
     told = json.loads(out)
     assert [s for s in told["suspects"] if s["kind"] == "model"] == [
@@ -92,4 +94,4 @@ def test_check_with_models_finds_where_they_disagree(dataset: Dataset, run) -> N
     assert "contours of small bowel and stomach, as predicted" in page
     code, _, err = run("check", "source", "--id", "501")
     assert code == 2
-    assert "--model" in err
+    assert "--out-of-fold" in err

@@ -574,7 +574,9 @@ def test_models_are_found_with_or_without_the_dataset(tmp_path):
     assert select_models(workspace, ModelChoice(dataset_id=502))[1].models[
         0
     ].folder.parent.name == ("Dataset502_B")
-    with pytest.raises(InputError, match=r"no model of a dataset.*gi2nnunet import-model FILE; or"):
+    with pytest.raises(
+        InputError, match=r"no model of a dataset.*gi2nnunet import-model MODEL; or"
+    ):
         select_models(workspace, ModelChoice(dataset_id=503))
 
 

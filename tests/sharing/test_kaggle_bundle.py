@@ -255,7 +255,7 @@ def test_the_command_line_tells_the_commands(
     write_model(Path("w/results"))
     Path("freeze.txt").write_text(freeze_here(without=["gi2nnunet", "nnunetv2"]))
     image = ("--image-python", HERE, "--image-freeze", "freeze.txt")
-    words = ("kaggle-bundle", "out", "--user", "jane", *image, "-w", "w")
+    words = ("kaggle-bundle", "--out", "out", "--user", "jane", *image, "-w", "w")
     code, out, err = run(*words)
     assert code == 0, err
     assert out.splitlines()[0].startswith("out: ")
@@ -268,5 +268,5 @@ def test_the_command_line_tells_the_commands(
     assert any(name.startswith("nnunetv2") for name in told["wheels"])
     assert read(Path("out") / SETTINGS)["options"] == ["--no-mirroring"]
     monkeypatch.setenv("KAGGLE_USERNAME", "joe")
-    assert run("kaggle-bundle", "other", *image, "-w", "w")[0] == 0
+    assert run("kaggle-bundle", "-o", "other", *image, "-w", "w")[0] == 0
     assert read(Path("other/dataset-metadata.json"))["id"] == "joe/gi2nnunet-bundle"

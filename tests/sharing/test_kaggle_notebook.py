@@ -269,9 +269,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     missing = subprocess.run([python, "-c", "import nnunetv2"], capture_output=True, text=True)
     assert "No module named 'nnunetv2'" in missing.stderr
     write_phantom(
-        folder / "source", patients=1, days=1, test_patients=2, sample="filled", seed=0, jobs=1,
+        folder / "source", patients=1, days=1, test_patients=2, fill_sample=True, seed=0, jobs=1,
         geometries=[Geometry(width=48, height=40, slices=6, spacing_mm=(6, 6))],
-        truth=folder / "truth.csv",
+        solution=folder / "truth.csv",
     )  # fmt: skip
     space = open_workspace(folder / "w", environ={})
     write_model(space.results, folds=(0, 1))

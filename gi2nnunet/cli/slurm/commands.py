@@ -88,15 +88,17 @@ SlurmOption = Annotated[
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the jobs instead of submitting them.", rich_help_panel=_CLUSTER
+        "--dry-run",
+        help="Only show what would be done: the jobs, without submitting them.",
+        rich_help_panel=_CLUSTER,
     ),
 ]
 
-ShardsOption = Annotated[
+PartsOption = Annotated[
     int | None,
     typer.Option(
-        "--shards",
-        help=f"Number of jobs that share the scans; by default {_PARTS}, or one per scan.",
+        "--parts",
+        help=f"Number of parts, each a job; by default {_PARTS}, or one per scan.",
         min=1,
         max=_MOST_PARTS,
         show_default=False,
@@ -131,7 +133,7 @@ def parse_part(text: str | None) -> tuple[int, int] | None:
 
 def require_slurm(context: typer.Context) -> None:
     """Refuse options of a submission without --on slurm."""
-    names = ("profile", "slurm", "dry_run", "shards")
+    names = ("profile", "slurm", "dry_run", "parts")
     given = [f"--{name.replace('_', '-')}" for name in names if context.params.get(name)]
     if context.params["on"] != "slurm" and given:
         raise typer.BadParameter(f"{', '.join(given)}: needs --on slurm")
@@ -228,7 +230,7 @@ def submit_prediction(
     place = hashlib.sha256(str(work.out).encode()).hexdigest()[:6]
     graph = make_prediction_graph(
         name=f"predict_{re.sub('[^A-Za-z0-9_.-]', '-', work.selection.name)}_{place}",
-        parts=min(context.params["shards"] or _PARTS, len(work.selection.scans)),
+        parts=min(context.params["parts"] or _PARTS, len(work.selection.scans)),
         part_words=("predict", *words),
         join_words=join_words,
         kept=work.kept,

@@ -157,13 +157,13 @@ Texts = tuple[tuple[str, ...], ...]  # for each slice the RLE texts in the order
 
 
 def match_rows(
-    table: MaskTable, listing: Mapping[str, ListedScan], *, labels: Path, sizes: Path
+    table: MaskTable, listing: Mapping[str, ListedScan], *, masks: Path, sizes: Path
 ) -> list[tuple[ListedScan, Texts]]:
     """Find the scan of each mask row.
 
     Parameters
     ----------
-    labels, sizes
+    masks, sizes
         What to call the rows and the listing in a message.
 
     Returns
@@ -188,7 +188,7 @@ def match_rows(
     scans: list[tuple[ListedScan, Texts]] = []
     for scan_id in sorted(texts, key=scan_order):
         rows, listed = dict(sorted(texts[scan_id].items())), listing.get(scan_id)
-        problems += _find_incomplete(scan_id, rows, listed, labels=labels, sizes=sizes)
+        problems += _find_incomplete(scan_id, rows, listed, masks=masks, sizes=sizes)
         if listed is not None and not problems:
             geometry = replace(listed.geometry, slices=len(rows))
             scan = replace(listed, part="train", geometry=geometry, first_number=min(rows))
@@ -196,21 +196,21 @@ def match_rows(
             scans.append(
                 (scan, tuple(tuple(row[organ] for organ in organs) for row in rows.values()))
             )
-    raise_problems(problems, remedy=f"Complete {labels} or {sizes}.")
+    raise_problems(problems, remedy=f"Complete {masks} or {sizes}.")
     if not scans:
-        raise InputError(f"{labels}: holds no row. Give the rows of a train.csv.")
+        raise InputError(f"{masks}: holds no row. Give the rows of a train.csv.")
     return scans
 
 
 def _find_incomplete(
     scan_id: str, rows: Mapping[int, Mapping[int, str]], listed: ListedScan | None,
-    *, labels: Path, sizes: Path,
+    *, masks: Path, sizes: Path,
 ) -> Iterator[Problem]:  # fmt: skip
     """Yield slices of unknown size, slices without a row for each organ, and gaps."""
     first = listed.first_number if listed else 0
     known = range(first, first + listed.geometry.slices) if listed else range(0)
     for number, found in rows.items():
-        where = f"{labels}, {slice_id(scan_id, number)}"
+        where = f"{masks}, {slice_id(scan_id, number)}"
         if number not in known:
             yield Problem(
                 where=where,
@@ -225,7 +225,7 @@ def _find_incomplete(
             )
     if max(rows) - min(rows) + 1 != len(rows):
         yield Problem(
-            where=f"{labels}, {scan_id}",
+            where=f"{masks}, {scan_id}",
             found=f"{count(len(rows), 'slice')} from {min(rows)} to {max(rows)}",
             expected="every slice between, without a gap",
         )

@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import imagecodecs
 import numpy as np
@@ -45,8 +44,6 @@ from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.listing import ListedScan, Texts, match_rows, read_listing
 from gi2nnunet.source.phantom.scan import draw_scan, paint_scan
 
-Sample = Literal["header", "filled"]
-
 REAL_GEOMETRIES: tuple[tuple[Geometry, int], ...] = (
     (Geometry(width=266, height=266, slices=144, spacing_mm=(1.5, 1.5)), 180),
     (Geometry(width=360, height=310, slices=144, spacing_mm=(1.5, 1.5)), 78),
@@ -71,7 +68,7 @@ class PhantomSummary:
         Scan ids, in numeric order of patient and day.
     masks
         How many masks are not empty, in the test scans too.
-    truth
+    solution
         File of the test scans' masks; ``None`` if none was asked for.
     """
 
@@ -80,14 +77,14 @@ class PhantomSummary:
     test: tuple[str, ...]
     slices: int
     masks: int
-    truth: Path | None = None
+    solution: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomOptions:
     """How a phantom is written, whatever is in it; see :func:`write_phantom`."""
 
-    sample: Sample = "header"
+    fill_sample: bool = False
     as_zip: bool = False
     seed: int = 0
     jobs: int = 1
@@ -115,7 +112,7 @@ class _Drawn(PhantomOptions):
     test_patients: int = 0
     geometries: Sequence[Geometry] | None = None
     detail: Detail = "full"
-    truth: Path | None = None
+    solution: Path | None = None
 
 
 @take_fields(_Drawn)
@@ -139,10 +136,10 @@ def write_phantom(asked: _Drawn) -> PhantomSummary:
     detail
         ``"full"`` looks like abdominal MR; ``"easy"`` has wide loops, well separated contrasts and
         little noise, so that a small network learns it in minutes.
-    sample
-        Whether ``sample_submission.csv`` holds only its header, as published, or three rows for
-        each test slice.
-    truth
+    fill_sample
+        Write three rows for each test slice into ``sample_submission.csv``, not only the header,
+        as published.
+    solution
         CSV to write the test scans' masks to, with the columns id, class, segmentation,
         image_height and image_width; not part of the competition's layout.
     seed
@@ -165,7 +162,7 @@ def write_phantom(asked: _Drawn) -> PhantomSummary:
     for geometry in asked.geometries or ():
         _check_geometry(geometry)
     tasks = [_Task(scan=scan, seed=asked.seed, detail=asked.detail) for scan in _plan_scans(asked)]
-    return _write_source(Path(asked.out), tasks, asked, truth=asked.truth)
+    return _write_source(Path(asked.out), tasks, asked, solution=asked.solution)
 
 
 def write_phantom_like(
@@ -191,13 +188,13 @@ def write_phantom_like(
 
 
 def paint_phantom(
-    out: Path, *, labels: Path, sizes: Path, options: PhantomOptions | None = None
+    out: Path, *, masks: Path, sizes: Path, options: PhantomOptions | None = None
 ) -> PhantomSummary:
     """Paint images onto given masks, so that real anatomy can be tried without real pixels.
 
     Parameters
     ----------
-    labels
+    masks
         CSV (also gzipped) with the rows of ``train.csv``, three a slice, which ``train.csv`` then
         holds in the same order. Slices that have no rows are left out.
 
@@ -208,9 +205,9 @@ def paint_phantom(
         and as :func:`write_phantom`.
     """
     options = options or PhantomOptions()
-    table = read_mask_table(labels)
+    table = read_mask_table(masks)
     listing = read_listing(sizes)
-    scans = match_rows(table, listing, labels=labels, sizes=sizes)
+    scans = match_rows(table, listing, masks=masks, sizes=sizes)
     pixels = np.array(
         [listing[name].geometry.width * listing[name].geometry.height for name in table.scan_ids],
         np.int64,
@@ -280,7 +277,7 @@ def _write_source(
     tasks: Sequence[_Task],
     options: PhantomOptions,
     *,
-    truth: Path | None = None,
+    solution: Path | None = None,
     train_rows: Sequence[Row] | None = None,
 ) -> PhantomSummary:
     """Make all scans and write the source, whole or not at all."""
@@ -306,20 +303,20 @@ def _write_source(
             write("train.csv", format_rows(train_rows, "segmentation").encode("ascii"))
         test_rows = [row for scan in test for row in rows[scan.scan_id]]
         sample_rows = [(row_id, organ, "") for row_id, organ, _ in test_rows]
-        sample_text = format_rows(sample_rows if options.sample == "filled" else [], "predicted")
+        sample_text = format_rows(sample_rows if options.fill_sample else [], "predicted")
         write("sample_submission.csv", sample_text.encode("ascii"))
-    if truth is not None:
+    if solution is not None:
         sizes = [
             (scan.geometry.height, scan.geometry.width) for scan in test for _ in rows[scan.scan_id]
         ]
-        replace_file(truth, format_rows(test_rows, "segmentation", sizes=sizes))
+        replace_file(solution, format_rows(test_rows, "segmentation", sizes=sizes))
     return PhantomSummary(
         path=out,
         train=tuple(sorted((scan.scan_id for scan in train), key=scan_order)),
         test=tuple(sorted((scan.scan_id for scan in test), key=scan_order)),
         slices=sum(task.scan.geometry.slices for task in tasks),
         masks=sum(bool(text) for of_scan in rows.values() for _, _, text in of_scan),
-        truth=truth,
+        solution=solution,
     )
 
 

@@ -85,7 +85,7 @@ def convert_phantom(folder: Path, *, patients: int) -> Path:
     """Make a workspace with two folds; return its folder of jobs."""
     write_phantom(
         folder / "source", patients=patients, days=1, geometries=[GEOMETRY], detail="easy",
-        test_patients=0, sample="header", seed=3,
+        test_patients=0, seed=3,
     )  # fmt: skip
     gi2nnunet("convert", "source", "--folds", "2", "--holdout", "0", "--jobs", "1", cwd=folder)
     return folder / "gi2nnunet-workspace" / "jobs"
@@ -255,7 +255,7 @@ def test_the_last_job_scores_out_of_fold(trained: Path) -> None:
 def test_a_prediction_in_shards_is_byte_for_byte_the_local_one(trained: Path) -> None:
     gi2nnunet("predict", "source", "--threads", "1", "--device", "cpu", "--out", "here",
               cwd=trained)  # fmt: skip
-    words = ("predict", "source", *ON_SLURM, "--shards", "2", "--nifti", "--out", "there")
+    words = ("predict", "source", *ON_SLURM, "--parts", "2", "--nifti", "--out", "there")
     jobs = trained / "gi2nnunet-workspace" / "jobs"
     first = gi2nnunet(*words, cwd=trained).stdout
     names = re.findall(r"(\S+): submitted as job", first)
@@ -290,7 +290,7 @@ def test_what_fails_for_good_is_told_and_only_that_is_submitted_again(trained: P
     victim = sorted((trained / "damaged" / "train").rglob("*.png"))[0]
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
-    words = ("predict-and-score", "damaged", *ON_SLURM, "--shards", "2", "--out", "scored")
+    words = ("predict-and-score", "damaged", *ON_SLURM, "--parts", "2", "--out", "scored")
     names = re.findall(r"(\S+): submitted as job", gi2nnunet(*words, cwd=trained).stdout)
     jobs = trained / "gi2nnunet-workspace" / "jobs"
     found = wait_all(jobs)

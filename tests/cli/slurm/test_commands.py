@@ -31,7 +31,7 @@ def dry_run(run, *words):
 
 def test_a_prediction_is_dealt_out_and_what_its_jobs_could_see_otherwise_is_fixed(run, with_model):
     jobs = dry_run(
-        run, "predict-and-score", "source", "--shards", "2", "--metric", "joined", "--nifti",
+        run, "predict-and-score", "source", "--parts", "2", "--metric", "joined", "--nifti",
         "--slurm", "gpus=0", "--slurm", "cpus=3",
     )  # fmt: skip
     (one, first), (two, second), (join, last) = jobs.items()

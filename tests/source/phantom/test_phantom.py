@@ -71,8 +71,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         days=3,
         test_patients=2,
         geometries=[SMALL, OTHER],
-        sample="filled",
-        truth=out.parent / "truth.csv",
+        fill_sample=True,
+        solution=out.parent / "truth.csv",
         seed=5,
     )
     return out
@@ -475,7 +475,7 @@ def test_painting_keeps_the_given_rows_and_their_order(tmp_path: Path) -> None:
         tmp_path / "sizes.csv",
         {f"case{name}": (SMALL, 1, "train") for name in ("3_day20", "20_day3", "5_day5")},
     )
-    summary = paint_phantom(tmp_path / "out", labels=labels, sizes=sizes)
+    summary = paint_phantom(tmp_path / "out", masks=labels, sizes=sizes)
     assert (tmp_path / "out/train.csv").read_bytes() == labels.read_bytes()
     assert summary.train == ("case3_day20", "case20_day3")
     index = open_source(tmp_path / "out")
@@ -517,7 +517,7 @@ def test_rows_that_cannot_be_painted_are_refused(tmp_path: Path) -> None:
     ):
         labels.write_text(content)
         with pytest.raises(InputError, match=message):
-            paint_phantom(tmp_path / "out", labels=labels, sizes=sizes)
+            paint_phantom(tmp_path / "out", masks=labels, sizes=sizes)
     assert not (tmp_path / "out").exists()
 
 
@@ -529,7 +529,7 @@ def test_real_masks_are_painted_and_their_rows_kept(tmp_path: Path, real_data: P
     chosen = [lines[0], *(line for line in lines[1:] if line.startswith(name))]
     labels = tmp_path / "labels.csv"
     labels.write_text("".join(chosen), newline="")
-    paint_phantom(tmp_path / "out", labels=labels, sizes=real_data / "slices.csv.gz")
+    paint_phantom(tmp_path / "out", masks=labels, sizes=real_data / "slices.csv.gz")
     assert (tmp_path / "out/train.csv").read_bytes() == "".join(chosen).encode()
     index = open_source(tmp_path / "out")
     assert index.warnings == ()
