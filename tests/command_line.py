@@ -5,6 +5,7 @@ import re
 import sys
 
 import gi2nnunet.cli
+from tests.json_output import check_output
 
 
 def tree(folder):
@@ -31,4 +32,5 @@ def run_in_process(arguments, *, monkeypatch, capsys):
     except SystemExit as done:
         code = done.code or 0
     out, err = capsys.readouterr()
+    check_output(arguments, out)
     return code, out, re.sub(r"[\s│╭╮╰╯─]+", " ", err)

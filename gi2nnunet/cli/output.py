@@ -26,6 +26,8 @@ from gi2nnunet.core.command import name_place
 from gi2nnunet.core.workers import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
+JSON_FORMAT = 1
+"""Gets another number if a key of ``--json`` changes its meaning or is taken away."""
 
 
 @dataclass
@@ -113,8 +115,9 @@ def _printable(text: str) -> str:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object on standard output; NaN and infinity become null."""
-    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+    """Print one JSON object on standard output, its format first; NaN and infinity become null."""
+    whole = {"format": JSON_FORMAT, **content}
+    print(json.dumps(_plain(whole), indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ def predict_hidden(
             metavar="SOURCE", help="A source: the competition's folder; its test/ is used."
         ),
     ],
-    model: Annotated[Path, typer.Option(help="A model file, which export-model wrote.")],
+    model: Annotated[Path, typer.Option(help="A model file: one that export-model wrote.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="What to write: the submission.", dir_okay=False)
     ] = Path("submission.csv"),
@@ -184,7 +184,7 @@ def kaggle_bundle(
                 "folder": str(made.folder),
                 "bytes": made.size,
                 "models": made.model.ensemble.describe(),
-                "tuning": made.model.tuned is not None,
+                "tuning": made.model.tuned.path if made.model.tuned else None,
                 "wheels": list(made.wheels),
                 "commands": list(made.commands),
             }
@@ -260,7 +260,7 @@ def import_model(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A model file, which export-model or nnUNetv2_export_model_to_zip wrote.",
+            help="A model file: one that export-model or nnUNetv2_export_model_to_zip wrote.",
         ),
     ],
     replace: Annotated[

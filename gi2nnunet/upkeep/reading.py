@@ -68,7 +68,6 @@ def read_status(workspace: Workspace) -> WorkspaceStatus:
     names = reading.names
     datasets = tuple(map(reading.read_dataset, names))
     found = WorkspaceStatus(
-        format=1,
         folder=workspace.predictions.parent,
         chosen_by=workspace.chosen_by,
         datasets=datasets,

@@ -64,7 +64,6 @@ class RemovedPiece:
 class Removal:
     """What goes, and whether it is gone: ``removed`` is false if it was only looked at."""
 
-    format: Literal[1] = 1
     removed: bool
     pieces: tuple[RemovedPiece, ...]
 

@@ -204,7 +204,6 @@ class WorkspaceStatus:
         Disk space that is used here, and that is free.
     """
 
-    format: Literal[1]
     folder: Path
     chosen_by: str
     datasets: tuple[DatasetStatus, ...]
@@ -230,11 +229,6 @@ class WorkspaceStatus:
         """Return the status as plain values."""
         content: dict[str, Any] = TypeAdapter(WorkspaceStatus).dump_python(self, mode="json")
         return content
-
-    @staticmethod
-    def describe_json() -> dict[str, Any]:
-        """Return the JSON schema of :meth:`to_json`."""
-        return TypeAdapter(WorkspaceStatus).json_schema(mode="serialization")
 
 
 def list_names(piece: Piece) -> tuple[str, ...]:

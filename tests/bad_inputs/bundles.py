@@ -12,10 +12,10 @@ BUNDLES = (
     usage("kaggle-bundle --out out --user jane --hours nan", "--hours", "1000"),
     *(
         BadInput(
-            name=f"refused: kaggle-bundle {words}",
+            name=f"refused: kaggle-bundle --out {words}",
             start="model",
             make=then(write_tables, write("freeze.txt", freeze), write("full/notes.txt", "mine")),
-            command=f"kaggle-bundle {words}",
+            command=f"kaggle-bundle --out {words}",
             message=message,
             exit_code=exit_code,
         )

@@ -17,6 +17,7 @@ GROUP: Any = typer.main.get_command(app)
 NEAR = {
     "--folds": "how many folds a dataset gets; --fold says which of them",
     "--parts": "how many parts a prediction gets; --part says which of them",
+    "--scans": "which of all scans are scored; --scan names some",
     "--sizes": "a file of sizes; --size gives one",
     "--allow-leaks": "--all only begins alike",
     "--allow-missing": "--all only begins alike",

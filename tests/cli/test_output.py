@@ -136,7 +136,7 @@ def test_no_output_at_all_is_fine(tmp_path):
 def test_json_holds_no_nan(capsys):
     output.print_json({"dice": float("nan"), "shape": (1, 2), 3: {"path": os.curdir}})
     assert json.loads(capsys.readouterr().out) == {
-        "dice": None, "shape": [1, 2], "3": {"path": "."},
+        "format": 1, "dice": None, "shape": [1, 2], "3": {"path": "."},
     }  # fmt: skip
 
 

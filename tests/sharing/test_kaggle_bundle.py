@@ -264,7 +264,7 @@ def test_the_command_line_tells_the_commands(
     assert code == 0, err
     told = json.loads(out)
     assert told["commands"] == shown
-    assert (told["folder"], told["tuning"]) == ("out", False)
+    assert (told["folder"], told["tuning"]) == ("out", None)
     assert any(name.startswith("nnunetv2") for name in told["wheels"])
     assert read(Path("out") / SETTINGS)["options"] == ["--no-mirroring"]
     monkeypatch.setenv("KAGGLE_USERNAME", "joe")

@@ -24,6 +24,7 @@ from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.upkeep.status import WorkspaceStatus
 from tests.command_line import tree
 from tests.converting import convert
+from tests.json_output import read_schema
 from tests.source_factory import make_source, write_source
 from tests.upkeep.workspace_factory import (
     NAME,
@@ -327,17 +328,13 @@ def test_names_that_control_a_terminal_are_escaped(place: Place, run: Any) -> No
     assert "[red]b" in out
 
 
-SCHEMA = ROOT / "docs" / "_static" / "status.schema.json"
-
-
 def test_the_json_is_as_the_documented_schema_says(place: Place, run: Any) -> None:
     fold = add_training(place.workspace, epochs=2, done=False)
     add_training(place.workspace, fold=1)
     add_prediction(place.workspace, place.dataset)
     done = add_training(place.workspace, fold="all")
     add_tuning(place.workspace, done)
-    schema = json.loads(SCHEMA.read_text())
-    assert schema == WorkspaceStatus.describe_json()
+    schema = read_schema("status")
     with hold(fold, purpose="training"):
         code, out, err = run("status", "--json")
     assert (code, err) == (0, "")

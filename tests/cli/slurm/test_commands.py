@@ -95,4 +95,7 @@ def test_a_plan_needs_a_gpu_only_to_choose_the_preset(run, with_model):
 
 def test_jobs_tells_in_json_that_there_are_none(run, with_model):
     code, out, _ = run("jobs", "--json")
-    assert (code, out.split()) == (0, ["{", '"jobs":', "[],", '"left":', "0", "}"])
+    assert (code, out.split()) == (
+        0,
+        ["{", '"format":', "1,", '"jobs":', "[],", '"left":', "0", "}"],
+    )
