@@ -120,7 +120,7 @@ def test_every_command_prints_what_its_schema_says(
     assert said("predict-and-score", *CPU, "--out", "tuned")["tuning"]["file"]
     said("compare-models", *CPU)
     for more in ((), ("--intervals",), ("--metric", "joined"), ("--scans", "common")):
-        said("score", scored["submission"], RAW, *more)
+        said("score", scored["submission"], "--truth", RAW, *more)
     said("compare", scored["submission"], "p/submission.csv", "--truth", RAW)
     said("encode", RAW / "labelsTr", "--out", "e.csv")
     said("report", "--out", "r.html")
