@@ -331,11 +331,12 @@ def test_a_model_file_is_made_and_taken_in(folds: Path, run: Run) -> None:
         "Make one with: gi2nnunet export-model --workspace WORKSPACE", said, run,
         WORKSPACE=SPACE,
     )  # fmt: skip
+    model = "model.gi2nnunet"
     shutil.rmtree(SPACE)
     (SPACE / "results").mkdir(parents=True)
     nothing = say(run, "predict", "source", *CPU)
-    follow("Take one in with: gi2nnunet import-model MODEL;", nothing, run, MODEL="m.zip")
-    said = run("import-model", "m.zip")[2] + "\n" + say(run, "status")
+    follow("Take one in with: gi2nnunet import-model MODEL;", nothing, run, MODEL=model)
+    said = run("import-model", model)[2] + "\n" + say(run, "status")
     follow("Predict with: gi2nnunet predict SOURCE --id {}", said, run, *CPU, SOURCE="source")
     follow("gi2nnunet predict SOURCE", said, run, *CPU, SOURCE="source")
     shutil.rmtree(SPACE / "results")
@@ -350,12 +351,12 @@ def test_other_files_than_models_are_refused_with_what_takes_them(folds: Path, r
     said = say(run, "import-model", "bad.zip", *other)
     follow(
         "expected a model made by gi2nnunet export-model or nnUNetv2_export_model_to_zip.", said,
-        run, "one.zip",
+        run, "--out", "one.zip",
     )  # fmt: skip
     said += say(run, "import-model", "source", *other)
     follow(
         "expected a file made by gi2nnunet export-model or nnUNetv2_export_model_to_zip.", said,
-        run, "two.zip",
+        run, "--out", "two.zip",
     )  # fmt: skip
     assert run("import-model", "one.zip", *other)[0] == 0
     assert run("import-model", "two.zip", *other)[0] == 0

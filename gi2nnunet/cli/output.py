@@ -1,6 +1,7 @@
 """Output of the command line: results, notices, warnings, errors, tables and progress.
 
 Results go to standard output; everything else to standard error, so that ``--json`` can be piped.
+Paths inside the current folder are printed relative to it; in JSON they stay as they are.
 ``--quiet`` silences notices and progress. Bars are drawn only on a terminal; a file or a pipe gets
 plain lines, even with FORCE_COLOR. Rich follows NO_COLOR and TERM.
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -58,6 +61,23 @@ def _name_place(text: str) -> str:
     return name_place(text, workspace=_manner.workspace, dataset_id=_manner.dataset_id)
 
 
+def _finish(text: str) -> str:
+    """Return a text as it is printed: commands with their place, paths from the current folder."""
+    return _shorten(_name_place(text))
+
+
+def _shorten(text: str) -> str:
+    """Make absolute paths inside the current folder relative.
+
+    A name that begins with a hyphen stays absolute, as a command would take it for an option.
+    """
+    try:
+        here = re.escape(str(Path.cwd()))
+    except FileNotFoundError:
+        return text
+    return re.sub(rf"""(?<![^\s'"(\[=:,]){here}/(?=[^\s'"/-])""", "", text)
+
+
 def _out() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
@@ -80,19 +100,19 @@ def draw() -> Iterator[Console | None]:
 
 def print_result(text: str) -> None:
     """Print a line of the result; paths and numbers are printed unchanged."""
-    _out().print(escape(_name_place(text)))
+    _out().print(escape(_finish(text)))
 
 
 def print_notice(text: str) -> None:
     """Print what is being done, unless the run is quiet."""
     if _manner.quiet:
         return
-    _err().print(escape(_name_place(text)), soft_wrap=True)
+    _err().print(escape(_finish(text)), soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
     """Print a warning."""
-    _err().print(f"[yellow]Warning:[/] {escape(_printable(_name_place(text)))}", soft_wrap=True)
+    _err().print(f"[yellow]Warning:[/] {escape(_printable(_finish(text)))}", soft_wrap=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
@@ -103,7 +123,7 @@ def print_warnings(warnings: Iterable[str]) -> None:
 
 def print_error(text: str) -> None:
     """Print an error."""
-    _err().print(f"[bold red]Error:[/] {escape(_printable(_name_place(text)))}", soft_wrap=True)
+    _err().print(f"[bold red]Error:[/] {escape(_printable(_finish(text)))}", soft_wrap=True)
 
 
 def _printable(text: str) -> str:
@@ -145,7 +165,7 @@ def make_table(
             column, justify="left" if index < text_columns else "right", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(escape(_printable(str(cell))) for cell in row))
+        table.add_row(*(escape(_printable(_shorten(str(cell)))) for cell in row))
     return table
 
 
@@ -167,7 +187,7 @@ def print_drawn(parts: Iterable[RenderableType]) -> None:
 
 def make_line(text: str) -> Text:
     """Make a line as :func:`print_result` prints it, for :func:`print_drawn`."""
-    return Text(_printable(_name_place(text)), overflow="fold")
+    return Text(_printable(_finish(text)), overflow="fold")
 
 
 def format_bytes(size: float) -> str:

@@ -117,9 +117,9 @@ def kaggle_bundle(
     user: Annotated[
         str, typer.Option(envvar="KAGGLE_USERNAME", help="Name of your Kaggle account.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="What to write: a folder.", file_okay=False)
-    ] = Path("kaggle-bundle"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: a folder.")] = Path(
+        "kaggle-bundle"
+    ),
     name: Annotated[
         str,
         typer.Option(
@@ -225,9 +225,9 @@ def _print_exported(done: ExportedModel) -> None:
 def export_model(
     models: ModelOptions,
     where: WorkspaceOptions,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="What to write: a model file.", dir_okay=False)
-    ] = Path("model.gi2nnunet"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: a model file.")] = Path(
+        "model.gi2nnunet"
+    ),
     half: HalfOption = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,

@@ -509,7 +509,7 @@ def spell_restore(folder: Path) -> str:
     """Return the sentence that says how to get the checkpoint of a fold's folder again."""
     imported = find_record(folder / IMPORT_RECORD, ImportRecord)
     if imported is not None or (folder / IMPORT_RECORD).is_file():
-        file = shlex.quote((imported or {}).get("file", "FILE"))
+        file = shlex.quote((imported or {}).get("file", "MODEL"))
         return f"Import it again: gi2nnunet import-model {file} --replace"
     command = spell_training(folder)
     return f"Restore it, or train it again{f': {command} --restart' if command else '.'}"

@@ -346,3 +346,42 @@ def test_lines_off_a_terminal_come_now_and_then_with_the_time_left(monkeypatch, 
         "reading scans: 9 of 10, 4 s left",
         "reading scans: 10 of 10",
     ]
+
+
+# -- paths
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("{here}/a b/c.csv: found 3", "a b/c.csv: found 3"),
+        ("Next: gi2nnunet convert '{here}/a b'", "Next: gi2nnunet convert 'a b'"),
+        ("--out={here}/x, ({here}/y), [{here}/z]", "--out=x, (y), [z]"),
+        ("{here}", "{here}"),
+        ("{here}/", "{here}/"),
+        ("{here}x/y /else{here}/y", "{here}x/y /else{here}/y"),
+        ("gi2nnunet import-model {here}/-m.zip", "gi2nnunet import-model {here}/-m.zip"),
+        ("file://{here}/page.html", "file://{here}/page.html"),
+    ],
+)
+def test_paths_are_printed_from_the_current_folder(text, printed, here, capsys):
+    given, expected = (each.format(here=here) for each in (text, printed))
+    output.print_result(given)
+    output.print_error(given)
+    output.print_notice(given)
+    output.print_json({"path": given})
+    output.print_drawn([output.make_line(given), output.make_table("", ("", ""), [("a", given)])])
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == expected
+    assert err.splitlines() == [f"Error: {expected}", expected]
+    assert json.loads(out[out.index("{\n") : out.index("}\n") + 2])["path"] == given
+    assert expected in out[out.index("}\n") :].splitlines()[1]
+
+
+def test_a_path_is_printed_whole_if_the_current_folder_is_gone(here, capsys, monkeypatch):
+    gone = here / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    output.print_result(f"{gone}/a")
+    assert capsys.readouterr().out == f"{gone}/a\n"

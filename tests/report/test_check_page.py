@@ -214,7 +214,7 @@ def test_the_command_writes_the_page_and_says_where(
     assert re.search(r"new/check.html \(0\.\d MB; \d+ suspects without pictures \(--all\)\)", out)
     assert "taking pictures" in err
     capped = (tmp_path / "new" / "check.html").stat().st_size
-    code, out, _ = run("check", "source", "-o", "all.html", "--all", "--json")
+    code, out, _ = run("check", "source", "--html", "all.html", "--all", "--json")
     assert code == 0
     content = json.loads(out)
     size = (tmp_path / "all.html").stat().st_size
