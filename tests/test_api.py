@@ -104,7 +104,7 @@ def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> N
     score = gi2nnunet.score(submission, str(truth), metric="joined")
     code, out, _ = run("score", submission, "--truth", truth, "--metric", "joined", "--json")
     assert code == 0
-    assert score.to_json() | {"warnings": []} == json.loads(out)
+    assert {"format": 1, **score.to_json(), "warnings": []} == json.loads(out)
     assert dict(os.environ) == before
     assert gi2nnunet.open_dataset(workspace="called").scans == dataset.scans
 

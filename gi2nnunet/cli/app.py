@@ -18,13 +18,13 @@ from gi2nnunet.cli.output import set_place, set_quiet
 # The group of each option that does not name its own; it is the same in every command.
 _GROUPS = {
     "Workspace and data": (
-        "workspace", "dataset_id", "source_labels", "label_map", "orientation",
+        "source", "workspace", "dataset_id", "source_labels", "label_map", "orientation",
         "allow_missing", "images", "trust",
     ),
     "What to compute with": ("device", "gpus", "jobs", "threads", "seed", "checks", "hours"),
     "Output": (
-        "out", "nifti", "rtstruct", "seg", "slicer", "save_probabilities", "show_all", "as_json",
-        "quiet", "help",
+        "out", "html", "nifti", "rtstruct", "seg", "slicer", "save_probabilities", "show_all",
+        "as_json", "quiet", "help",
     ),
 }  # fmt: skip
 _GROUP_OF_OPTION = {name: group for group, names in _GROUPS.items() for name in names}

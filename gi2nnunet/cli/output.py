@@ -98,9 +98,9 @@ def draw() -> Iterator[Console | None]:
         _manner.drawing = None
 
 
-def print_result(text: str) -> None:
-    """Print a line of the result; paths and numbers are printed unchanged."""
-    _out().print(escape(_finish(text)))
+def print_result(text: str, *, whole: bool = False) -> None:
+    """Print a line of the result; with ``whole``, absolute paths stay so."""
+    _out().print(escape(_name_place(text) if whole else _finish(text)))
 
 
 def print_notice(text: str) -> None:

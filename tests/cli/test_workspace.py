@@ -83,7 +83,7 @@ def test_verify_lists_every_finding_and_ends_with_3(run: Run, converted: Path) -
         path.unlink()
     code, out, err = run("verify", "--quick")
     assert code == 3
-    assert [line.partition(": found")[0] for line in out.splitlines()[:2]] == list(map(str, gone))
+    assert [Path(line.partition(": found")[0]).absolute() for line in out.splitlines()[:2]] == gone
     assert all("gi2nnunet convert SOURCE" in line for line in out.splitlines()[:2])
     assert out.splitlines()[-1].endswith("2 findings")
     assert "Traceback" not in err

@@ -219,7 +219,7 @@ def test_the_command_writes_the_page_and_says_where(
     content = json.loads(out)
     size = (tmp_path / "all.html").stat().st_size
     assert content.pop("page") == {"path": "all.html", "bytes": size}
-    assert content == check_source(Path("source")).to_json()
+    assert content == {"format": 1, **check_source(Path("source")).to_json()}
     assert size > capped
 
 

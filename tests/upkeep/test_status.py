@@ -187,7 +187,7 @@ def test_the_command_that_goes_on_is_the_whole_one(place: Place, run: Any) -> No
         "--pretrained-weights '/my weights/a.pth'"
     )
     out = run("status", "-w", place.root)[1]
-    assert f"Next: gi2nnunet train --workspace {place.root} --config 2d --fold 0" in out
+    assert f"Next: gi2nnunet train --workspace {place.root.name} --config 2d --fold 0" in out
     content = json.loads(run("status", "-w", place.root, "--json")[1])
     words = shlex.split(content["next_step"]["command"])
     assert words[:4] == ["gi2nnunet", "train", "--workspace", str(place.root)]

@@ -291,7 +291,8 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
     if context.params["dry_run"]:
         for job in graph:
             after = f"  after {', '.join(job.after)}" if job.after else ""
-            print_result(f"{job.name}{after}\n    gi2nnunet {shlex.join(job.words)}")
+            words = shlex.join(job.words)  # a job runs in another folder
+            print_result(f"{job.name}{after}\n    gi2nnunet {words}", whole=True)
         return
     done = submit(graph, profile=profile, folder=_jobs_folder(space), mark=mark)
     if as_json:

@@ -122,7 +122,7 @@ def test_the_command_prints_tables_or_json(
         ["check", "source", "--json", "--jobs", "1"], monkeypatch=monkeypatch, capsys=capsys
     )
     assert code == 0
-    assert json.loads(out) == check_source(Path("source")).to_json()
+    assert json.loads(out) == {"format": 1, **check_source(Path("source")).to_json()}
     assert "measuring scans" in err
     assert tree(tmp_path) == before
 
