@@ -192,7 +192,13 @@ ARGUMENTS = (
     usage("score truth.csv --truth truth.csv --metric x", "--metric", "'x'"),
     usage("score truth.csv --truth truth.csv --tolerance-mm nan", "--tolerance-mm"),
     usage("score truth.csv --truth truth.csv --medical", "--medical", "needs --images SOURCE"),
-    usage("compare right.csv right.csv", "Missing option", "--truth"),
+    usage("compare right.csv", "Missing argument", "B"),
+    refused(
+        "compare right.csv held-out",
+        "held-out: found no such file, and no prediction or model of that name in",
+        "expected",
+        "gi2nnunet status shows the names",
+    ),
     refused(
         "convert source --folds 4 -w w",
         "folds: found 4 for 3 training patients",
