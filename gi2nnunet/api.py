@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.report.page import WrittenReport
-    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.conventions import Metric, ScanChoice, TunedMetric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
@@ -874,6 +873,7 @@ def score(
     orientation: Orientation = "affine",
     medical: bool = False,
     tolerance_mm: float = 3.0,
+    per_slice: FilePath | None = None,
     workspace: FilePath | None = None,
     dataset_id: int | None = None,
     jobs: int | None = None,
@@ -897,109 +897,60 @@ def score(
     orientation
         Axes of NIfTI volumes; see :func:`check`.
     medical
-        Add surface Dice, HD95 in mm and volume error in ml; needs ``images`` for the spacing, and
-        MONAI.
+        Add surface Dice, HD95 in mm and volume error in ml. The voxel spacing is that of
+        ``images``, else of the truth if that is a dataset, label volumes or beside a recorded
+        score, else of the workspace's dataset.
+    per_slice
+        Also write a CSV with a row for each slice and organ, the areas in mm2 if the spacing is
+        known.
 
     Raises
     ------
     InputError
         If a file is damaged, no truth is known, one that this program wrote was changed, the two do
-        not have the same rows, an image size or spacing is unknown, or MONAI is needed and not
-        installed.
-    ValueError
-        For ``medical`` without ``images``.
+        not have the same rows, or an image size or spacing that is needed is unknown.
+    OutputError
+        If ``per_slice`` cannot be written.
     """
+    from gi2nnunet.core.files import check_place, replace_file
     from gi2nnunet.scoring.conventions import require_convention
     from gi2nnunet.scoring.masks import find_truth, read_masks
+    from gi2nnunet.scoring.record import format_slices
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
     require_convention(metric)
     if not 0 <= tolerance_mm < math.inf:
         raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
-    if medical and images is None:
-        raise ValueError("medical needs images: the source to take the spacing from")
+    if per_slice:
+        check_place(Path(per_slice))
     known = open_scans(images, orientation=orientation)
     predicted = read_masks(Path(submission), orientation=orientation)
+    space = find_workspace(workspace)
     if truth is None:
-        space = find_workspace(workspace)
         true = find_truth(Path(submission), predicted, workspace=space, dataset_id=dataset_id)
     else:
         true = read_masks(Path(truth), truth=True, orientation=orientation)
-    return score_submission(
+    spacing_mm = {name: scan.spacing_mm for name, scan in known.items()}
+    if (medical or per_slice) and set(true.scan_ids) - spacing_mm.keys():
+        from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
+
+        spacing_mm = {
+            **find_spacings(
+                true, Path(truth or submission), workspace=space, dataset_id=dataset_id,
+                orientation=orientation,
+            ),
+            **spacing_mm,
+        }  # fmt: skip
+    result = score_submission(
         predicted, true,
         metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
         sizes={name: scan.size for name, scan in known.items()} or None,
-        spacing_mm={name: scan.spacing_mm for name, scan in known.items()} if medical else None,
-        jobs=jobs, progress=progress,
+        spacing_mm=spacing_mm, jobs=jobs, progress=progress,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Compare:
-    """Arguments of :func:`compare`."""
-
-    a: FilePath = field(kw_only=False)
-    b: FilePath = field(kw_only=False)
-    truth: FilePath | None = field(default=None, kw_only=False)
-    metric: Metric = "per-class"
-    scans: ScanChoice = "all"
-    images: FilePath | None = None
-    orientation: Orientation = "affine"
-    workspace: FilePath | None = None
-    dataset_id: int | None = None
-    seed: int = 0
-    jobs: int | None = None
-    progress: Progress | None = None
-
-
-@take_fields(_Compare)
-def compare(asked: _Compare) -> Comparison:
-    """Compare two submissions or models, with intervals over patients.
-
-    Parameters
-    ----------
-    a, b
-        What :func:`score` takes, or a name in the workspace: of a prediction as :func:`status`
-        shows it (``held-out``), or of a model: its configuration, such as ``2d``, of an ensemble
-        ``2d+3d_fullres``. A model's name means its out-of-fold predictions, or those of the
-        held-out scans if only these exist of both.
-    truth
-        By default ``truth.csv`` beside a scored prediction, otherwise that of the workspace's
-        dataset.
-    metric, scans, images, orientation
-        See :func:`score`.
-
-    Raises
-    ------
-    InputError
-        If there is nothing of a name, several fit, or the predictions of a model are missing; and
-        as :func:`score` does.
-    """
-    from gi2nnunet.scoring.compare import Side, compare_submissions
-    from gi2nnunet.scoring.conventions import require_convention
-    from gi2nnunet.scoring.masks import read_masks
-    from gi2nnunet.upkeep.named import find_common_truth, find_masks
-
-    require_positive(jobs=asked.jobs)
-    require_convention(asked.metric)
-    space = find_workspace(asked.workspace)
-    sides = find_masks(
-        [str(asked.a), str(asked.b)], workspace=space, dataset_id=asked.dataset_id,
-        orientation=asked.orientation, jobs=asked.jobs, progress=asked.progress,
-    )  # fmt: skip
-    if asked.truth is None:
-        truth = find_common_truth(sides, workspace=space, dataset_id=asked.dataset_id)
-    else:
-        truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
-    known = open_scans(asked.images, orientation=asked.orientation)
-    found = compare_submissions(
-        sides[0].table, sides[1].table, truth,
-        metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
-        sizes={name: scan.size for name, scan in known.items()} or None, progress=asked.progress,
-    )  # fmt: skip
-    named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
-    return replace(found, sides=tuple(named), truth=truth.name)
+    if per_slice:
+        replace_file(Path(per_slice), format_slices(result))
+    return result
 
 
 def open_scans(

@@ -29,7 +29,7 @@ step "Predict the held-out patient and score" \
   gi2nnunet predict-and-score --nifti
 
 # A demo that does not learn has failed.
-python - gi2nnunet-workspace/predictions/*/*/score.json <<'END'
+python - gi2nnunet-workspace/predictions/*/*/score-per-class.json <<'END'
 import json, sys
 dice = json.load(open(sys.argv[1]))["dice"]
 if not dice >= 0.8:

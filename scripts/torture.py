@@ -101,9 +101,9 @@ COMMANDS = (
         name="predict-and-score",
         words=("predict-and-score", "--device", "cpu", "--out", "out", "--nifti", "--threads", "1"),
         after="train",
-        exact=("out/submission.csv", "out/score.csv", "out/truth.csv", "out/labels/*",
+        exact=("out/submission.csv", "out/score-per-class.csv", "out/truth.csv", "out/labels/*",
                "out/organs/*/*"),
-        present=("out/score.json",), share=0.17,
+        present=("out/score-per-class.json",), share=0.17,
     ),
     Command(
         name="train folds",

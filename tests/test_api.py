@@ -157,7 +157,6 @@ def test_a_score_is_two_tables_and_a_line(here) -> None:
         (lambda: gi2nnunet.predict_and_score(metric="dice"), "metric"),
         (lambda: gi2nnunet.score("a", "b", metric="dice"), "metric"),
         (lambda: gi2nnunet.score("a", "b", tolerance_mm=-1), "tolerance_mm"),
-        (lambda: gi2nnunet.score("a", "b", medical=True), "images"),
         (lambda: gi2nnunet.convert("a", jobs=0), "jobs"),
         (lambda: gi2nnunet.check("a", jobs=0), "jobs"),
     ],
@@ -208,7 +207,9 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     assert told == [(n, len(held_out), "predicting scans") for n in range(len(held_out) + 1)]
     again = gi2nnunet.score(prediction.submission, prediction.submission.with_name("truth.csv"))
     assert again.to_json() == prediction.score.to_json()
-    stored = pd.read_csv(prediction.submission.with_name("score.csv"), index_col="scan_id")
+    stored = pd.read_csv(
+        prediction.submission.with_name("score-per-class.csv"), index_col="scan_id"
+    )
     pd.testing.assert_frame_equal(stored, again.to_frame(), check_exact=False)
 
     # Masks as the submission has them give its very score against the true ones.

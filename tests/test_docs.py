@@ -89,8 +89,8 @@ def test_modules_and_pages_hardly_use_unusual_words() -> None:
 
 
 def test_helps_show_brackets(run) -> None:
-    """Rich takes [medical] in a text for a style and drops it."""
-    assert "pip install 'gi2nnunet[medical]'" in read_helps(run)
+    """Rich takes [slicer] in a text for a style and drops it."""
+    assert "pip install 'gi2nnunet[slicer]'" in read_helps(run)
 
 
 def test_a_wrong_line_is_found() -> None:
@@ -157,7 +157,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     space = tmp_path / "gi2nnunet-workspace"
-    (path,) = space.glob("predictions/held-out/*/score.json")
+    (path,) = space.glob("predictions/held-out/*/score-per-class.json")
     score = json.loads(path.read_text())
     assert score["standing"] == "held-out"
     assert score["dice"] > 0.6  # it has learned

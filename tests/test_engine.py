@@ -227,8 +227,8 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     written = sorted(str(path.relative_to(scored)) for path in scored.rglob("*") if path.is_file())
     expected = [
-        "cost.json", "itk-snap-labels.txt", "prediction.json", "score.csv", "score.json",
-        "submission.csv", "truth.csv",
+        "cost.json", "itk-snap-labels.txt", "prediction.json", "score-per-class.csv",
+        "score-per-class.json", "submission.csv", "truth.csv",
     ]  # fmt: skip
     for scan_id in held_out:
         expected.append(f"labels/{scan_id}.nii.gz")
@@ -241,7 +241,7 @@ def test_predict_and_score_writes_everything(trained: Trained, scored: Path) -> 
     score = read_score(scored)
     assert score["standing"] == "held-out"
     assert set(score["per_organ"]) == {"large_bowel", "small_bowel", "stomach"}
-    rows = list(csv.DictReader((scored / "score.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((scored / "score-per-class.csv").read_text().splitlines()))
     assert [row["scan_id"] for row in rows] == held_out
     by_hand = 0.4 * score["dice"] + 0.6 * (1 - score["hausdorff"])
     assert score["score"] == pytest.approx(by_hand)
@@ -264,9 +264,7 @@ def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) 
 
 
 def test_the_score_command_gives_the_same_score(scored: Path) -> None:
-    done = run(
-        "score", "submission.csv", "--truth", "truth.csv", "--intervals", "--json", cwd=scored
-    )
+    done = run("score", "submission.csv", "--intervals", "--medical", "--json", cwd=scored)
     again, recorded = json.loads(done.stdout), read_score(scored)
     assert again.pop("warnings") == []
     assert {key: recorded[key] for key in again} == again
@@ -274,7 +272,7 @@ def test_the_score_command_gives_the_same_score(scored: Path) -> None:
 
 
 def read_score(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "score.json").read_text())
+    content: dict[str, Any] = json.loads((folder / "score-per-class.json").read_text())
     return content
 
 
@@ -445,7 +443,7 @@ def test_a_source_with_a_test_set_follows_its_sample(trained: Trained, tmp_path:
     assert made[0] == "id,class,predicted"
     assert len(sample) > 1
     assert [line.rsplit(",", 1)[0] for line in made] == [line.rsplit(",", 1)[0] for line in sample]
-    assert not (tmp_path / "score.json").exists()
+    assert not (tmp_path / "score-per-class.json").exists()
 
 
 def test_nifti_input_gives_nifti_output_in_its_own_geometry(

@@ -86,7 +86,7 @@ def test_the_whole_way_leaves_nothing_of_the_patient(tmp_path: Path) -> None:
     call("report")
     call("verify")
     call("export-model", "--out", "model.zip")
-    scored = (here / "out" / "score.json").read_text()
+    scored = (here / "out" / "score-per-class.json").read_text()
     assert "in-sample" in scored
 
     # The same scan as NIfTI gives the same voxels.

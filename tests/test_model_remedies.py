@@ -299,7 +299,7 @@ def test_a_tuning_of_other_settings_is_made_again(folds: Path, run: Run) -> None
 
 def test_a_damaged_score_is_written_again(folds: Path, run: Run) -> None:
     run("predict-and-score", *CPU)
-    find("predictions/*/*/score.json").write_text("{")
+    find("predictions/*/*/score-per-class.json").write_text("{")
     said = say(run, "verify")
     follow("Run the same gi2nnunet predict-and-score again to write it.", said, run, *CPU)
     verify(run)

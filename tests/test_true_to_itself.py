@@ -184,7 +184,12 @@ def test_a_score_is_the_same_whatever_the_jobs_and_the_order_of_rows(
         write_score(score, folder, truth=truth, about={})
         written.append(digests(folder))
     assert 0 < score.score < 1
-    assert set(written[0]) == {"submission.csv", "score.json", "score.csv", "truth.csv"}
+    assert set(written[0]) == {
+        "submission.csv",
+        "score-per-class.json",
+        "score-per-class.csv",
+        "truth.csv",
+    }
     assert written[0] == written[1] == written[2]
 
 
@@ -232,7 +237,7 @@ class Bench:
     def evaluate(self, name: str, **options: Any) -> dict[str, Any]:
         done = evaluate(self.work(self.root / name), **self.compute(**options))
         record = json.loads((self.root / name / "prediction.json").read_text())
-        score = json.loads((self.root / name / "score.json").read_text())
+        score = json.loads((self.root / name / "score-per-class.json").read_text())
         assert record["computing"] == score["computing"] == done.computing
         assert {record[key] for key in ("standing", "models")} <= {
             score[key] for key in ("standing", "models")
@@ -252,12 +257,13 @@ def test_predictions_are_the_same_on_one_device_and_dealt_out(bench: Bench) -> N
     bench.evaluate("c", hardware=CARDS, threads=2)
     first = digests(bench.root / "a")
     assert set(first) == {
-        "submission.csv", "prediction.json", "score.json", "score.csv", "truth.csv",
+        "submission.csv", "prediction.json", "score-per-class.json", "score-per-class.csv",
+        "truth.csv",
     }  # fmt: skip
     assert digests(bench.root / "b") == first
     third = digests(bench.root / "c")
-    assert (third["submission.csv"], third["score.csv"]) == (
-        first["submission.csv"], first["score.csv"],
+    assert (third["submission.csv"], third["score-per-class.csv"]) == (
+        first["submission.csv"], first["score-per-class.csv"],
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from gi2nnunet.nnunet.engine import PredictionCost
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.postprocess import OrganRecords
 from gi2nnunet.prediction.choose import Standing
-from gi2nnunet.scoring.compare import Difference, PatientChange, ScanChange, Side
+from gi2nnunet.scoring.compare import Difference, ScanChange
 from gi2nnunet.scoring.conventions import Metric, TunedMetric
 from gi2nnunet.source.check.suspects import Suspect, Tested
 from gi2nnunet.training.doctor import Verdict
@@ -275,17 +275,25 @@ class DicomFiles(TypedDict):
 
 
 class OrganScore(TypedDict):
-    """Score of an organ, and how many Dice values and distances were counted."""
+    """Score of an organ, how many Dice values and distances were counted, scans without it.
+
+    ``n_missed`` scans have it only in the truth, ``n_extra`` only in the prediction.
+    """
 
     score: float
     dice: float
     hausdorff: float
     n_rows: int
     n_units: int
+    n_missed: int
+    n_extra: int
 
 
 class ScanScore(TypedDict):
-    """Score of a scan; ``medical`` are its measures by organ, if requested."""
+    """Score of a scan; ``medical`` are its measures by organ, if requested.
+
+    Organs that are only in the truth are ``missed``, those only in the prediction ``extra``.
+    """
 
     scan_id: str
     patient_id: str
@@ -293,6 +301,9 @@ class ScanScore(TypedDict):
     dice: float
     hausdorff: float
     per_organ: dict[str, OrganScore]
+    missed: list[str]
+    extra: list[str]
+    spacing_mm: NotRequired[tuple[float, float, float]]
     medical: NotRequired[dict[str, dict[str, float]]]
 
 
@@ -319,25 +330,11 @@ class Scored(Means):
     intervals: NotRequired[dict[str, tuple[float, float, float]]]
 
 
-class BetterPatients(TypedDict):
-    """In how many patients each one is better."""
-
-    a: int
-    b: int
-    same: int
-
-
 class Compared(TypedDict):
-    """Differences ``b - a`` of two submissions, by quantity, patient and scan."""
+    """Differences ``b - a`` of two submissions, by quantity and by scan."""
 
-    a: Side
-    b: Side
-    truth: str
     metric: Metric
-    better: Literal["a", "b"] | None
-    patients_better: BetterPatients
     differences: dict[str, Difference]
-    patients: list[PatientChange]
     scans: list[ScanChange]
     n_patients: int
     n_resamples: int

@@ -1,4 +1,4 @@
-"""Commands for submissions and their scores: encode, export-dicom, score."""
+"""Commands for submissions and their scores: encode, score, compare."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gi2nnunet.cli.options import (
     MetricOption,
     OrientationOption,
     RoiNameOption,
+    SeedOption,
     SeriesOption,
     ShowPathsOption,
     WorkspaceOption,
@@ -39,14 +40,16 @@ from gi2nnunet.scoring.conventions import ScanChoice
 
 if TYPE_CHECKING:
     from gi2nnunet.scoring.bootstrap import Interval
+    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.result import Score
 
 ImagesOption = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        help="The source to take image sizes from, if the truth has no image_height and "
-        "image_width columns.",
+        help="A source of any kind to take image sizes and voxel spacing from, if they are not "
+        "known otherwise: sizes from the columns image_height and image_width of the truth, "
+        "spacing from the truth or the workspace.",
     ),
 ]
 
@@ -64,6 +67,9 @@ TruthOption = Annotated[
         "By default truth.csv beside the submission, otherwise the workspace's dataset.",
     ),
 ]
+
+HAUSDORFF = "Hausdorff (normalised)"
+"""What the competition's distance is called, which is not in mm."""
 
 STANDINGS = {
     "held-out": "held-out: no scan of these patients was used for training",
@@ -186,14 +192,21 @@ def score(
         bool,
         typer.Option(
             "--medical",
-            help="Add surface Dice, HD95 in mm and volume error in ml. This needs --images for "
-            "the spacing, and MONAI: pip install 'gi2nnunet[medical]'.",
+            help="Add surface Dice, HD95 in mm and volume error in ml.",
         ),
     ] = False,
     tolerance_mm: Annotated[
         float,
         typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number),
     ] = 3.0,
+    per_slice: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a CSV with a row for each slice and organ.",
+            dir_okay=False,
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     dataset_id: IdOption = None,
     jobs: JobsOption = None,
@@ -205,8 +218,6 @@ def score(
     """
     from gi2nnunet.scoring.record import find_standing
 
-    if medical and images is None:
-        raise typer.BadParameter("--medical needs --images SOURCE", param_hint="--medical")
     with show_progress() as report:
         result = call_api(context, api.score, progress=report)
     print_warnings(result.warnings)
@@ -222,10 +233,10 @@ def score(
         print_json(content)
         return
     print_score(result, standing=standing)
-    if medical:
-        _print_medical(result)
     if intervals:
         _print_intervals(found)
+    if per_slice:
+        print_result(str(per_slice))
 
 
 def _cell(value: float, *, digits: int = 4, sign: bool = False) -> str:
@@ -267,26 +278,116 @@ def _print_intervals(found: Mapping[str, Interval]) -> None:
 
 def print_score(result: Score, *, standing: str | None = None) -> None:
     """Print a score: a table of the organs, a table of the scans, and the total last."""
+    # Organs that are only in the truth, or only predicted; mostly there are none.
+    names = [name for name in ("missed", "extra") if any(getattr(s, name) for s in result.per_scan)]
     if len(result.per_scan) > 1:
         print_table(
             "Scans",
-            ("scan", "score", "Dice", "Hausdorff"),
+            ("scan", "score", "Dice", HAUSDORFF, *names),
             [
-                (scan.scan_id, *_cells(scan, "score", "dice", "hausdorff"))
+                (
+                    scan.scan_id,
+                    *_cells(scan, "score", "dice", "hausdorff"),
+                    *(", ".join(getattr(scan, name)).replace("_", " ") for name in names),
+                )
                 for scan in result.per_scan
             ],
         )
     print_table(
         f"Score ({result.metric})",
-        ("organ", "score", "Dice", "Hausdorff", "slices", "scans"),
+        ("organ", "score", "Dice", HAUSDORFF, "slices", "scans", "missed in", "extra in"),
         [
             (name.replace("_", " "), *_cells(terms, "score", "dice", "hausdorff"), *counts)
             for name, terms, *counts in (
-                *((organ, of, of.n_rows, of.n_units) for organ, of in result.per_organ.items()),
-                ("all", result, "", ""),
+                *(
+                    (organ, of, of.n_rows, of.n_units, of.n_missed, of.n_extra)
+                    for organ, of in result.per_organ.items()
+                ),
+                ("all", result, "", "", "", ""),
             )
         ],
     )
+    if result.medical:
+        _print_medical(result)
     print_result(f"Score {result}")
     if standing is not None:
         print_result(f"Standing: {STANDINGS.get(standing, standing)}")
+
+
+_MOST_SCANS = 10
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help=_SUBMISSION)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            "--truth",
+            "-t",
+            help="The truth: train.csv or another solution CSV, a converted dataset, or label "
+            "volumes.",
+        ),
+    ],
+    metric: MetricOption = "per-class",
+    scans: ScansOption = "all",
+    images: ImagesOption = None,
+    orientation: OrientationOption = "affine",
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the scores of two submissions, with intervals over patients.
+
+    Example: gi2nnunet compare before.csv after.csv --truth truth.csv
+    """
+    from gi2nnunet.scoring.compare import compare_submissions
+    from gi2nnunet.scoring.masks import read_masks
+
+    known = api.open_scans(images, orientation=orientation)
+    with show_progress() as report:
+        result = compare_submissions(
+            read_masks(a, orientation=orientation),
+            read_masks(b, orientation=orientation),
+            read_masks(truth, truth=True, orientation=orientation),
+            metric=metric, scans=scans, seed=seed, jobs=jobs, progress=report,
+            sizes={name: scan.size for name, scan in known.items()} or None,
+        )  # fmt: skip
+    print_warnings(dict.fromkeys((*result.a.warnings, *result.b.warnings)))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_comparison(result)
+
+
+def _print_comparison(result: Comparison) -> None:
+    print_table(
+        f"B against A ({result.metric})",
+        ("", "A", "B", "B - A", f"{result.confidence:.0%} interval"),
+        [
+            (
+                name.replace("_", " ").replace(".", ", "),
+                _cell(d.a),
+                _cell(d.b),
+                _cell(d.difference, sign=True),
+                f"{_cell(d.low, sign=True)} to {_cell(d.high, sign=True)}"
+                if d.low == d.low
+                else "-",
+            )
+            for name, d in result.differences.items()
+        ],
+    )
+    print_table(
+        "Scans with the largest changes",
+        ("scan", "A", "B", "B - A"),
+        [
+            (scan.scan_id, _cell(scan.a), _cell(scan.b), _cell(scan.change, sign=True))
+            for scan in result.scans[:_MOST_SCANS]
+        ],
+    )
+    print_result(
+        f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
+        f"seed {result.seed}"
+        + ("; a single patient has no interval" if result.n_patients == 1 else "")
+        + (f"; {result.a.scope}" if result.a.scope else "")
+    )

@@ -120,8 +120,8 @@ def evaluate(
     """Predict, write ``submission.csv`` and, if the truth is known, the score unless refused.
 
     The folder of the work gets ``submission.csv``, ``prediction.json`` (how it was made),
-    ``cost.json`` (time and memory), if scored ``score.json``, ``score.csv`` (one row a scan) and
-    ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/``,
+    ``cost.json`` (time and memory), if scored ``score-CONVENTION.json`` and ``.csv``
+    (one row a scan) and ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/``,
     ``probabilities/`` and ``dicom/``. The CSV itself is scored, as anyone else would score it.
     Until all is complete, what an interrupted run leaves is in a hidden folder, and the next run
     goes on from it. ``command`` is the command line to record.
@@ -152,7 +152,10 @@ def evaluate(
         notes = _write_predicted(work, predicted, about)
         result, files = None, [work.submission]
         if score and selection.truth is not None:
-            result = score_submission(work.submission, selection.truth, metric=metric)
+            result = score_submission(
+                work.submission, selection.truth, metric=metric, medical=True,
+                spacing_mm={scan.scan_id: scan.spacing_mm for scan in selection.scans},
+            )  # fmt: skip
             files += write_score(result, out, truth=selection.truth, about=about)
         files += _describe_volumes(selection.scans, out, options) if options.nifti else []
         files += [out / "probabilities"] if options.save_probabilities else []

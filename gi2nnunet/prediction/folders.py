@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from gi2nnunet.core.files import find_record, is_being_removed
 from gi2nnunet.core.locks import Holder, find_holders, lock_path
 from gi2nnunet.nnunet.postprocess import TuningNote
-from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION
+from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, find_scores
 
 KEPT = ".predicting"
 """The folder of the scans that an unfinished prediction keeps."""
@@ -28,7 +28,7 @@ class _Options(TypedDict):
 
 
 class PredictionRecord(TypedDict, total=False):
-    """How a prediction was made, in ``prediction.json`` and in ``score.json``."""
+    """How a prediction was made, in ``prediction.json`` and beside each score."""
 
     standing: str
     command: str
@@ -89,7 +89,7 @@ def find_predictions(predictions: Path) -> tuple[PredictionFolder, ...]:
 def _walk(predictions: Path) -> Iterator[Path]:
     lock = lock_path(lock_of(predictions)).name
     for parent, folders, files in os.walk(predictions):
-        if KEPT in folders or {SUBMISSION, PREDICTION, SCORE, lock} & {*files}:
+        if KEPT in folders or {SUBMISSION, PREDICTION, *SCORE_FILES[:-1], lock} & {*files}:
             yield Path(parent)
         own = {*_OUTPUTS, KEPT, OUT_OF_FOLD}
         folders[:] = sorted(f for f in folders if f not in own and not is_being_removed(Path(f)))
@@ -107,6 +107,8 @@ def read_prediction_record(folder: Path) -> PredictionRecord:
     InputError
         If the file that says it is damaged.
     """
-    name = PREDICTION if (folder / PREDICTION).is_file() else SCORE
-    remedy = f"{name} is damaged, so its settings are not shown. Predict again to write it."
-    return find_record(folder / name, PredictionRecord, remedy=remedy) or {}
+    path = folder / PREDICTION
+    if not path.is_file():
+        path = next(iter(find_scores(folder)), path)
+    remedy = f"{path.name} is damaged, so its settings are not shown. Predict again to write it."
+    return find_record(path, PredictionRecord, remedy=remedy) or {}

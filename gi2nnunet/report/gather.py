@@ -36,7 +36,7 @@ from gi2nnunet.report import history
 from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import SCORE, SUBMISSION, TRUTH, read_score
+from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_scores, read_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
@@ -59,13 +59,13 @@ class Prediction:
     Attributes
     ----------
     about
-        The content of ``prediction.json``, or of ``score.json`` if that is missing.
+        The content of ``prediction.json``, or of the newest score if that is missing.
     score
         ``None`` without truth.
     intervals
         Over patients, by quantity.
     note
-        Why it was scored again although there is a ``score.json``; empty if it was not.
+        Why it was scored again although there is a recorded one; empty if it was not.
     damage
         What is wrong with the file of ``about``; empty if nothing is.
     """
@@ -208,7 +208,7 @@ def _find_unfinished(predictions: Sequence[PredictionFolder], home: Path) -> lis
 def _read_prediction(
     folder: Path, *, progress: Progress | None = None
 ) -> tuple[Prediction, MaskTable]:
-    """Read one folder of predictions; score it if it has no ``score.json`` of its own."""
+    """Read one folder of predictions; score it if it has no recorded score."""
     path = folder / SUBMISSION
     if not path.is_file():
         raise InputError(
@@ -228,7 +228,7 @@ def _read_prediction(
         score, intervals = record.score, record.intervals
     except InputError as error:
         if (folder / TRUTH).is_file():
-            recorded = find_record(folder / SCORE, _Metric)
+            recorded = next((find_record(path, _Metric) for path in find_scores(folder)), None)
             report = progress or ignore
             score = score_submission(
                 table,

@@ -1,9 +1,8 @@
 """Medical measures beside the competition's score: surface Dice, HD95 and volume error.
 
 Surface Dice at a tolerance, the 95th percentile of the surface distances (HD95), and the volume
-error, per organ of one scan. The surface measures are MONAI's, an optional dependency
-(``pip install 'gi2nnunet[medical]'``) that is imported at the first use, because that takes
-seconds.
+error, per organ of one scan. The surface measures are MONAI's, which is imported at the first use,
+because that takes seconds.
 
 References
 ----------
@@ -16,14 +15,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import FloatOrNan
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
@@ -56,9 +55,15 @@ class OrganMeasures:
     volume_true_ml: FloatOrNan
 
 
-def check_library() -> None:
-    """Raise an :class:`InputError` if MONAI is not installed."""
-    _load()
+@contextmanager
+def silence_library() -> Iterator[None]:
+    """Ignore a warning of MONAI 1.6 about its own code, in the whole process.
+
+    Threads that measure share one such context, because each would end that of the others.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def measure_label_maps(
@@ -68,7 +73,7 @@ def measure_label_maps(
     spacing_mm: Spacing,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> dict[str, OrganMeasures]:
-    """Measure two bit-coded label maps of one scan.
+    """Measure two bit-coded label maps of one scan; inside :func:`silence_library`.
 
     Parameters
     ----------
@@ -79,8 +84,6 @@ def measure_label_maps(
 
     Raises
     ------
-    InputError
-        If MONAI is not installed.
     ValueError
         For arrays that are not 3D or differ in shape.
     """
@@ -122,21 +125,13 @@ def _measure_surfaces(
     # A rim of background, so that a surface at the box's face is a surface to MONAI too.
     batch = [torch.from_numpy(np.pad(mask[box], 2))[None, None] for mask in (pred, truth)]
     common = {"include_background": True, "spacing": tuple(map(float, spacing_mm))}
-    with warnings.catch_warnings():
-        # MONAI 1.6 warns of an argument that its own code passes.
-        warnings.simplefilter("ignore", FutureWarning)
-        dice = surface_dice(*batch, class_thresholds=[tolerance_mm], use_subvoxels=True, **common)
-        hd95 = hausdorff(*batch, percentile=95, **common)
+    dice = surface_dice(*batch, class_thresholds=[tolerance_mm], use_subvoxels=True, **common)
+    hd95 = hausdorff(*batch, percentile=95, **common)
     return float(dice), float(hd95)
 
 
 def _load() -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
-    try:
-        import torch
-        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-    except ImportError as error:
-        raise InputError(
-            "The medical measures need MONAI, which is not installed. "
-            "Run: pip install 'gi2nnunet[medical]'"
-        ) from error
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
     return torch, compute_surface_dice, compute_hausdorff_distance

@@ -68,10 +68,14 @@ class Terms:
     hausdorff
         Normalised distances, float64 in [0, 1]: ``(organs, 1)`` for ``per-class``, ``(1, 1)`` for
         ``joined`` and ``mle-bench`` (organs joined), ``(organs, slices)`` for ``slice-2d``.
+    counts
+        Voxels of both masks, of the prediction, of the truth: ``(3, organs, slices)`` int64;
+        ``None`` if they are not known.
     """
 
     dice: FloatArray
     hausdorff: FloatArray
+    counts: IntArray | None = None
 
 
 def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-class") -> Terms:
@@ -112,13 +116,13 @@ def score_label_maps(pred: LabelMap, truth: LabelMap, *, metric: Metric = "per-c
             distance[organ, box[0]] = slice_hausdorff(
                 (pred & bit) != 0, (truth & bit) != 0, shape=shape[1:]
             )
-        return Terms(dice=dice, hausdorff=distance)
+        return Terms(dice=dice, hausdorff=distance, counts=counts)
     if metric == "per-class":
         distances = [[_field_hausdorff(field, bit, shape=shape)] for bit in ORGAN_BITS]
-        return Terms(dice=dice, hausdorff=np.array(distances))
+        return Terms(dice=dice, hausdorff=np.array(distances), counts=counts)
     most = MOST_TIMES_TRUTH if metric == "mle-bench" else None
     joined = _field_hausdorff(field, ALL_BITS, shape=shape, most_times_truth=most)
-    return Terms(dice=dice, hausdorff=np.array([[joined]]))
+    return Terms(dice=dice, hausdorff=np.array([[joined]]), counts=counts)
 
 
 def dice_of_counts(both: IntArray, pred: IntArray, truth: IntArray) -> FloatArray:

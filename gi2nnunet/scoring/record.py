@@ -1,10 +1,10 @@
-"""Files of a score: ``score.json``, ``score.csv`` and ``truth.csv``."""
+"""Files of a score: ``score-CONVENTION.json`` and ``.csv`` for each convention, ``truth.csv``."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import FloatOrNan, find_record, read_record, replace_file, write_json
 from gi2nnunet.core.seals import hash_file
-from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.tables import MaskTable, format_rows, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
@@ -23,11 +22,12 @@ from gi2nnunet.scoring.bootstrap import (
     estimate_intervals,
     intervals_to_json,
 )
+from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.result import Score
 
-SCORE, SCORE_TABLE, SUBMISSION, TRUTH = "score.json", "score.csv", "submission.csv", "truth.csv"
-PREDICTION = "prediction.json"
-SCORE_FILES = (SCORE, SCORE_TABLE, TRUTH)
+SUBMISSION, TRUTH, PREDICTION = "submission.csv", "truth.csv", "prediction.json"
+SCORE_FILES = (*(f"score-{m}{ending}" for m in CONVENTIONS for ending in (".json", ".csv")), TRUTH)
+"""All files that a score can have."""
 _SEED = 0
 
 
@@ -54,34 +54,54 @@ class ScoreRecord:
 def write_score(
     score: Score, folder: Path, *, truth: MaskTable, about: Mapping[str, Any]
 ) -> list[Path]:
-    """Write ``score.json``, ``score.csv`` (one row per scan) and ``truth.csv``; return their paths.
+    """Write the score's JSON, its CSV (one row per scan) and ``truth.csv``; return their paths.
 
     ``score`` is that of the ``submission.csv`` in the folder against ``truth``; ``about``, how the
-    prediction was made, goes into ``score.json``.
+    prediction was made, goes into the JSON. The scores of other conventions stay.
     """
+    path = _locate(folder, score.metric)
+    table = path.with_suffix(".csv")
     replace_file(folder / TRUTH, _format_truth(truth))
-    replace_file(folder / SCORE_TABLE, _format_scans(score))
+    replace_file(table, _format_scans(score))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
     content = {
         **score.to_json(),
         "intervals": intervals_to_json(found),
         "bootstrap": {"n_resamples": SCORE_RESAMPLES, "confidence": CONFIDENCE, "seed": _SEED},
-        "sha256": {n: hash_file(folder / n) for n in (SUBMISSION, TRUTH, SCORE_TABLE)},
+        "sha256": {name: hash_file(folder / name) for name in (SUBMISSION, TRUTH, table.name)},
     }
-    write_json(folder / SCORE, {**content, **about})
-    return [folder / name for name in SCORE_FILES]
+    write_json(path, {**content, **about})
+    return [path, table, folder / TRUTH]
+
+
+def _locate(folder: Path, metric: Metric) -> Path:
+    return folder / f"score-{metric}.json"
+
+
+def find_scores(folder: Path) -> list[Path]:
+    """Return the recorded scores of a folder's submission, the newest first."""
+    found = [path for metric in CONVENTIONS if (path := _locate(folder, metric)).is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def format_slices(score: Score) -> str:
+    """Return a score as CSV text, one row per slice and organ; see :meth:`Score.list_slices`."""
+    return _format_rows(score.list_slices())
 
 
 def _format_scans(score: Score) -> str:
     """Return a score as CSV text, one row per scan."""
+    return _format_rows(score.list_scans()) or "scan_id\n"
+
+
+def _format_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    fields = ["scan_id", "patient_id", "score", "dice", "hausdorff"]
-    fields += [f"{organ}_{term}" for organ in ORGANS for term in ("dice", "hausdorff")]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    for row in score.list_scans():
-        # An empty cell says that nothing was counted.
-        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+    writer = csv.writer(text, lineterminator="\n")
+    for at, row in enumerate(rows):
+        if at == 0:
+            writer.writerow(row)
+        # An empty cell says that nothing was counted, or that it is not known.
+        writer.writerow("" if value != value else value for value in row.values())
     return text.getvalue()
 
 
@@ -105,8 +125,8 @@ def read_truth(path: Path) -> MaskTable:
         described = list_files(manifest.content).get(path.name) if manifest else None
         expected = described.get("sha256") if described else None
     elif path.name == TRUTH:
-        noted = find_record(path.parent / SCORE, _Digests)
-        expected = noted["sha256"].get(TRUTH) if noted else None
+        notes = [find_record(record, _Digests) for record in find_scores(path.parent)[:1]]
+        expected = next((noted["sha256"].get(TRUTH) for noted in notes if noted), None)
         remedy = "Make it again with: gi2nnunet predict-and-score"
     if expected and path.is_file() and hash_file(path) != expected:
         raise InputError(
@@ -127,8 +147,8 @@ def find_standing(submission: Path) -> str | None:
     return noted["standing"] if noted and same else None
 
 
-def read_score(folder: Path) -> ScoreRecord:
-    """Read the score of a folder's ``submission.csv`` from its ``score.json``.
+def read_score(folder: Path, metric: Metric | None = None) -> ScoreRecord:
+    """Read a recorded score of a folder's ``submission.csv``; by default the newest.
 
     Raises
     ------
@@ -136,13 +156,14 @@ def read_score(folder: Path) -> ScoreRecord:
         If there is none, it is damaged or of an earlier version, or a file that it is about
         changed after it was written.
     """
-    path = folder / SCORE
+    newest = [] if metric else find_scores(folder)
+    path = newest[0] if newest else _locate(folder, metric or CONVENTIONS[0])
     remedy = "Run the same gi2nnunet predict-and-score again to write it."
     beside = read_record(path, _Beside, remedy=remedy)
-    for name in (SUBMISSION, TRUTH, SCORE_TABLE):
+    for name in (SUBMISSION, TRUTH, path.with_suffix(".csv").name):
         given = folder / name
         if given.is_file() and beside["sha256"].get(name) != hash_file(given):
-            raise InputError(f"{given}: found another file than {SCORE} is about.")
+            raise InputError(f"{given}: found another file than {path.name} is about.")
     intervals = {
         name: Interval(value=value, low=low, high=high)
         for name, (value, low, high) in beside["intervals"].items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, InstanceOf
 from gi2nnunet.core.files import FloatOrNan
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.medical import OrganMeasures
+from gi2nnunet.scoring.medical import OrganMeasures, Spacing
 from gi2nnunet.scoring.metric import Terms, combine
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class OrganScore:
         ``hausdorff`` of single organs: NaN.
     n_rows, n_units
         Dice values and distances that were counted.
+    n_missed, n_extra
+        Scans in which the organ is only in the truth, and only in the prediction.
     """
 
     score: FloatOrNan
@@ -50,6 +52,8 @@ class OrganScore:
     hausdorff: FloatOrNan
     n_rows: int
     n_units: int
+    n_missed: int
+    n_extra: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +83,26 @@ class OrganMedical:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the slices of a scan are: their numbers, and the voxel spacing in mm if it is known."""
+
+    numbers: tuple[int, ...]
+    spacing_mm: Spacing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanScore:
     """Score of one scan; see :class:`Score`.
 
     Attributes
     ----------
-    terms
-        The values that the means are made of; ``None`` for a score that was read from a file.
+    terms, numbers
+        The values that the means are made of, and the numbers of their slices; ``None`` for a score
+        that was read from a file.
     measures
         Measures in mm and ml by organ, if requested.
+    spacing_mm
+        Voxel spacing ``(z, y, x)``, if known.
     """
 
     scan_id: str
@@ -97,7 +112,19 @@ class ScanScore:
     hausdorff: FloatOrNan
     per_organ: ByOrgan[OrganScore]
     terms: InstanceOf[Terms] | None = field(default=None, repr=False)
+    numbers: tuple[int, ...] | None = field(default=None, repr=False)
     measures: Annotated[ByOrgan[OrganMeasures] | None, Field(alias="medical")] = None
+    spacing_mm: Spacing | None = None
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Return the organs that are only in the truth."""
+        return tuple(organ for organ, of in self.per_organ.items() if of.n_missed)
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Return the organs that are only in the prediction."""
+        return tuple(organ for organ, of in self.per_organ.items() if of.n_extra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +172,9 @@ class Score:
                 "scan_id": scan.scan_id,
                 "patient_id": scan.patient_id,
                 **_list_means(scan),
+                "missed": scan.missed,
+                "extra": scan.extra,
+                **({} if scan.spacing_mm is None else {"spacing_mm": scan.spacing_mm}),
                 **({} if scan.measures is None else {"medical": scan.measures}),
             }
             for scan in self.per_scan
@@ -155,43 +185,85 @@ class Score:
         return dict(to_plain(content))
 
     def list_scans(self) -> list[dict[str, Any]]:
-        """Return a row for each scan: ids, three values, and Dice and distance of each organ."""
+        """Return a row for each scan: ids, three values, organs missed and extra, organs' values.
+
+        Those of an organ are Dice and distance, and its measures in mm and ml if there are any.
+        """
         rows = []
         for scan in self.per_scan:
-            names = ("scan_id", "patient_id", "score", "dice", "hausdorff")
-            row = {name: getattr(scan, name) for name in names}
-            for organ, terms in scan.per_organ.items():
-                row |= {f"{organ}_dice": terms.dice, f"{organ}_hausdorff": terms.hausdorff}
+            row: dict[str, Any] = {"scan_id": scan.scan_id, "patient_id": scan.patient_id}
+            row |= {name: getattr(scan, name) for name in _TERMS}
+            row |= {"missed": " ".join(scan.missed), "extra": " ".join(scan.extra)}
+            for organ, of in scan.per_organ.items():
+                row |= {f"{organ}_dice": of.dice, f"{organ}_hausdorff": of.hausdorff}
+            for organ, measures in (scan.measures or {}).items():
+                row |= {f"{organ}_{name}": value for name, value in vars(measures).items()}
             rows.append(row)
         return rows
 
-    def to_frame(self, by: Literal["scan", "organ"] = "scan") -> DataFrame:
+    def list_patients(self) -> list[dict[str, Any]]:
+        """Return a row for each patient: number of scans, and the three values over all of them."""
+        of_patient: dict[str, list[ScanScore]] = {}
+        for scan in self.per_scan:
+            of_patient.setdefault(scan.patient_id, []).append(scan)
+        return [
+            {"patient_id": patient_id, "n_scans": len(scans), **_pool_scans(scans)}
+            for patient_id, scans in of_patient.items()
+        ]
+
+    def list_slices(self) -> Iterator[dict[str, Any]]:
+        """Give a row for each slice and organ, in order.
+
+        It has the Dice; for ``slice-2d`` the distance; the areas in pixels and, if the spacing is
+        known, in mm2; and whether the organ is only in the truth (missed) or only in the
+        prediction (extra).
+
+        Raises
+        ------
+        ValueError
+            For a score that was read from a file, which has no values of slices.
+        """
+        for scan in self.per_scan:
+            terms, numbers = scan.terms, scan.numbers
+            if terms is None or terms.counts is None or numbers is None:
+                raise ValueError(f"{scan.scan_id}: no values of slices are known; score again")
+            yield from _list_slices(scan.scan_id, numbers, terms, terms.counts, scan.spacing_mm)
+
+    def to_frame(self, by: Literal["scan", "organ", "slice", "patient"] = "scan") -> DataFrame:
         """Return the score as a table; NaN if nothing was counted.
 
         Parameters
         ----------
         by
-            ``"scan"``: a row for each scan, indexed by its id, with the columns of ``score.csv``.
-            ``"organ"``: a row for each organ with its counts, and one for ``"all"``.
+            ``"scan"``: a row for each scan, indexed by its id, with the columns of the CSV beside
+            ``score-CONVENTION.json``. ``"organ"``: a row for each organ with its counts, and one
+            for ``"all"``. ``"patient"``: a row for each patient, over all scans. ``"slice"``: a row
+            for each slice and organ, not for a score that was read from a file.
         """
         import pandas as pd
 
         if by == "scan":
             return pd.DataFrame(self.list_scans()).set_index("scan_id")
+        if by == "patient":
+            return pd.DataFrame(self.list_patients()).set_index("patient_id")
+        if by == "slice":
+            return pd.DataFrame(self.list_slices()).set_index(["scan_id", "slice", "organ"])
         if by != "organ":
-            raise ValueError(f"by {by!r} is neither 'scan' nor 'organ'")
-        rows = {organ: vars(terms) for organ, terms in self.per_organ.items()}
+            raise ValueError(f"by {by!r} is none of 'scan', 'organ', 'slice', 'patient'")
+        rows = {organ: dict(vars(of)) for organ, of in self.per_organ.items()}
         rows["all"] = {
-            **{name: getattr(self, name) for name in ("score", "dice", "hausdorff")},
-            **{n: sum(row[n] for row in rows.values()) for n in ("n_rows", "n_units")},
+            **{name: getattr(self, name) for name in _TERMS},
+            **{name: sum(row[name] for row in rows.values()) for name in _COUNTS},
         }
+        for organ, of in (self.medical or {}).items():
+            rows[organ] |= {n: v for n, v in vars(of).items() if not n.startswith("n_")}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("organ")
 
     def __str__(self) -> str:
         """Return the score and its two terms as one line."""
         return (
             f"{self.score:.5f} = 0.4 x Dice {self.dice:.5f} + "
-            f"0.6 x (1 - Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
+            f"0.6 x (1 - normalised Hausdorff {self.hausdorff:.5f}); convention {self.metric}"
             + (f"; {self.scope}" if self.scope else "")
         )
 
@@ -200,8 +272,58 @@ class Score:
         return f"<p>Score {self}</p>{table}"
 
 
+_TERMS = ("score", "dice", "hausdorff")
+_COUNTS = ("n_rows", "n_units", "n_missed", "n_extra")
+
+
 def _list_means(score: Score | ScanScore) -> dict[str, Any]:
-    return {name: getattr(score, name) for name in ("score", "dice", "hausdorff", "per_organ")}
+    return {name: getattr(score, name) for name in (*_TERMS, "per_organ")}
+
+
+def _pool_scans(scans: Sequence[ScanScore]) -> dict[str, float]:
+    """Return the three values over the rows and units of some scans."""
+    organs = [of for scan in scans for of in scan.per_organ.values()]
+    dice = _weigh([(of.dice, of.n_rows) for of in organs])
+    units = [(of.hausdorff, of.n_units) for of in organs]
+    if not any(n for _, n in units):  # the organs are joined: one unit a scan
+        units = [(scan.hausdorff, 1) for scan in scans]
+    hausdorff = _weigh(units)
+    return {"score": combine(dice, hausdorff), "dice": dice, "hausdorff": hausdorff}
+
+
+def _weigh(values: Sequence[tuple[float, int]]) -> float:
+    """Return the mean of values with weights, without those that are NaN; NaN for none."""
+    known = [(value, weight) for value, weight in values if not math.isnan(value)]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else math.nan
+
+
+def _list_slices(
+    scan_id: str,
+    numbers: Sequence[int],
+    terms: Terms,
+    counts: NDArray[np.int64],
+    spacing_mm: Spacing | None,
+) -> Iterator[dict[str, Any]]:
+    distances = terms.hausdorff if terms.hausdorff.shape == terms.dice.shape else None
+    pixel_mm2 = math.nan if spacing_mm is None else spacing_mm[1] * spacing_mm[2]
+    _, predicted, true = counts
+    for at, number in enumerate(numbers):
+        for index, organ in enumerate(ORGANS):
+            n_pred, n_true = int(predicted[index, at]), int(true[index, at])
+            yield {
+                "scan_id": scan_id,
+                "slice": number,
+                "organ": organ,
+                "dice": float(terms.dice[index, at]),
+                "hausdorff": math.nan if distances is None else float(distances[index, at]),
+                "pixels_true": n_true,
+                "pixels_predicted": n_pred,
+                "area_true_mm2": n_true * pixel_mm2,
+                "area_predicted_mm2": n_pred * pixel_mm2,
+                "missed": n_true > 0 and n_pred == 0,
+                "extra": n_pred > 0 and n_true == 0,
+            }
 
 
 def to_plain(value: Any) -> Any:
@@ -219,6 +341,7 @@ def combine_terms(
     terms: Mapping[str, Terms],
     *,
     metric: Metric,
+    places: Mapping[str, Place] | None = None,
     measures: Mapping[str, Mapping[str, OrganMeasures]] | None = None,
     tolerance_mm: float | None = None,
 ) -> Score:
@@ -226,6 +349,7 @@ def combine_terms(
 
     ``measures`` are the medical measures by scan id, taken with ``tolerance_mm``.
     """
+    known = places or {}
     return Score(
         metric=metric,
         **_average(list(terms.values())),
@@ -235,6 +359,8 @@ def combine_terms(
                 patient_id=patient_of(scan_id),
                 **_average([part]),
                 terms=part,
+                numbers=known[scan_id].numbers if scan_id in known else None,
+                spacing_mm=known[scan_id].spacing_mm if scan_id in known else None,
                 measures=None if measures is None else measures[scan_id],
             )
             for scan_id, part in terms.items()
@@ -268,6 +394,8 @@ def _average(parts: Sequence[Terms]) -> dict[str, Any]:
         parts = [Terms(dice=np.zeros((len(ORGANS), 0)), hausdorff=np.zeros((len(ORGANS), 0)))]
     dice = np.concatenate([part.dice for part in parts], axis=1)
     distance = np.concatenate([part.hausdorff for part in parts], axis=1)
+    there = [part.counts.any(axis=2) for part in parts if part.counts is not None]
+    _, predicted, true = np.array(there, np.bool_).reshape(-1, 3, len(ORGANS)).swapaxes(0, 1)
     per_organ = {}
     for index, organ in enumerate(ORGANS):
         mine = distance[index] if len(distance) == len(ORGANS) else np.empty(0)
@@ -279,6 +407,8 @@ def _average(parts: Sequence[Terms]) -> dict[str, Any]:
             hausdorff=mean_distance,
             n_rows=n_rows,
             n_units=n_units,
+            n_missed=int((true & ~predicted)[:, index].sum()),
+            n_extra=int((predicted & ~true)[:, index].sum()),
         )
     means = {"dice": _mean(dice)[0], "hausdorff": _mean(distance)[0]}
     return {**means, "score": combine(**means), "per_organ": per_organ}

@@ -6,15 +6,17 @@ Rows are paired by slice and organ; memory holds the texts of both tables and a 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
-from gi2nnunet.core.workers import Progress, QuietPool, count_cores
+from gi2nnunet.core.workers import Progress, count_cores
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.rle import RleProblem, decode_rows
 from gi2nnunet.formats.tables import (
@@ -31,15 +33,14 @@ from gi2nnunet.scoring.medical import (
     DEFAULT_TOLERANCE_MM,
     OrganMeasures,
     Spacing,
-    check_library,
     measure_label_maps,
+    silence_library,
 )
 from gi2nnunet.scoring.metric import Terms, score_label_maps
 from gi2nnunet.scoring.misread import Counts, count_agreement, find_misreading
-from gi2nnunet.scoring.result import Score, combine_terms
+from gi2nnunet.scoring.result import Place, Score, combine_terms
 
 _HIGH_DICE = 0.98  # other readings of a scan that agrees better than this are not tried
-_FEW_SCANS = 6  # below this, starting processes that import MONAI costs more than it saves
 
 
 def score_submission(
@@ -75,11 +76,10 @@ def score_submission(
     medical
         Measure surface Dice, HD95 and volume error too (:mod:`gi2nnunet.scoring.medical`).
     spacing_mm
-        Voxel spacing ``(z, y, x)`` in mm by scan id; needed for the medical measures.
+        Voxel spacing ``(z, y, x)`` in mm by scan id; the medical measures need it, and areas of
+        slices.
     jobs
-        Threads; by default one per core. With ``medical`` processes, which import the main script
-        again, so a script needs ``if __name__ == "__main__":`` around its own calls. 1 computes
-        in the caller's thread.
+        Threads; by default one per core. 1 computes in the caller's thread.
 
     Returns
     -------
@@ -93,9 +93,7 @@ def score_submission(
         If a file is not such a table; if the truth is not as it was recorded, see
         :func:`~gi2nnunet.scoring.record.read_truth`; if the submission has not exactly the rows of
         the truth; if ``mle-bench`` finds the rows in another order; if an image size, or a spacing
-        that is needed, is unknown; if an RLE text is refused; if MONAI is needed and not installed.
-    EngineError
-        If a worker process died.
+        that is needed, is unknown; if an RLE text is refused.
     ValueError
         For an unknown convention.
     """
@@ -106,30 +104,28 @@ def score_submission(
         chosen, scope = _choose_common((pred_table, *beside, true_table))
     _check_same_rows(pred_table, true_table, chosen=chosen, in_order=metric == "mle-bench")
     pairs = _pair_scans(pred_table, true_table, chosen=chosen, metric=metric, sizes=sizes)
+    pairs = [replace(pair, spacing_mm=(spacing_mm or {}).get(pair.scan_id)) for pair in pairs]
     if medical:
-        check_library()
-        pairs = _add_spacing(pairs, spacing_mm, tolerance_mm, name=true_table.name)
-    terms: dict[str, Terms] = {}
-    measures: dict[str, Mapping[str, OrganMeasures]] = {}
-    agreement: list[Counts] = []
-    refused: tuple[list[RleProblem], list[RleProblem]] = [], []
-    results = _run(pairs, jobs=jobs, medical=medical)
-    for done, (pair, result) in enumerate(zip(pairs, results, strict=True), start=1):
-        terms[pair.scan_id] = result.terms
-        measures[pair.scan_id] = result.measures
-        agreement += [] if result.agreement is None else [result.agreement]
-        for all_refused, of_scan in zip(refused, result.refused, strict=True):
-            all_refused.extend(of_scan)
-        if progress is not None:
-            progress(done, len(pairs), "scoring scans")
-    raise_refused(pred_table, refused[0])
-    raise_refused(true_table, refused[1])
+        _require_spacing(pairs, name=true_table.name)
+    results: list[_Result] = []
+    with silence_library() if medical else nullcontext():
+        for result in _run(pairs, jobs=jobs, tolerance_mm=tolerance_mm if medical else None):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(pairs), "scoring scans")
+    for side, table in enumerate((pred_table, true_table)):
+        raise_refused(table, [problem for result in results for problem in result.refused[side]])
+    by_scan = {pair.scan_id: result for pair, result in zip(pairs, results, strict=True)}
     score = combine_terms(
-        terms,
+        {scan_id: result.terms for scan_id, result in by_scan.items()},
         metric=metric,
-        measures=measures if medical else None,
+        places={pair.scan_id: Place(numbers=pair.numbers, spacing_mm=pair.spacing_mm)
+                for pair in pairs},
+        measures={scan_id: result.measures for scan_id, result in by_scan.items()}
+        if medical else None,
         tolerance_mm=tolerance_mm,
-    )
+    )  # fmt: skip
+    agreement = [result.agreement for result in results if result.agreement is not None]
     misreading = find_misreading(agreement) if 2 * len(agreement) > len(pairs) else None
     warnings = [*pred_table.warnings, *true_table.warnings]
     warnings += [misreading.warning] if misreading else []
@@ -141,7 +137,9 @@ def score_submission(
 
 
 def _describe_gaps(name: str, pairs: Sequence[_Pair]) -> list[str]:
-    gaps = [pair.scan_id for pair in pairs if pair.has_gaps]
+    gaps = [
+        pair.scan_id for pair in pairs if pair.numbers[-1] - pair.numbers[0] >= len(pair.numbers)
+    ]
     if not gaps:
         return []
     return [
@@ -243,9 +241,8 @@ class _Pair:
     metric: Metric
     rows: tuple[NDArray[np.int64], NDArray[np.int64]]
     texts: tuple[tuple[str, ...], tuple[str, ...]]
+    numbers: tuple[int, ...]
     spacing_mm: Spacing | None = None
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM
-    has_gaps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,36 +276,26 @@ def _pair_scans(
             metric=metric,
             rows=(of_pred[scan.scan_id], scan.rows),
             texts=(_texts(pred, of_pred[scan.scan_id]), _texts(truth, scan.rows)),
-            has_gaps=scan.numbers[-1] - scan.numbers[0] >= len(scan.numbers),
+            numbers=scan.numbers,
         )
         for scan in scans
     ]
 
 
-def _add_spacing(
-    pairs: Sequence[_Pair],
-    spacing_mm: Mapping[str, Spacing] | None,
-    tolerance_mm: float,
-    *,
-    name: str,
-) -> list[_Pair]:
-    known = spacing_mm or {}
-    if unknown := [pair.scan_id for pair in pairs if pair.scan_id not in known]:
+def _require_spacing(pairs: Sequence[_Pair], *, name: str) -> None:
+    if unknown := [pair.scan_id for pair in pairs if pair.spacing_mm is None]:
         raise InputError(
             f"{name}: the voxel spacing of {name_some(unknown)} is not known; millimetres need it. "
             "Give the source that holds the images (--images SOURCE)."
         )
-    return [
-        replace(pair, spacing_mm=known[pair.scan_id], tolerance_mm=tolerance_mm) for pair in pairs
-    ]
 
 
 def _texts(table: MaskTable, rows: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(table.texts[row] if row >= 0 else "" for row in rows.reshape(-1).tolist())
 
 
-def _score_pair(pair: _Pair) -> _Result:
-    """Decode and compare one scan; runs in a worker."""
+def _score_pair(pair: _Pair, *, tolerance_mm: float | None) -> _Result:
+    """Decode and compare one scan; with a tolerance in mm and ml too."""
     height, width = pair.size
     volumes = []
     refused: tuple[list[RleProblem], list[RleProblem]] = [], []
@@ -321,9 +308,9 @@ def _score_pair(pair: _Pair) -> _Result:
     if pair.metric == "slice-2d":  # a row that neither table has is not a pair of empty masks
         terms.hausdorff[pair.rows[1].T < 0] = np.nan
     measures: dict[str, OrganMeasures] = {}
-    if pair.spacing_mm is not None:
+    if pair.spacing_mm is not None and tolerance_mm is not None:
         measures = measure_label_maps(
-            *volumes, spacing_mm=pair.spacing_mm, tolerance_mm=pair.tolerance_mm
+            *volumes, spacing_mm=pair.spacing_mm, tolerance_mm=tolerance_mm
         )
     counted = terms.dice[~np.isnan(terms.dice)]
     low = len(counted) > 0 and counted.mean() < _HIGH_DICE
@@ -335,16 +322,15 @@ def _score_pair(pair: _Pair) -> _Result:
     )
 
 
-def _run(pairs: Sequence[_Pair], *, jobs: int | None, medical: bool) -> Iterator[_Result]:
+def _run(
+    pairs: Sequence[_Pair], *, jobs: int | None, tolerance_mm: float | None
+) -> Iterator[_Result]:
     """Return the result of each pair, in order."""
-    if jobs is None:
-        jobs = 1 if medical and len(pairs) < _FEW_SCANS else count_cores()
+    jobs = count_cores() if jobs is None else jobs
+    score_pair = partial(_score_pair, tolerance_mm=tolerance_mm)
     if jobs <= 1 or len(pairs) <= 1:
-        yield from map(_score_pair, pairs)
+        yield from map(score_pair, pairs)
         return
-    # Scoring spends its time in NumPy and SciPy, which let other threads run. Millimetres need
-    # MONAI, which warns, and warnings can only be silenced for a whole process.
-    size = min(jobs, len(pairs))
-    pool: Executor = QuietPool(size) if medical else ThreadPoolExecutor(size)
-    with pool:
-        yield from pool.map(_score_pair, pairs)
+    # Scoring spends its time in NumPy, SciPy and PyTorch, which let other threads run.
+    with ThreadPoolExecutor(min(jobs, len(pairs))) as pool:
+        yield from pool.map(score_pair, pairs)

@@ -22,7 +22,9 @@ from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
 from gi2nnunet.formats.tables import read_mask_table, take_rows
 from gi2nnunet.prediction.folders import OUT_OF_FOLD, find_predictions
 from gi2nnunet.prediction.out_of_fold import describe_stored
-from gi2nnunet.scoring.record import PREDICTION, SCORE, SUBMISSION, TRUTH, read_score
+from gi2nnunet.scoring.conventions import CONVENTIONS
+from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM
+from gi2nnunet.scoring.record import PREDICTION, SUBMISSION, TRUTH, find_scores, read_score
 from gi2nnunet.scoring.score import score_submission
 
 _PREDICT_AGAIN = f"Make it again with the command that {PREDICTION} names."
@@ -61,7 +63,7 @@ def list_prediction_checks(
     checks += [
         partial(_check_folder, found.folder, datasets, quick=quick)
         for found in find_predictions(predictions)
-        if any((found.folder / name).is_file() for name in (PREDICTION, SCORE))
+        if (found.folder / PREDICTION).is_file() or find_scores(found.folder)
     ]
     return checks
 
@@ -104,21 +106,40 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
     if hash_file(submission) != about["sha256"].get(SUBMISSION):
         expected = f"the file that {PREDICTION} is about"
         return [_finding(submission, "another file", expected, _PREDICT_AGAIN)]
-    if not any((folder / name).exists() for name in (SCORE, TRUTH)):
-        return []  # predicted without a truth
-    try:
-        recorded = read_score(folder).score
-        result = score_submission(submission, folder / TRUTH, metric=recorded.metric)
-    except InputError as error:
-        return [_finding(folder / SCORE, f"a score that is of no use ({error})",
-                         "one of the files beside it", _PREDICT_AGAIN)]  # fmt: skip
-    if not _is_close(recorded.to_json(), result.to_json()):
-        found, expected = f"a score of {recorded.score:.5f}", f"{result.score:.5f}, computed again"
-        return [_finding(folder / SCORE, found, expected, _PREDICT_AGAIN)]
+    scores = find_scores(folder)
+    if not scores:
+        if not (folder / TRUTH).exists():
+            return []  # predicted without a truth
+        return [_finding(folder / TRUTH, "no score beside it", "one", _PREDICT_AGAIN)]
+    if findings := [finding for path in scores for finding in _check_score(path)]:
+        return findings
     dataset = datasets.get(about.get("dataset", ""))
     if about["options"]["source"] is None and dataset and not _has_same_rows(folder, dataset):
         expected = f"the rows of {dataset.truth_path}"
         return [_finding(folder / TRUTH, "another truth", expected, _PREDICT_AGAIN)]
+    return []
+
+
+def _check_score(path: Path) -> list[Finding]:
+    """Compute a recorded score again, with the medical measures if it has them."""
+    folder, name = path.parent, path.stem.removeprefix("score-")
+    (metric,) = (one for one in CONVENTIONS if one == name)
+    try:
+        recorded = read_score(folder, metric).score
+        result = score_submission(
+            folder / SUBMISSION,
+            folder / TRUTH,
+            metric=metric,
+            medical=recorded.medical is not None,
+            spacing_mm={s.scan_id: s.spacing_mm for s in recorded.per_scan if s.spacing_mm},
+            tolerance_mm=recorded.tolerance_mm or DEFAULT_TOLERANCE_MM,
+        )
+    except InputError as error:
+        found = f"a score that is of no use ({error})"
+        return [_finding(path, found, "one of the files beside it", _PREDICT_AGAIN)]
+    if not _is_close(recorded.to_json(), result.to_json()):
+        found, expected = f"a score of {recorded.score:.5f}", f"{result.score:.5f}, computed again"
+        return [_finding(path, found, expected, _PREDICT_AGAIN)]
     return []
 
 

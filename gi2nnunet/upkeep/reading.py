@@ -43,7 +43,7 @@ from gi2nnunet.prediction.folders import (
     lock_of_stored,
     read_prediction_record,
 )
-from gi2nnunet.scoring.record import SCORE, read_score
+from gi2nnunet.scoring.record import find_scores, read_score
 from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.prepared import completion_mark, list_plan_marks, read_planned
@@ -323,7 +323,7 @@ class _Reading:
         with self._naming_damage():
             about = read_prediction_record(found.folder)
         with self._naming_damage():
-            if state in ("finished", "interrupted") and (found.folder / SCORE).is_file():
+            if state in ("finished", "interrupted") and find_scores(found.folder):
                 score = read_score(found.folder)
         if state == "finished" and len(self.problems) > before:
             state = "damaged"

@@ -149,15 +149,15 @@ REPORTS = (
         for what, name, content, said in (
             (
                 "a score that is cut off",
-                f"{HOME}/score.json",
+                f"{HOME}/score-per-class.json",
                 '{"score": 0.9, "per',
-                "score.json is damaged, so its settings are not shown",
+                "score-per-class.json is damaged, so its settings are not shown",
             ),
             (
                 "a score of another form",
-                f"{HOME}/score.json",
+                f"{HOME}/score-per-class.json",
                 '{"sha256": [], "intervals": {"dice": "x"}, "versions": 7}',
-                "score.json: versions: found 7; expected an object",
+                "score-per-class.json: versions: found 7; expected an object",
             ),
             ("a cost of text", f"{HOME}/cost.json", '{"scans": "3"}', "has no truth.csv"),
             (

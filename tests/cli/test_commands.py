@@ -46,7 +46,7 @@ from tests.source_factory import (
     write_source,
 )
 
-OUTPUTS = ("submission.csv", "score.json", "score.csv", "truth.csv")
+OUTPUTS = ("submission.csv", "score-per-class.json", "score-per-class.csv", "truth.csv")
 
 
 def read_csv(path):
@@ -327,7 +327,8 @@ def test_encode_then_score_of_the_truth_itself(run, converted):
     code, out, _ = run("score", "sub/mine.csv", "--truth", dataset / "truth.csv")
     assert code == 0
     assert out.splitlines()[-1] == (
-        "Score 1.00000 = 0.4 x Dice 1.00000 + 0.6 x (1 - Hausdorff 0.00000); convention per-class"
+        "Score 1.00000 = 0.4 x Dice 1.00000 + 0.6 x (1 - normalised Hausdorff 0.00000); "
+        "convention per-class"
     )
     for word in ("case10_day0", "large bowel", "small bowel", "stomach", "all"):
         assert word in out
@@ -586,7 +587,10 @@ def test_predict_and_score_of_a_column_major_truth_says_so(run, converted, oracl
         code, _, err = run("predict-and-score", source, "--device", "cpu", "--out", "out")
         assert code == 0
         assert ("column-major" in err) == bool(misread)
-        assert json.loads((converted / "out/score.json").read_text()).get("misread") == misread
+        assert (
+            json.loads((converted / "out/score-per-class.json").read_text()).get("misread")
+            == misread
+        )
 
 
 def test_predict_and_score_of_held_out_scans(run, converted, oracle):
@@ -605,12 +609,12 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     assert [line for line in out.splitlines() if line.startswith("gi2nnunet-workspace/")] == [
         f"{home}/{name}" for name in OUTPUTS
     ]
-    kept = json.loads((converted / home / "score.json").read_text())
+    kept = json.loads((converted / home / "score-per-class.json").read_text())
     assert kept["standing"] == "held-out"
     assert kept["per_organ"]["stomach"]["dice"] == 0
     assert kept["per_organ"]["large_bowel"]["dice"] == 1
     assert kept["dice"] == pytest.approx(2 / 3, abs=0.05)
-    per_scan = read_csv(converted / home / "score.csv")
+    per_scan = read_csv(converted / home / "score-per-class.csv")
     rows = read_csv(converted / home / "submission.csv")
     held = {row["id"].partition("_slice")[0] for row in rows}
     assert {row["scan_id"] for row in per_scan} == held
@@ -630,7 +634,7 @@ def test_a_prediction_records_its_command_and_no_path_of_its_source(run, convert
     code, _, err = run("predict-and-score", "Jane Doe", "--out", "Doe", *options)
     assert code == 0
     assert "Jane Doe (train, " in err
-    for name in ("prediction.json", "score.json"):
+    for name in ("prediction.json", "score-per-class.json"):
         text = (converted / "Doe" / name).read_text()
         assert "Doe" not in text
         assert json.loads(text)["scans"].startswith("SOURCE (train, ")

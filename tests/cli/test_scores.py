@@ -1,4 +1,4 @@
-"""The command score: intervals, medical measures, what is scored, and the default truth."""
+"""The commands that add statistics: compare, score --intervals, score --medical."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 import gi2nnunet.cli
@@ -53,6 +54,39 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 TRUTH = ("--truth", "source/train.csv", "--images", "source")
 
 
+def test_compare_finds_the_difference_and_the_scan_that_moved(run: Run) -> None:
+    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH, "--json")
+    assert code == 0
+    found = json.loads(out)
+    stomach = found["differences"]["stomach.dice"]
+    # Of the four scans' twelve annotated stomach slices, three lost their mask.
+    assert stomach["a"] == 1.0
+    assert stomach["difference"] == pytest.approx(-3 / 12)
+    assert stomach["low"] <= stomach["difference"] <= stomach["high"]
+    assert found["differences"]["large_bowel.dice"]["difference"] == 0.0
+    assert found["scans"][0]["scan_id"] == "case10_day0"
+    assert all(scan["change"] == 0 for scan in found["scans"][1:])
+    assert found["n_patients"] == 3
+
+    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH)
+    assert code == 0
+    assert "-0.2500" in out
+    assert "resamples of 3 patients" in out
+
+
+def test_the_same_seed_gives_the_same_interval(run: Run) -> None:
+    first = run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1]
+    assert run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1] == first
+
+
+def test_compare_refuses_a_submission_of_other_rows(run: Run, tmp_path: Path) -> None:
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join(lines[:-1]) + "\n")
+    code, _, err = run("compare", "a.csv", "b.csv", *TRUTH)
+    assert code == 3
+    assert "b.csv" in err
+
+
 def test_score_with_intervals(run: Run) -> None:
     words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source", "--intervals")
     code, out, _ = run(*words, "--json")
@@ -64,14 +98,90 @@ def test_score_with_intervals(run: Run) -> None:
     assert "95 % intervals over patients" in run(*words)[1]
 
 
-def test_medical_needs_the_images(run: Run) -> None:
+def test_the_spacing_is_that_of_the_truth_the_workspace_or_the_images(run: Run) -> None:
+    words = ("score", "b.csv", "--medical", "--json")
     code, _, err = run("score", "b.csv", "--truth", "source/train.csv", "--medical")
-    assert code == 2
+    assert code == 3
     assert "--images" in err
+    medical = json.loads(run(*words, "--truth", "source/train.csv", "--images", "source")[1])
+    assert run("convert", "source", "--workspace", "w", "--holdout", "0")[0] == 0
+    dataset = "w/raw/Dataset501_UWGI"
+    shutil.copy(f"{dataset}/truth.csv", "elsewhere.csv")
+    for more in (
+        ("--truth", dataset),
+        ("--truth", f"{dataset}/truth.csv"),
+        ("--truth", f"{dataset}/labelsTr"),
+        ("--truth", "elsewhere.csv", "--workspace", "w"),
+        ("--truth", "elsewhere.csv", "--images", dataset),
+        ("--workspace", "w"),
+    ):
+        code, out, err = run(*words, *more)
+        assert code == 0, err
+        assert json.loads(out) == medical
+    # The dataset's scans are not these if their images have another size.
+    lines = Path("elsewhere.csv").read_text().splitlines()
+    cut = [",".join(line.split(",")[:3]) for line in lines]
+    larger = [f"{cut[0]},image_height,image_width", *(f"{line},90,90" for line in cut[1:])]
+    Path("larger.csv").write_text("\n".join(larger) + "\n")
+    code, _, err = run("score", "b.csv", "--medical", "--truth", "larger.csv", "--workspace", "w")
+    assert code == 3
+    assert "spacing of case2_day1, " in err
+
+
+def test_organs_missed_and_extra_are_shown(run: Run) -> None:
+    words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source")
+    found = json.loads(run(*words, "--json")[1])
+    counts = {organ: (of["n_missed"], of["n_extra"]) for organ, of in found["per_organ"].items()}
+    assert counts == {"large_bowel": (0, 0), "small_bowel": (0, 0), "stomach": (1, 0)}
+    missed = {scan["scan_id"]: scan["missed"] for scan in found["per_scan"] if scan["missed"]}
+    assert missed == {"case10_day0": ["stomach"]}
+    cells = [line.strip("│┃ ").split("│") for line in run(*words)[1].splitlines()]
+    lines = [[cell.strip() for cell in line] for line in cells]
+    (scan,) = (line for line in lines if "case10_day0" in line)
+    assert scan[-1] == "stomach"
+    (organ,) = (line for line in lines if line[:1] == ["stomach"])
+    assert organ[-2:] == ["1", "0"]
+    back = json.loads(run("score", "a.csv", "--truth", "b.csv", "--images", "source", "--json")[1])
+    assert back["per_organ"]["stomach"]["n_extra"] == 1
+    assert [scan["extra"] for scan in back["per_scan"] if scan["extra"]] == [["stomach"]]
+
+
+def test_a_table_of_slices_is_written(run: Run) -> None:
+    words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source")
+    code, out, _ = run(*words, "--metric", "slice-2d", "--per-slice", "slices.csv")
+    assert code == 0
+    assert out.splitlines()[-1] == "slices.csv"
+    rows = pd.read_csv("slices.csv")
+    found = json.loads(run(*words, "--metric", "slice-2d", "--json")[1])
+    assert rows["dice"].mean() == pytest.approx(found["dice"])
+    assert rows["hausdorff"].mean() == pytest.approx(found["hausdorff"])
+    assert len(rows) == sum(len(scan.masks[0]) for scan in make_source(SCANS).train) * len(ORGANS)
+    (scan,) = (scan for scan in make_source(SCANS).train if scan.scan_id == "case10_day0")
+    stomach = rows[(rows.scan_id == "case10_day0") & (rows.organ == "stomach")]
+    area = scan.masks[2].sum(axis=(1, 2)) * math.prod(scan.spacing_xy)
+    assert stomach["area_true_mm2"].to_numpy() == pytest.approx(area)
+    assert (stomach["area_predicted_mm2"] == 0).all()
+    assert (stomach["missed"].to_numpy() == (area > 0)).all()
+    assert not rows["extra"].any()
+    # The spacing is not known: areas only in pixels, and no distance of slices in 3D.
+    assert run("score", "b.csv", "--truth", "a.csv", "--per-slice", "x.csv")[0] == 3
+    assert not Path("x.csv").exists()
+    sized = [f"{a},{b},{c},{h},{w}" for a, b, c, h, w in list_sized()]
+    Path("sized.csv").write_text("\n".join(["id,class,predicted,image_height,image_width", *sized]))
+    assert run("score", "b.csv", "--truth", "sized.csv", "--per-slice", "x.csv")[0] == 0
+    plain = pd.read_csv("x.csv")
+    assert plain["pixels_true"].equals(rows["pixels_true"])
+    assert plain[["area_true_mm2", "hausdorff"]].isna().to_numpy().all()
+
+
+def list_sized() -> list[tuple[object, ...]]:
+    """The true rows with their image sizes."""
+    source = make_source(SCANS)
+    sizes = {scan.scan_id: scan.masks[0].shape[1:] for scan in source.train}
+    return [(a, b, c, *sizes[a.partition("_slice_")[0]]) for a, b, c in source.rows]
 
 
 def test_medical_measures_are_in_mm_and_ml(run: Run) -> None:
-    pytest.importorskip("monai", reason="the extra 'medical' is not installed")
     words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source", "--medical")
     code, out, _ = run(*words, "--json")
     assert code == 0

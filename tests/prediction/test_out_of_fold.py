@@ -339,9 +339,9 @@ def test_predictions_use_the_choice_and_say_so(bench, run, monkeypatch):
     assert set(decided[0].organs) == set(ORGANS)
     assert "Tuning: large bowel, small bowel, stomach; cross-fitted gain +" in err
     assert "used to choose the settings" in err
-    assert json.loads((bench.workspace.raw.parent.parent / "a" / "score.json").read_text())[
-        "tuning"
-    ]["decision"]
+    assert json.loads(
+        (bench.workspace.raw.parent.parent / "a" / "score-per-class.json").read_text()
+    )["tuning"]["decision"]
     assert "was chosen with" not in err
     code, _, err = run("predict-and-score", *where, "--out", "b", "--no-tuning", "--no-mirroring")
     assert decided[1] is None

@@ -188,7 +188,7 @@ def test_a_recorded_score_is_shown_without_scoring_again(
     ]
     (folder / "submission.csv").write_text("\n".join([*emptied, ""]))
     again = render_report(gather_report(space, prediction=folder))
-    assert "score.json: no such file" in again
+    assert "score-per-class.json: no such file" in again
     assert "scored again for this page" in again
 
     score_folder(folder)
@@ -222,7 +222,10 @@ def test_a_submission_that_changed_after_it_was_scored_is_scored_again_and_said(
     assert report.prediction is not None
     assert report.prediction.score is not None
     assert report.prediction.score.score == 0
-    assert "submission.csv: found another file than score.json is about" in report.prediction.note
+    assert (
+        "submission.csv: found another file than score-per-class.json is about"
+        in report.prediction.note
+    )
     assert "scored again" in render_report(report)
 
 

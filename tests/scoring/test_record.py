@@ -55,7 +55,7 @@ def test_a_score_and_its_intervals_are_read_as_they_were_written(
     assert repr(found.score.per_scan) == repr(score.per_scan)
     assert repr(dict(found.intervals)) == repr(estimate_intervals(score))
     assert np.isnan(found.score.per_organ["stomach"].dice)
-    content = json.loads((folder / "score.json").read_text())
+    content = json.loads((folder / "score-per-class.json").read_text())
     assert content["standing"] == "held-out"
     assert content["bootstrap"] == {"n_resamples": 5000, "confidence": 0.95, "seed": 0}
 
@@ -77,7 +77,7 @@ def test_medical_measures_survive_json() -> None:
         estimate_intervals(again)
 
 
-@pytest.mark.parametrize("name", ["submission.csv", "truth.csv", "score.csv"])
+@pytest.mark.parametrize("name", ["submission.csv", "truth.csv", "score-per-class.csv"])
 def test_a_file_that_changed_since_is_named(scored: tuple[Path, Score], name: str) -> None:
     folder, _ = scored
     text = (folder / name).read_text()
@@ -85,7 +85,9 @@ def test_a_file_that_changed_since_is_named(scored: tuple[Path, Score], name: st
         text.replace("1 2", "1 3").replace("5 2", "6 2").replace("case3", "case4")
     )
     assert text != (folder / name).read_text()
-    with pytest.raises(InputError, match=rf"{name}: found another file than score\.json is about"):
+    with pytest.raises(
+        InputError, match=rf"{name}: found another file than score-per-class\.json is about"
+    ):
         read_score(folder)
 
 
@@ -158,20 +160,22 @@ def set_in(content: dict[str, Any], place: str, value: Any) -> None:
 )
 def test_a_damaged_file_is_refused(scored: tuple[Path, Score], place: str, value: object) -> None:
     folder, _ = scored
-    content = json.loads((folder / "score.json").read_text())
+    content = json.loads((folder / "score-per-class.json").read_text())
     set_in(content, place, value)
-    (folder / "score.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"score\.json"):
+    (folder / "score-per-class.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"score-per-class\.json"):
         read_score(folder)
 
 
 def test_an_earlier_versions_file_and_none_are_refused(scored: tuple[Path, Score]) -> None:
     folder, _ = scored
-    content = json.loads((folder / "score.json").read_text())
+    content = json.loads((folder / "score-per-class.json").read_text())
     del content["intervals"]
-    (folder / "score.json").write_text(json.dumps(content))
+    (folder / "score-per-class.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"intervals: found nothing; expected this key"):
         read_score(folder)
-    (folder / "score.json").unlink()
-    with pytest.raises(InputError, match=r"score\.json: no such file.* predict-and-score"):
+    (folder / "score-per-class.json").unlink()
+    with pytest.raises(
+        InputError, match=r"score-per-class\.json: no such file.* predict-and-score"
+    ):
         read_score(folder)

@@ -89,9 +89,9 @@ def say(path: Path, **about: object) -> None:
 
 
 def edit_score(space: Predicted) -> None:
-    content = json.loads((space.scored / "score.json").read_text())
+    content = json.loads((space.scored / "score-per-class.json").read_text())
     content["per_scan"][0]["dice"] = 0.5
-    write_json(space.scored / "score.json", content)
+    write_json(space.scored / "score-per-class.json", content)
 
 
 def exchange_rows(space: Predicted) -> None:
@@ -133,16 +133,19 @@ HARMS: dict[str, tuple[Callable[[Predicted], object], str, str, bool]] = {
     "a missing prediction.json": (
         lambda s: (s.scored / "prediction.json").unlink(), "prediction.json", "nothing", True,
     ),
-    "a truth": (lambda s: flip(s.scored / "truth.csv"), "score.json", "truth.csv", False),
+    "a truth": (lambda s: flip(s.scored / "truth.csv"), "score-per-class.json", "truth.csv", False),
     "a missing truth": (
-        lambda s: (s.scored / "truth.csv").unlink(), "score.json", "truth.csv: no such", False,
+        lambda s: (s.scored / "truth.csv").unlink(), "score-per-class.json", "truth.csv: no such",
+        False,
     ),
     "a table of scores": (
-        lambda s: flip(s.scored / "score.csv"), "score.json", "score.csv: found another", False,
+        lambda s: flip(s.scored / "score-per-class.csv"), "score-per-class.json",
+        "score-per-class.csv: found another", False,
     ),
-    "a score": (edit_score, "score.json", "a score of 1.0", False),
+    "a score": (edit_score, "score-per-class.json", "a score of 1.0", False),
     "a missing score": (
-        lambda s: (s.scored / "score.json").unlink(), "score.json", "no such file", False,
+        lambda s: (s.scored / "score-per-class.json").unlink(), "truth.csv", "no score beside it",
+        False,
     ),
     "another truth in the dataset": (exchange_rows, "truth.csv", "another truth", False),
 }  # fmt: skip
@@ -171,7 +174,7 @@ def test_the_remedy_of_stored_probabilities_makes_them_again(space: Predicted) -
 
 
 def test_a_prediction_without_a_score_is_whole(space: Predicted) -> None:
-    for name in ("score.json", "score.csv", "truth.csv"):
+    for name in ("score-per-class.json", "score-per-class.csv", "truth.csv"):
         (space.scored / name).unlink()
     assert space.verify() == []
     flip(space.scored / "submission.csv")

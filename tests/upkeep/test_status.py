@@ -121,7 +121,7 @@ def test_numbers_are_those_of_the_files(place: Place) -> None:
     assert (training.state, training.epoch, training.epochs) == ("stopped", 3, 40)
     assert training.pseudo_dice == {"large_bowel": 0.6759, "small_bowel": None, "stomach": 0.25}
     (prediction,) = found.predictions
-    recorded = json.loads((out / "score.json").read_text())
+    recorded = json.loads((out / "score-per-class.json").read_text())
     assert (prediction.score, prediction.metric) == (recorded["score"], recorded["metric"])
     assert prediction.standing == "held-out"
     assert prediction.bytes == measure(out)
@@ -275,7 +275,7 @@ DAMAGE: dict[str, Callable[[Place], Path]] = {
     "a tuning": lambda p: next(p.root.rglob("gi2nnunet_tuning_*.json")),
     "digests of a tuned fold": lambda p: next(p.root.rglob("fold_0/gi2nnunet_digests.json")),
     "how a prediction was made": lambda p: next(p.root.rglob("prediction.json")),
-    "a score": lambda p: next(p.root.rglob("score.json")),
+    "a score": lambda p: next(p.root.rglob("score-per-class.json")),
     "a submission": lambda p: next(p.root.rglob("submission.csv")),
     "a mark of plans": lambda p: (
         p.workspace.preprocessed / NAME / "gi2nnunet_gi2nnunetTinyPlans.json"

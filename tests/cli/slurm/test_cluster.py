@@ -233,12 +233,12 @@ def test_a_warned_training_loses_nothing(trained: Path) -> None:
 
 
 def test_the_last_job_scores_out_of_fold(trained: Path) -> None:
-    (file,) = (trained / "gi2nnunet-workspace" / "predictions").glob("*/*/score.json")
+    (file,) = (trained / "gi2nnunet-workspace" / "predictions").glob("*/*/score-per-class.json")
     score = json.loads(file.read_text())
     assert score["standing"] == "out-of-fold"
     dataset = read_dataset(trained / "gi2nnunet-workspace" / "raw")
     scans = [scan.scan_id for scan in dataset.scans if scan.part == "train"]
-    rows = list(csv.DictReader((file.parent / "score.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((file.parent / "score-per-class.csv").read_text().splitlines()))
     assert [row["scan_id"] for row in rows] == scans
     table = read_mask_table(file.parent / "submission.csv")
     assert table.scan_ids == tuple(scans)
@@ -304,7 +304,7 @@ def test_what_fails_for_good_is_told_and_only_that_is_submitted_again(trained: P
     gi2nnunet(*words, cwd=trained)
     found = wait_all(jobs)
     assert {found[name].state for name in names} == {"finished"}
-    score = json.loads((trained / "scored" / "score.json").read_text())
+    score = json.loads((trained / "scored" / "score-per-class.json").read_text())
     assert len(score["per_scan"]) == 4
 
 
