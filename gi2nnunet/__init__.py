@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gi2nnunet.api import check as check
+    from gi2nnunet.api import compare as compare
     from gi2nnunet.api import convert as convert
     from gi2nnunet.api import open_dataset as open_dataset
     from gi2nnunet.api import predict as predict
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset as Dataset
     from gi2nnunet.formats.ids import ORGANS as ORGANS
     from gi2nnunet.prediction.evaluate import Evaluation as Evaluation
+    from gi2nnunet.scoring.compare import Comparison as Comparison
     from gi2nnunet.scoring.result import Score as Score
     from gi2nnunet.source.check.check import SourceReport as SourceReport
     from gi2nnunet.source.dataset import DatasetScan as DatasetScan
@@ -40,13 +42,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": (
-        "check", "convert", "open_dataset", "predict", "predict_and_score", "remove", "score",
-        "status", "train", "write_report",
+        "check", "compare", "convert", "open_dataset", "predict", "predict_and_score", "remove",
+        "score", "status", "train", "write_report",
     ),
     "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
     "dataset.manifest": ("Dataset",),
     "formats.ids": ("ORGANS",),
     "prediction.evaluate": ("Evaluation",),
+    "scoring.compare": ("Comparison",),
     "scoring.result": ("Score",),
     "source.check.check": ("SourceReport",),
     "source.dataset": ("DatasetScan",),

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gi2nnunet.prediction.choose import Work
     from gi2nnunet.prediction.evaluate import Evaluation
     from gi2nnunet.report.page import WrittenReport
+    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.conventions import Metric, ScanChoice, TunedMetric
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.check.check import SourceReport
@@ -951,6 +952,73 @@ def score(
     if per_slice:
         replace_file(Path(per_slice), format_slices(result))
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compare:
+    """Arguments of :func:`compare`."""
+
+    a: FilePath = field(kw_only=False)
+    b: FilePath = field(kw_only=False)
+    truth: FilePath | None = field(default=None, kw_only=False)
+    metric: Metric = "per-class"
+    scans: ScanChoice = "all"
+    images: FilePath | None = None
+    orientation: Orientation = "affine"
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+    progress: Progress | None = None
+
+
+@take_fields(_Compare)
+def compare(asked: _Compare) -> Comparison:
+    """Compare two submissions or models, with intervals over patients.
+
+    Parameters
+    ----------
+    a, b
+        What :func:`score` takes, or a name in the workspace: of a prediction as :func:`status`
+        shows it (``held-out``), or of a model: its configuration, such as ``2d``, of an ensemble
+        ``2d+3d_fullres``. A model's name means its out-of-fold predictions, or those of the
+        held-out scans if only these exist of both.
+    truth
+        By default ``truth.csv`` beside a scored prediction, otherwise that of the workspace's
+        dataset.
+    metric, scans, images, orientation
+        See :func:`score`.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of a name, several fit, or the predictions of a model are missing; and
+        as :func:`score` does.
+    """
+    from gi2nnunet.scoring.compare import Side, compare_submissions
+    from gi2nnunet.scoring.conventions import require_convention
+    from gi2nnunet.scoring.masks import read_masks
+    from gi2nnunet.upkeep.named import find_common_truth, find_masks
+
+    require_positive(jobs=asked.jobs)
+    require_convention(asked.metric)
+    space = find_workspace(asked.workspace)
+    sides = find_masks(
+        [str(asked.a), str(asked.b)], workspace=space, dataset_id=asked.dataset_id,
+        orientation=asked.orientation, jobs=asked.jobs, progress=asked.progress,
+    )  # fmt: skip
+    if asked.truth is None:
+        truth = find_common_truth(sides, workspace=space, dataset_id=asked.dataset_id)
+    else:
+        truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
+    known = open_scans(asked.images, orientation=asked.orientation)
+    found = compare_submissions(
+        sides[0].table, sides[1].table, truth,
+        metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
+        sizes={name: scan.size for name, scan in known.items()} or None, progress=asked.progress,
+    )  # fmt: skip
+    named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
+    return replace(found, sides=tuple(named), truth=truth.name)
 
 
 def open_scans(

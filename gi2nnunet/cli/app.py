@@ -37,7 +37,8 @@ _MODULES = {
     "slurm.commands": ("jobs",),
     "sharing": ("export-model", "import-model", "predict-hidden", "kaggle-bundle"),
     "prediction": ("predict", "predict-and-score"),
-    "scores": ("encode", "export-dicom", "score", "compare"),
+    "scores": ("encode", "export-dicom", "score"),
+    "comparing": ("compare",),
     "tuning": ("out-of-fold", "tune", "compare-models"),
 }
 # The commands of each group, in the order of the work, with the first line of their docstrings.
@@ -66,7 +67,7 @@ _COMMANDS = {
     },
     "Scores and choices": {
         "score": "Score a submission against the truth with the competition's metric.",
-        "compare": "Compare the scores of two submissions, with intervals over patients.",
+        "compare": "Compare two submissions or models, with intervals over patients.",
         "out-of-fold": "Predict each training scan with the models that did not see its patient.",
         "tune": "Choose thresholds and other post-processing for each organ.",
         "compare-models": "Score each configuration and ensemble, and recommend one.",

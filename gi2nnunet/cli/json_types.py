@@ -26,7 +26,7 @@ from gi2nnunet.nnunet.engine import PredictionCost
 from gi2nnunet.nnunet.models import Fold
 from gi2nnunet.nnunet.postprocess import OrganRecords
 from gi2nnunet.prediction.choose import Standing
-from gi2nnunet.scoring.compare import Difference, ScanChange
+from gi2nnunet.scoring.compare import Difference, PatientChange, ScanChange, Side
 from gi2nnunet.scoring.conventions import Metric, TunedMetric
 from gi2nnunet.source.check.suspects import Suspect, Tested
 from gi2nnunet.training.doctor import Verdict
@@ -330,11 +330,25 @@ class Scored(Means):
     intervals: NotRequired[dict[str, tuple[float, float, float]]]
 
 
-class Compared(TypedDict):
-    """Differences ``b - a`` of two submissions, by quantity and by scan."""
+class BetterPatients(TypedDict):
+    """In how many patients each one is better."""
 
+    a: int
+    b: int
+    same: int
+
+
+class Compared(TypedDict):
+    """Differences ``b - a`` of two submissions, by quantity, patient and scan."""
+
+    a: Side
+    b: Side
+    truth: str
     metric: Metric
+    better: Literal["a", "b"] | None
+    patients_better: BetterPatients
     differences: dict[str, Difference]
+    patients: list[PatientChange]
     scans: list[ScanChange]
     n_patients: int
     n_resamples: int

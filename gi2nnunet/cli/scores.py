@@ -1,4 +1,4 @@
-"""Commands for submissions and their scores: encode, score, compare."""
+"""Commands for submissions and their scores: encode, export-dicom, score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from gi2nnunet.cli.options import (
     MetricOption,
     OrientationOption,
     RoiNameOption,
-    SeedOption,
     SeriesOption,
     ShowPathsOption,
     WorkspaceOption,
@@ -40,7 +39,6 @@ from gi2nnunet.scoring.conventions import ScanChoice
 
 if TYPE_CHECKING:
     from gi2nnunet.scoring.bootstrap import Interval
-    from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.result import Score
 
 ImagesOption = Annotated[
@@ -312,82 +310,3 @@ def print_score(result: Score, *, standing: str | None = None) -> None:
     print_result(f"Score {result}")
     if standing is not None:
         print_result(f"Standing: {STANDINGS.get(standing, standing)}")
-
-
-_MOST_SCANS = 10
-
-
-def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help=_SUBMISSION)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    truth: Annotated[
-        Path,
-        typer.Option(
-            "--truth",
-            "-t",
-            help="The truth: train.csv or another solution CSV, a converted dataset, or label "
-            "volumes.",
-        ),
-    ],
-    metric: MetricOption = "per-class",
-    scans: ScansOption = "all",
-    images: ImagesOption = None,
-    orientation: OrientationOption = "affine",
-    seed: SeedOption = 0,
-    jobs: JobsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare the scores of two submissions, with intervals over patients.
-
-    Example: gi2nnunet compare before.csv after.csv --truth truth.csv
-    """
-    from gi2nnunet.scoring.compare import compare_submissions
-    from gi2nnunet.scoring.masks import read_masks
-
-    known = api.open_scans(images, orientation=orientation)
-    with show_progress() as report:
-        result = compare_submissions(
-            read_masks(a, orientation=orientation),
-            read_masks(b, orientation=orientation),
-            read_masks(truth, truth=True, orientation=orientation),
-            metric=metric, scans=scans, seed=seed, jobs=jobs, progress=report,
-            sizes={name: scan.size for name, scan in known.items()} or None,
-        )  # fmt: skip
-    print_warnings(dict.fromkeys((*result.a.warnings, *result.b.warnings)))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_comparison(result)
-
-
-def _print_comparison(result: Comparison) -> None:
-    print_table(
-        f"B against A ({result.metric})",
-        ("", "A", "B", "B - A", f"{result.confidence:.0%} interval"),
-        [
-            (
-                name.replace("_", " ").replace(".", ", "),
-                _cell(d.a),
-                _cell(d.b),
-                _cell(d.difference, sign=True),
-                f"{_cell(d.low, sign=True)} to {_cell(d.high, sign=True)}"
-                if d.low == d.low
-                else "-",
-            )
-            for name, d in result.differences.items()
-        ],
-    )
-    print_table(
-        "Scans with the largest changes",
-        ("scan", "A", "B", "B - A"),
-        [
-            (scan.scan_id, _cell(scan.a), _cell(scan.b), _cell(scan.change, sign=True))
-            for scan in result.scans[:_MOST_SCANS]
-        ],
-    )
-    print_result(
-        f"Intervals: {result.n_resamples} resamples of {count(result.n_patients, 'patient')}, "
-        f"seed {result.seed}"
-        + ("; a single patient has no interval" if result.n_patients == 1 else "")
-        + (f"; {result.a.scope}" if result.a.scope else "")
-    )

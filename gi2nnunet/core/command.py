@@ -21,7 +21,8 @@ _PLACEHOLDERS = {
 _OPTIONS = {"dataset_id": "--id"}
 _WITH_ID = (
     "check", "convert", "doctor", "estimate", "plan", "train", "export-model", "predict-and-score",
-    "predict", "kaggle-bundle", "out-of-fold", "tune", "compare-models", "report", "verify",
+    "predict", "kaggle-bundle", "out-of-fold", "tune", "compare-models", "compare", "report",
+    "verify",
 )  # fmt: skip
 _WITH_WORKSPACE = (*_WITH_ID, "jobs", "import-model", "predict-hidden", "status", "remove")
 # A command in a sentence. "The same gi2nnunet convert" is the one that the reader ran.

@@ -237,13 +237,7 @@ def select_own_scans(dataset: Dataset, ensemble: Ensemble) -> Selection:
         numbers = ", ".join(map(str, ensemble.folds))
         described = f"the validation scans of fold {numbers}, by that fold's model"
     seen = {scan_id: {s for f in some for s in trained_on[f]} for scan_id, some in folds.items()}
-    copied = any(
-        other in seen.get(one, ()) or one in seen.get(other, ())
-        for one, other in find_copied_patients(dataset)
-    )
-    standing = "in-sample" if copied else "seen-patient" if leaking else "out-of-fold"
-    if not copied and not leaking and any(patient_of(s) == s for s in train):
-        standing = "unknown (judged by name)"
+    standing = judge_out_of_fold(dataset, seen)
     chosen = _of_dataset(dataset, list(folds), "out-of-fold", described, standing)
     return replace(chosen, folds=folds)
 
@@ -402,6 +396,21 @@ def find_standing(
     if nameless or trained - known.keys() or set(scan_ids) - prints.keys():
         return "unknown (judged by name)"
     return "held-out"
+
+
+def judge_out_of_fold(dataset: Dataset, seen: Mapping[str, Collection[str]]) -> Standing:
+    """Return what a score of training scans means if their models saw only ``seen``, by scan."""
+    if any(
+        other in seen.get(one, ()) or one in seen.get(other, ())
+        for one, other in find_copied_patients(dataset)
+    ):
+        return "in-sample"
+    if dataset.leaking_patients:
+        return "seen-patient"
+    nameless = any(
+        scan.part == "train" and patient_of(scan.scan_id) == scan.scan_id for scan in dataset.scans
+    )
+    return "unknown (judged by name)" if nameless else "out-of-fold"
 
 
 def find_unseen_folds(

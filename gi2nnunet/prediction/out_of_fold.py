@@ -33,6 +33,8 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, split_organs
 from gi2nnunet.formats.probabilities import SUFFIX, EightBits, read_about, read_probabilities
+from gi2nnunet.formats.submission import encode_scan
+from gi2nnunet.formats.tables import MaskTable, Row, tabulate_rows
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet.checks import check_dataset, check_labels_of, check_same_labels
 from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSettings
@@ -44,7 +46,12 @@ from gi2nnunet.nnunet.models import (
     digest_checkpoint,
     warn_of_unrecorded,
 )
-from gi2nnunet.prediction.choose import find_trained_on, find_unseen_folds
+from gi2nnunet.prediction.choose import (
+    Standing,
+    find_trained_on,
+    find_unseen_folds,
+    judge_out_of_fold,
+)
 from gi2nnunet.prediction.folders import OUT_OF_FOLD, lock_of_stored
 from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
@@ -322,6 +329,35 @@ class StoredPredictions:
             label_map |= (total[organ] > _HALF * len(arrays)) * np.uint8(bit)
         return label_map
 
+    @property
+    def standing(self) -> Standing:
+        """Return what a score of them means."""
+        folds = self.dataset.splits
+        seen = {scan_id: set(fold["train"]) for fold in folds for scan_id in fold["val"]}
+        return judge_out_of_fold(self.dataset, seen)
+
+    def tabulate(
+        self, name: str, *, jobs: int | None = None, progress: Progress = ignore
+    ) -> MaskTable:
+        """Return the rows of the label maps, ``jobs`` scans at once, under a name for messages.
+
+        Raises :class:`InputError` if a file is damaged.
+        """
+
+        def encode(scan_id: str) -> list[Row]:
+            scan = self.dataset.scan(scan_id)
+            return encode_scan(scan_id, scan.numbers, self.predict(scan_id))
+
+        rows: dict[str, list[Row]] = {}
+        with ThreadPoolExecutor(jobs or count_cores(), thread_name_prefix="rows") as pool:
+            for scan_id, encoded in zip(self.paths, pool.map(encode, self.paths), strict=True):
+                rows[scan_id] = encoded
+                progress(len(rows), len(self.paths), "reading out-of-fold predictions")
+        table = tabulate_rows(name, rows)
+        if table is None:
+            raise ValueError("no scan to tabulate")
+        return table
+
     def measure(
         self, scan_ids: Collection[str], *, jobs: int | None = None, progress: Progress = ignore
     ) -> tuple[ScanAgreement, ...]:
@@ -364,23 +400,35 @@ def describe_stored(dataset: Dataset) -> dict[str, dict[str, Any]]:
 def find_stored_predictions(dataset: Dataset, *, workspace: Workspace) -> StoredPredictions:
     """Find the out-of-fold predictions of a dataset's training scans; nothing is predicted.
 
-    A file counts if its fold is the one that validates the scan, and if it was made from the image
-    that is there now. Raises :class:`InputError` if there are none.
+    Those of all models count. Raises :class:`InputError` if there are none.
     """
     home = workspace.predictions / dataset.name / OUT_OF_FOLD
-    paths: dict[str, tuple[Path, ...]] = {}
-    for scan_id, expected in describe_stored(dataset).items():
-        if not dataset.scan(scan_id).labelled:
-            continue
-        if found := [
-            path
-            for path in sorted(home.glob(f"*/{scan_id}{SUFFIX}"))
-            if expected.items() <= read_about(path).items()
-        ]:
-            paths[scan_id] = tuple(found)
-    if not paths:
+    stored = list_stored_predictions(dataset, sorted(home.glob("*")))
+    if not stored.paths:
         raise InputError(
             f"{home}: found no out-of-fold prediction of {dataset.name} to compare the truth with. "
             "Make them with: gi2nnunet out-of-fold"
         )
+    return stored
+
+
+def list_stored_predictions(
+    dataset: Dataset, folders: Sequence[Path], *, every: bool = False
+) -> StoredPredictions:
+    """List the predictions of a dataset's labelled training scans in folders, one of each model.
+
+    A file counts if its fold is the one that validates the scan, and if it was made from the image
+    that is there now. With ``every``, a scan counts only if each folder has it.
+    """
+    paths: dict[str, tuple[Path, ...]] = {}
+    for scan_id, expected in describe_stored(dataset).items():
+        if not dataset.scan(scan_id).labelled:
+            continue
+        found = [
+            path
+            for path in (folder / f"{scan_id}{SUFFIX}" for folder in folders)
+            if path.is_file() and expected.items() <= read_about(path).items()
+        ]
+        if found and (len(found) == len(folders) or not every):
+            paths[scan_id] = tuple(found)
     return StoredPredictions(dataset=dataset, paths=paths)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gi2nnunet.core.errors import count
 from gi2nnunet.core.workers import Progress, ignore
-from gi2nnunet.formats.tables import MaskTable, Size
+from gi2nnunet.formats.tables import MaskTable, Size, group_rows
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
@@ -23,8 +24,14 @@ from gi2nnunet.scoring.bootstrap import (
 )
 from gi2nnunet.scoring.conventions import Metric, ScanChoice
 from gi2nnunet.scoring.masks import read_masks
-from gi2nnunet.scoring.result import Score, to_plain
+from gi2nnunet.scoring.result import ScanScore, Score, to_plain
 from gi2nnunet.scoring.score import score_submission
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MOST_SLICES = 3
+"""Slices that are named of each scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +46,65 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SliceChange:
+    """Mean Dice of the organs of one slice in two submissions; ``change`` is ``b - a``.
+
+    The mean is over the organs that the truth or a submission has; one that is rightly empty
+    counts as 1.
+    """
+
+    slice_number: int
+    a: float
+    b: float
+    change: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanChange:
-    """The score of one scan in two submissions; ``change`` is ``b - a``."""
+    """The score of one scan in two submissions; ``change`` is ``b - a``.
+
+    ``slices`` are those whose Dice changed most, the largest change first.
+    """
 
     scan_id: str
     patient_id: str
     a: float
     b: float
     change: float
+    slices: tuple[SliceChange, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientChange:
+    """The mean score of a patient's scans in two submissions; ``change`` is ``b - a``.
+
+    ``n_scans`` counts those with a score in both; without any, the others are NaN.
+    """
+
+    patient_id: str
+    n_scans: int
+    a: float
+    b: float
+    change: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What was compared.
+
+    Attributes
+    ----------
+    name
+        As it was given: a path, or a name in the workspace.
+    taken
+        What was taken for it, in words.
+    standing
+        What its score means, ``held-out`` and so on; empty if nothing was recorded.
+    """
+
+    name: str
+    taken: str
+    standing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,39 +116,123 @@ class Comparison:
     differences
         By quantity: ``score``, ``dice``, ``hausdorff``, and the same of each organ as
         ``stomach.dice``; a positive difference of ``score`` means that ``b`` is better.
-    scans
-        All scans, the largest change of score first; scans without a score in one of them last.
+    patients, scans
+        All of them, the largest change of score first; those without a score in one submission
+        last.
     n_patients, n_resamples, confidence, seed
         Settings of the intervals.
+    sides
+        What ``a`` and ``b`` are; empty for two scores.
+    truth
+        Where the truth was read from.
     """
 
     metric: Metric
     a: Score
     b: Score
     differences: Mapping[str, Difference]
+    patients: tuple[PatientChange, ...]
     scans: tuple[ScanChange, ...]
     n_patients: int
     n_resamples: int
     confidence: float
     seed: int
+    sides: tuple[Side, ...] = ()
+    truth: str = ""
+
+    @property
+    def better(self) -> Literal["a", "b"] | None:
+        """Return which one is better; ``None`` if the interval of the score includes zero."""
+        score = self.differences["score"]
+        if score.low > 0 or score.high < 0:
+            return "b" if score.difference > 0 else "a"
+        return None
+
+    def count_patients(self) -> dict[Literal["b", "a", "same"], int]:
+        """Return how many patients have the better score in ``b``, in ``a``, or the same."""
+        known = [p.change for p in self.patients if not math.isnan(p.change)]
+        n_b, n_a = sum(change > 0 for change in known), sum(change < 0 for change in known)
+        return {"b": n_b, "a": n_a, "same": len(known) - n_b - n_a}
+
+    def describe(self) -> str:
+        """Return in a sentence which one is better, and by how much."""
+        score = self.differences["score"]
+        if math.isnan(score.difference):
+            return "Nothing was counted, so neither is better."
+        if not any(change.change for change in self.scans):
+            return "A and B have the same score in every scan."
+        size, interval = abs(score.difference), f"{self.confidence:.0%} interval"
+        higher = "B" if score.difference > 0 else "A"
+        if math.isnan(score.low):
+            return f"{higher} scores {size:.4f} higher; a single patient has no interval."
+        if (better := self.better) is None:
+            return (
+                f"No clear difference: B - A is {score.difference:+.4f}, and its {interval}, "
+                f"{score.low:+.4f} to {score.high:+.4f}, includes zero."
+            )
+        low, high = sorted((abs(score.low), abs(score.high)))
+        return (
+            f"{better.upper()} is better: it scores {size:.4f} higher "
+            f"({interval} {low:.4f} to {high:.4f})."
+        )
+
+    def describe_patients(self) -> str:
+        """Return in a sentence how many patients each one is better in."""
+        found = self.count_patients()
+        return (
+            f"{count(sum(found.values()), 'patient')}: better in B {found['b']}, better in A "
+            f"{found['a']}, the same {found['same']}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain values for a JSON file; NaN becomes ``None``."""
-        content = {name: to_plain(v) for name, v in vars(self).items() if name not in ("a", "b")}
+        content = {name: to_plain(v) for name, v in vars(self).items()}
+        sides = content.pop("sides")
+        for name in ("a", "b"):
+            content[name] = sides["ab".index(name)] if sides else None
+        content |= {"better": self.better, "patients_better": self.count_patients()}
         return content | ({"scope": self.a.scope} if self.a.scope else {})
+
+    def to_frame(self, by: Literal["patient", "scan", "quantity"] = "patient") -> DataFrame:
+        """Return the comparison as a table; NaN if nothing was counted.
+
+        Parameters
+        ----------
+        by
+            ``"patient"`` or ``"scan"``: a row for each, indexed by its id, with ``a``, ``b`` and
+            ``change``, the largest change first. ``"quantity"``: a row for each quantity with
+            ``difference``, ``low`` and ``high``.
+        """
+        import pandas as pd
+
+        if by == "quantity":
+            rows = {name: vars(found) for name, found in self.differences.items()}
+            return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
+        if by == "patient":
+            return pd.DataFrame(map(vars, self.patients)).set_index("patient_id")
+        if by == "scan":
+            table = pd.DataFrame(map(vars, self.scans)).set_index("scan_id")
+            return table.drop(columns="slices")
+        raise ValueError(f"by {by!r} is none of 'patient', 'scan' and 'quantity'")
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame("quantity").to_html(float_format="{:.4f}".format, na_rep="-")
+        return f"<p>{self.describe()} {self.describe_patients()}</p>{table}"
 
 
 def compare_scores(
     a: Score,
     b: Score,
     *,
+    numbers: Mapping[str, Sequence[int]] | None = None,
     n_resamples: int = SCORE_RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
     """Compare two scores of the same scans.
 
-    The options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
+    ``numbers`` are the slice numbers of each scan's values, to name the slices that changed. The
+    other options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
 
     Raises
     ------
@@ -114,27 +256,76 @@ def compare_scores(
             a=before, b=after, difference=after - before, low=low, high=high
         )
     changes = [
-        ScanChange(
-            scan_id=mine.scan_id,
-            patient_id=mine.patient_id,
-            a=mine.score,
-            b=other.score,
-            change=other.score - mine.score,
-        )
+        _compare_scan(mine, other, numbers=(numbers or {}).get(mine.scan_id, ()))
         for mine, other in zip(a.per_scan, b.per_scan, strict=True)
     ]
-    changes.sort(key=lambda scan: math.inf if math.isnan(scan.change) else -abs(scan.change))
     return Comparison(
         metric=a.metric,
         a=a,
         b=b,
         differences=differences,
-        scans=tuple(changes),
+        patients=tuple(sorted(_average_patients(changes), key=_rank)),
+        scans=tuple(sorted(changes, key=_rank)),
         n_patients=n_patients,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
     )
+
+
+def _rank(changed: ScanChange | PatientChange) -> float:
+    return math.inf if math.isnan(changed.change) else -abs(changed.change)
+
+
+def _compare_scan(a: ScanScore, b: ScanScore, *, numbers: Sequence[int]) -> ScanChange:
+    return ScanChange(
+        scan_id=a.scan_id,
+        patient_id=a.patient_id,
+        a=a.score,
+        b=b.score,
+        change=b.score - a.score,
+        slices=_find_moved_slices(a, b, numbers) if numbers else (),
+    )
+
+
+def _find_moved_slices(
+    a: ScanScore, b: ScanScore, numbers: Sequence[int]
+) -> tuple[SliceChange, ...]:
+    """Return the slices whose mean Dice changed most."""
+    if a.terms is None or b.terms is None:
+        return ()
+    dice = np.stack([a.terms.dice, b.terms.dice])
+    counted = ~np.isnan(dice).all(axis=0)
+    n_organs = counted.sum(axis=0)
+    total = (np.where(np.isnan(dice), 1.0, dice) * counted).sum(axis=1)
+    means = np.divide(total, n_organs, out=np.ones_like(total), where=n_organs > 0)
+    change = means[1] - means[0]
+    largest = np.argsort(-np.abs(change), kind="stable")[:MOST_SLICES]
+    return tuple(
+        SliceChange(
+            slice_number=numbers[at],
+            a=float(means[0, at]),
+            b=float(means[1, at]),
+            change=float(change[at]),
+        )
+        for at in largest.tolist()
+        if change[at] != 0
+    )
+
+
+def _average_patients(scans: Sequence[ScanChange]) -> list[PatientChange]:
+    """Return the mean of each patient's scans that have a score in both submissions."""
+    of_patient: dict[str, list[tuple[float, float]]] = {scan.patient_id: [] for scan in scans}
+    for scan in scans:
+        if not math.isnan(scan.change):
+            of_patient[scan.patient_id].append((scan.a, scan.b))
+    found = []
+    for patient_id, values in of_patient.items():
+        a, b = np.mean(values, axis=0).tolist() if values else (math.nan, math.nan)
+        found.append(
+            PatientChange(patient_id=patient_id, n_scans=len(values), a=a, b=b, change=b - a)
+        )
+    return found
 
 
 def compare_submissions(
@@ -165,6 +356,7 @@ def compare_submissions(
     return compare_scores(
         score(first, progress=lambda done, total, what: report(done, 2 * total, what)),
         score(second, progress=lambda done, total, what: report(total + done, 2 * total, what)),
+        numbers={scan.scan_id: scan.numbers for scan in group_rows(table)},
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,

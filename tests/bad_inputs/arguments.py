@@ -197,7 +197,13 @@ ARGUMENTS = (
         "Give the source that holds the images (--images SOURCE).",
     ),
     refused("score right.csv --truth truth.csv --per-slice truth.csv/x", "truth.csv", exit_code=5),
-    usage("compare right.csv right.csv", "Missing option", "--truth"),
+    usage("compare right.csv", "Missing argument", "B"),
+    refused(
+        "compare right.csv held-out",
+        "held-out: found no such file, and no prediction or model of that name in",
+        "expected",
+        "gi2nnunet status shows the names",
+    ),
     refused(
         "convert source --folds 4 -w w",
         "folds: found 4 for 3 training patients",

@@ -1,4 +1,4 @@
-"""The commands that add statistics: compare, score --intervals, score --medical."""
+"""The command score: intervals, medical measures, what is scored, and the default truth."""
 
 from __future__ import annotations
 
@@ -52,39 +52,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 TRUTH = ("--truth", "source/train.csv", "--images", "source")
-
-
-def test_compare_finds_the_difference_and_the_scan_that_moved(run: Run) -> None:
-    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH, "--json")
-    assert code == 0
-    found = json.loads(out)
-    stomach = found["differences"]["stomach.dice"]
-    # Of the four scans' twelve annotated stomach slices, three lost their mask.
-    assert stomach["a"] == 1.0
-    assert stomach["difference"] == pytest.approx(-3 / 12)
-    assert stomach["low"] <= stomach["difference"] <= stomach["high"]
-    assert found["differences"]["large_bowel.dice"]["difference"] == 0.0
-    assert found["scans"][0]["scan_id"] == "case10_day0"
-    assert all(scan["change"] == 0 for scan in found["scans"][1:])
-    assert found["n_patients"] == 3
-
-    code, out, _ = run("compare", "a.csv", "b.csv", *TRUTH)
-    assert code == 0
-    assert "-0.2500" in out
-    assert "resamples of 3 patients" in out
-
-
-def test_the_same_seed_gives_the_same_interval(run: Run) -> None:
-    first = run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1]
-    assert run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1] == first
-
-
-def test_compare_refuses_a_submission_of_other_rows(run: Run, tmp_path: Path) -> None:
-    lines = (tmp_path / "b.csv").read_text().splitlines()
-    (tmp_path / "b.csv").write_text("\n".join(lines[:-1]) + "\n")
-    code, _, err = run("compare", "a.csv", "b.csv", *TRUTH)
-    assert code == 3
-    assert "b.csv" in err
 
 
 def test_score_with_intervals(run: Run) -> None:

@@ -72,3 +72,78 @@ def test_submissions_are_compared_from_their_files(tmp_path):
     assert found.differences["dice"].low < 0 < found.differences["dice"].high
     assert {found.scans[0].scan_id, found.scans[1].scan_id} == {"case1_day0", "case3_day0"}
     assert found.scans[2].change == 0
+
+
+def test_patients_are_paired_by_the_means_of_their_scans():
+    dices = {"case1_day0": 0.2, "case1_day5": 0.4, "case2_day0": 0.5, "case3_day0": math.nan}
+    flat = dict.fromkeys(dices, 0.0)
+    moved = {"case1_day0": 0.8, "case1_day5": 0.2, "case2_day0": 0.1, "case3_day0": 1.0}
+    found = compare_scores(score_of(dices, flat), score_of(moved, flat))
+    first, second, last = found.patients
+    assert (first.patient_id, first.n_scans) == ("case2", 1)
+    assert (second.patient_id, second.n_scans) == ("case1", 2)
+    assert (last.patient_id, last.n_scans) == ("case3", 0)
+    assert math.isnan(last.change)
+    scores = found.to_frame("scan").loc[["case1_day0", "case1_day5"]]
+    assert second.a == pytest.approx(scores["a"].mean())
+    assert second.change == pytest.approx(0.4 * (0.5 - 0.3))
+    assert found.count_patients() == {"b": 1, "a": 1, "same": 0}
+    assert found.describe_patients() == "2 patients: better in B 1, better in A 1, the same 0."
+
+
+def test_the_sentence_says_which_one_is_better():
+    rng = np.random.default_rng(3)
+    scans = {f"case{i}_day0": rng.uniform(0.2, 0.8) for i in range(12)}
+    flat = dict.fromkeys(scans, 0.0)
+    a = score_of(scans, flat)
+    b = score_of({scan: dice + 0.1 for scan, dice in scans.items()}, flat)
+    assert compare_scores(a, b).describe() == (
+        "B is better: it scores 0.0400 higher (95% interval 0.0400 to 0.0400)."
+    )
+    back = compare_scores(b, a)
+    assert back.better == "a"
+    assert back.describe().startswith("A is better: it scores 0.0400 higher")
+    mixed = {s: d + (0.1 if i % 2 else -0.1) for i, (s, d) in enumerate(scans.items())}
+    unclear = compare_scores(a, score_of(mixed, flat))
+    assert unclear.better is None
+    assert unclear.describe().startswith("No clear difference: B - A is ")
+    assert compare_scores(a, a).describe() == "A and B have the same score in every scan."
+    one = {"case1_day0": 0.5}
+    alone = compare_scores(score_of(one, one), score_of({"case1_day0": 0.75}, one))
+    assert alone.better is None
+    assert alone.describe() == "B scores 0.1000 higher; a single patient has no interval."
+
+
+def test_slices_that_moved_most_are_named_by_their_numbers(tmp_path):
+    """Slice 7 loses an organ, slice 9 gets one that the truth does not have."""
+
+    def write(name, texts):
+        lines = ["id,class,predicted,image_height,image_width"]
+        for number, of_organs in texts.items():
+            lines += [
+                f"case1_day0_slice_{number:04d},{organ},{text},3,4"
+                for organ, text in zip(ORGANS, of_organs, strict=True)
+            ]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    truth = {5: ("1 4", "", ""), 7: ("1 4", "5 4", ""), 9: ("", "", ""), 11: ("1 2", "", "")}
+    b = {**truth, 7: ("1 4", "", ""), 9: ("", "", "1 1")}
+    paths = [write(*given) for given in (("a.csv", truth), ("b.csv", b), ("t.csv", truth))]
+    (scan,) = compare_submissions(*paths).scans
+    # In slice 9 only the stomach counts: rightly empty in A, wrong in B.
+    assert [(s.slice_number, s.a, s.b) for s in scan.slices] == [(9, 1.0, 0.0), (7, 1.0, 0.5)]
+
+
+def test_tables_have_a_row_for_each_patient_scan_and_quantity():
+    a, b = random_score(0), random_score(1)
+    found = compare_scores(a, b)
+    patients = found.to_frame()
+    assert list(patients.columns) == ["n_scans", "a", "b", "change"]
+    assert patients["n_scans"].sum() == len(found.scans)
+    quantities = found.to_frame("quantity")
+    assert quantities.loc["score", "difference"] == found.differences["score"].difference
+    assert list(found.to_frame("scan").columns) == ["patient_id", "a", "b", "change"]
+    with pytest.raises(ValueError, match="'slice' is none of"):
+        found.to_frame("slice")
+    assert found.describe() in found._repr_html_()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gi2nnunet.core.files import write_json
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace
+from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.formats.tables import format_rows, read_mask_table, take_rows
 from gi2nnunet.nnunet.models import DIGESTS
+from gi2nnunet.prediction.out_of_fold import describe_stored
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
 
@@ -64,6 +69,32 @@ def add_training(
     return folder
 
 
+def add_out_of_fold(
+    workspace: Workspace,
+    dataset: Dataset,
+    *,
+    model: str = f"{STOCK}__2d",
+    without: Mapping[str, str] | None = None,
+    scan_ids: Collection[str] | None = None,
+) -> Path:
+    """Store out-of-fold predictions that are the truth; return their folder.
+
+    ``without`` names an organ that is missed by scan id; ``scan_ids`` are all by default.
+    """
+    folder = workspace.predictions / dataset.name / "out_of_fold" / model
+    for scan_id, about in describe_stored(dataset).items():
+        if scan_ids is not None and scan_id not in scan_ids:
+            continue
+        scan, masks = dataset.scan(scan_id), dataset.read_masks(scan_id)
+        if missed := (without or {}).get(scan_id):
+            masks[missed][:] = False
+        write_probabilities(
+            folder / f"{scan_id}{SUFFIX}", to_eight_bits(np.stack(list(masks.values()))),
+            scan_id=scan_id, numbers=scan.numbers, spacing_mm=scan.spacing_mm, about=about,
+        )  # fmt: skip
+    return folder
+
+
 def add_prediction(
     workspace: Workspace,
     dataset: Dataset,
@@ -71,12 +102,13 @@ def add_prediction(
     folder: str = f"held-out/{STOCK}__2d__fold_0",
     trained: tuple[str, ...] = (f"{STOCK}__2d",),
     folds: tuple[object, ...] = (0,),
+    scan_ids: Sequence[str] = (),
 ) -> Path:
-    """Write a scored prediction that is the truth of one scan; return its folder."""
+    """Write a scored prediction that is the truth of scans, by default one; return its folder."""
     out = workspace.predictions / folder
     out.mkdir(parents=True)
-    scan_id = dataset.scans[0].scan_id
-    table = take_rows(read_mask_table(dataset.truth_path, any_scan=True), [scan_id])
+    wanted = scan_ids or [dataset.scans[0].scan_id]
+    table = take_rows(read_mask_table(dataset.truth_path, any_scan=True), wanted)
     assert table is not None
     (out / "submission.csv").write_text(format_rows(table.list_rows(), "predicted"))
     about = {
