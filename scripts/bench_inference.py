@@ -4,9 +4,10 @@
 
 The folder is that of ``bench_predict.py``, which is made if it is missing. One of its scans
 (266x266x144) is predicted by 2d (320x320) and 3d_fullres (80x160x160), two folds each, mirrored, on
-one thread, by the other checkout, this one and the other again, each in a fresh process. The
-networks are replaced by a few multiplications, as only the time outside them counts. Seconds are
-processor time; of the other checkout the smaller of both runs counts. Rows:
+one thread, by the other checkout and this one in turn, each time in a fresh process. The networks
+are replaced by a few multiplications, as only the time outside them counts. Seconds are processor
+time; the smallest figure of each checkout counts, as other work on the machine slows the caches.
+Rows:
 
 start     the command ``predict`` until the engine opens the first scan, both processes together
 outside   a scan from its file to its rows, without the networks' own calls
@@ -184,10 +185,11 @@ def run_part(checkout: Path, scan: Path, models: list[Path]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the three, print the table."""
+    """Run both in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--against", type=Path, help="checkout of another version")
     parser.add_argument("--folder", type=Path, default=Path("bench-predict"))
+    parser.add_argument("--runs", type=int, default=3, help="of each checkout")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
@@ -209,7 +211,7 @@ def main() -> None:
     measured: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
     with tempfile.TemporaryDirectory() as name:
         models = write_models(Path(name) / "Dataset501_UWGI")
-        for which in ("before", "now", "before"):
+        for which in ("before", "now") * given.runs:
             found = run_part(codes[which], scan, models)
             measured[which].append(found | time_start(codes[which], folder, scan))
             print(which, measured[which][-1], flush=True)

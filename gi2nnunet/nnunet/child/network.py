@@ -120,7 +120,7 @@ class Network:
     def prepare(self, image: NDArray[np.generic], *, spacing_mm: Sequence[float]) -> Prepared:
         """Preprocess an image ``(z, y, x)`` in slice order."""
         # The dataset's files run from the lowest slice to the highest.
-        in_file_order = image[::-1][None].astype(np.float32)
+        in_file_order = image[::-1][None]  # the preprocessor copies it to float32
         preprocessor = self._configured.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
             in_file_order,

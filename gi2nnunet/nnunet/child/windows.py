@@ -13,19 +13,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian,
-    compute_steps_for_sliding_window,
-)
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.utilities.helpers import empty_cache
+from scipy.ndimage import gaussian_filter1d
 
 NetworkCall = Callable[[torch.Tensor], torch.Tensor]
 _Copies = list[tuple[tuple[int, ...], torch.Tensor]]  # flipped axes, and the network's output
+_Slices = tuple[slice, ...]
 
 SLICES_ON_CPU = 4
 """More gain nothing there: the cores are busy with one slice."""
@@ -35,6 +36,29 @@ _PATCHES_ON_CPU = 2
 _MOST_VOXELS_ON_CPU = 1 << 19  # of a 3D patch that is paired; a larger one keeps the cores busy
 _PLANES_ON_CPU = 4
 _CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """Windows over an image that was padded to a patch at least.
+
+    Attributes
+    ----------
+    place
+        Where their logits are added up.
+    windows
+        Of the padded image. If an axis was padded, there is one, and as slices of the image itself
+        they end where it ends.
+    part
+        What of each patch lies in the image.
+    weights
+        Of that part's voxels, half precision.
+    """
+
+    place: torch.device
+    windows: Sequence[_Slices]
+    part: _Slices
+    weights: torch.Tensor
 
 
 @dataclass(kw_only=True)
@@ -104,48 +128,51 @@ class SlidingWindow:
         self, network: NetworkCall, image: torch.Tensor, place: torch.device
     ) -> torch.Tensor:
         """Return the logits, added up on one device."""
-        data, inside = pad_nd_image(
-            image.to(place), self.patch_size, "constant", {"value": 0}, True, None
+        patch, axes = self.patch_size, len(self.patch_size)
+        data, inside = pad_nd_image(image.to(place), patch, "constant", {"value": 0}, True, None)
+        steps = compute_steps_for_sliding_window(tuple(data.shape[-axes:]), patch, self.step_size)
+        ends = [(int(axis.start), int(axis.stop)) for axis in inside[-axes:]]
+        part = tuple(slice(a, min(b, n)) for (a, b), n in zip(ends, patch, strict=True))
+        grid = _Grid(
+            place=place,
+            windows=[
+                tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
+                for start in product(*steps)
+            ],
+            part=part,
+            weights=weigh_patch(patch, place)[part],
         )
-        flat = len(self.patch_size) == 2
-        steps = compute_steps_for_sliding_window(
-            tuple(data.shape[2 if flat else 1 :]), self.patch_size, self.step_size
-        )
-        windows = [
-            tuple(slice(a, a + n) for a, n in zip(start, self.patch_size, strict=True))
-            for start in product(*steps)
-        ]
-        predict = self._predict_slices if flat else self._predict_patches
-        logits = predict(network, data, windows, place)
-        logits.div_(self._add_weights(tuple(data.shape[2 if flat else 1 :]), windows, place))
-        return logits[(slice(None), *inside[1:])]
+        shape = image.shape[1:]
+        logits = torch.empty((self.heads, *shape), dtype=torch.half, device=place)
+        predict = self._predict_slices if axes == 2 else self._predict_patches
+        predict(network, data, grid, logits)
+        return logits.div_(self._add_weights(tuple(shape[-axes:]), grid))
 
     def _predict_slices(
         self,
         network: NetworkCall,
         data: torch.Tensor,
-        windows: Sequence[tuple[slice, ...]],
-        place: torch.device,
-    ) -> torch.Tensor:
-        """Return weighted sums of 2D slices in batches of one size: the last one starts earlier."""
-        if self._results_at != place:
-            self._results_at, self.slices_at_once = place, None
+        grid: _Grid,
+        logits: torch.Tensor,
+    ) -> None:
+        """Write weighted sums of 2D slices in batches of one size: the last one starts earlier."""
+        if self._results_at != grid.place:
+            self._results_at, self.slices_at_once = grid.place, None
         depth = data.shape[1]
         if self.slices_at_once is None:
             most = SLICES_ON_CPU if self.device.type == "cpu" else MOST_SLICES
             self.slices_at_once = min(depth, most)
-        weights = self._weigh_patch(place)
-        logits = torch.empty((self.heads, *data.shape[1:]), dtype=torch.half, device=place)
         done = 0
         while done < depth:
             size = min(depth, self.slices_at_once)
             part = slice(min(done, depth - size), min(done, depth - size) + size)
             try:
                 logits[:, part] = 0  # also what a failed batch, or the one before, has added
-                for window in windows:
-                    copies = self._run(network, data[(slice(None), part, *window)].transpose(0, 1))
+                for window in grid.windows:
+                    patches = data[(slice(None), part, *window)].transpose(0, 1)
+                    copies = self._run(network, patches, grid.part)
                     blocks = [(flip, copy.transpose(0, 1)) for flip, copy in copies]
-                    _add_mean(blocks, logits[(slice(None), part, *window)], weights)
+                    _add_mean(blocks, logits[(slice(None), part, *window)], grid.weights)
                     del copies, blocks
                 done = part.stop
                 continue
@@ -154,28 +181,27 @@ class SlidingWindow:
                     raise
             self.slices_at_once = size // 2
             empty_cache(self.device)
-        return logits
 
     def _predict_patches(
         self,
         network: NetworkCall,
         data: torch.Tensor,
-        windows: Sequence[tuple[slice, ...]],
-        place: torch.device,
-    ) -> torch.Tensor:
-        """Return weighted sums of 3D patches, some and their mirrored copies in a batch."""
-        weights = self._weigh_patch(place)
-        logits = torch.zeros((self.heads, *data.shape[1:]), dtype=torch.half, device=place)
+        grid: _Grid,
+        logits: torch.Tensor,
+    ) -> None:
+        """Write weighted sums of 3D patches, some and their mirrored copies in a batch."""
+        logits.zero_()
         done = 0
-        while done < len(windows):
-            part = windows[done : done + self.patches_at_once]
+        while done < len(grid.windows):
+            part = grid.windows[done : done + self.patches_at_once]
             try:
-                copies = self._run(network, torch.stack([data[:, *window] for window in part]))
+                patches = torch.stack([data[:, *window] for window in part])
+                copies = self._run(network, patches, grid.part)
                 for index, window in enumerate(part):
                     blocks = [
                         (tuple(axis - 1 for axis in flip), copy[index]) for flip, copy in copies
                     ]
-                    _add_mean(blocks, logits[:, *window], weights)
+                    _add_mean(blocks, logits[:, *window], grid.weights)
                 del copies, blocks
                 done += len(part)
                 continue
@@ -187,10 +213,12 @@ class SlidingWindow:
             else:
                 self.patches_at_once = len(part) // 2
             empty_cache(self.device)
-        return logits
 
-    def _run(self, network: NetworkCall, patches: torch.Tensor) -> _Copies:
-        """Return the network's output of patches ``(n, channel, *patch)`` and mirrored copies."""
+    def _run(self, network: NetworkCall, patches: torch.Tensor, part: _Slices) -> _Copies:
+        """Return the network's output of patches ``(n, channel, *patch)`` and mirrored copies.
+
+        Of each only the part that lies in the image is returned, still flipped.
+        """
         batch = patches.contiguous().to(self.device)
         found: _Copies = []
         together = self.copies_at_once if len(self.patch_size) == 3 else 1
@@ -198,27 +226,45 @@ class SlidingWindow:
             flips = self._flips[first : first + together]
             copies = [batch.flip(flip) if flip else batch for flip in flips]
             output = network(copies[0] if len(copies) == 1 else torch.cat(copies))
-            found += zip(flips, torch.split(output, len(batch)), strict=True)
+            for flip, copy in zip(flips, torch.split(output, len(batch)), strict=True):
+                found.append((flip, _cut_flipped(copy, part, flip)))
         return found
 
-    def _weigh_patch(self, place: torch.device) -> torch.Tensor:
-        """Return the weights of a patch's voxels, half precision."""
-        weights: torch.Tensor = compute_gaussian(
-            self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=place
-        )
-        return weights
-
-    def _add_weights(
-        self, shape: tuple[int, ...], windows: Sequence[tuple[slice, ...]], place: torch.device
-    ) -> torch.Tensor:
+    def _add_weights(self, shape: tuple[int, ...], grid: _Grid) -> torch.Tensor:
         """Return the sum of all windows' weights; images of one size share it."""
-        if self._weights is None or self._weights[0] != (shape, place):
-            weights = self._weigh_patch(place)
-            total = torch.zeros(shape, dtype=torch.half, device=place)
-            for window in windows:
-                total[window] += weights
-            self._weights = ((shape, place), total)
+        if self._weights is None or self._weights[0] != (shape, grid.place):
+            total = torch.zeros(shape, dtype=torch.half, device=grid.place)
+            for window in grid.windows:
+                total[window] += grid.weights
+            self._weights = ((shape, grid.place), total)
         return self._weights[1]
+
+
+@lru_cache(maxsize=8)
+def weigh_patch(patch_size: tuple[int, ...], place: torch.device) -> torch.Tensor:
+    """Return the weights of a patch's voxels, half precision: those of nnU-Net.
+
+    Its ``compute_gaussian`` filters the whole patch; the product of the filtered axes is the same.
+    """
+    weights = np.ones(())
+    for n in patch_size:
+        line = np.zeros(n)
+        line[n // 2] = 1
+        filtered = gaussian_filter1d(line, n / 8, mode="constant")
+        weights = np.multiply.outer(weights, filtered)
+    weights /= weights.max() / 10
+    rounded = torch.from_numpy(weights).to(place, torch.half)
+    rounded[rounded == 0] = rounded[rounded > 0].min()
+    return rounded
+
+
+def _cut_flipped(copies: torch.Tensor, part: _Slices, flip: tuple[int, ...]) -> torch.Tensor:
+    """Return a part of patches, which is given for patches that are not flipped."""
+    cuts = [
+        slice(n - ends.stop, n - ends.start) if axis in flip else ends
+        for axis, (n, ends) in enumerate(zip(copies.shape[2:], part, strict=True), 2)
+    ]
+    return copies[(slice(None), slice(None), *cuts)]
 
 
 def _add_mean(copies: _Copies, into: torch.Tensor, weights: torch.Tensor) -> None:

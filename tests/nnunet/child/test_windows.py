@@ -6,11 +6,19 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from gi2nnunet.nnunet.child import windows
-from gi2nnunet.nnunet.child.windows import MOST_SLICES, SLICES_ON_CPU, SlidingWindow
+from gi2nnunet.nnunet.child.windows import (
+    MOST_SLICES,
+    SLICES_ON_CPU,
+    SlidingWindow,
+    weigh_patch,
+)
 from tests.model_factory import DATASET_JSON, make_plans, make_weights
 
 WORDS = [
@@ -273,3 +281,56 @@ def test_where_memory_runs_out_3d_patches_go_one_by_one():
     logits, window = predict_volume(Volumes(most=1), image)
     assert window.patches_at_once == 1
     torch.testing.assert_close(logits.float(), expected.float(), atol=2e-3, rtol=2e-3)
+
+
+class Exact(torch.nn.Module):
+    """A network that gives the same bits in any batch, and differs from voxel to voxel."""
+
+    def __init__(self, patch_size):
+        super().__init__()
+        ramp = torch.from_numpy(np.random.default_rng(1).normal(size=patch_size))
+        self.register_buffer("ramp", ramp.float())
+
+    def forward(self, batch):
+        return torch.cat([batch * self.ramp, batch - self.ramp, self.ramp - batch * batch], 1)
+
+
+@st.composite
+def draw_volumes(draw):
+    axes = draw(st.sampled_from([2, 3]))
+    return (
+        draw(st.tuples(*[st.integers(4, 9)] * axes)),
+        draw(st.tuples(*[st.integers(1, 12)] * 3)),
+        draw(st.lists(st.integers(0, axes - 1), unique=True).map(sorted)),
+        draw(st.integers(1, 5)),
+    )
+
+
+@given(draw_volumes())
+@settings(max_examples=20, deadline=None)
+@example(((8, 8), (5, 6, 7), [0, 1], 4))  # all of it within one patch
+@example(((9, 4, 4), (5, 9, 3), [0, 1, 2], 2))  # two axes are padded, to an odd place
+def test_the_logits_have_the_bits_of_nnunets_own(drawn):
+    patch, shape, mirror, at_once = drawn
+    image, network = make_image(*shape), Exact(patch)
+    name = "2d" if len(patch) == 2 else "3d_fullres"
+    plans = make_plans(name)
+    plans["configurations"][name]["patch_size"] = list(patch)
+    expected = predict_by_nnunet(plans, network, image, mirror_axes=mirror or None)
+    window = SlidingWindow(
+        device=CPU, patch_size=patch, heads=3, mirror_axes=tuple(mirror), step_size=0.5,
+        slices_at_once=at_once, _results_at=CPU,
+    )  # fmt: skip
+    window.patches_at_once = at_once
+    logits = window.predict(network, image)
+    assert logits.shape == (3, *shape)
+    assert torch.equal(logits, expected)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=3).map(tuple))
+@settings(max_examples=60, deadline=None)
+@example((320, 320))
+@example((80, 160, 160))
+def test_weights_have_the_bits_of_nnunets_own(patch):
+    expected = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=CPU)
+    assert torch.equal(weigh_patch(patch, CPU), expected)
