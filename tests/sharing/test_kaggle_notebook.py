@@ -345,7 +345,7 @@ def test_nothing_to_predict_is_said_and_gives_a_header(machine: Machine) -> None
     (source / "sample_submission.csv").write_text(HEADER)
     said, path = machine.execute(source, machine.bundle, "published", new=True)
     assert path.read_text() == HEADER
-    assert "holds no scan to predict" in said
+    assert "holds no scan, so the submission has no masks" in said
 
 
 @pytest.mark.slow

@@ -462,7 +462,7 @@ def test_the_command_prints_where_times_are_from_totals_and_what_comes_next(
     assert "GPU-hours" in out
     assert "RTX 4090: estimated from a table" in err
     options = "--config 2d --preset tiny --fold cv --gpus 2"
-    assert f"Next: gi2nnunet train --workspace {words[2]} {options}" in err
+    assert f"Next: gi2nnunet train --workspace {Path(words[2]).name} {options}" in err
     short = ("--config", "2d", "--device", "cpu", "--epochs", "4", "--iterations", "10")
     code, out, err = run(*words, *short, "--measure")
     assert code == 0
