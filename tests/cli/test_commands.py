@@ -634,7 +634,7 @@ def test_a_prediction_records_its_command_and_no_path_of_its_source(run, convert
     code, _, err = run("predict-and-score", "Jane Doe", "--out", "Doe", *options)
     assert code == 0
     assert "Jane Doe (train, " in err
-    for name in ("prediction.json", "score-per-class.json"):
+    for name in ("prediction.json", "score-joined.json"):
         text = (converted / "Doe" / name).read_text()
         assert "Doe" not in text
         assert json.loads(text)["scans"].startswith("SOURCE (train, ")
