@@ -10,35 +10,35 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel  # noqa: F401 - gdcm, which it imports if installed, sets a variable of its own
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
 import gi2nnunet
-from gi2nnunet.cli import data, prediction, scores, training, upkeep, workspace
+from gi2nnunet import api
+from gi2nnunet.cli import app
 from tests.command_line import tree
 from tests.source_factory import make_source, write_source
 
 ROOT = Path(gi2nnunet.__file__).parent
 
-SAME = [
-    (gi2nnunet.check, data.check),
-    (gi2nnunet.convert, data.convert),
-    (gi2nnunet.train, training.train),
-    (gi2nnunet.predict, prediction.predict),
-    (gi2nnunet.predict_and_score, prediction.predict_and_score),
-    (gi2nnunet.score, scores.score),
-    (gi2nnunet.write_report, workspace.report),
-    (gi2nnunet.status, upkeep.status),
-    (gi2nnunet.remove, upkeep.remove),
-]
-# A page, intervals and the cluster have functions of their own; printing is the command's alone.
-COMMANDS_ONLY = {
-    *("context", "as_json", "html", "intervals"),
-    *("on", "profile", "slurm", "dry_run", "parts", "part", "watch", "yes"),
+GROUP: Any = typer.main.get_command(app)
+# Options that are not keywords, by command; each for a reason.
+ON_A_CLUSTER = {"on", "profile", "slurm", "dry_run"}
+NOT_KEYWORDS = {
+    "check": {"html", "show_all"},  # the page is a function of its own
+    "predict": ON_A_CLUSTER | {"part", "parts"},
+    "predict-and-score": ON_A_CLUSTER | {"parts"},
+    "remove": {"yes"},  # a call does not ask
+    "score": {"intervals"},  # a function of its own
+    "status": {"watch"},  # a loop over the call
+    "train": ON_A_CLUSTER,
 }
+PRINTING = {"as_json", "quiet"}
 CALLBACKS = {
     *("progress", "on_epoch", "on_notice", "on_warning", "on_plan", "on_start", "stop"),
 }
@@ -71,19 +71,25 @@ def test_every_name_is_there_and_no_module_hides_one() -> None:
         gi2nnunet.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize(("call", "command"), SAME, ids=lambda value: value.__name__)
-def test_a_call_has_its_commands_options_and_defaults(call, command) -> None:
-    in_python = dict(inspect.signature(call).parameters)
-    on_the_line = inspect.signature(command).parameters
-    for name in CALLBACKS:
-        in_python.pop(name, None)
-    left_out = COMMANDS_ONLY | ({"show_all"} if call is gi2nnunet.check else set())
-    left_out -= {"dry_run"} if call is gi2nnunet.remove else set()
-    assert set(on_the_line) - left_out == set(in_python)
-    for name, parameter in in_python.items():
-        assert parameter.default == on_the_line[name].default, name
-        is_argument = name in ("source", "submission", "truth", "out", "names")
-        assert is_argument or parameter.kind is inspect.Parameter.KEYWORD_ONLY, name
+@pytest.mark.parametrize("name", GROUP.commands)
+def test_a_command_is_a_call_with_its_options_and_defaults(name: str) -> None:
+    call = getattr(api, name.replace("-", "_"))
+    keywords = dict(inspect.signature(call).parameters)
+    for callback in CALLBACKS:
+        keywords.pop(callback, None)
+    left_out = PRINTING | NOT_KEYWORDS.get(name, set())
+    options = {param.name: param for param in GROUP.commands[name].params}
+    assert left_out - PRINTING <= set(options)  # no exception that is not needed any more
+    assert set(options) - left_out == set(keywords)
+    for keyword, parameter in keywords.items():
+        option = options[keyword]
+        required = parameter.default is inspect.Parameter.empty
+        assert option.required == required, keyword
+        assert required or parameter.default == option.default, keyword
+        positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        assert positional or option.param_type_name == "option", keyword
+        is_argument = option.param_type_name == "argument"
+        assert not positional or is_argument or keyword in ("out", "truth"), keyword
 
 
 def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> None:
@@ -130,6 +136,35 @@ def test_a_datasets_scans_are_arrays_and_a_table(here) -> None:
     assert "slices" in dataset._repr_html_()
 
 
+def test_what_calls_return_is_what_their_commands_print(run, here) -> None:
+    small = gi2nnunet.Geometry(width=40, height=36, slices=6, spacing_mm=(6.0, 6.0))
+    made = gi2nnunet.phantom("a", patients=5, days=1, size=small, easy=True, jobs=1)
+    words = ("--patients", "5", "--days", "1", "--size", "40x36x6@6", "--easy", "--jobs", "1")
+    printed = json.loads(run("phantom", "--out", "b", *words, "--json")[1])
+    assert {**made.to_json(), "source": "b", "format": 1} == printed
+    assert tree(here / "a") == tree(here / "b")
+    dataset = gi2nnunet.convert("a", workspace="w", jobs=1)
+    printed = json.loads(run("convert", "a", "--workspace", "w", "--json")[1])
+    assert {**dataset.to_json(), "format": 1} == printed
+    for name, words, call in (
+        ("verify", ("--quick",), lambda: gi2nnunet.verify(quick=True, workspace="w")),
+        ("jobs", (), lambda: gi2nnunet.jobs(workspace="w")),
+        (
+            "encode", (dataset.folder / "labelsTr", "--out", "c.csv"),
+            lambda: gi2nnunet.encode(dataset.folder / "labelsTr", out="c.csv"),
+        ),
+        ("check", ("a", "--jobs", "1"), lambda: gi2nnunet.check("a", jobs=1)),
+    ):  # fmt: skip
+        place = () if name in ("encode", "check") else ("--workspace", "w")
+        code, out, err = run(name, *words, *place, "--json")
+        returned = call()
+        assert code == 0, err
+        plain = json.loads(json.dumps(returned.to_json()))
+        assert {**plain, "format": 1} == json.loads(out), name
+    assert gi2nnunet.verify(workspace="w").to_frame().empty
+    assert list(gi2nnunet.jobs(workspace="w").to_frame().columns)[:2] == ["job_id", "state"]
+
+
 def test_a_score_is_two_tables_and_a_line(here) -> None:
     write_source(here / "source")
     truth = gi2nnunet.convert("source", workspace="work").truth_path
@@ -159,6 +194,20 @@ def test_a_score_is_two_tables_and_a_line(here) -> None:
         (lambda: gi2nnunet.score("a", "b", tolerance_mm=-1), "tolerance_mm"),
         (lambda: gi2nnunet.convert("a", jobs=0), "jobs"),
         (lambda: gi2nnunet.check("a", jobs=0), "jobs"),
+        (lambda: gi2nnunet.phantom("a", masks="b"), "sizes"),
+        (lambda: gi2nnunet.phantom("a", sizes="b", days=3), "days"),
+        (lambda: gi2nnunet.phantom("a", size="64x64"), "size"),
+        (lambda: gi2nnunet.phantom("a", jobs=-1), "jobs"),
+        (lambda: gi2nnunet.estimate(card="A100", measure=True), "card"),
+        (lambda: gi2nnunet.estimate(device="cpu", gpus=2), "gpus"),
+        (lambda: gi2nnunet.doctor(jobs=0), "jobs"),
+        (lambda: gi2nnunet.plan(batch_size=0), "batch_size"),
+        (lambda: gi2nnunet.predict_hidden("a", model="b", hours=0), "hours"),
+        (lambda: gi2nnunet.kaggle_bundle(user="jane", hours=float("nan")), "hours"),
+        (lambda: gi2nnunet.out_of_fold(step_size=2), "step_size"),
+        (lambda: gi2nnunet.tune(threads=0), "threads"),
+        (lambda: gi2nnunet.compare_models(step_size=0), "step_size"),
+        (lambda: gi2nnunet.verify(jobs=0), "jobs"),
     ],
 )
 def test_a_callers_mistake_is_told_before_anything_is_done(here, call, words) -> None:
@@ -181,9 +230,7 @@ def test_errors_are_the_family(here) -> None:
 def test_from_a_source_to_a_report(here, capsys) -> None:
     before = dict(os.environ)
     small = gi2nnunet.Geometry(width=48, height=40, slices=16, spacing_mm=(3.0, 3.0))
-    gi2nnunet.write_phantom(
-        "source", patients=5, days=1, test_patients=1, geometries=[small], detail="easy"
-    )
+    gi2nnunet.phantom("source", patients=5, days=1, test_patients=1, size=small, easy=True)
     dataset = gi2nnunet.convert("source", workspace="work")
     epochs, notices, told = [], [], []
     results = gi2nnunet.train(
@@ -230,7 +277,7 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     assert hidden.read_image(name).shape == hidden.read_masks(name)["stomach"].shape == (16, 40, 48)
 
     page = gi2nnunet.write_report(workspace="work", prediction=prediction.submission.parent)
-    assert page.read_text().startswith("<!")
+    assert page.path.read_text().startswith("<!")
     assert dict(os.environ) == before
     assert capsys.readouterr() == ("", "")
 

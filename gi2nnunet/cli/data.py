@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import gi2nnunet
 from gi2nnunet import api
 from gi2nnunet.cli.options import (
     LABELS_HELP,
@@ -32,14 +30,13 @@ from gi2nnunet.cli.output import (
     show_progress,
 )
 from gi2nnunet.core.errors import count
-from gi2nnunet.formats.ids import Certainty, LabelScheme, patient_of
+from gi2nnunet.formats.ids import Certainty, LabelScheme
 
 if TYPE_CHECKING:
     from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.check.suspects import Suspect
     from gi2nnunet.source.phantom.frame import Geometry
-    from gi2nnunet.source.phantom.writing import PhantomSummary
 
 SourceArgument = Annotated[
     Path,
@@ -118,25 +115,18 @@ def phantom(
 
     Example: gi2nnunet phantom --out my-source --patients 8 --days 2
     """
-    made = _make_phantom(context, out)
-    counts = {
-        part: (len(scans), len(set(map(patient_of, scans))))
-        for part, scans in (("train", made.train), ("test", made.test))
-    }
+    if masks and not sizes:
+        raise typer.BadParameter("needs --sizes", param_hint="--masks")
+    if sizes:
+        _refuse_options_of_anatomy(context, beside="--masks" if masks else "--sizes")
+    geometries = [_parse_size(text) for text in size or ()]
+    with show_progress() as report:
+        made = call_api(context, api.phantom, size=geometries or None, progress=report)
     if as_json:
-        print_json(
-            {
-                "source": made.path,
-                "solution": made.solution,
-                "scans": {part: scans for part, (scans, _) in counts.items()},
-                "patients": {part: patients for part, (_, patients) in counts.items()},
-                "slices": made.slices,
-                "masks": made.masks,
-            }
-        )
+        print_json(made.to_json())
         return
     print_result(
-        f"{made.path}: {_describe_parts(counts, train='training', test='test')}; "
+        f"{made.path}: {_describe_parts(made.count_parts(), train='training', test='test')}; "
         f"{count(made.slices, 'slice')}, {count(made.masks, 'mask')}"
     )
     if made.solution:
@@ -145,35 +135,7 @@ def phantom(
         print_notice(f"Next: gi2nnunet convert {shlex.quote(str(out))}")
 
 
-def _make_phantom(context: typer.Context, out: Path) -> PhantomSummary:
-    """Write the source that was asked for: of given masks, of given sizes, or made up."""
-    from gi2nnunet.core.workers import count_cores
-    from gi2nnunet.source.phantom import writing
-
-    asked = context.params
-    masks, sizes = asked["masks"], asked["sizes"]
-    if masks and not sizes:
-        raise typer.BadParameter("needs --sizes", param_hint="--masks")
-    if sizes:
-        _refuse_options_of_anatomy(context, beside="--masks" if masks else "--sizes")
-    with show_progress() as report:
-        options = writing.PhantomOptions(
-            fill_sample=asked["fill_sample"], seed=asked["seed"], as_zip=out.suffix == ".zip",
-            jobs=asked["jobs"] or count_cores(), progress=report,
-        )  # fmt: skip
-        if masks:
-            return writing.paint_phantom(out, masks=masks, sizes=sizes, options=options)
-        if sizes:
-            return writing.write_phantom_like(out, sizes=sizes, options=options)
-        return writing.write_phantom(
-            out, geometries=[_parse_size(text) for text in asked["size"] or ()] or None,
-            detail="easy" if asked["easy"] else "full",
-            **{name: asked[name] for name in ("patients", "days", "test_patients", "solution")},
-            **vars(options),
-        )  # fmt: skip
-
-
-def _describe_parts(counts: Mapping[str, tuple[int, int]], **names: str) -> str:
+def _describe_parts(counts: Mapping[Any, tuple[int, int]], **names: str) -> str:
     """Return the numbers of scans and patients of the parts that have some."""
     return ", ".join(
         f"{count(scans, f'{names[part]} scan')} of {count(patients, 'patient')}"
@@ -196,19 +158,12 @@ def _refuse_options_of_anatomy(context: typer.Context, *, beside: str) -> None:
 
 
 def _parse_size(text: str) -> Geometry:
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", text)
-    if not match:
-        raise typer.BadParameter(
-            f"found {text!r}; expected a size such as 266x266x144 or 64x64x24@6",
-            param_hint="--size",
-        )
-    spacing = float(match[4] or 1.5)
-    return gi2nnunet.Geometry(
-        width=int(match[1]),
-        height=int(match[2]),
-        slices=int(match[3]),
-        spacing_mm=(spacing, spacing),
-    )
+    from gi2nnunet.source.phantom.frame import parse_geometry  # with NumPy, which --help need not
+
+    try:
+        return parse_geometry(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("size: "), param_hint="--size") from error
 
 
 @takes_groups
@@ -284,23 +239,10 @@ def convert(
     with show_progress() as report:
         dataset = call_api(context, api.convert, holdout=rule, progress=report)
     print_warnings(dataset.warnings)
-    counts = {}
-    for part in ("train", "holdout", "test"):
-        scans = [scan for scan in dataset.scans if scan.part == part]
-        counts[part] = (len(scans), len({scan.patient_id for scan in scans}))
     if as_json:
-        print_json(
-            {
-                "dataset": dataset.folder,
-                "id": dataset.dataset_id,
-                "folds": len(dataset.splits),
-                "scans": {part: scans for part, (scans, _) in counts.items()},
-                "patients": {part: patients for part, (_, patients) in counts.items()},
-                "labels": dataset.manifest["source"].get("labels", []),
-                "warnings": dataset.warnings,
-            }
-        )
+        print_json(dataset.to_json())
         return
+    counts = dataset.count_parts()
     parts = _describe_parts(counts, train="training", holdout="held-out", test="unlabelled test")
     print_result(f"{dataset.folder}: {parts}; {count(len(dataset.splits), 'fold')}")
     if counts["train"][0]:

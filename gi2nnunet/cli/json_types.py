@@ -19,7 +19,6 @@ from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from gi2nnunet.cli.output import JSON_FORMAT
-from gi2nnunet.cli.slurm.submit import JobStatus, State
 from gi2nnunet.core.errors import Finding
 from gi2nnunet.core.files import write_json
 from gi2nnunet.nnunet.engine import PredictionCost
@@ -32,6 +31,7 @@ from gi2nnunet.source.check.suspects import Suspect, Tested
 from gi2nnunet.training.doctor import Verdict
 from gi2nnunet.training.estimate import Pace, TrainingCost
 from gi2nnunet.tuning.compare_models import ModelEntry
+from gi2nnunet.upkeep.jobs import JobStatus, State
 from gi2nnunet.upkeep.remove import RemovedPiece
 from gi2nnunet.upkeep.status import WorkspaceStatus
 

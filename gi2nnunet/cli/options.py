@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from gi2nnunet import api
 from gi2nnunet.cli.output import print_notice
 from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.nnunet.presets import DeviceChoice
 from gi2nnunet.scoring.conventions import Metric
 
 if TYPE_CHECKING:
-    from gi2nnunet.nnunet.engine import Engine
+    pass
 
 MOST_JOBS = 1024
 _DICOM = "DICOM"
@@ -158,13 +157,6 @@ class EngineOptions(WorkspaceOptions):
     device: DeviceOption = "auto"
     gpus: GpusOption = None
     threads: ThreadsOption = None
-
-    def open_engine(self, *, jobs: int | None = None) -> Engine:
-        """Return what runs nnU-Net."""
-        return api.open_engine(
-            self.workspace, device=self.device, gpus=self.gpus, jobs=jobs, threads=self.threads,
-            trust=self.trust,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -41,8 +41,6 @@ from gi2nnunet.cli.slurm.commands import (
     submit_prediction,
 )
 from gi2nnunet.core.errors import count
-from gi2nnunet.nnunet.engine import PredictionSettings
-from gi2nnunet.nnunet.models import ModelChoice
 
 if TYPE_CHECKING:
     from gi2nnunet.nnunet.postprocess import Tuned
@@ -66,17 +64,6 @@ class TrainedOptions:
         str | None,
         typer.Option(help="nnU-Net's trainer class. By default that of the newest models."),
     ] = None
-
-    def choose(self, dataset_id: int | None) -> ModelChoice:
-        """Return which models of a dataset these options choose."""
-        given = vars(self)
-        return ModelChoice(
-            configurations=tuple(given.get("config") or ()),
-            folds=tuple(given.get("fold") or ()),
-            preset=self.preset,
-            trainer=self.trainer,
-            dataset_id=dataset_id,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +120,6 @@ class WindowOptions:
             callback=require_number,
         ),
     ] = 0.5
-
-    def make_settings(self) -> PredictionSettings:
-        """Return these as the engine's settings."""
-        return PredictionSettings(mirroring=self.mirroring, step_size=self.step_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,18 +274,7 @@ def _predict(context: typer.Context, kind: type[api.Prediction]) -> None:
 
 def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
     if as_json:
-        content: dict[str, Any] = {
-            "submission": str(done.submission),
-            "standing": done.standing,
-            "labels": done.labels,
-            "files": [str(file) for file in done.files],
-            "seconds_per_scan": done.seconds_per_scan,
-            "computing": dict(done.computing),
-            "tuning": done.tuned.describe() if done.tuned else None,
-        }
-        if done.score is not None:
-            content |= done.score.to_json()
-        print_json(content)
+        print_json(done.to_json())
         return
     if done.score is not None:
         print_score(done.score, standing=done.standing)

@@ -115,7 +115,7 @@ def export_dicom(
     """
     done = call_api(context, api.export_dicom)
     if as_json:
-        print_json({"files": done.files, "voxels": dict(done.voxels)})
+        print_json(done.to_json())
         return
     for organ, voxels in done.voxels.items():
         print_notice(f"{organ.replace('_', ' ')}: {count(voxels, 'voxel')}")
@@ -124,6 +124,7 @@ def export_dicom(
 
 
 def encode(
+    context: typer.Context,
     volumes: Annotated[
         Path,
         typer.Argument(metavar="VOLUMES", help="Label volumes (NIfTI): a folder of them, or one."),
@@ -155,17 +156,12 @@ def encode(
 
     Example: gi2nnunet encode labels/ --out submission.csv
     """
-    from gi2nnunet.dataset.encode import encode_labels
-
-    encoded = encode_labels(
-        volumes, out, scheme=labels, label_map=label_map, orientation=orientation, sample=sample
-    )
+    encoded = call_api(context, api.encode)
     for note in encoded.labels:
         print_notice(note)
     print_warnings(encoded.warnings)
     if as_json:
-        content = {"file": encoded.path, "rows": encoded.n_rows, "scans": encoded.n_scans}
-        print_json(content | {"labels": encoded.labels})
+        print_json(encoded.to_json())
         return
     print_result(
         f"{encoded.path}: {count(encoded.n_rows, 'row')} of {count(encoded.n_scans, 'scan')}"

@@ -15,6 +15,7 @@ from gi2nnunet.cli.options import (
     TrustOption,
     WorkspaceOption,
     WorkspaceOptions,
+    call_api,
     require_number,
     takes_groups,
 )
@@ -29,9 +30,6 @@ from gi2nnunet.cli.prediction import MirroringOption, ModelOptions, TuningOption
 from gi2nnunet.core.errors import count
 
 if TYPE_CHECKING:
-    from gi2nnunet.dataset.manifest import Dataset
-    from gi2nnunet.nnunet.engine import Engine
-    from gi2nnunet.nnunet.models import Ensemble
     from gi2nnunet.sharing.exchange import ExportedModel
 
 _NOTEBOOK = "The notebook"
@@ -44,6 +42,7 @@ HalfOption = Annotated[
 
 
 def predict_hidden(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -80,31 +79,16 @@ def predict_hidden(
 
     Example: gi2nnunet predict-hidden competition --model model.gi2nnunet --hours 8.5
     """
-    from gi2nnunet.sharing.hidden import predict_hidden as predict
-
     with show_progress() as report:
-        done = predict(
-            source, model, out, hours=hours, mirroring=mirroring, tuning=tuning,
-            engine=api.open_engine(workspace, device=device, gpus=gpus, trust=trust),
-            progress=report, on_notice=print_notice,
-        )  # fmt: skip
+        done = call_api(context, api.predict_hidden, progress=report)
     print_warnings(done.warnings)
     if as_json:
-        print_json(
-            {
-                "submission": done.submission,
-                "scans": done.scans,
-                "predicted": len(done.outcome.used) if done.outcome else 0,
-                "tuning": done.tuned.path if done.tuned else None,
-                "warnings": done.warnings,
-            }
-        )
+        print_json(done.to_json())
         return
     if done.outcome is None:
         print_notice("test/ holds no scan, so the submission has no masks.")
     else:
-        predicted = len(done.outcome.used)
-        print_notice(f"Predicted {predicted} of {count(done.scans, 'scan')}.")
+        print_notice(f"Predicted {done.predicted} of {count(done.scans, 'scan')}.")
         if done.tuned:
             print_notice(f"The tuned settings were applied: {done.tuned.path}")
     print_result(str(done.submission))
@@ -112,6 +96,7 @@ def predict_hidden(
 
 @takes_groups
 def kaggle_bundle(
+    context: typer.Context,
     models: ModelOptions,
     where: WorkspaceOptions,
     user: Annotated[
@@ -165,30 +150,11 @@ def kaggle_bundle(
 
     Example: gi2nnunet kaggle-bundle --user jane --image-freeze freeze.txt
     """
-    from gi2nnunet.sharing.kaggle_bundle import Notebook, make_bundle
-    from gi2nnunet.sharing.wheels import describe_image
-
-    notebook = Notebook(user=user, name=name, hours=hours, mirroring=mirroring, tuning=tuning)
-    image = describe_image(image_python, image_freeze)
-    engine = api.open_engine(where.workspace, trust=trust)
-    dataset, ensemble = _select_models(models, engine, where.dataset_id)
     with show_progress() as report:
-        made = make_bundle(
-            ensemble, out, notebook=notebook, image=image, dataset=dataset, engine=engine,
-            half=half, replace=replace, progress=report,
-        )  # fmt: skip
+        made = call_api(context, api.kaggle_bundle, progress=report)
     _print_exported(made.model)
     if as_json:
-        print_json(
-            {
-                "folder": str(made.folder),
-                "bytes": made.size,
-                "models": made.model.ensemble.describe(),
-                "tuning": made.model.tuned.path if made.model.tuned else None,
-                "wheels": list(made.wheels),
-                "commands": list(made.commands),
-            }
-        )
+        print_json(made.to_json())
         return
     print_result(
         f"{made.folder}: {count(len(made.wheels), 'wheel')}, the models and the notebook, "
@@ -202,19 +168,6 @@ def kaggle_bundle(
     )
 
 
-def _select_models(
-    models: ModelOptions, engine: Engine, dataset_id: int | None
-) -> tuple[Dataset | None, Ensemble]:
-    from gi2nnunet.nnunet.models import warn_of_unrecorded
-    from gi2nnunet.prediction.choose import select_models
-
-    dataset, ensemble = select_models(engine.workspace, models.choose(dataset_id))
-    print_notice(f"Models: {ensemble.describe()}")
-    if warning := warn_of_unrecorded(ensemble):
-        print_notice(warning)
-    return dataset, ensemble
-
-
 def _print_exported(done: ExportedModel) -> None:
     print_warnings(done.warnings)
     if done.tuned:
@@ -223,6 +176,7 @@ def _print_exported(done: ExportedModel) -> None:
 
 @takes_groups
 def export_model(
+    context: typer.Context,
     models: ModelOptions,
     where: WorkspaceOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="What to write: a model file.")] = Path(
@@ -236,26 +190,16 @@ def export_model(
 
     Example: gi2nnunet export-model --out stomach-and-bowels.gi2nnunet --half
     """
-    from gi2nnunet.sharing import exchange
-
-    engine = api.open_engine(where.workspace, trust=trust)
-    dataset, ensemble = _select_models(models, engine, where.dataset_id)
-    made = exchange.export_model(ensemble, out, dataset=dataset, engine=engine, half=half)
+    made = call_api(context, api.export_model)
     _print_exported(made)
     if as_json:
-        print_json(
-            {
-                "file": made.path,
-                "bytes": made.size,
-                "models": made.ensemble.describe(),
-                "tuning": made.tuned.path if made.tuned else None,
-            }
-        )
+        print_json(made.to_json())
         return
     print_result(f"{made.path} ({made.size / 2**20:.1f} MiB)")
 
 
 def import_model(
+    context: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -277,20 +221,9 @@ def import_model(
 
     Example: gi2nnunet import-model stomach-and-bowels.gi2nnunet --workspace theirs
     """
-    from gi2nnunet.sharing import exchange
-
-    done = exchange.import_model(
-        model, engine=api.open_engine(workspace, trust=trust), replace=replace
-    )
+    done = call_api(context, api.import_model)
     if as_json:
-        print_json(
-            {
-                "id": done.bundle.dataset_id,
-                "written": done.written,
-                "left_alone": done.kept,
-                "tuning": done.tuning,
-            }
-        )
+        print_json(done.to_json())
         return
     for folder in done.kept:
         print_result(f"{folder} (existed before, not changed)")

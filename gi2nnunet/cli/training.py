@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -44,12 +44,8 @@ from gi2nnunet.cli.slurm.commands import (
 )
 from gi2nnunet.core.errors import count
 from gi2nnunet.nnunet.presets import (
-    STOCK_TRAINER,
     Augment,
-    PlanOptions,
     PresetChoice,
-    TrainingSettings,
-    choose_configurations,
 )
 
 if TYPE_CHECKING:
@@ -83,15 +79,6 @@ class NetworkOptions:
             "and quick tests. auto chooses by the GPU's memory.",
         ),
     ] = "auto"
-
-    def make_plan_options(self, **sizes: Any) -> PlanOptions:
-        """Return what to plan, with the given sizes instead of nnU-Net's."""
-        return PlanOptions(
-            preset=self.preset,
-            configurations=choose_configurations(self.config),
-            by_default=not self.config,
-            **sizes,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +146,7 @@ ChecksOption = Annotated[
 
 @takes_groups
 def plan(
+    context: typer.Context,
     network: NetworkOptions,
     sizes: SizeOptions,
     where: WorkspaceOptions,
@@ -172,15 +160,12 @@ def plan(
     Example: gi2nnunet plan --preset resenc-m --config 2d
     """
     patch_sizes = _parse_patch_sizes(sizes.patch_size or [])
-    options = network.make_plan_options(batch_size=sizes.batch_size, patch_sizes=patch_sizes)
     with show_progress() as report:
-        made = api.plan(
-            options, engine=api.open_engine(where.workspace, device=device, jobs=jobs),
-            dataset_id=where.dataset_id, checks=checks, progress=report, on_notice=print_notice,
-            on_warning=print_warning,
-        )  # fmt: skip
+        made = call_api(
+            context, api.plan, patch_size=patch_sizes, progress=report, on_warning=print_warning
+        )
     if as_json:
-        print_json(_describe_plan(made))
+        print_json(made.to_json())
     else:
         _print_plan(made)
 
@@ -262,8 +247,8 @@ def train(
             on_start=view.start, stop=stop,
         )  # fmt: skip
     if as_json:
-        trainings = [asdict(result) | view.describe_last(result) for result in results]
-        print_json({"plan": _describe_plan(view.plan), "trainings": trainings})
+        trainings = [result.to_json() | view.describe_last(result) for result in results]
+        print_json({"plan": view.plan.to_json(), "trainings": trainings})
         return
     said = {"kept": "was finished before and is kept", "resumed": "resumed and finished"}
     for result in results:
@@ -290,24 +275,6 @@ def _parse_patch_sizes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
 
 def _is_size(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) > 0
-
-
-def _describe_plan(made: Plan) -> dict[str, Any]:
-    return {
-        "preset": made.preset.name,
-        "plans": made.plans_name,
-        "file": made.plans_file,
-        "configurations": {
-            name: {
-                "patch_size": planned.patch_size,
-                "batch_size": planned.batch_size,
-                "spacing_mm": planned.spacing_mm,
-                "folder": planned.data_folder,
-            }
-            for name, planned in made.configurations.items()
-        },
-        "log": made.log,
-    }
 
 
 def _print_plan(made: Plan) -> None:
@@ -384,15 +351,8 @@ def estimate(
             f"this machine computes on {engine.hardware.name}; name a GPU with --card",
             param_hint="--gpus",
         )
-    settings = TrainingSettings(
-        trainer=schedule.trainer or STOCK_TRAINER, epochs=schedule.epochs,
-        iterations=schedule.iterations,
-    )  # fmt: skip
     with show_progress() as report:
-        result = call_api(
-            context, api.estimate, options=training.make_plan_options(), settings=settings,
-            engine=engine, progress=report,
-        )  # fmt: skip
+        result = call_api(context, api.estimate, progress=report)
     if as_json:
         print_json(result.to_json())
         return

@@ -29,7 +29,6 @@ from gi2nnunet.cli.output import (
 )
 from gi2nnunet.cli.prediction import ConfiguredOptions, TrainedOptions, WindowOptions
 from gi2nnunet.cli.scores import STANDINGS
-from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.models import spell_models
@@ -69,22 +68,10 @@ def out_of_fold(
 
     Example: gi2nnunet out-of-fold --config 2d
     """
-    from gi2nnunet.prediction.out_of_fold import choose_every_fold, predict_out_of_fold
-
-    engine, choice = how.open_engine(), models.choose(how.dataset_id)
-    dataset, ensemble = choose_every_fold(choice, engine=engine, on_notice=print_notice)
     with show_progress() as report:
-        predicted = predict_out_of_fold(
-            dataset, ensemble, engine=engine, settings=window.make_settings(), progress=report
-        )
+        predicted = call_api(context, api.out_of_fold, progress=report)
     if as_json:
-        print_json(
-            {
-                "folders": {name: str(folder) for name, folder in predicted.folders.items()},
-                "folds": dict(predicted.fold_of),
-                "costs": {name: dict(cost) for name, cost in predicted.costs.items()},
-            }
-        )
+        print_json(predicted.to_json())
         return
     for folder in predicted.folders.values():
         print_result(str(folder))
@@ -114,18 +101,14 @@ def tune(
     Example: gi2nnunet tune
     """
     with show_progress() as report:
-        found, path, ensemble = call_api(
-            context, api.tune, models=models.choose(how.dataset_id),
-            engine=how.open_engine(jobs=jobs), settings=window.make_settings(),
-            command=spell_call(tune, context.params), progress=report,
-        )  # fmt: skip
+        made = call_api(context, api.tune, progress=report)
     if as_json:
-        print_json({"file": str(path), **found.to_json()})
+        print_json(made.to_json())
         return
-    _print_tuning(found)
-    print_result(str(path))
+    _print_tuning(made.tuning)
+    print_result(str(made.path))
     print_notice("predict and predict-and-score apply these settings, unless --no-tuning is given.")
-    words = ["gi2nnunet", "predict-and-score", *spell_models(ensemble.models, folds=["cv"])]
+    words = ["gi2nnunet", "predict-and-score", *spell_models(made.ensemble.models, folds=["cv"])]
     words += spell_options(context, (*_OF_COMPUTING, "metric"))
     print_notice("Next: " + shlex.join(words))
 
@@ -148,17 +131,8 @@ def compare_models(
 
     Example: gi2nnunet compare-models
     """
-    from gi2nnunet.tuning.compare_models import compare_all_models
-
-    engine = how.open_engine(jobs=jobs)
-    dataset = api.open_dataset(workspace=how.workspace, dataset_id=how.dataset_id)
-    print_notice(engine.hardware.describe())
     with show_progress() as report:
-        compared = compare_all_models(
-            dataset, engine=engine, settings=window.make_settings(), trainer=models.trainer,
-            preset=None if models.preset == "auto" else models.preset, metric=metric, seed=seed,
-            jobs=jobs, progress=report,
-        )  # fmt: skip
+        compared = call_api(context, api.compare_models, progress=report)
     command = " ".join((compared.command, *spell_options(context, _OF_COMPUTING)))
     print_warnings(compared.warnings)
     if as_json:

@@ -37,6 +37,7 @@ _NOT_WELL = 3  # like an input error
 
 @takes_groups
 def verify(
+    context: typer.Context,
     where: WorkspaceOptions,
     quick: Annotated[
         bool,
@@ -52,16 +53,8 @@ def verify(
 
     Example: gi2nnunet verify --quick
     """
-    from gi2nnunet.upkeep.verify import verify_workspace
-
-    engine = api.open_engine(where.workspace)
-    space = engine.workspace
-    print_notice(f"Workspace: {space.raw.parent} ({space.chosen_by})")
     with show_progress() as report:
-        result = verify_workspace(
-            space, dataset_id=where.dataset_id, quick=quick, jobs=jobs, progress=report,
-            engine=engine,
-        )  # fmt: skip
+        result = call_api(context, api.verify, progress=report)
     if as_json:
         print_json(result.to_json())
     else:
@@ -99,10 +92,7 @@ def doctor(
 
     Example: gi2nnunet doctor --preset resenc-l --fold cv
     """
-    result = call_api(
-        context, api.diagnose, options=training.make_plan_options(),
-        engine=api.open_engine(where.workspace, device=device, gpus=gpus, jobs=jobs),
-    )  # fmt: skip
+    result = call_api(context, api.doctor)
     if as_json:
         print_json(result.to_json())
     else:
@@ -165,21 +155,14 @@ def report(
     Example: gi2nnunet report --out report.html --scan case12_day22
     """
     with show_progress() as progress:
-        made = call_api(context, api.make_report, progress=progress)
+        made = call_api(context, api.report, progress=progress)
     shown, missing = made.report.shown, made.report.missing
     for line in missing:
         print_notice(line)
     if made.report.prediction and made.report.prediction.note:
         print_notice(made.report.prediction.note)
     if as_json:
-        print_json(
-            {
-                "report": str(made.path),
-                "bytes": made.size,
-                "scans": [scan.scan_id for scan in shown],
-                "missing": list(missing),
-            }
-        )
+        print_json(made.to_json())
     else:
         shown_scans = count(len(shown), "scan")
         print_result(f"{made.path} ({made.size / 1e6:.1f} MB, slices of {shown_scans})")

@@ -18,11 +18,13 @@ _PLACEHOLDERS = {
     "source": "SOURCE", "out": "OUT", "pretrained_weights": "WEIGHTS", "series": "SERIES",
     "structures": "STRUCTURES", "splits": "SPLITS",
 }  # fmt: skip
-_OPTIONS = {"dataset_id": "--id"}
+_OPTIONS = {"dataset_id": "--id", "show_all": "--all"}
+KEYWORDS = {option: name for name, option in _OPTIONS.items()}
+"""Keywords of the calls that are not named like their options."""
 _WITH_ID = (
     "check", "convert", "doctor", "estimate", "plan", "train", "export-model", "predict-and-score",
-    "predict", "kaggle-bundle", "out-of-fold", "tune", "compare-models", "compare", "report",
-    "verify",
+    "predict", "kaggle-bundle", "out-of-fold", "tune", "compare-models", "compare", "score",
+    "report", "verify",
 )  # fmt: skip
 _WITH_WORKSPACE = (*_WITH_ID, "jobs", "import-model", "predict-hidden", "status", "remove")
 # A command in a sentence. "The same gi2nnunet convert" is the one that the reader ran.

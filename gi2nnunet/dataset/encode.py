@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.files import check_place
@@ -27,6 +28,15 @@ class Encoded:
     n_rows: int
     warnings: tuple[str, ...]
     labels: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "file": str(self.path),
+            "rows": self.n_rows,
+            "scans": self.n_scans,
+            "labels": list(self.labels),
+        }
 
 
 def encode_labels(

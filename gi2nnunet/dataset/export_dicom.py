@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class ExportedDicom:
 
     files: tuple[Path, ...]
     voxels: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"files": [str(file) for file in self.files], "voxels": dict(self.voxels)}
 
 
 def export_dicom(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, count, raise_problems
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.seals import Seal, find_changed
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
@@ -128,11 +129,30 @@ class Dataset:
         label_map = read_volume(self.label_path(_id_of(scan))).array
         return dict(zip(ORGANS, split_organs(label_map, scheme=self.label_scheme), strict=True))
 
+    def count_parts(self) -> dict[DatasetPart, tuple[int, int]]:
+        """Return the numbers of scans and patients of ``train``, ``holdout`` and ``test``."""
+        counts: dict[DatasetPart, tuple[int, int]] = {}
+        for part in get_args(DatasetPart):
+            patients = [scan.patient_id for scan in self.scans if scan.part == part]
+            counts[part] = len(patients), len(set(patients))
+        return counts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its place, its parts and how labels were read as plain values."""
+        counts = self.count_parts()
+        return {
+            "dataset": str(self.folder),
+            "id": self.dataset_id,
+            "folds": len(self.splits),
+            "scans": {part: scans for part, (scans, _) in counts.items()},
+            "patients": {part: patients for part, (_, patients) in counts.items()},
+            "labels": self.manifest["source"].get("labels", []),
+            "warnings": list(self.warnings),
+        }
+
     def to_frame(self) -> DataFrame:
         """Return a table of the scans, indexed by their ids."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(scan) for scan in self.scans]).set_index("scan_id")
+        return make_frame(DatasetScan, self.scans, index="scan_id")
 
     def _repr_html_(self) -> str:
         parts = self.to_frame().groupby("part", sort=False)

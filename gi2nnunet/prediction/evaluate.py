@@ -67,6 +67,19 @@ class Evaluation:
     scans: tuple[Scan, ...] = field(repr=False)
     labels: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the files, how they were made and, if there is one, the score as plain values."""
+        return {
+            "submission": str(self.submission),
+            "standing": self.standing,
+            "labels": list(self.labels),
+            "files": [str(file) for file in self.files],
+            "seconds_per_scan": self.seconds_per_scan,
+            "computing": dict(self.computing),
+            "tuning": self.tuned.describe() if self.tuned else None,
+            **(self.score.to_json() if self.score else {}),
+        }
+
     @property
     def scan_ids(self) -> tuple[str, ...]:
         """Return the scans that were predicted."""

@@ -76,6 +76,14 @@ class OutOfFold:
     costs: Mapping[str, PredictionCost]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return folders, folds and costs as plain values."""
+        return {
+            "folders": {name: str(folder) for name, folder in self.folders.items()},
+            "folds": dict(self.fold_of),
+            "costs": {name: dict(cost) for name, cost in self.costs.items()},
+        }
+
     def path(self, model: TrainedModel, scan_id: str) -> Path:
         """Return the file of one scan's probabilities."""
         return self.folders[model.folder.name] / f"{scan_id}{SUFFIX}"

@@ -27,6 +27,15 @@ class WrittenReport:
     size: int
     report: Report
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "report": str(self.path),
+            "bytes": self.size,
+            "scans": [scan.scan_id for scan in self.report.shown],
+            "missing": list(self.report.missing),
+        }
+
 
 def write_report(report: Report, path: Path) -> WrittenReport:
     """Write the page; raises :class:`OutputError` if it cannot be written."""

@@ -47,6 +47,15 @@ class ExportedModel:
     tuned: Tuned | None
     warnings: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "file": str(self.path),
+            "bytes": self.size,
+            "models": self.ensemble.describe(),
+            "tuning": str(self.tuned.path) if self.tuned else None,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedModel:
@@ -61,6 +70,15 @@ class ImportedModel:
     kept: tuple[Path, ...]
     models: tuple[TrainedModel, ...]
     tuning: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "id": self.bundle.dataset_id,
+            "written": [str(folder) for folder in self.written],
+            "left_alone": [str(folder) for folder in self.kept],
+            "tuning": str(self.tuning) if self.tuning else None,
+        }
 
 
 def export_model(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gi2nnunet.core.errors import EngineError, GiError, InputError, count, name_some
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
@@ -46,6 +47,21 @@ class HiddenPrediction:
     outcome: Outcome | None
     tuned: Tuned | None
     warnings: tuple[str, ...]
+
+    @property
+    def predicted(self) -> int:
+        """Return how many scans were predicted."""
+        return len(self.outcome.used) if self.outcome else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "submission": str(self.submission),
+            "scans": self.scans,
+            "predicted": self.predicted,
+            "tuning": str(self.tuned.path) if self.tuned else None,
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

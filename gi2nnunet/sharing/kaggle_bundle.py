@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.files import write_json
@@ -41,6 +42,17 @@ class KaggleBundle:
     wheels: tuple[str, ...]
     size: int
     commands: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "folder": str(self.folder),
+            "bytes": self.size,
+            "models": self.model.ensemble.describe(),
+            "tuning": str(self.model.tuned.path) if self.model.tuned else None,
+            "wheels": list(self.wheels),
+            "commands": list(self.commands),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

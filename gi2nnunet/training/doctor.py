@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError, count
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.cards import Cards, CheckedCard, is_compiling
@@ -30,6 +31,9 @@ from gi2nnunet.training.machine import (
 )
 from gi2nnunet.training.need import GIB, MIB, Need, estimate_need
 from gi2nnunet.training.prepared import PLAN_AGAIN, list_prepared_checks, read_planned
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Level = Literal["ok", "warning", "error"]
 
@@ -393,6 +397,10 @@ class Diagnosis:
     def fit(self) -> bool:
         """Return whether nothing would stop a run."""
         return all(verdict.level != "error" for verdict in self.verdicts)
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the checks, indexed by their names."""
+        return make_frame(Verdict, self.verdicts, index="name")
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""

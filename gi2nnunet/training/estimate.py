@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_record
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import require_own_split
@@ -41,6 +42,9 @@ from gi2nnunet.training.prepared import (
     read_planned,
 )
 from gi2nnunet.training.record import TrainedFold, fill_in, find_trainings, read_length
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Source = Literal["trainings", "measured", "card"]
 State = Literal["new", "begun", "finished"]
@@ -159,6 +163,10 @@ class Estimate:
         for entry in self.trainings:
             heapq.heapreplace(free, free[0] + entry.seconds_left)
         return max(free)
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the trainings."""
+        return make_frame(TrainingCost, self.trainings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as plain values; seconds and bytes throughout."""

@@ -78,6 +78,24 @@ class Plan:
     log: Path | None
     warnings: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "preset": self.preset.name,
+            "plans": self.plans_name,
+            "file": str(self.plans_file),
+            "configurations": {
+                name: {
+                    "patch_size": list(planned.patch_size),
+                    "batch_size": planned.batch_size,
+                    "spacing_mm": list(planned.spacing_mm),
+                    "folder": str(planned.data_folder),
+                }
+                for name, planned in self.configurations.items()
+            },
+            "log": str(self.log) if self.log else None,
+        }
+
 
 def plan_dataset(
     dataset: Dataset, options: PlanOptions, *, engine: Engine, progress: Progress | None = None

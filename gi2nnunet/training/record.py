@@ -50,6 +50,11 @@ class TrainingResult:
     outcome: Literal["trained", "resumed", "kept"]
     log: Path | None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        log = str(self.log) if self.log else None
+        return {**asdict(self), "folder": str(self.folder), "log": log}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.workers import Progress
 from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import Dataset
@@ -29,6 +30,9 @@ from gi2nnunet.prediction.out_of_fold import (
 from gi2nnunet.scoring.bootstrap import Gain
 from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.tuning.search import list_tuning_scans, measure_plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,10 @@ class ModelComparison:
     def best(self) -> ModelEntry:
         """Return the one with the highest score."""
         return self.entries[0]
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the models, indexed by their names."""
+        return make_frame(ModelEntry, self.entries, index="name")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values; NaN becomes ``None``."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, find_box
 from gi2nnunet.formats.probabilities import EightBits, TuningScan
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.nnunet.models import Ensemble
 from gi2nnunet.nnunet.postprocess import PLAIN, Decision, OrganDecision, Tuning, decide_organ
 from gi2nnunet.prediction.out_of_fold import OutOfFold, read_stored
 from gi2nnunet.scoring.bootstrap import (
@@ -41,12 +42,36 @@ from gi2nnunet.scoring.bootstrap import (
 from gi2nnunet.scoring.conventions import TunedMetric
 from gi2nnunet.scoring.metric import dice_of_counts, normalised_hausdorff, slice_hausdorff
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 THRESHOLDS = tuple(round(0.5 + step * 0.05, 2) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5))
 GATES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
 SMALLEST_ML = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 FILL_SLICES = (0, 1, 2, 4)
 _EVERY_ORGAN = range(len(ORGANS))
 _PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedModels:
+    """Models, the tuning that was chosen for them, and the file that it was saved in."""
+
+    tuning: Tuning
+    path: Path
+    ensemble: Ensemble
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the gains of each organ and, as ``all``, of all together."""
+        import pandas as pd
+
+        gains = self.tuning.gains.items()
+        rows = [{"organ": name, **vars(gain), "gain": gain.gain} for name, gain in gains]
+        return pd.DataFrame(rows).set_index("organ")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"file": str(self.path), **self.tuning.to_json()}
 
 
 def tune_decision(

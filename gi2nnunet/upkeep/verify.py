@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gi2nnunet.core.errors import Check, Finding, InputError, count, name_some
 from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, show_name
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
@@ -38,6 +39,9 @@ from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.training.prepared import digest_file, list_prepared_checks
 from gi2nnunet.upkeep.predictions import list_prediction_checks
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def list_model_checks(
@@ -195,6 +199,10 @@ class Verification:
     def sound(self) -> bool:
         """Return whether nothing is wrong."""
         return not self.findings
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the findings."""
+        return make_frame(Finding, self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gi2nnunet.cli.slurm import submit
 from gi2nnunet.formats.volumes import write_volume
+from gi2nnunet.upkeep import jobs
 from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.making import NAME, RAW, Make, cut, edit, remove, then, write
 
@@ -178,7 +178,7 @@ REPORTS = (
         command="jobs",
         message=("train: stopped; log", "Run the same command with --on slurm again"),
         exit_code=0,
-        patch=lambda monkeypatch: monkeypatch.setattr(submit, "_read_queue", dict),
+        patch=lambda monkeypatch: monkeypatch.setattr(jobs, "_read_queue", dict),
     ),
     BadInput(
         name="jobs: a record of another form",

@@ -133,7 +133,6 @@ def test_score_shows_the_standing_that_was_recorded(
 
 
 def test_tune_of_the_api_passes_the_leaks_on(bench: Any) -> None:
-    computing = bench.compute()
-    found, _, _ = api.tune(ModelChoice(), **computing)
+    found = api.tune(workspace=bench.workspace.raw.parent, device="cpu").tuning
     assert found.standing == "seen-patient"
     assert found.to_json()["standing"] == "seen-patient"

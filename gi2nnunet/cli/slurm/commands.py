@@ -20,7 +20,6 @@ from gi2nnunet.cli.slurm.submit import (
     Profile,
     make_prediction_graph,
     make_training_graph,
-    read_jobs,
     read_profile,
     submit,
 )
@@ -29,6 +28,7 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
 from gi2nnunet.nnunet.models import spell_models
 from gi2nnunet.nnunet.presets import choose_configurations
+from gi2nnunet.upkeep.jobs import find_jobs_folder
 
 if TYPE_CHECKING:
     from gi2nnunet.prediction.choose import Work
@@ -144,26 +144,24 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
     Example: gi2nnunet jobs --workspace shared/gi2nnunet-workspace
     """
-    space = api.find_workspace(workspace)
-    found = read_jobs(_jobs_folder(space))
-    left = sum(job.state != "finished" for job in found)
+    found = api.jobs(workspace=workspace)
     if as_json:
-        print_json({"jobs": [job.to_json() for job in found], "left": left})
+        print_json(found.to_json())
         return
-    if not found:
+    if not found.jobs:
         print_notice("No jobs were submitted from this workspace.")
         return
     print_table(
         "Jobs",
         ("job", "Slurm's id", "state", "why"),
-        [(job.name, job.job_id, job.state, job.reason) for job in found],
+        [(job.name, job.job_id, job.state, job.reason) for job in found.jobs],
         text_columns=4,
     )
-    for job in found:
+    for job in found.jobs:
         if job.state in ("failed", "stopped"):
             print_notice(f"{job.name}: {job.state}; log {job.log}\n{job.last_lines}")
-    print_result(f"{count(left, 'job')} of {len(found)} left.")
-    if any(job.state in ("failed", "stopped") for job in found):
+    print_result(f"{count(found.left, 'job')} of {len(found.jobs)} left.")
+    if any(job.state in ("failed", "stopped") for job in found.jobs):
         print_notice("Run the same command with --on slurm again to submit what is missing.")
 
 
@@ -294,7 +292,7 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
             words = shlex.join(job.words)  # a job runs in another folder
             print_result(f"{job.name}{after}\n    gi2nnunet {words}", whole=True)
         return
-    done = submit(graph, profile=profile, folder=_jobs_folder(space), mark=mark)
+    done = submit(graph, profile=profile, folder=find_jobs_folder(space), mark=mark)
     if as_json:
         print_json({"submitted": done.submitted, "left_alone": done.kept})
         return
@@ -308,7 +306,3 @@ def _submit(context: typer.Context, graph: Sequence[Job], space: Workspace, *, m
 def _describe(job: Job, profile: Profile) -> dict[str, object]:
     gpus = profile.gpus if job.on_gpu else 0
     return {"job": job.name, "after": job.after, "gpus": gpus, "words": job.words}
-
-
-def _jobs_folder(space: Workspace) -> Path:
-    return space.logs.parent / "jobs"

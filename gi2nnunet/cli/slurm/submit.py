@@ -1,8 +1,4 @@
-"""Slurm jobs: their profile, their order, how they are submitted and recorded, and their state.
-
-States come from squeue and from a file that each job writes at its end. submitit would ask sacct,
-which needs a database that many clusters do not have, and does not say why a job waits.
-"""
+"""Slurm jobs: their profile, their order, how they are submitted and recorded."""
 
 from __future__ import annotations
 
@@ -16,45 +12,22 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import EngineError, InputError, Problem, raise_problems
+from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import find_record, parse_record, read_record, write_json
 from gi2nnunet.core.locks import hold
+from gi2nnunet.upkeep.jobs import JobRecord, JobStatus, State, read_jobs, record_path
 
-State = Literal["waiting", "running", "finished", "failed", "stopped"]
 _ACTIVE = ("waiting", "running")
-_LAST_LINES = 8
 # Of the time between the warning and the end, for saving; the rest is for queueing the job again.
 _PATIENT_PART = 0.75
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobStatus:
-    """State of one submitted job.
-
-    ``job_id`` is Slurm's, such as ``12_3`` in an array; ``reason`` is Slurm's reason for waiting. A
-    job is ``stopped`` if Slurm no longer knows it and it did not record how it ended.
-    ``last_lines`` are the end of its log if it failed or was stopped.
-    """
-
-    name: str
-    job_id: str
-    state: State
-    reason: str
-    log: Path
-    last_lines: str
-
-    def to_json(self) -> dict[str, str]:
-        """Return it as plain values."""
-        return {**asdict(self), "log": str(self.log)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +65,7 @@ def submit(jobs: Sequence[Job], *, profile: Profile, folder: Path, mark: str) ->
             job_ids = _submit_together(together, profile=profile, folder=folder, after=after)
             for job, job_id in zip(together, job_ids, strict=True):
                 about = {"name": job.name, "job_id": job_id, "array": job.array}
-                write_json(_record(folder, job.name), {**about, **_identify(job, mark)})
+                write_json(record_path(folder, job.name), {**about, **_identify(job, mark)})
                 submitted[job.name] = active[job.name] = job_id
     return Submission(submitted=submitted, kept=kept)
 
@@ -117,7 +90,7 @@ def _list_missing(
     kept: dict[str, State] = {}
     for job in jobs:
         status = states.get(job.name)
-        record = find_record(_record(folder, job.name), JobRecord) if status else None
+        record = find_record(record_path(folder, job.name), JobRecord) if status else None
         same = record is not None and _identify(job, mark).items() <= record.items()
         again = {other.name for other in todo} & set(job.after)
         gone = job.leaves and not any(path.exists() for path in job.leaves)
@@ -131,22 +104,6 @@ def _list_missing(
         else:
             todo.append(job)
     return todo, kept
-
-
-class JobRecord(TypedDict):
-    """What is recorded of a submitted job."""
-
-    name: str
-    job_id: Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")]
-    words: list[str]
-    array: NotRequired[str | None]
-    mark: NotRequired[str]
-
-
-class Outcome(TypedDict):
-    """How a job's command ended."""
-
-    exit_code: int
 
 
 def _identify(job: Job, mark: str) -> dict[str, Any]:
@@ -167,56 +124,11 @@ def _drop_former(
     """Forget the jobs of an array that is now submitted in fewer parts."""
     arrays = {job.array for job in jobs if job.array}
     for name in states.keys() - {job.name for job in jobs}:
-        record = find_record(_record(folder, name), JobRecord)
+        record = find_record(record_path(folder, name), JobRecord)
         if record and record.get("array") in arrays:
             if states[name].state in _ACTIVE:
                 raise _busy(states[name], record)
-            _record(folder, name).unlink(missing_ok=True)
-
-
-def read_jobs(folder: Path) -> tuple[JobStatus, ...]:
-    """Return the state of every recorded job, in the order of submission."""
-    remedy = "Remove the file and run the same command with --on slurm again."
-    paths = (folder / "records").glob("*.json")
-    records = [read_record(path, JobRecord, remedy=remedy) for path in paths]
-    queue = _read_queue() if records else {}
-    records.sort(key=lambda record: [int(number) for number in record["job_id"].split("_")])
-    return tuple(_describe_job(record, folder, queue) for record in records)
-
-
-def _describe_job(
-    record: JobRecord, folder: Path, queue: Mapping[str, tuple[str, str]]
-) -> JobStatus:
-    job_id = record["job_id"]
-    outcome = find_record(folder / "outcomes" / f"{job_id}.json", Outcome)
-    queued, reason = queue.get(job_id, ("", ""))
-    state: State = "running" if queued else "stopped"
-    if queued.startswith(("PENDING", "REQUEUE")):
-        state = "waiting"
-    elif outcome:
-        state = "failed" if outcome["exit_code"] else "finished"
-    log = folder / "logs" / f"{job_id}_0_log.out"
-    return JobStatus(
-        name=record["name"],
-        job_id=job_id,
-        state=state,
-        reason=reason if state == "waiting" and reason != "None" else "",
-        log=log,
-        last_lines=_last_lines(log) if state in ("failed", "stopped") else "",
-    )
-
-
-def _read_queue() -> dict[str, tuple[str, str]]:
-    # One line for each job, also for those of a waiting array.
-    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(f"squeue: cannot be asked ({error}). Is Slurm there?") from error
-    if asked.returncode:
-        raise EngineError(f"squeue failed: {asked.stderr.strip()}")
-    rows = [line.split("|", 2) for line in asked.stdout.splitlines()]
-    return {job_id: (state, reason) for job_id, state, reason in rows}
+            record_path(folder, name).unlink(missing_ok=True)
 
 
 def _submit_together(
@@ -273,18 +185,6 @@ def _write_places(job: Job, folder: Path) -> Path | None:
     path = folder / "places" / f"{job.name}.json"
     write_json(path, job.places, private=True)
     return path
-
-
-def _record(folder: Path, name: str) -> Path:
-    return folder / "records" / f"{name}.json"
-
-
-def _last_lines(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])
 
 
 @dataclass(frozen=True, kw_only=True)

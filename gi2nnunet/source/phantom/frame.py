@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +25,31 @@ class Geometry:
     height: int
     slices: int
     spacing_mm: tuple[float, float] = (1.5, 1.5)
+
+
+def parse_geometry(text: str) -> Geometry:
+    """Return the geometry of a text such as ``266x266x144`` or ``64x64x24@6``.
+
+    Raises
+    ------
+    ValueError
+        For any other text.
+    """
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", text)
+    if not match:
+        raise ValueError(f"size: found {text!r}; expected a size such as 266x266x144 or 64x64x24@6")
+    width, height, slices = (int(match[i]) for i in (1, 2, 3))
+    spacing = float(match[4] or 1.5)
+    return Geometry(width=width, height=height, slices=slices, spacing_mm=(spacing, spacing))
+
+
+def list_geometries(
+    given: str | Geometry | Sequence[str | Geometry] | None,
+) -> list[Geometry] | None:
+    """Return one geometry or several, given as texts or not; ``None`` for none."""
+    several = [given] if isinstance(given, str | Geometry) else given
+    made = [parse_geometry(one) if isinstance(one, str) else one for one in several or ()]
+    return made or None
 
 
 @dataclass(frozen=True, kw_only=True)

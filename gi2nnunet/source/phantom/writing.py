@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -78,6 +79,23 @@ class PhantomSummary:
     slices: int
     masks: int
     solution: Path | None = None
+
+    def count_parts(self) -> dict[str, tuple[int, int]]:
+        """Return the numbers of scans and patients of ``train`` and ``test``."""
+        parts = {"train": self.train, "test": self.test}
+        return {part: (len(ids), len(set(map(patient_of, ids)))) for part, ids in parts.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        counts = self.count_parts()
+        return {
+            "source": str(self.path),
+            "solution": str(self.solution) if self.solution else None,
+            "scans": {part: scans for part, (scans, _) in counts.items()},
+            "patients": {part: patients for part, (_, patients) in counts.items()},
+            "slices": self.slices,
+            "masks": self.masks,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from gi2nnunet.cli.slurm.submit import Job, JobStatus, Profile, read_jobs, submit
+from gi2nnunet.cli.slurm.submit import Job, Profile, submit
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.record import parse_log
+from gi2nnunet.upkeep.jobs import JobStatus, read_jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 PROFILE = Profile(time="0:10:00", gpus=0, cpus=1, warning_seconds=60)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.cli.slurm.submit import Job, Profile, read_jobs, submit
+from gi2nnunet.cli.slurm.submit import Job, Profile, submit
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
+from gi2nnunet.upkeep.jobs import read_jobs
 
 pytest.importorskip("submitit")
 JOBS = (Job(name="plan", words=("plan",)), Job(name="train", words=("train",), after=("plan",)))

@@ -1,0 +1,273 @@
+"""Calls for submissions and their scores: encode, export_dicom, score, compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gi2nnunet.api.opening import FilePath, find_workspace
+from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.command import take_fields
+from gi2nnunet.core.errors import require_positive
+
+if TYPE_CHECKING:
+    from gi2nnunet.dataset.encode import Encoded
+    from gi2nnunet.dataset.export_dicom import ExportedDicom
+    from gi2nnunet.formats.ids import LabelScheme, Orientation
+    from gi2nnunet.scoring.compare import Comparison
+    from gi2nnunet.scoring.conventions import Metric, ScanChoice
+    from gi2nnunet.scoring.result import Score
+    from gi2nnunet.source.scan import Scan
+
+
+def encode(
+    volumes: FilePath,
+    *,
+    out: FilePath,
+    labels: LabelScheme | None = None,
+    label_map: str | None = None,
+    orientation: Orientation = "affine",
+    sample: FilePath | None = None,
+) -> Encoded:
+    """Turn label volumes into a submission CSV.
+
+    Parameters
+    ----------
+    volumes
+        A folder of NIfTI files, or one of them.
+    labels
+        How they are coded; by default as ``manifest.json`` or ``dataset.json`` beside them says,
+        otherwise as the values show.
+    label_map, orientation
+        See :func:`check`.
+    sample
+        A ``sample_submission.csv``; the rows are written in its order.
+
+    Raises
+    ------
+    InputError
+        If a volume cannot be read, or it is unknown how labels are coded.
+    """
+    from gi2nnunet.dataset.encode import encode_labels
+
+    return encode_labels(
+        Path(volumes), Path(out), scheme=labels, label_map=label_map, orientation=orientation,
+        sample=Path(sample) if sample else None,
+    )  # fmt: skip
+
+
+def export_dicom(
+    volumes: FilePath,
+    *,
+    source: FilePath,
+    out: FilePath,
+    series: str | None = None,
+    labels: LabelScheme | None = None,
+    roi_name: Mapping[str, str] | Sequence[str] | None = None,
+    any_modality: bool = False,
+    show_paths: bool = False,
+) -> ExportedDicom:
+    """Write ``rtstruct.dcm`` and ``seg.dcm`` of label volumes on the series they were made on.
+
+    Parameters
+    ----------
+    volumes
+        A NIfTI file of labels, or a folder of one mask per organ.
+    source
+        The folder, zip or file of the DICOM series.
+    out
+        Folder for the two files.
+    series
+        Which series, if there are several: its number, UID or description.
+    labels
+        How labels are coded; by default as their values show.
+    roi_name
+        Names of structures in place of those of TG-263: ``{"stomach": "Magen"}``.
+
+    Raises
+    ------
+    InputError
+        If labels and series cannot be read, or do not lie on one another.
+    """
+    from gi2nnunet.dataset.export_dicom import export_dicom as export
+    from gi2nnunet.formats.structures import parse_names
+    from gi2nnunet.source.scan import DicomOptions
+
+    options = DicomOptions(series=series, any_modality=any_modality, show_paths=show_paths)
+    names = parse_names(roi_name, option="--roi-name")
+    return export(Path(volumes), Path(source), Path(out), scheme=labels, names=names, dicom=options)
+
+
+def score(
+    submission: FilePath,
+    truth: FilePath | None = None,
+    *,
+    metric: Metric = "per-class",
+    scans: ScanChoice = "all",
+    images: FilePath | None = None,
+    orientation: Orientation = "affine",
+    medical: bool = False,
+    tolerance_mm: float = 3.0,
+    per_slice: FilePath | None = None,
+    workspace: FilePath | None = None,
+    dataset_id: int | None = None,
+    jobs: int | None = None,
+    progress: Shown = None,
+) -> Score:
+    """Score a submission against the truth with the competition's metric.
+
+    Parameters
+    ----------
+    submission, truth
+        CSV files in the competition's format, folders of :func:`predict`, a converted dataset (its
+        truth), or folders of label volumes with ``dataset.json``. By default the truth is
+        ``truth.csv`` beside the submission, otherwise that of the workspace's dataset.
+    metric
+        Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
+    scans
+        ``"all"`` must be in both, or only those that are ``"common"`` to both are scored.
+    images
+        The source to take image sizes from, if the truth has no ``image_height`` and
+        ``image_width`` columns.
+    orientation
+        Axes of NIfTI volumes; see :func:`check`.
+    medical
+        Add surface Dice, HD95 in mm and volume error in ml. The voxel spacing is that of
+        ``images``, else of the truth if that is a dataset, label volumes or beside a recorded
+        score, else of the workspace's dataset.
+    per_slice
+        Also write a CSV with a row for each slice and organ, the areas in mm2 if the spacing is
+        known.
+
+    Raises
+    ------
+    InputError
+        If a file is damaged, no truth is known, one that this program wrote was changed, the two do
+        not have the same rows, or an image size or spacing that is needed is unknown.
+    OutputError
+        If ``per_slice`` cannot be written.
+    """
+    from gi2nnunet.core.files import check_place, replace_file
+    from gi2nnunet.scoring.conventions import require_convention
+    from gi2nnunet.scoring.masks import find_truth, read_masks
+    from gi2nnunet.scoring.record import format_slices
+    from gi2nnunet.scoring.score import score_submission
+
+    require_positive(jobs=jobs)
+    require_convention(metric)
+    if not 0 <= tolerance_mm < math.inf:
+        raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
+    if per_slice:
+        check_place(Path(per_slice))
+    known = open_scans(images, orientation=orientation)
+    predicted = read_masks(Path(submission), orientation=orientation)
+    space = find_workspace(workspace)
+    if truth is None:
+        true = find_truth(Path(submission), predicted, workspace=space, dataset_id=dataset_id)
+    else:
+        true = read_masks(Path(truth), truth=True, orientation=orientation)
+    spacing_mm = {name: scan.spacing_mm for name, scan in known.items()}
+    if (medical or per_slice) and set(true.scan_ids) - spacing_mm.keys():
+        from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
+
+        spacing_mm = {
+            **find_spacings(
+                true, Path(truth or submission), workspace=space, dataset_id=dataset_id,
+                orientation=orientation,
+            ),
+            **spacing_mm,
+        }  # fmt: skip
+    with show_progress(progress) as report:
+        result = score_submission(
+            predicted, true,
+            metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
+            sizes={name: scan.size for name, scan in known.items()} or None,
+            spacing_mm=spacing_mm, jobs=jobs, progress=report,
+        )  # fmt: skip
+    if per_slice:
+        replace_file(Path(per_slice), format_slices(result))
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compare:
+    """Arguments of :func:`compare`."""
+
+    a: FilePath = field(kw_only=False)
+    b: FilePath = field(kw_only=False)
+    truth: FilePath | None = field(default=None, kw_only=False)
+    metric: Metric = "per-class"
+    scans: ScanChoice = "all"
+    images: FilePath | None = None
+    orientation: Orientation = "affine"
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+    progress: Shown = None
+
+
+@take_fields(_Compare)
+def compare(asked: _Compare) -> Comparison:
+    """Compare two submissions or models, with intervals over patients.
+
+    Parameters
+    ----------
+    a, b
+        What :func:`score` takes, or a name in the workspace: of a prediction as :func:`status`
+        shows it (``held-out``), or of a model: its configuration, such as ``2d``, of an ensemble
+        ``2d+3d_fullres``. A model's name means its out-of-fold predictions, or those of the
+        held-out scans if only these exist of both.
+    truth
+        By default ``truth.csv`` beside a scored prediction, otherwise that of the workspace's
+        dataset.
+    metric, scans, images, orientation
+        See :func:`score`.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of a name, several fit, or the predictions of a model are missing; and
+        as :func:`score` does.
+    """
+    from gi2nnunet.scoring.compare import Side, compare_submissions
+    from gi2nnunet.scoring.conventions import require_convention
+    from gi2nnunet.scoring.masks import read_masks
+    from gi2nnunet.upkeep.named import find_common_truth, find_masks
+
+    require_positive(jobs=asked.jobs)
+    require_convention(asked.metric)
+    space = find_workspace(asked.workspace)
+    with show_progress(asked.progress) as report:
+        sides = find_masks(
+            [str(asked.a), str(asked.b)], workspace=space, dataset_id=asked.dataset_id,
+            orientation=asked.orientation, jobs=asked.jobs, progress=report,
+        )  # fmt: skip
+        if asked.truth is None:
+            truth = find_common_truth(sides, workspace=space, dataset_id=asked.dataset_id)
+        else:
+            truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
+        known = open_scans(asked.images, orientation=asked.orientation)
+        found = compare_submissions(
+            sides[0].table, sides[1].table, truth,
+            metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
+            sizes={name: scan.size for name, scan in known.items()} or None, progress=report,
+        )  # fmt: skip
+    named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
+    return replace(found, sides=tuple(named), truth=truth.name)
+
+
+def open_scans(
+    images: FilePath | None, *, orientation: Orientation = "affine"
+) -> Mapping[str, Scan]:
+    """Return the scans of a source by id; they have sizes and spacings. None without a source."""
+    if images is None:
+        return {}
+    from gi2nnunet.source.open import open_source
+    from gi2nnunet.source.scan import SourceOptions
+
+    options = SourceOptions(truth=False, allow_missing=True, orientation=orientation)
+    return open_source(images, options).scans
