@@ -129,6 +129,15 @@ def test_a_datasets_scans_are_arrays_and_a_table(here) -> None:
                 assert np.array_equal(np.stack(list(masks.values())), made.masks)
             else:
                 assert np.array_equal(np.any(list(masks.values()), axis=0), made.masks.any(axis=0))
+    scan = dataset["case2_day1"]
+    assert np.array_equal(scan.image, source.truth["case2_day1"].image)
+    assert scan.image is scan.image  # read once
+    assert np.array_equal(scan.masks["stomach"], dataset.read_masks("case2_day1")["stomach"])
+    assert (scan.shape, scan.numbers[0]) == (scan.image.shape, 1)
+    assert "case2_day1" in dataset
+    assert "case2_day2" not in dataset
+    assert list(dataset) == [one.scan_id for one in dataset.scans]
+    assert len(dataset) == len(dataset.scans)
     frame = dataset.to_frame()
     assert list(frame.index) == [scan.scan_id for scan in dataset.scans]
     assert frame.loc["case2_day1", "patient_id"] == "case2"

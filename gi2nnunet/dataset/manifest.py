@@ -19,6 +19,7 @@ from gi2nnunet.core.seals import Seal, find_changed
 from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import split_organs
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.source.arrays import ScanArrays, ScansById, name_near
 from gi2nnunet.source.dataset import (
     MANIFEST,
     DatasetPart,
@@ -39,8 +40,11 @@ SPLITS, TRUTH, SAMPLE = "splits_final.json", "truth.csv", "sample_submission.csv
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(ScansById):
     """A whole nnU-Net raw dataset.
+
+    Read like a mapping, it gives the scans by their ids: ``dataset["case1_day0"].image`` and the
+    true ``.masks``.
 
     Attributes
     ----------
@@ -95,7 +99,21 @@ class Dataset:
 
     def scan(self, scan_id: str) -> DatasetScan:
         """Return one scan; :class:`KeyError` for an unknown id."""
+        if scan_id not in self._scan_of:
+            raise KeyError(name_near(scan_id, self._scan_of))
         return self._scan_of[scan_id]
+
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Return the ids of the scans."""
+        return tuple(self._scan_of)
+
+    def __getitem__(self, scan_id: str) -> ScanArrays:
+        scan = self.scan(scan_id)
+        return ScanArrays(
+            scan_id=scan_id, numbers=scan.numbers, shape=scan.shape, spacing_mm=scan.spacing_mm,
+            read_image=self.read_image, read_masks=self.read_masks,
+        )  # fmt: skip
 
     def image_path(self, scan_id: str) -> Path:
         """Return the path of a scan's image."""

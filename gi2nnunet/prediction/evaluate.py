@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gi2nnunet.core.errors import InputError
+from gi2nnunet.core.errors import InputError, require_positive
 from gi2nnunet.core.files import check_place, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.seals import hash_file
@@ -40,15 +40,22 @@ from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.folders import lock_of
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, write_score
+from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, TRUTH, write_score
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.arrays import ScanArrays, ScansById, name_near
 from gi2nnunet.source.scan import Scan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(ScansById):
     """Predicted scans, and their score if the truth is known; ``standing`` is what it means.
+
+    Read like a mapping, it gives the scans by their ids: ``prediction[scan_id].image`` and the
+    predicted ``.masks``.
 
     ``files`` are the results, the submission first; ``prediction.json`` beside them says how they
     were made. ``tuned`` holds the settings of ``tune`` that decided the masks, ``computing``
@@ -102,20 +109,81 @@ class Evaluation:
 
         A slice without a row in the submission is empty. Raises as :meth:`read_image`.
         """
+        return self._decode(self._table, self._find(scan_id))
+
+    def read_truth(self, scan_id: str) -> dict[str, NDArray[np.bool_]] | None:
+        """Return a scan's true masks as :meth:`read_masks` does; ``None`` if it was not scored."""
         scan = self._find(scan_id)
-        label_map = np.zeros(scan.shape, np.uint8)
-        rows = take_rows(self._table, [scan_id])
-        if rows is not None:
-            for _, numbers, planes in decode_table(rows, sizes={scan_id: scan.size}):
-                label_map[[scan.numbers.index(number) for number in numbers]] = planes
-        return dict(zip(ORGANS, split_organs(label_map), strict=True))
+        return None if self._truth is None else self._decode(self._truth, scan)
+
+    def __getitem__(self, scan_id: str) -> ScanArrays:
+        scan = self._find(scan_id)
+        return ScanArrays(
+            scan_id=scan_id, numbers=tuple(scan.numbers), shape=scan.shape,
+            spacing_mm=scan.spacing_mm, read_image=self.read_image, read_masks=self.read_masks,
+        )  # fmt: skip
+
+    def plot(self, scan_id: str, slices: Sequence[int] | None = None, *, most: int = 4) -> Figure:
+        """Draw slices of a scan: contours of the truth solid, of the prediction dashed.
+
+        Parameters
+        ----------
+        slices
+            Slice numbers; by default the worst slices if the truth is known, otherwise those with
+            the most organ.
+        most
+            How many slices there are by default.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook shows it; it has ``savefig``.
+
+        Raises
+        ------
+        KeyError
+            For a scan that was not predicted.
+        ValueError
+            For a slice that the scan does not have.
+        """
+        from gi2nnunet.prediction.plot import choose_slices, plot_slices
+
+        scan, truth = self[scan_id], self.read_truth(scan_id)
+        require_positive(most=most)
+        if slices is None:
+            chosen = choose_slices(scan.masks, truth, most=most)
+        else:
+            first, last = scan.numbers[0], scan.numbers[-1]
+            if not slices or not set(slices) <= set(scan.numbers):
+                raise ValueError(f"slices: found {slices}; expected some of {first} to {last}")
+            chosen = [scan.numbers.index(number) for number in slices]
+        value = {one.scan_id: one for one in self.score.per_scan} if self.score else {}
+        title = f"{scan_id}, score {value[scan_id].score:.3f}" if scan_id in value else scan_id
+        return plot_slices(scan, truth, slices=chosen, title=title)
 
     @cached_property
     def _table(self) -> MaskTable:
         return read_mask_table(self.submission, any_scan=True)
 
+    @cached_property
+    def _truth(self) -> MaskTable | None:
+        path = self.submission.with_name(TRUTH)
+        return None if self.score is None else read_mask_table(path, any_scan=True)
+
     def _find(self, scan_id: str) -> Scan:
-        return {scan.scan_id: scan for scan in self.scans}[scan_id]
+        found = {scan.scan_id: scan for scan in self.scans}.get(scan_id)
+        if found is None:
+            raise KeyError(name_near(scan_id, self.scan_ids))
+        return found
+
+    @staticmethod
+    def _decode(table: MaskTable, scan: Scan) -> dict[str, NDArray[np.bool_]]:
+        label_map = np.zeros(scan.shape, np.uint8)
+        rows = take_rows(table, [scan.scan_id])
+        if rows is not None:
+            for _, numbers, planes in decode_table(rows, sizes={scan.scan_id: scan.size}):
+                label_map[[scan.numbers.index(number) for number in numbers]] = planes
+        return dict(zip(ORGANS, split_organs(label_map), strict=True))
 
 
 def evaluate(
