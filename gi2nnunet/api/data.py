@@ -52,8 +52,8 @@ def phantom(
     easy
         Smooth, with little noise; for demos.
     masks, sizes
-        A CSV in the competition's format, for whose masks images are made, and the sizes of these:
-        a CSV with id, width, height, px_w and px_h, or a source. ``sizes`` alone makes up anatomy.
+        A CSV in the competition's format, to make images for its masks, and the sizes of these: a
+        CSV with id, width, height, px_w and px_h, or a source. Only ``sizes`` makes up anatomy.
     fill_sample
         Write every row into ``sample_submission.csv``, not only the header.
     solution

@@ -231,7 +231,7 @@ def plan(
     Raises
     ------
     InputError
-        If there is no dataset, nnU-Net cannot plan this for it, or this machine cannot do it.
+        If the workspace holds no dataset, or nnU-Net or this machine cannot plan this for it.
     """
     from gi2nnunet.dataset.manifest import read_dataset
 
@@ -357,7 +357,7 @@ def estimate(
     Raises
     ------
     InputError
-        If there is no dataset, or the time of an epoch is not known for this hardware.
+        If the workspace holds no dataset, or the time of an epoch is not known.
     ValueError
         For ``card`` with ``measure`` or ``device``, which are about this machine, and for ``gpus``
         without ``card`` on a machine without one.

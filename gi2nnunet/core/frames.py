@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def make_frame(kind: type[Any], rows: Iterable[Any], *, index: str | None = None) -> DataFrame:
-    """Return a table whose columns are a dataclass's fields; without rows it has the columns too.
+    """Return a table with the fields of a dataclass as columns, also if it has no rows.
 
     ``index`` names the field that becomes the index.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class ScanArrays:
-    """A scan whose image and masks are read when they are first used.
+    """A scan: its image and masks are read when they are first used.
 
     ``numbers`` are its slice numbers; ``shape`` and ``spacing_mm`` are ``(z, y, x)``.
     """
