@@ -305,6 +305,21 @@ def test_a_damaged_score_is_written_again(folds: Path, run: Run) -> None:
     verify(run)
 
 
+def test_a_prediction_that_is_the_same_is_used_and_predicted_again(folds: Path, run: Run) -> None:
+    words = ("predict-and-score", *CPU, "--metric", "joined")
+    assert "Predicting " in run("predict-and-score", *CPU)[2]
+    _, out, err = run(*words)
+    assert "Predicting " not in err
+    assert "Using the predictions of " in err
+    assert "To predict again, add --again." in err
+    assert "score-joined.json" in out
+    find("predictions/*/*/score-per-class.json")
+    code, _, err = run(*words, "--again")
+    assert code == 0
+    assert "Predicting " in err
+    verify(run)
+
+
 def test_a_report_of_another_folder_names_what_it_takes(folds: Path, run: Run) -> None:
     said = say(run, "report", "--prediction", "source")
     follow(

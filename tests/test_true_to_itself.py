@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
+from gi2nnunet.formats.labels import join_organs
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.engine import Hardware
+from gi2nnunet.nnunet.engine import Hardware, PredictionOptions
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
@@ -30,7 +32,7 @@ from gi2nnunet.prediction.choose import Selection, Work, select_own_scans
 from gi2nnunet.prediction.evaluate import evaluate, predict_part
 from gi2nnunet.prediction.predict import predict_scans
 from gi2nnunet.scoring.conventions import CONVENTIONS
-from gi2nnunet.scoring.record import write_score
+from gi2nnunet.scoring.record import find_scores, read_score, write_score
 from gi2nnunet.scoring.score import score_submission
 from tests.converting import convert
 from tests.engines import compute
@@ -186,8 +188,8 @@ def test_a_score_is_the_same_whatever_the_jobs_and_the_order_of_rows(
     assert 0 < score.score < 1
     assert set(written[0]) == {
         "submission.csv",
-        "score-per-class.json",
-        "score-per-class.csv",
+        f"score-{metric}.json",
+        f"score-{metric}.csv",
         "truth.csv",
     }
     assert written[0] == written[1] == written[2]
@@ -265,6 +267,109 @@ def test_predictions_are_the_same_on_one_device_and_dealt_out(bench: Bench) -> N
     assert (third["submission.csv"], third["score-per-class.csv"]) == (
         first["submission.csv"], first["score-per-class.csv"],
     )  # fmt: skip
+
+
+def test_the_same_request_is_only_scored(bench: Bench) -> None:
+    out, shared = bench.root / "o", bench.compute(hardware=CPU, threads=2)
+    first = evaluate(bench.work(out), **shared)
+    bench.engine.asked.clear()
+    submission, cost = ((out / name).read_bytes() for name in ("submission.csv", "cost.json"))
+    notices: list[str] = []
+    wanted = PredictionOptions(nifti=True)
+    second = evaluate(
+        bench.work(out), metric="joined", options=wanted, on_notice=notices.append, **shared
+    )
+    assert bench.engine.asked == []
+    assert "Using the predictions of " in notices[1]
+    assert second.seconds_per_scan == first.seconds_per_scan
+    assert ((out / "submission.csv").read_bytes(), (out / "cost.json").read_bytes()) == (
+        submission, cost,
+    )  # fmt: skip
+    assert first.score is not None
+    assert second.score is not None
+    assert read_score(out, "per-class").score.score == first.score.score
+    assert read_score(out).score.metric == "joined"
+    assert read_score(out).score.score == second.score.score
+    for scan_id, masks in ((s, second.read_masks(s)) for s in second.scan_ids):
+        volume = read_volume(out / "labels" / f"{scan_id}.nii.gz").array
+        np.testing.assert_array_equal(volume, join_organs(list(masks.values())))
+        stomach = read_volume(out / "organs" / f"{scan_id}_stomach.nii.gz").array
+        np.testing.assert_array_equal(stomach, masks["stomach"])
+    evaluate(bench.work(out), again=True, **shared)
+    assert bench.engine.asked
+    assert [path.name for path in find_scores(out)] == ["score-per-class.json"]
+
+
+def _change_image(bench: Bench) -> None:
+    path = bench.selection.scans[0].files[0]
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def _change_checkpoint(bench: Bench) -> None:
+    (bench.root / "model" / "fold_2").mkdir(parents=True)
+    (bench.root / "model" / "fold_2" / "checkpoint_final.pth").touch()
+
+
+def _change_plans(bench: Bench) -> None:
+    (bench.root / "model").mkdir()
+    (bench.root / "model" / "plans.json").touch()
+
+
+def _change_submission(bench: Bench) -> None:
+    with (bench.root / "o" / "submission.csv").open("a") as file:
+        file.write("\n")
+
+
+CHANGES: dict[str, tuple[Callable[[Bench], object] | None, dict[str, Any]]] = {
+    "nothing": (None, {}),
+    "threads": (None, {"threads": 3}),
+    "the device": (None, {"hardware": CARDS}),
+    "mirroring": (None, {"mirroring": False}),
+    "the step": (None, {"step_size": 0.25}),
+    "probabilities": (None, {"options": PredictionOptions(save_probabilities=True)}),
+    "an image": (_change_image, {}),
+    "a checkpoint": (_change_checkpoint, {}),
+    "plans": (_change_plans, {}),
+    "the submission": (_change_submission, {}),
+    "prediction.json": (lambda b: (b.root / "o" / "prediction.json").write_text("{"), {}),
+    "cost.json": (lambda b: (b.root / "o" / "cost.json").unlink(), {}),
+}
+
+
+@pytest.mark.parametrize("what", list(CHANGES))
+def test_what_changes_the_masks_is_predicted_again(bench: Bench, what: str) -> None:
+    change, more = CHANGES[what]
+    given = {"hardware": CPU, "threads": 2}
+    evaluate(bench.work(bench.root / "o"), **bench.compute(**given))
+    images = [(path, path.read_bytes()) for s in bench.selection.scans for path in s.files]
+    if change is not None:
+        change(bench)
+    bench.engine.asked.clear()
+    options = more.get("options")
+    shared = bench.compute(**{**given, **{k: v for k, v in more.items() if k != "options"}})
+    evaluate(bench.work(bench.root / "o"), options=options, **shared)
+    assert bool(bench.engine.asked) == (what != "nothing")
+    for path, data in images:
+        path.write_bytes(data)
+
+
+def test_other_versions_predict_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(bench.work(bench.root / "o"), **bench.compute(hardware=CPU))
+    bench.engine.asked.clear()
+    monkeypatch.setattr(evaluation, "version", lambda name: "0.0")
+    evaluate(bench.work(bench.root / "o"), **bench.compute(hardware=CPU))
+    assert bench.engine.asked
+
+
+def test_a_score_of_another_truth_does_not_stay(bench: Bench) -> None:
+    out, shared = bench.root / "o", bench.compute(hardware=CPU)
+    for metric in ("joined", "per-class"):
+        evaluate(bench.work(out), metric=metric, **shared)
+    assert len(find_scores(out)) == 2
+    lines = (out / "truth.csv").read_text().splitlines(keepends=True)
+    (out / "truth.csv").write_text("".join(lines[:-1]))
+    evaluate(bench.work(out), **shared)
+    assert [path.name for path in find_scores(out)] == ["score-per-class.json"]
 
 
 def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(bench: Bench) -> None:

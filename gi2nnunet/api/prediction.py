@@ -56,6 +56,7 @@ class Prediction(Opening):
     slicer: bool = False
     roi_name: Mapping[str, str] | Sequence[str] | None = None
     tuning: bool = True
+    again: bool = False
     out: FilePath | None = None
     trust: bool = False
     device: str = "auto"
@@ -146,6 +147,8 @@ def predict(asked: Prediction) -> Evaluation:
         place of those of TG-263: ``{"stomach": "Magen"}``.
     tuning
         Apply the settings that ``gi2nnunet tune`` saved for these models, if any.
+    again
+        Predict again, also if the folder holds the same prediction, finished.
     out
         Folder for the results; by default one in the workspace.
 
@@ -201,7 +204,7 @@ def evaluate_work(asked: Prediction, work: Work, engine: Engine) -> Evaluation:
         return evaluate(
             work, engine=engine, settings=asked.make_settings(), options=asked.make_options(work),
             metric=scored.metric if scored else "per-class", score=scored is not None,
-            command=command, progress=report, on_notice=asked.on_notice,
+            again=asked.again, command=command, progress=report, on_notice=asked.on_notice,
         )  # fmt: skip
 
 

@@ -166,6 +166,13 @@ class ResultOptions:
     ] = False
     roi_name: RoiNameOption = None
     tuning: TuningOption = True
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Predict again, also if the folder holds the same prediction, finished.",
+        ),
+    ] = False
     out: Annotated[
         Path | None,
         typer.Option(

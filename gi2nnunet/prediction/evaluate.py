@@ -24,7 +24,7 @@ from gi2nnunet.core.locks import hold
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import split_organs
+from gi2nnunet.formats.labels import join_organs, split_organs
 from gi2nnunet.formats.structures import Maker, StructureOptions, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
@@ -37,6 +37,7 @@ from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSetting
 from gi2nnunet.nnunet.models import warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
+from gi2nnunet.prediction.finished import FinishedPrediction, digest_request, find_finished
 from gi2nnunet.prediction.folders import lock_of
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
@@ -194,6 +195,7 @@ def evaluate(
     options: PredictionOptions | None = None,
     metric: Metric = "per-class",
     score: bool = True,
+    again: bool = False,
     command: str = "",
     progress: Progress | None = None,
     on_notice: Notice | None = None,
@@ -205,46 +207,49 @@ def evaluate(
     (one row a scan) and ``truth.csv`` (the true rows), and, if asked for, ``labels/``, ``organs/``,
     ``probabilities/`` and ``dicom/``. The CSV itself is scored, as anyone else would score it.
     Until all is complete, what an interrupted run leaves is in a hidden folder, and the next run
-    goes on from it. ``command`` is the command line to record.
+    goes on from it. A finished prediction of the same request in that folder is used, and only
+    scored and written in other forms, unless it is to be predicted ``again``. ``command`` is the
+    command line to record.
     """
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
     maker = check_structures(work, options)
-    _announce(work, selection.scans, on_notice=on_notice)
+    check_place(work.submission)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
-        "standing": selection.standing,
+        **_describe_prediction(work, options, computing=computing, tuned=tuned),
         "command": command,
-        "scans": selection.recorded,
-        "dataset": work.ensemble.models[0].folder.parent.name,
-        "models": work.ensemble.describe(),
-        "computing": computing,
-        "tuning": tuned.describe() if tuned else None,
-        "options": _describe_options(work, options, metric=metric, score=score),
-        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
     }
+    about["options"] |= {"metric": metric, "score": score}
+    request = digest_request(work, computing=computing, tuned=tuned, versions=about["versions"])
     with hold(lock_of(out), purpose="predicting"):
-        predicted = _predict_kept(
-            work, selection.scans, engine=engine, settings=settings, options=options, tuned=tuned,
-            progress=progress, on_notice=on_notice,
-        )  # fmt: skip
-        seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
-        write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
-        notes = _write_predicted(work, predicted, about)
+        finished = None
+        if not again:
+            finished = find_finished(work, request, probabilities=options.save_probabilities)
+        notes: tuple[str, ...] = ()
+        if finished is not None:
+            seconds_per_scan = finished.seconds_per_scan
+            _announce_finished(work, finished, on_notice=on_notice)
+        else:
+            predicted = _predict_kept(
+                work, selection.scans, engine=engine, settings=settings, options=options,
+                tuned=tuned, progress=progress, on_notice=on_notice,
+            )  # fmt: skip
+            seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
+            write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
+            notes = _write_predicted(work, predicted)
+        noted = {"request": request, "sha256": {SUBMISSION: hash_file(work.submission)}}
+        write_json(out / PREDICTION, {**about, **noted})
         result, files = None, [work.submission]
         if score and selection.truth is not None:
-            result = score_submission(
-                work.submission, selection.truth, metric=metric, medical=True,
-                spacing_mm={scan.scan_id: scan.spacing_mm for scan in selection.scans},
-            )  # fmt: skip
+            result = _score(work, selection.truth, metric=metric)
             files += write_score(result, out, truth=selection.truth, about=about)
-        files += _describe_volumes(selection.scans, out, options) if options.nifti else []
         files += [out / "probabilities"] if options.save_probabilities else []
         done = Evaluation(
             submission=work.submission,
             standing=selection.standing,
             score=result,
-            files=tuple(files),
+            files=(),
             warnings=(*selection.warnings, *doubts, *notes, *(result.warnings if result else ())),
             seconds_per_scan=seconds_per_scan,
             computing=computing,
@@ -252,9 +257,43 @@ def evaluate(
             scans=selection.scans,
             labels=selection.labels,
         )
-        written = _write_structures(done, out / "dicom", options, maker) if maker else []
+        if options.nifti and finished is not None:
+            _write_volumes(done, out)
+        files += _write_forms(done, out, options, maker)
         shutil.rmtree(work.kept, ignore_errors=True)
-    return replace(done, files=(*files, *written))
+    return replace(done, files=tuple(files))
+
+
+def _score(work: Work, truth: MaskTable, *, metric: Metric) -> Score:
+    spacing_mm = {scan.scan_id: scan.spacing_mm for scan in work.selection.scans}
+    return score_submission(
+        work.submission, truth, metric=metric, medical=True, spacing_mm=spacing_mm
+    )
+
+
+def _announce_finished(
+    work: Work, finished: FinishedPrediction, *, on_notice: Notice | None
+) -> None:
+    notice = on_notice or ignore
+    notice(f"Models: {work.ensemble.describe()}")
+    notice(
+        f"Using the predictions of {finished.time} in {work.out}, which are the same. To predict "
+        "again, add --again."
+    )
+
+
+def _write_volumes(done: Evaluation, out: Path) -> None:
+    """Write the label volumes that the engine writes, from the submission's rows."""
+    for scan in done.scans:
+        scan.write_volumes(out, join_organs(list(done.read_masks(scan.scan_id).values())))
+
+
+def _write_forms(
+    done: Evaluation, out: Path, options: PredictionOptions, maker: Maker | None
+) -> list[Path]:
+    """Write what viewers and the clinic need of the masks; return these and the volumes."""
+    files = _describe_volumes(done.scans, out, options) if options.nifti else []
+    return files + (_write_structures(done, out / "dicom", options, maker) if maker else [])
 
 
 def _describe_volumes(scans: Sequence[Scan], out: Path, options: PredictionOptions) -> list[Path]:
@@ -302,17 +341,13 @@ def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
     )
 
 
-def _write_predicted(
-    work: Work, predicted: PredictedScans, about: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Write the submission and how it was made, in place of an earlier one and its score."""
-    rows = [row for scan in predicted.scans for row in scan.rows]
-    notes = write_submission(work.submission, rows, sample=work.selection.sample)
-    noted = {**about, "sha256": {SUBMISSION: hash_file(work.submission)}}
-    write_json(work.out / PREDICTION, noted)
+def _write_predicted(work: Work, predicted: PredictedScans) -> tuple[str, ...]:
+    """Write the submission in place of an earlier one and its scores."""
+    (work.out / PREDICTION).unlink(missing_ok=True)
     for name in SCORE_FILES:
         (work.out / name).unlink(missing_ok=True)
-    return notes
+    rows = [row for scan in predicted.scans for row in scan.rows]
+    return write_submission(work.submission, rows, sample=work.selection.sample)
 
 
 def _write_structures(
@@ -360,7 +395,7 @@ def predict_part(
     scans = work.selection.scans[number - 1 :: parts]
     options = options or PredictionOptions()
     check_structures(work, options)
-    _announce(work, scans, on_notice=on_notice)
+    check_place(work.submission)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     with (
         hold(lock_of(work.out), purpose="predicting a part", shared=True),
@@ -374,14 +409,13 @@ def predict_part(
 
 
 def _announce(work: Work, scans: Sequence[Scan], *, on_notice: Notice | None) -> None:
-    """Report what is predicted, and check that the results can be written."""
+    """Report what is predicted."""
     notice = on_notice or ignore
     notice(f"Models: {work.ensemble.describe()}")
     if warning := warn_of_unrecorded(work.ensemble):
         notice(warning)
     plural = "" if len(scans) == 1 else "s"
     notice(f"Predicting {len(scans)} scan{plural}: {work.selection.described}")
-    check_place(work.submission)
 
 
 def _find_tuning(
@@ -401,22 +435,29 @@ def _find_tuning(
     return tuned, [*doubts, *tuned.list_differences(computing)]
 
 
-def _describe_options(
-    work: Work, options: PredictionOptions, *, metric: Metric, score: bool
+def _describe_prediction(
+    work: Work, options: PredictionOptions, *, computing: Mapping[str, Any], tuned: Tuned | None
 ) -> dict[str, Any]:
     return {
-        "source": "SOURCE" if work.selection.source else None,
-        **work.selection.options,
-        "trained": [model.folder.name for model in work.ensemble.models],
-        "folds": list(work.ensemble.folds),
-        "metric": metric,
-        "score": score,
-        "tuning": options.tuning,
-        "nifti": options.nifti,
-        "save_probabilities": options.save_probabilities,
-        "rtstruct": options.rtstruct,
-        "seg": options.seg,
-        "slicer": options.slicer,
+        "standing": work.selection.standing,
+        "scans": work.selection.recorded,
+        "dataset": work.ensemble.models[0].folder.parent.name,
+        "models": work.ensemble.describe(),
+        "computing": computing,
+        "tuning": tuned.describe() if tuned else None,
+        "options": {
+            "source": "SOURCE" if work.selection.source else None,
+            **work.selection.options,
+            "trained": [model.folder.name for model in work.ensemble.models],
+            "folds": list(work.ensemble.folds),
+            "tuning": options.tuning,
+            "nifti": options.nifti,
+            "save_probabilities": options.save_probabilities,
+            "rtstruct": options.rtstruct,
+            "seg": options.seg,
+            "slicer": options.slicer,
+        },
+        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
     }
 
 
@@ -432,6 +473,7 @@ def _predict_kept(
     on_notice: Notice | None,
 ) -> PredictedScans:
     """Predict scans, and keep each one's rows as soon as they are there."""
+    _announce(work, scans, on_notice=on_notice)
     (progress or ignore)(0, len(scans), "predicting scans")
     if not scans:
         return PredictedScans(scans=())

@@ -57,11 +57,17 @@ def write_score(
     """Write the score's JSON, its CSV (one row per scan) and ``truth.csv``; return their paths.
 
     ``score`` is that of the ``submission.csv`` in the folder against ``truth``; ``about``, how the
-    prediction was made, goes into the JSON. The scores of other conventions stay.
+    prediction was made, goes into the JSON. The scores of other conventions stay, unless the truth
+    has changed.
     """
     path = _locate(folder, score.metric)
     table = path.with_suffix(".csv")
-    replace_file(folder / TRUTH, _format_truth(truth))
+    text = _format_truth(truth)
+    if not (folder / TRUTH).is_file() or (folder / TRUTH).read_bytes() != text.encode():
+        for old in find_scores(folder):  # of another truth
+            old.unlink()
+            old.with_suffix(".csv").unlink(missing_ok=True)
+        replace_file(folder / TRUTH, text)
     replace_file(table, _format_scans(score))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
     content = {

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import InputError, Problem, count, raise_problems, require_positive
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.coding import LabelCoding
-from gi2nnunet.formats.ids import LabelScheme, Orientation, patient_of
-from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.ids import ORGANS, LabelScheme, Orientation, patient_of
+from gi2nnunet.formats.labels import LabelMap, split_organs
 from gi2nnunet.formats.structures import StructureOptions
 from gi2nnunet.formats.submission import encode_rows, name_rows
 from gi2nnunet.formats.tables import MaskTable, Row
@@ -210,6 +210,16 @@ class Scan(ABC):
         Raises :class:`OutputError` if it cannot be written.
         """
         write_volume(path, array, spacing_mm=self.spacing_mm)
+
+    def write_volumes(self, folder: Path, bit_map: LabelMap) -> None:
+        """Write a bit-coded map into ``labels/`` and a binary mask of each organ into ``organs/``.
+
+        Raises :class:`OutputError` if they cannot be written.
+        """
+        self.write_labels(folder / f"labels/{self.scan_id}.nii.gz", bit_map)
+        for organ, mask in zip(ORGANS, split_organs(bit_map), strict=True):
+            name = f"organs/{self.scan_id}_{organ}.nii.gz"
+            self.write_labels(folder / name, mask.astype(np.uint8))
 
     def check_structures(self) -> None:
         """Check that structures can be written on the scan's own images.

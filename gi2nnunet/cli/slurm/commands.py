@@ -49,6 +49,7 @@ _OF_PARTS = (
 )  # fmt: skip
 _OF_JOIN = (
     "metric",
+    "again",
     "source_labels",
     "label_map",
     "structures",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import EngineError, GiError, InputError, name_some, shorten
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, join_organs, split_organs, to_bits
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, join_organs, to_bits
 from gi2nnunet.formats.probabilities import SUFFIX, to_eight_bits, write_probabilities
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.nnunet.child.memory import measure_peaks
@@ -342,7 +342,7 @@ class _Output:
         scan = ready.scan
         bit_map = self._decide(task, ready, result) if isinstance(result, list) else result
         if self.nifti_folder is not None:
-            _write_labels(self.nifti_folder, scan, bit_map)
+            scan.write_volumes(self.nifti_folder, bit_map)
         rows = encode_scan(scan.scan_id, scan.numbers, bit_map)
         now = time.monotonic()
         self.emit(
@@ -374,11 +374,3 @@ class _Output:
         # Without the background, which may have a probability of its own.
         organs = {name: array[-len(ORGANS) :] for name, array in found.items()}
         return apply_decision(organs, self.decision, spacing_mm=ready.spacing_mm)
-
-
-def _write_labels(folder: Path, scan: Scan, bit_map: LabelMap) -> None:
-    """Write the bit-coded map and a binary mask for each organ, oriented like the scan."""
-    scan.write_labels(folder / f"labels/{scan.scan_id}.nii.gz", bit_map)
-    for organ, mask in zip(ORGANS, split_organs(bit_map), strict=True):
-        name = f"organs/{scan.scan_id}_{organ}.nii.gz"
-        scan.write_labels(folder / name, mask.astype(np.uint8))
