@@ -31,6 +31,8 @@ from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.choose import Selection, Work, select_own_scans
 from gi2nnunet.prediction.evaluate import evaluate, predict_part
 from gi2nnunet.prediction.predict import predict_scans
+from gi2nnunet.scoring import medical
+from gi2nnunet.scoring import score as score_module
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import find_scores, read_score, write_score
 from gi2nnunet.scoring.score import score_submission
@@ -269,11 +271,14 @@ def test_predictions_are_the_same_on_one_device_and_dealt_out(bench: Bench) -> N
     )  # fmt: skip
 
 
-def test_the_same_request_is_only_scored(bench: Bench) -> None:
+def test_the_same_request_is_only_scored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     out, shared = bench.root / "o", bench.compute(hardware=CPU, threads=2)
     first = evaluate(bench.work(out), **shared)
     bench.engine.asked.clear()
     submission, cost = ((out / name).read_bytes() for name in ("submission.csv", "cost.json"))
+    recorded = read_score(out, "per-class").score
+    monkeypatch.setattr(medical, "measure_label_maps", None)  # the measures are recorded already
+    monkeypatch.setattr(score_module, "measure_label_maps", None)
     notices: list[str] = []
     wanted = PredictionOptions(nifti=True)
     second = evaluate(
@@ -290,6 +295,13 @@ def test_the_same_request_is_only_scored(bench: Bench) -> None:
     assert read_score(out, "per-class").score.score == first.score.score
     assert read_score(out).score.metric == "joined"
     assert read_score(out).score.score == second.score.score
+    assert recorded.medical is not None
+    assert second.score.medical == recorded.medical
+    for one, other in zip(recorded.per_scan, read_score(out).score.per_scan, strict=True):
+        assert repr(one.measures) == repr(other.measures)
+    monkeypatch.undo()
+    monkeypatch.setattr(engine_module, "run_engine", bench.engine)
+    monkeypatch.setattr(predict_module, "check_model", lambda *_: None)
     for scan_id, masks in ((s, second.read_masks(s)) for s in second.scan_ids):
         volume = read_volume(out / "labels" / f"{scan_id}.nii.gz").array
         np.testing.assert_array_equal(volume, join_organs(list(masks.values())))

@@ -41,8 +41,16 @@ from gi2nnunet.prediction.finished import FinishedPrediction, digest_request, fi
 from gi2nnunet.prediction.folders import lock_of
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, TRUTH, write_score
-from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM
+from gi2nnunet.scoring.record import (
+    PREDICTION,
+    SCORE_FILES,
+    SUBMISSION,
+    TRUTH,
+    find_measures,
+    write_score,
+)
+from gi2nnunet.scoring.result import Score, add_measures
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.arrays import ScanArrays, ScansById, name_near
 from gi2nnunet.source.scan import Scan
@@ -265,10 +273,15 @@ def evaluate(
 
 
 def _score(work: Work, truth: MaskTable, *, metric: Metric) -> Score:
-    spacing_mm = {scan.scan_id: scan.spacing_mm for scan in work.selection.scans}
-    return score_submission(
-        work.submission, truth, metric=metric, medical=True, spacing_mm=spacing_mm
-    )
+    """Score with medical measures; those that another convention's score has are taken from it."""
+    known = find_measures(work.out, truth)
+    score = score_submission(
+        work.submission, truth, metric=metric, medical=known is None,
+        spacing_mm={scan.scan_id: scan.spacing_mm for scan in work.selection.scans},
+    )  # fmt: skip
+    if known is None:
+        return score
+    return add_measures(score, known, tolerance_mm=DEFAULT_TOLERANCE_MM)
 
 
 def _announce_finished(

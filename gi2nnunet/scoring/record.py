@@ -23,6 +23,7 @@ from gi2nnunet.scoring.bootstrap import (
     intervals_to_json,
 )
 from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
+from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, OrganMeasures
 from gi2nnunet.scoring.result import Score
 
 SUBMISSION, TRUTH, PREDICTION = "submission.csv", "truth.csv", "prediction.json"
@@ -175,6 +176,23 @@ def read_score(folder: Path, metric: Metric | None = None) -> ScoreRecord:
         for name, (value, low, high) in beside["intervals"].items()
     }
     return ScoreRecord(score=read_record(path, Score, remedy=remedy), intervals=intervals)
+
+
+def find_measures(folder: Path, truth: MaskTable) -> dict[str, Mapping[str, OrganMeasures]] | None:
+    """Return the recorded medical measures of a folder's submission by scan id, if there are any.
+
+    They are the same for every convention. ``None`` if the truth was another, or another tolerance
+    than the default.
+    """
+    try:
+        score = read_score(folder).score
+    except InputError:
+        return None
+    same = score.tolerance_mm == DEFAULT_TOLERANCE_MM and (folder / TRUTH).is_file()
+    if not same or (folder / TRUTH).read_bytes() != _format_truth(truth).encode():
+        return None
+    found = {scan.scan_id: scan.measures for scan in score.per_scan if scan.measures}
+    return found if set(found) == set(truth.scan_ids) else None
 
 
 def _format_truth(table: MaskTable) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -367,6 +367,18 @@ def combine_terms(
         ),
         medical=None if measures is None else _average_measures(list(measures.values())),
         tolerance_mm=None if measures is None else tolerance_mm,
+    )
+
+
+def add_measures(
+    score: Score, measures: Mapping[str, Mapping[str, OrganMeasures]], *, tolerance_mm: float
+) -> Score:
+    """Return a score with the medical measures of its scans, by scan id, and their means."""
+    return replace(
+        score,
+        per_scan=tuple(replace(scan, measures=measures[scan.scan_id]) for scan in score.per_scan),
+        medical=_average_measures([measures[scan.scan_id] for scan in score.per_scan]),
+        tolerance_mm=tolerance_mm,
     )
 
 
