@@ -45,7 +45,7 @@ class _Grid:
     Attributes
     ----------
     place
-        Where their logits are added up.
+        Device on which their logits are added up.
     windows
         Of the padded image. If an axis was padded, there is one, and as slices of the image itself
         they end where it ends.
