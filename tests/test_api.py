@@ -92,6 +92,13 @@ def test_a_command_is_a_call_with_its_options_and_defaults(name: str) -> None:
         assert not positional or is_argument or keyword in ("out", "truth"), keyword
 
 
+def test_what_is_offered_has_the_parameters_of_the_calls() -> None:
+    for name in gi2nnunet._HOMES["api"]:
+        offered, call = getattr(gi2nnunet, name), getattr(api, name)
+        assert inspect.signature(offered) == inspect.signature(call)
+        assert offered.__doc__ == call.__doc__
+
+
 def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> None:
     write_source(here / "source")
     before = dict(os.environ)
@@ -261,6 +268,9 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     assert prediction.standing == "held-out"
     assert list(prediction.scan_ids) == held_out
     assert told == [(n, len(held_out), "predicting scans") for n in range(len(held_out) + 1)]
+    figure = prediction.plot(held_out[0])
+    assert figure.get_suptitle().startswith(held_out[0])
+    assert 1 <= len(figure.axes) <= 4
     again = gi2nnunet.score(prediction.submission, prediction.submission.with_name("truth.csv"))
     assert again.to_json() == prediction.score.to_json()
     stored = pd.read_csv(
@@ -289,6 +299,13 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     assert page.path.read_text().startswith("<!")
     assert dict(os.environ) == before
     assert capsys.readouterr() == ("", "")
+    gi2nnunet.train(
+        workspace="work", preset="tiny", config="2d", patch_size=(40, 48), epochs=3, iterations=3,
+        device="cpu", restart=True, progress=True,
+    )  # fmt: skip
+    out, drawn = capsys.readouterr()
+    assert out == ""
+    assert "3 of 3" in drawn.rpartition("training 2d, fold all: epochs: 100%")[2]
 
 
 @pytest.mark.slow

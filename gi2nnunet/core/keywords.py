@@ -36,8 +36,11 @@ _NOT_A_VALUE = re.compile(  # the words that follow an option in a sentence
 _DASHED = re.compile(r"(?<![\w/.-])(?:predict-and-score|(?:ex|im)port-model)(?![\w/-])")
 _ONLY_THERE = ("watch", "json", "quiet", "yes")
 # The fields of what a call returns that hold sentences, and those that hold such objects.
-_TEXTS = ("warnings", "notes", "problems", "labels", "remedy", "advice", "command", "missing")
-_PARTS = ("score", "findings", "verdicts", "next_step", "report", "model", "a", "b")
+_TEXTS = (
+    "warnings", "notes", "note", "problems", "labels", "found", "expected", "remedy", "advice",
+    "command", "missing",
+)  # fmt: skip
+_PARTS = ("score", "findings", "verdicts", "next_step", "report", "prediction", "model", "a", "b")
 
 
 def speak_python(call: Callable[_Given, _Result], calls: Calls) -> Callable[_Given, _Result]:

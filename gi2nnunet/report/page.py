@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class WrittenReport:
 
     path: Path
     size: int
-    report: Report
+    report: Report = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
