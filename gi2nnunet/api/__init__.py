@@ -1,9 +1,9 @@
 """Calls that do what the commands do, for notebooks and scripts, with the same names and defaults.
 
 Every option of a command is a keyword of its call, named like the command's Python parameter
-(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). A call returns what its command prints. The
-main ones are available from :mod:`gi2nnunet` itself. For more control, use the functions of the
-packages that a call connects.
+(``--fold`` is ``fold``, ``--id`` is ``dataset_id``). A call returns what its command prints. All
+are available from :mod:`gi2nnunet` itself, where messages name keywords instead of options. For
+more control, use the functions of the packages that a call connects.
 
 These keywords are the same in each call that takes them:
 

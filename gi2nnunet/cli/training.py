@@ -345,12 +345,13 @@ def estimate(
             "cannot be combined with --card, which names a GPU of another machine",
             param_hint="--measure" if measure else "--device",
         )
-    engine = api.open_engine(where.workspace, device=device, jobs=jobs)
-    if card is None and gpus and engine.hardware.device != "cuda":
-        raise typer.BadParameter(
-            f"this machine computes on {engine.hardware.name}; name a GPU with --card",
-            param_hint="--gpus",
-        )
+    if card is None and gpus:
+        hardware = api.open_engine(where.workspace, device=device).hardware
+        if hardware.device != "cuda":
+            raise typer.BadParameter(
+                f"this machine computes on {hardware.name}; name a GPU with --card",
+                param_hint="--gpus",
+            )
     with show_progress() as report:
         result = call_api(context, api.estimate, progress=report)
     if as_json:
