@@ -186,7 +186,7 @@ def _expand_home(word: str) -> str:
 
 def _arrange(param: Any) -> None:
     """Put an option into its group, and shorten the display of its type."""
-    param.help = escape(param.help or "")  # Rich would take [medical] for a style
+    param.help = escape(param.help or "")  # Rich would take [slicer] for a style
     if param.param_type_name != "option":
         return
     param.rich_help_panel = param.rich_help_panel or _GROUP_OF_OPTION.get(param.name)
