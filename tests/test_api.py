@@ -92,6 +92,21 @@ def test_a_command_is_a_call_with_its_options_and_defaults(name: str) -> None:
         assert not positional or is_argument or keyword in ("out", "truth"), keyword
 
 
+TABLES = {
+    *("SourceReport", "Dataset", "Diagnosis", "Estimate", "SlurmJobs", "Score", "Comparison"),
+    *("TunedModels", "ModelComparison", "WorkspaceStatus", "Verification", "Removal"),
+}
+
+
+@pytest.mark.parametrize("name", GROUP.commands)
+def test_a_call_returns_an_object_with_plain_values(name: str) -> None:
+    returned = inspect.signature(getattr(api, name.replace("-", "_"))).return_annotation
+    (kind,) = re.findall(r"[A-Z]\w+", returned)
+    made = getattr(gi2nnunet, kind)
+    assert callable(made.to_json)
+    assert hasattr(made, "to_frame") == (kind in TABLES)
+
+
 def test_what_is_offered_has_the_parameters_of_the_calls() -> None:
     for name in gi2nnunet._HOMES["api"]:
         offered, call = getattr(gi2nnunet, name), getattr(api, name)
@@ -178,6 +193,12 @@ def test_what_calls_return_is_what_their_commands_print(run, here) -> None:
         plain = json.loads(json.dumps(returned.to_json()))
         assert {**plain, "format": 1} == json.loads(out), name
     assert gi2nnunet.verify(workspace="w").to_frame().empty
+    status = gi2nnunet.status(workspace="w")
+    assert status.to_frame().empty
+    assert list(status.to_frame("datasets")["name"]) == ["Dataset501_UWGI"]
+    removed = gi2nnunet.remove("501", workspace="w", dry_run=True).to_frame()
+    assert list(removed.index) == ["Dataset501_UWGI"]
+    assert list(gi2nnunet.check("a", jobs=1).to_frame().columns)[:2] == ["kind", "scan_id"]
     assert list(gi2nnunet.jobs(workspace="w").to_frame().columns)[:2] == ["job_id", "state"]
 
 

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError, OutputError, name_some
 from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.locks import Holder, hold, hold_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.prediction.folders import lock_of, lock_of_stored
@@ -27,6 +28,9 @@ from gi2nnunet.upkeep.status import (
     list_names,
     list_pieces,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _PURPOSE = "removing"
 Kind = Literal["dataset", "training", "prediction", "out-of-fold", "tuning", "leftover"]
@@ -71,6 +75,10 @@ class Removal:
     def bytes(self) -> int:
         """Return the disk space that becomes free."""
         return sum(piece.bytes for piece in self.pieces)
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the pieces, indexed by their names."""
+        return make_frame(RemovedPiece, self.pieces, index="name")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""

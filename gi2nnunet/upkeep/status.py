@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.locks import Holder
 from gi2nnunet.prediction.folders import OUT_OF_FOLD
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +180,14 @@ class TuningStatus:
     bytes: int
 
 
+_KINDS: dict[str, type[Any]] = {
+    "datasets": DatasetStatus,
+    "plans": PlanStatus,
+    "trainings": TrainingStatus,
+    "predictions": PredictionStatus,
+    "out_of_fold": OutOfFoldStatus,
+    "tunings": TuningStatus,
+}
 Piece = DatasetStatus | TrainingStatus | PredictionStatus | OutOfFoldStatus | TuningStatus
 _Named = TypeVar("_Named", TrainingStatus, PredictionStatus, OutOfFoldStatus, TuningStatus)
 
@@ -224,6 +236,15 @@ class WorkspaceStatus:
         """Return the processes that work here."""
         some = (self.datasets, self.plans, self.trainings, self.predictions, self.out_of_fold)
         return tuple(dict.fromkeys(h for pieces in some for one in pieces for h in one.holders))
+
+    def to_frame(
+        self,
+        of: Literal[
+            "datasets", "plans", "trainings", "predictions", "out_of_fold", "tunings"
+        ] = "trainings",
+    ) -> DataFrame:
+        """Return a table of one kind of pieces."""
+        return make_frame(_KINDS[of], getattr(self, of))
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as plain values."""

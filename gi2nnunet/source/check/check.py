@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, count, raise_problems
+from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.ids import (
     CERTAINTIES,
@@ -44,6 +45,9 @@ from gi2nnunet.source.check.suspects import (
 )
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import LoadedScan, Scan, Source, SourceOptions
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 HEIGHT_BINS = 10
 PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach")
@@ -82,6 +86,10 @@ class SourceReport:
     load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
     predict: Callable[[str], LabelMap] | None = field(default=None, repr=False, compare=False)
     labels: tuple[str, ...] = ()
+
+    def to_frame(self) -> DataFrame:
+        """Return a table of the suspects."""
+        return make_frame(Suspect, self.suspects)
 
     @property
     def masks(self) -> tuple[MaskMeasures, ...]:
