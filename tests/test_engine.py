@@ -266,7 +266,7 @@ def test_the_same_threads_give_the_same_bytes(trained: Trained, tmp_path: Path) 
 def test_the_score_command_gives_the_same_score(scored: Path) -> None:
     done = run("score", "submission.csv", "--intervals", "--medical", "--json", cwd=scored)
     again, recorded = json.loads(done.stdout), read_score(scored)
-    assert again.pop("warnings") == []
+    assert (again.pop("format"), again.pop("warnings")) == (1, [])
     assert {key: recorded[key] for key in again} == again
     assert recorded["intervals"]["score"][0] == pytest.approx(recorded["score"])
 
