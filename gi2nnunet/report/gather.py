@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_scores, read_score
-from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.result import ScanScore, Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.scan import LoadedScan
@@ -46,6 +47,7 @@ from gi2nnunet.training.record import TrainedFold, find_trainings
 Mask = tuple[tuple[int, ...], LabelMap]
 
 MOST_SHOWN = 6
+PREDICTION = "prediction"
 
 
 class _Metric(TypedDict):
@@ -143,7 +145,9 @@ def gather_report(
     about = predicted.about if predicted else None
     tunings, damaged = history.find_tunings(results, about)
     names = _choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
-    shown = _pack_all(dataset, names, table, progress=progress)
+    score = predicted.score if predicted else None
+    scores = {scan.scan_id: scan for scan in (score.per_scan if score else ())}
+    shown = _pack_all(dataset, names, table, scores=scores, progress=progress)
     missing = history.find_unfinished(trainings, n_folds=len(dataset.splits))
     missing += [] if trainings else ["Nothing is trained yet: gi2nnunet train --fold all"]
     missing += _find_unfinished(predictions, workspace.predictions)
@@ -158,17 +162,11 @@ def gather_report(
     if not shown:
         missing.append("None of the predicted scans is in the dataset, so none can be shown.")
     shared, unexpected = find_shared_patients(dataset)
-    leaks = [f"{patient} is in training and in the held-out set" for patient in unexpected]
-    leaks += warn_of_leaking_folds(dataset)
-    leaks += [
-        f"{one} and {other}, of different patients, have the same image, or nearly so"
-        for one, other in find_copied_patients(dataset)
-    ]
     out_of_fold = workspace.predictions / dataset.name / OUT_OF_FOLD
     contents = [tuning.content for tuning in tunings]
     return Report(
         dataset=dataset,
-        leaks=(*leaks, *check_leaks(dataset.splits, allowed=dataset.leaking_patients)),
+        leaks=_describe_leaks(dataset, unexpected),
         shared=shared,
         trainings=trainings,
         prediction=predicted,
@@ -177,6 +175,19 @@ def gather_report(
         commands=history.list_commands(dataset.manifest, trainings, tunings=contents, about=about),
         shown=shown,
         missing=tuple(missing),
+    )
+
+
+def _describe_leaks(dataset: Dataset, unexpected: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for each leak; ``unexpected`` patients are in training and held out."""
+    return (
+        *(f"{patient} is in training and in the held-out set" for patient in unexpected),
+        *warn_of_leaking_folds(dataset),
+        *(
+            f"{one} and {other}, of different patients, have the same image, or nearly so"
+            for one, other in find_copied_patients(dataset)
+        ),
+        *check_leaks(dataset.splits, allowed=dataset.leaking_patients),
     )
 
 
@@ -255,25 +266,24 @@ def _choose_scans(
             f"--scan: found {', '.join(unknown)}; expected scans of {dataset.name}, "
             f"for example {known[0]}."
         )
-    if scans:
-        return tuple(dict.fromkeys(scans))
-    ranked = known
-    if table is not None:
+    ranked = list(dict.fromkeys(scans)) or known
+    if table is not None and not scans:
         predicted = set(table.scan_ids)
         ranked = [s for s in known if s in predicted] if predicted <= set(known) else []
     if prediction is not None and prediction.score is not None:
         values = {s.scan_id: s.score for s in prediction.score.per_scan}
         # A scan without a value (nothing was counted) goes last.
         ranked.sort(key=lambda s: math.inf if math.isnan(v := values.get(s, math.nan)) else v)
-    if show_all or len(ranked) <= MOST_SHOWN:
+    if scans or show_all or len(ranked) <= MOST_SHOWN:
         return tuple(ranked)
     middle = len(ranked) // 2
     return tuple(dict.fromkeys([*ranked[:3], ranked[middle], *ranked[-2:]]))
 
 
 def _pack_all(
-    dataset: Dataset, names: Sequence[str], table: MaskTable | None, *, progress: Progress | None
-) -> tuple[PackedScan, ...]:
+    dataset: Dataset, names: Sequence[str], table: MaskTable | None, *,
+    scores: Mapping[str, ScanScore], progress: Progress | None,
+) -> tuple[PackedScan, ...]:  # fmt: skip
     """Pack scans, a few at a time; in the order of ``names``.
 
     Raises
@@ -287,9 +297,10 @@ def _pack_all(
     found: dict[str, PackedScan] = {}
     coming = _list_masks(dataset, names, table)
     workers = count_cores()
+    pack = partial(_pack, dataset, scores=scores, small=small)
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(coming, 2 * workers)):
-            for packed in pool.map(lambda one: _pack(dataset, *one, small=small), some):
+            for packed in pool.map(lambda one: pack(*one), some):
                 found[packed.scan_id] = packed
                 if progress:
                     progress(len(found), len(names), "packing scans")
@@ -310,7 +321,10 @@ def _list_masks(
     yield from ((dataset.scan(scan_id), None) for scan_id in left)
 
 
-def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool) -> PackedScan:
+def _pack(
+    dataset: Dataset, scan: DatasetScan, mask: Mask | None, *,
+    scores: Mapping[str, ScanScore], small: bool,
+) -> PackedScan:  # fmt: skip
     image = read_volume(dataset.image_path(scan.scan_id)).array
     truth = None
     if scan.labelled:
@@ -329,5 +343,9 @@ def _pack(dataset: Dataset, scan: DatasetScan, mask: Mask | None, *, small: bool
         image=image, label_map=truth, spacing_mm=scan.spacing_mm, first_number=scan.first_number
     )
     return pack_scan(
-        scan.scan_id, loaded, predictions={"prediction": pred if fits else None}, small=small
+        scan.scan_id,
+        loaded,
+        predictions={PREDICTION: pred if fits else None},
+        scores={PREDICTION: scores.get(scan.scan_id)},
+        small=small,
     )

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gi2nnunet.core.errors import count
 from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS, patient_of, scan_order
 from gi2nnunet.report.figures import draw_curves, draw_scores
 from gi2nnunet.report.gather import Report
+from gi2nnunet.report.summary import describe_scan, summarise
 from gi2nnunet.report.template import format_number, render
 from gi2nnunet.scoring.result import ScanScore
 
@@ -69,12 +71,28 @@ def render_report(report: Report) -> str:
         by_score=by_score,
         labels={s.scan_id: f"score {format_number(s.score, '.3f')}" for s in by_score},
         viewed={scan.scan_id: index for index, scan in enumerate(report.shown)},
+        left_out=_name_left_out(report),
         patients=_average_patients(by_score),
+        summary=summarise(score, by_score, standing=about.get("standing", "unknown"))
+        if score
+        else None,
+        facts={scan.scan_id: describe_scan(scan) for scan in by_score},
         about=_flatten({key: value for key, value in about.items() if key in _RECORDED}),
         versions=_list_versions(report),
         organs=ORGANS,
         colours=CONTOUR_COLOURS,
     )
+
+
+def _name_left_out(report: Report) -> str:
+    """Return which scans the viewer does not show, as a sentence; empty if it shows all."""
+    score = report.prediction.score if report.prediction else None
+    n_scans = len(score.per_scan if score else report.dataset.scans)
+    if len(report.shown) >= n_scans:
+        return ""
+    scans = count(n_scans, "scored scan" if score else "scan")
+    shown = f"This page shows {len(report.shown)} of {scans}."
+    return " ".join([shown, "Show all of them with: gi2nnunet report --all"])
 
 
 def _list_patients(scan_ids: Sequence[str]) -> list[str]:

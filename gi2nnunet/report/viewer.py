@@ -17,8 +17,9 @@ from PIL import Image
 
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.report.pictures import encode_image, find_window, scale_grey
+from gi2nnunet.report.summary import describe_scan
 from gi2nnunet.scoring.metric import dice_of_counts
-from gi2nnunet.scoring.result import to_plain
+from gi2nnunet.scoring.result import ScanScore, to_plain
 from gi2nnunet.source.scan import LoadedScan
 
 _QUALITY = 50
@@ -41,6 +42,7 @@ def pack_scan(
     scan: LoadedScan,
     *,
     predictions: Mapping[str, LabelMap | None],
+    scores: Mapping[str, ScanScore | None] | None = None,
     small: bool = False,
 ) -> PackedScan:
     """Pack a scan with its truth, if known, and predictions of it.
@@ -51,6 +53,9 @@ def pack_scan(
         One or two bit-coded label maps of the image's shape, by the names that the page shows;
         ``None`` if a prediction has no masks of this scan. All scans of a page need the same
         names in the same order. The truth is drawn solid, the first dashed, the second dotted.
+    scores
+        Scores of this scan by the same names, whose measures the viewer shows in a table; it shows
+        dashes for those that are missing.
     small
         Halve the picture in both directions of the slice; masks stay as they are.
 
@@ -72,13 +77,16 @@ def pack_scan(
         tiles = [tile.reduce(2) for tile in tiles]
     layers = [_pack_layer("truth", "solid", truth, None, columns)]
     for (name, pred), line in zip(predictions.items(), _PREDICTED_LINES, strict=False):
-        layers.append(_pack_layer(name, line, pred, truth, columns))
+        layer = _pack_layer(name, line, pred, truth, columns)
+        facts = describe_scan((scores or {}).get(name))
+        layer["facts"] = [organ.list_cells() for organ in facts.values()]
+        layers.append(layer)
     content: dict[str, Any] = {
         "id": scan_id,
         "shape": list(image.shape),
         "spacing": list(scan.spacing_mm),
         "first": scan.first_number,
-        "window": [round(bound) for bound in window],
+        "window": [_round(bound, span=window[1] - window[0]) for bound in window],
         "columns": columns,
         "tile": list(tiles[0].size[::-1]),
         "image": encode_image(_lay_out(tiles, columns), "jpeg", quality=_QUALITY, optimize=True),
@@ -98,6 +106,11 @@ def _pack_layer(
         sheet = encode_image(picture, "png", bits=4)
         dice = None if truth is None else to_plain(slice_dice(masks, truth).round(4).tolist())
     return {"name": name, "line": line, "masks": sheet, "dice": dice}
+
+
+def _round(value: float, *, span: float) -> float:
+    """Return a bound of a window with no more digits than its span needs."""
+    return round(value) if span >= 20 else float(f"{value:.4g}")
 
 
 def _lay_out(tiles: Iterable[Image.Image], columns: int) -> Image.Image:

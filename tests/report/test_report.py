@@ -9,6 +9,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.training.record import parse_log, read_curves
 from gi2nnunet.upkeep.verify import verify_workspace
 from tests.converting import convert
+from tests.remedies import follow
 from tests.source_factory import make_source, write_source
 
 STAMP = "2026-11-24 00:55:09.567062:"
@@ -203,7 +205,7 @@ def test_a_recorded_score_is_shown_without_scoring_again(
     recorded = render_report(report)
 
     def find_scores(page: str) -> str:
-        return page[page.index('<h2 id="h-scores">') : page.index('<section id="viewer"')]
+        return page[page.index('<h2 id="h-scores">') : page.index('<section id="training"')]
 
     assert find_scores(recorded) == re.sub(
         r'<p class="warning">.*?</p>', "", find_scores(again), count=1
@@ -257,3 +259,32 @@ def test_an_unknown_scan_and_an_empty_folder_are_refused(space: Workspace, tmp_p
         gather_report(space, scans=["case99_day1"])
     with pytest.raises(InputError, match=r"no submission\.csv"):
         gather_report(space, prediction=tmp_path)
+
+
+def test_scans_that_are_left_out_are_counted_and_a_command_shows_them(
+    space: Workspace, here: Path, run: Any
+) -> None:
+    shutil.copytree(space.raw.parent, here / "gi2nnunet-workspace")
+    assert run("report", "--scan", "case2_day1", "--out", "some.html")[0] == 0
+    page = (here / "some.html").read_text()
+    assert "This page shows 1 of 4 scans." in page
+    follow("Show all of them with: gi2nnunet report --all", page, run, "--out", "all.html")
+    page = (here / "all.html").read_text()
+    assert "This page shows" not in page
+    assert len(re.findall(r'id="v-data-\d+"', page)) == 4
+
+
+def test_scans_are_shown_worst_first_also_those_that_are_named(
+    space: Workspace, tmp_path: Path
+) -> None:
+    folder = predict_truth(space, tmp_path / "p")
+    lines = (folder / "submission.csv").read_text().splitlines()
+    emptied = [
+        line.rpartition(",")[0] + "," if line.startswith("case10_day0_") else line for line in lines
+    ]
+    (folder / "submission.csv").write_text("\n".join([*emptied, ""]))
+    named = ["case2_day1", "case10_day0"]
+    for scans in (named, []):
+        shown = gather_report(space, prediction=folder, scans=scans).shown
+        assert shown[0].scan_id == "case10_day0"
+    assert {scan.scan_id for scan in gather_report(space, scans=named).shown} == {*named}
