@@ -202,6 +202,23 @@ def test_what_calls_return_is_what_their_commands_print(run, here) -> None:
     assert list(gi2nnunet.jobs(workspace="w").to_frame().columns)[:2] == ["job_id", "state"]
 
 
+def test_calls_draw_bars_and_print_nothing_else(here, capsys) -> None:
+    truth = here / "w/raw/Dataset501_UWGI/truth.csv"
+    for call in (
+        lambda: gi2nnunet.phantom("a", days=1, size="40x36x6@6", jobs=1, progress=True),
+        lambda: gi2nnunet.check("a", jobs=1, progress=True),
+        lambda: gi2nnunet.convert("a", workspace="w", jobs=1, progress=True),
+        lambda: gi2nnunet.verify(workspace="w", progress=True),
+        lambda: gi2nnunet.score(truth, truth, progress=True),
+    ):  # fmt: skip
+        call()
+        out, drawn = capsys.readouterr()
+        assert out == ""
+        steps = [line.rpartition("\r")[2] for line in drawn.strip("\n").split("\n")]
+        assert steps
+        assert all(": 100%|" in step for step in steps), steps
+
+
 def test_a_score_is_two_tables_and_a_line(here) -> None:
     write_source(here / "source")
     truth = gi2nnunet.convert("source", workspace="work").truth_path

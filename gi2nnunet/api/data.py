@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gi2nnunet.api.opening import FilePath, OpeningWithTruth, find_workspace
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import spell_call, take_fields
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, ignore
@@ -78,7 +78,7 @@ def phantom(
             "test_patients, size, easy and solution"
         )
     geometries = list_geometries(size)
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         options = writing.PhantomOptions(
             fill_sample=fill_sample, seed=seed, as_zip=Path(out).suffix == ".zip",
             jobs=jobs or count_cores(), progress=report,
@@ -150,7 +150,7 @@ def check(asked: _Check) -> SourceReport:
 
         dataset = open_dataset(workspace=asked.workspace, dataset_id=asked.dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         found = check_source(asked.source, options, progress=report)
         if stored is None:
             return found
@@ -223,7 +223,7 @@ def convert(asked: _Convert) -> Dataset:
         splits=Path(asked.splits) if asked.splits else None, allow_leaks=asked.allow_leaks,
     )  # fmt: skip
     command = spell_call(convert, vars(asked))
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         return convert_source(
             Path(asked.source), workspace=space, dataset_id=asked.dataset_id, name=asked.name,
             labels=asked.labels, split=split, options=options, command=command, progress=report,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gi2nnunet.api.opening import FilePath, Opening, OpeningWithTruth, list_texts, open_engine
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import spell_call, take_fields
 from gi2nnunet.core.workers import Notice
 
@@ -200,7 +200,7 @@ def evaluate_work(asked: Prediction, work: Work, engine: Engine) -> Evaluation:
     scored = asked if isinstance(asked, ScoredPrediction) else None
     call: Callable[..., Evaluation] = predict_and_score if scored else predict
     command = spell_call(call, vars(asked))
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         return evaluate(
             work, engine=engine, settings=asked.make_settings(), options=asked.make_options(work),
             metric=scored.metric if scored else "per-class", score=scored is not None,
@@ -212,7 +212,7 @@ def predict_part(asked: Prediction, work: Work, engine: Engine, *, part: tuple[i
     """Predict one part of chosen work, such as ``(2, 8)``; return how many scans it has."""
     from gi2nnunet.prediction import evaluate
 
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         return evaluate.predict_part(
             work, part, engine=engine, settings=asked.make_settings(),
             options=asked.make_options(work), progress=report, on_notice=asked.on_notice,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gi2nnunet.api.opening import FilePath, find_workspace
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import take_fields
 from gi2nnunet.core.errors import require_positive
 
@@ -180,7 +180,7 @@ def score(
             ),
             **spacing_mm,
         }  # fmt: skip
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         result = score_submission(
             predicted, true,
             metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
@@ -241,7 +241,7 @@ def compare(asked: _Compare) -> Comparison:
     require_positive(jobs=asked.jobs)
     require_convention(asked.metric)
     space = find_workspace(asked.workspace)
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         sides = find_masks(
             [str(asked.a), str(asked.b)], workspace=space, dataset_id=asked.dataset_id,
             orientation=asked.orientation, jobs=asked.jobs, progress=report,

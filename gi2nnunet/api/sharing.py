@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gi2nnunet.api.opening import FilePath, open_engine
 from gi2nnunet.api.prediction import choose_models
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, ignore
 
@@ -135,7 +135,7 @@ def predict_hidden(
 
     require_positive(hours=hours)
     engine = open_engine(workspace, device=device, gpus=gpus, trust=trust)
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return predict_in_time(
             Path(source), Path(model), Path(out), hours=hours, mirroring=mirroring, tuning=tuning,
             engine=engine, progress=report, on_notice=on_notice,
@@ -196,7 +196,7 @@ def kaggle_bundle(
         config=config, fold=fold, preset=preset, trainer=trainer, dataset_id=dataset_id
     )
     dataset, ensemble = _select_models(models, engine, on_notice=on_notice)
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return make_bundle(
             ensemble, Path(out), notebook=notebook, image=image, dataset=dataset, engine=engine,
             half=half, replace=replace, progress=report,

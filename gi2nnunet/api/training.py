@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gi2nnunet.api.opening import FilePath, find_workspace, list_texts, open_engine
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import spell_call
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, Progress, ignore
@@ -144,7 +144,7 @@ def train(
         fold=fold, trainer=settings.trainer, pretrained_weights=pretrained_weights, trust=trust,
         workspace=engine.workspace, dataset_id=dataset_id,
     )  # fmt: skip
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         planned = _prepare(
             options, dataset=dataset, engine=engine, folds=folds, trainer=settings.trainer,
             checks=checks, progress=report, on_notice=on_notice, on_warning=on_warning,
@@ -240,7 +240,7 @@ def plan(
     )
     engine = open_engine(workspace, device=device, jobs=jobs)
     dataset = read_dataset(engine.workspace.raw, dataset_id=dataset_id)
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return _prepare(
             options, dataset=dataset, engine=engine, checks=checks, progress=report,
             on_notice=on_notice, on_warning=on_warning,
@@ -391,7 +391,7 @@ def estimate(
         configurations=options.configurations, folds=folds, settings=settings, card=chosen,
         cards=gpus or 1, measure_seconds=MEASURE_SECONDS if measure else None,
     )  # fmt: skip
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return estimate_costs(dataset, engine=engine, request=request, progress=report or ignore)
 
 

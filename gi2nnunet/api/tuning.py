@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gi2nnunet.api.data import open_dataset
 from gi2nnunet.api.opening import FilePath, open_engine
 from gi2nnunet.api.prediction import choose_models
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import spell_call, take_fields
 from gi2nnunet.core.workers import Notice, ignore
 
@@ -80,7 +80,7 @@ def out_of_fold(asked: _OutOfFold) -> OutOfFold:
 
     engine, settings = asked.open_engine(), asked.make_settings()
     dataset, ensemble = asked.choose_models(engine)
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         return predict_out_of_fold(
             dataset, ensemble, engine=engine, settings=settings, progress=report
         )
@@ -119,7 +119,7 @@ def tune(asked: _Tune) -> TunedModels:
     engine, settings = asked.open_engine(jobs=asked.jobs), asked.make_settings()
     dataset, ensemble = asked.choose_models(engine)
     check_place(tuning_path(ensemble.models))
-    with show_progress(asked.progress) as report:
+    with draw_bars(asked.progress) as report:
         predicted = predict_out_of_fold(
             dataset, ensemble, engine=engine, settings=settings, truth=True, progress=report
         )
@@ -172,7 +172,7 @@ def compare_models(
     settings = PredictionSettings(mirroring=mirroring, step_size=step_size)
     dataset = open_dataset(workspace=workspace, dataset_id=dataset_id)
     (on_notice or ignore)(engine.hardware.describe())
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return compare_all_models(
             dataset, engine=engine, settings=settings, trainer=trainer,
             preset=None if preset == "auto" else preset, metric=metric, seed=seed, jobs=jobs,

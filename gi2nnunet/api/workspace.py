@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gi2nnunet.api.opening import FilePath, find_workspace, list_texts, open_engine
-from gi2nnunet.core.bars import Shown, show_progress
+from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import take_fields
 from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, ignore
@@ -63,7 +63,7 @@ def verify(
     engine = open_engine(workspace)
     space = engine.workspace
     (on_notice or ignore)(f"Workspace: {space.raw.parent} ({space.chosen_by})")
-    with show_progress(progress) as report:
+    with draw_bars(progress) as report:
         return verify_workspace(
             space, dataset_id=dataset_id, quick=quick, jobs=jobs, progress=report, engine=engine
         )
@@ -130,7 +130,7 @@ def report(asked: _Report) -> WrittenReport:
     from gi2nnunet.report.page import write_report as write_page
 
     space = find_workspace(asked.workspace)
-    with show_progress(asked.progress) as progress:
+    with draw_bars(asked.progress) as progress:
         gathered = gather_report(
             space, dataset_id=asked.dataset_id, scans=list_texts(asked.scan),
             prediction=Path(asked.prediction) if asked.prediction else None,

@@ -22,7 +22,7 @@ _SINGLE = "{desc}: {elapsed}"  # a single step has no part that could be drawn
 
 
 @contextmanager
-def show_progress(progress: Shown) -> Iterator[Progress | None]:
+def draw_bars(progress: Shown) -> Iterator[Progress | None]:
     """Give the callback of a call; bars stay as lines when the call ends."""
     if progress is not True:
         yield progress or None

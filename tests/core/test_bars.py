@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gi2nnunet.core.bars import show_progress
+from gi2nnunet.core.bars import draw_bars
 from tests.source_factory import make_source, write_source
 
 CONVERT = 'gi2nnunet.convert("source", workspace="{}", jobs=1{})'
@@ -70,7 +70,7 @@ def test_bars_in_a_notebook(here: Path) -> None:
 
 
 def watch(capsys: pytest.CaptureFixture[str], work: Callable[..., None]) -> str:
-    with show_progress(True) as report:
+    with draw_bars(True) as report:
         work(report)
     out, err = capsys.readouterr()
     assert out == ""
@@ -108,11 +108,11 @@ def test_an_error_leaves_the_bar_where_it_was(capsys: pytest.CaptureFixture[str]
 
 def test_a_function_is_called_and_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[int, int, str]] = []
-    with show_progress(lambda *step: told.append(step)) as report:
+    with draw_bars(lambda *step: told.append(step)) as report:
         assert report is not None
         report(1, 2, "scans")
     assert told == [(1, 2, "scans")]
     for nothing in (None, False):
-        with show_progress(nothing) as report:
+        with draw_bars(nothing) as report:
             assert report is None
     assert capsys.readouterr() == ("", "")
