@@ -30,7 +30,6 @@ GROUP: Any = typer.main.get_command(app)
 # Options that are not keywords, by command; each for a reason.
 ON_A_CLUSTER = {"on", "profile", "slurm", "dry_run"}
 NOT_KEYWORDS = {
-    "check": {"html", "show_all"},  # the page is a function of its own
     "predict": ON_A_CLUSTER | {"part", "parts"},
     "predict-and-score": ON_A_CLUSTER | {"parts"},
     "remove": {"yes"},  # a call does not ask
@@ -198,7 +197,9 @@ def test_what_calls_return_is_what_their_commands_print(run, here) -> None:
     assert list(status.to_frame("datasets")["name"]) == ["Dataset501_UWGI"]
     removed = gi2nnunet.remove("501", workspace="w", dry_run=True).to_frame()
     assert list(removed.index) == ["Dataset501_UWGI"]
-    assert list(gi2nnunet.check("a", jobs=1).to_frame().columns)[:2] == ["kind", "scan_id"]
+    checked = gi2nnunet.check("a", jobs=1, html="check.html")
+    assert list(checked.to_frame().columns)[:2] == ["kind", "scan_id"]
+    assert (here / "check.html").read_text().startswith("<!")
     assert list(gi2nnunet.jobs(workspace="w").to_frame().columns)[:2] == ["job_id", "state"]
 
 

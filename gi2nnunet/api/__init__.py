@@ -28,7 +28,7 @@ a number is out of range or a name unknown.
 from __future__ import annotations
 
 # Each call imports only what it needs, so that score need not wait for what train imports.
-from gi2nnunet.api.data import check, convert, open_dataset, phantom
+from gi2nnunet.api.data import check, check_with_page, convert, open_dataset, phantom
 from gi2nnunet.api.opening import find_workspace, open_engine
 from gi2nnunet.api.prediction import (
     Prediction,
@@ -48,6 +48,7 @@ __all__ = [
     "Prediction",
     "ScoredPrediction",
     "check",
+    "check_with_page",
     "choose_trainings",
     "compare",
     "compare_models",

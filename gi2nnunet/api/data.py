@@ -11,12 +11,13 @@ from gi2nnunet.api.opening import FilePath, OpeningWithTruth, find_workspace
 from gi2nnunet.core.bars import Shown, draw_bars
 from gi2nnunet.core.command import spell_call, take_fields
 from gi2nnunet.core.errors import require_positive
-from gi2nnunet.core.workers import Notice, ignore
+from gi2nnunet.core.workers import Notice, Progress, ignore
 
 if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.formats.ids import Certainty, LabelScheme
+    from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.phantom.frame import Geometry
     from gi2nnunet.source.phantom.writing import PhantomSummary
@@ -101,7 +102,9 @@ class _Check(OpeningWithTruth):
     """Arguments of :func:`check`."""
 
     source: FilePath = field(kw_only=False)
+    html: FilePath | None = None
     out_of_fold: bool = False
+    show_all: bool = False
     workspace: FilePath | None = None
     dataset_id: int | None = None
     jobs: int | None = None
@@ -114,6 +117,8 @@ def check(asked: _Check) -> SourceReport:
 
     Parameters
     ----------
+    html
+        Also write a page: plots, and pictures of the suspects; with ``show_all`` of all of them.
     out_of_fold
         Also compare the truth with the out-of-fold predictions stored in the workspace.
     workspace
@@ -139,7 +144,31 @@ def check(asked: _Check) -> SourceReport:
     InputError
         If the source cannot be read; with ``out_of_fold`` also if none of its scans has
         such a prediction.
+    OutputError
+        If the page cannot be written.
     """
+    return check_with_page(**vars(asked))[0]
+
+
+@take_fields(_Check)
+def check_with_page(asked: _Check) -> tuple[SourceReport, WrittenPage | None]:
+    """Check as :func:`check` does; return the page too, if there is to be one."""
+    if asked.html is None:
+        with draw_bars(asked.progress) as report:
+            return _check(asked, report), None
+    from gi2nnunet.report.check_page import check_page_place, write_check_page
+
+    page = Path(asked.html)
+    check_page_place(page, source=Path(asked.source))
+    with draw_bars(asked.progress) as report:
+        found = _check(asked, report)
+        return found, write_check_page(
+            found, page, show_all=asked.show_all, jobs=asked.jobs, progress=report
+        )
+
+
+def _check(asked: _Check, progress: Progress | None) -> SourceReport:
+    """Check a source and, if asked for, hold its truth against out-of-fold predictions."""
     from gi2nnunet.source.check.check import check_source
 
     space = find_workspace(asked.workspace)
@@ -150,14 +179,13 @@ def check(asked: _Check) -> SourceReport:
 
         dataset = open_dataset(workspace=asked.workspace, dataset_id=asked.dataset_id)
         stored = find_stored_predictions(dataset, workspace=space)
-    with draw_bars(asked.progress) as report:
-        found = check_source(asked.source, options, progress=report)
-        if stored is None:
-            return found
-        agreements = stored.measure(
-            {scan.scan_id for scan in found.scans if scan.masks is not None},
-            jobs=asked.jobs, progress=report or ignore,
-        )  # fmt: skip
+    found = check_source(asked.source, options, progress=progress)
+    if stored is None:
+        return found
+    agreements = stored.measure(
+        {scan.scan_id for scan in found.scans if scan.masks is not None},
+        jobs=asked.jobs, progress=progress or ignore,
+    )  # fmt: skip
     return found.add_disagreements(agreements, predict=stored.predict)
 
 

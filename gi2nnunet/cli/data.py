@@ -33,7 +33,6 @@ from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import Certainty, LabelScheme
 
 if TYPE_CHECKING:
-    from gi2nnunet.report.check_page import WrittenPage
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.check.suspects import Suspect
     from gi2nnunet.source.phantom.frame import Geometry
@@ -309,7 +308,8 @@ def check(
     """
     if not out_of_fold and where.dataset_id is not None:
         raise typer.BadParameter("needs --out-of-fold", param_hint="--id")
-    found, page = _check(context, source, html)
+    with show_progress() as progress:
+        found, page = call_api(context, api.check_with_page, progress=progress)
     for note in found.labels:
         print_notice(note)
     print_warnings(found.warnings)
@@ -324,21 +324,6 @@ def check(
         if page.without_pictures:
             left_out = f"; {count(page.without_pictures, 'suspect')} without pictures (--all)"
         print_result(f"{page.path} ({page.size / 1e6:.1f} MB{left_out})")
-
-
-def _check(
-    context: typer.Context, source: Path, html: Path | None
-) -> tuple[SourceReport, WrittenPage | None]:
-    """Check a source, and write the page if one was asked for."""
-    with show_progress() as progress:
-        if html is None:
-            return call_api(context, api.check, progress=progress), None
-        from gi2nnunet.report.check_page import check_page_place, write_check_page
-
-        check_page_place(html, source=source)
-        found = call_api(context, api.check, progress=progress)
-        asked = {name: context.params[name] for name in ("show_all", "jobs")}
-        return found, write_check_page(found, html, progress=progress, **asked)
 
 
 def _print_contents(found: SourceReport) -> None:
