@@ -203,6 +203,7 @@ class _Compare:
     scans: ScanChoice = "all"
     images: FilePath | None = None
     orientation: Orientation = "affine"
+    html: FilePath | None = None
     workspace: FilePath | None = None
     dataset_id: int | None = None
     seed: int = 0
@@ -224,22 +225,31 @@ def compare(asked: _Compare) -> Comparison:
     truth
         By default ``truth.csv`` beside a scored prediction, otherwise that of the workspace's
         dataset.
-    metric, scans, images, orientation
+    metric, scans, orientation
         See :func:`score`.
+    images
+        The source to take images, and image sizes, from; by default the workspace's dataset.
+    html
+        Also write a page: plots by patient and organ, and the slices that changed most.
 
     Raises
     ------
     InputError
         If there is nothing of a name, several fit, or the predictions of a model are missing; and
         as :func:`score` does.
+    OutputError
+        If the page cannot be written.
     """
+    from gi2nnunet.core.files import check_place
     from gi2nnunet.scoring.compare import Side, compare_submissions
     from gi2nnunet.scoring.conventions import require_convention
     from gi2nnunet.scoring.masks import read_masks
-    from gi2nnunet.upkeep.named import find_common_truth, find_masks
+    from gi2nnunet.upkeep.named import find_common_truth, find_images, find_masks
 
     require_positive(jobs=asked.jobs)
     require_convention(asked.metric)
+    if asked.html is not None:
+        check_place(Path(asked.html))
     space = find_workspace(asked.workspace)
     with draw_bars(asked.progress) as report:
         sides = find_masks(
@@ -256,8 +266,16 @@ def compare(asked: _Compare) -> Comparison:
             metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
             sizes={name: scan.size for name, scan in known.items()} or None, progress=report,
         )  # fmt: skip
-    named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
-    return replace(found, sides=tuple(named), truth=truth.name)
+        named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
+        found = replace(found, sides=tuple(named), truth=truth.name)
+        if asked.html is not None:
+            from gi2nnunet.report.compare_page import Compared, write_compare_page
+
+            images = known or find_images(sides, workspace=space, dataset_id=asked.dataset_id)
+            tables = {"a": sides[0].table, "b": sides[1].table, "truth": truth}
+            compared = Compared(found=found, images=images, **tables)
+            write_compare_page(compared, Path(asked.html), progress=report)
+    return found
 
 
 def open_scans(

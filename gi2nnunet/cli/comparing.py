@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,6 +53,15 @@ def compare(
     scans: ScansOption = "all",
     images: ImagesOption = None,
     orientation: OrientationOption = "affine",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            dir_okay=False,
+            help="Also write a page: plots by patient and organ, and the slices that changed most.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -67,9 +77,12 @@ def compare(
         found = call_api(context, api.compare, progress=report)
     print_warnings(dict.fromkeys((*found.a.warnings, *found.b.warnings)))
     if as_json:
-        print_json(found.to_json())
-    else:
-        _print_comparison(found)
+        page = {"page": {"path": html, "bytes": html.stat().st_size}} if html else {}
+        print_json(found.to_json() | page)
+        return
+    _print_comparison(found)
+    if html is not None:
+        print_result(f"{html} ({html.stat().st_size / 1e6:.1f} MB)")
 
 
 def _cell(value: float, *, sign: bool = False) -> str:
@@ -81,6 +94,8 @@ def _changes(found: Iterable[ScanChange | PatientChange]) -> Iterable[tuple[str,
 
 
 def _print_comparison(found: Comparison) -> None:
+    from gi2nnunet.scoring.compare import name_quantity
+
     for letter, side in zip("AB", found.sides, strict=True):
         standing = STANDINGS.get(side.standing, side.standing)
         print_result(f"{letter}: {side.taken}" + (f" ({standing})" if standing else ""))
@@ -90,7 +105,7 @@ def _print_comparison(found: Comparison) -> None:
         ("", "A", "B", "B - A", f"{found.confidence:.0%} interval"),
         [
             (
-                name.replace("_", " ").replace(".", ", "),
+                name_quantity(name),
                 _cell(d.a),
                 _cell(d.b),
                 _cell(d.difference, sign=True),

@@ -355,6 +355,7 @@ class Compared(TypedDict):
     confidence: float
     seed: int
     scope: NotRequired[str]
+    page: NotRequired[Page]
 
 
 class Gain(TypedDict):

@@ -1,4 +1,4 @@
-"""Figures of both pages as SVG text; equal data give equal text."""
+"""Figures of the pages as SVG text; equal data give equal text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.report.template import name_of
 from gi2nnunet.scoring.bootstrap import Interval
+from gi2nnunet.scoring.compare import Comparison
 from gi2nnunet.scoring.result import Score
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.measures import MaskMeasures
@@ -256,3 +257,76 @@ def _draw_intensities(found: SourceReport) -> str:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     label = "Median, 99th percentile and greatest intensity of every scan; numbers in the table"
     return _to_svg(figure, title="Intensities", label=label)
+
+
+# Which one is better; they also differ by marker and by the side of zero.
+_BETTER = {"b": ("#2a4fb8", "o"), "a": ("#b3430a", "s"), "same": (_PLAIN, "|")}
+_MOST_NAMED = 40
+
+
+@mpl.rc_context(_STYLE)
+def draw_patients(found: Comparison) -> str:
+    """Draw each patient's difference of the score, the largest gain of B at the top."""
+    known = [p for p in found.patients if not math.isnan(p.change)]
+    known.sort(key=lambda patient: patient.change)
+    named = len(known) <= _MOST_NAMED
+    height = 1.3 + (0.2 if named else 0.06) * len(known)
+    figure, (axes,) = _new(size=(4.4, min(height, 12)))
+    for side, (colour, marker) in _BETTER.items():
+        rows = [i for i, patient in enumerate(known) if _name_better(patient.change) == side]
+        values = [known[i].change for i in rows]
+        axes.hlines(rows, 0, values, color=colour, lw=1.5)
+        axes.plot(values, rows, marker, color=colour, markersize=5 if named else 3)
+    axes.axvline(0, color="black", lw=1)
+    score = found.differences["score"]
+    if not math.isnan(score.low):
+        axes.axvspan(score.low, score.high, color="#8a8a8a", alpha=0.25, lw=0)
+        axes.axvline(score.difference, color=_PLAIN, lw=1, ls="--")
+    if named:
+        axes.set_yticks(range(len(known)), [patient.patient_id for patient in known])
+    else:
+        axes.set_yticks([])
+        axes.set_ylabel(count(len(known), "patient"))
+    axes.set(ylim=(-0.8, len(known) - 0.2), xlabel="score, B - A")
+    _spread_around_zero(axes, [patient.change for patient in known])
+    label = f"Score of B minus A of {count(len(known), 'patient')}; numbers in the table"
+    return _to_svg(figure, title="Patients", label=label)
+
+
+def _name_better(change: float) -> str:
+    return "b" if change > 0 else "a" if change < 0 else "same"
+
+
+def _spread_around_zero(axes: Axes, values: Sequence[float]) -> None:
+    """Show as much left of zero as right of it, and say what each side means."""
+    axes.set_title("\N{LEFTWARDS ARROW} A better", loc="left", fontsize=9)
+    axes.set_title("B better \N{RIGHTWARDS ARROW}", loc="right", fontsize=9)
+    most = max((abs(value) for value in values if not math.isnan(value)), default=0) or 0.01
+    axes.set_xlim(-1.1 * most, 1.1 * most)
+
+
+@mpl.rc_context(_STYLE)
+def draw_differences(found: Comparison) -> str:
+    """Draw the difference of the score and of each organ's Dice, with intervals."""
+    rows = [("score", _PLAIN, "D", "score"), ("Dice, all organs", _PLAIN, "D", "dice")]
+    rows += [
+        (f"{name_of(organ)} Dice", ORGAN_COLOURS[organ], _MARKERS[organ], f"{organ}.dice")
+        for organ in ORGANS
+    ]
+    rows.reverse()
+    figure, (axes,) = _new(size=(4.4, 2.4))
+    shown: list[float] = []
+    for place, (_, colour, marker, key) in enumerate(rows):
+        one = found.differences[key]
+        if math.isnan(one.difference):
+            continue
+        shown += [one.difference, one.low, one.high]
+        if not math.isnan(one.low):
+            axes.plot([one.low, one.high], [place, place], "-", color=colour, lw=2)
+        axes.plot([one.difference], [place], marker, color=colour, markersize=6)
+    axes.axvline(0, color="black", lw=1)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel="B - A")
+    _spread_around_zero(axes, shown)
+    label = "Difference of the score and of each organ's Dice with intervals; numbers in the table"
+    return _to_svg(figure, title="Differences", label=label)

@@ -43,8 +43,8 @@
     return values;
   }
 
-  // Open a scan at its worst slice, or at the last one in the order of error.
-  function open(index, last = false) {
+  // Open a scan at its worst slice, at the last one in the order of error, or at a slice's number.
+  function open(index, last = false, number = 0) {
     const mine = ++request;
     // Each scan is an element of its own, so that only what is looked at is parsed.
     const described = JSON.parse(element("v-data-" + index).textContent);
@@ -65,7 +65,10 @@
       fillFacts();
       zoom = 1;
       resetWindow();
-      if (scan.order.length) visit(last ? scan.order.length - 1 : 0);
+      const z = number - described.first, named = number ? scan.order.findIndex((one) => one.z === z) : -1;
+      if (named >= 0) visit(named);
+      else if (number) { rank = -1; at = middleOfOrgans(); look(at); move(0, z - at[0]); }
+      else if (scan.order.length) visit(last ? scan.order.length - 1 : 0);
       else { rank = -1; at = middleOfOrgans(); look(at); draw(); }
     };
     const fail = () => { element("v-error").textContent = "This browser cannot read the pictures in this page."; };
@@ -534,7 +537,7 @@
     const box = event.target.getBoundingClientRect();
     move(0, Math.floor((event.clientX - box.left) / box.width * scan.about.shape[0]) - at[0]);
   });
-  document.querySelectorAll("a[data-scan]").forEach((link) => link.addEventListener("click", () => open(Number(link.dataset.scan))));
+  document.querySelectorAll("a[data-scan]").forEach((link) => link.addEventListener("click", () => open(Number(link.dataset.scan), false, Number(link.dataset.slice || 0))));
   element("v-scan").addEventListener("change", (event) => open(Number(event.target.value)));
   organBoxes.concat(layerBoxes, wrongBoxes, element("v-of") || []).forEach((box) => box.addEventListener("change", draw));
   window.addEventListener("resize", draw);

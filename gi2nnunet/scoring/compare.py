@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gi2nnunet.core.errors import count
 from gi2nnunet.core.workers import Progress, ignore
-from gi2nnunet.formats.tables import MaskTable, Size, group_rows
+from gi2nnunet.formats.tables import MaskTable, Size
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
@@ -162,7 +161,7 @@ class Comparison:
         if not any(change.change for change in self.scans):
             return "A and B have the same score in every scan."
         size, interval = abs(score.difference), f"{self.confidence:.0%} interval"
-        higher = "B" if score.difference > 0 else "A"
+        higher = self._name("b" if score.difference > 0 else "a")
         if math.isnan(score.low):
             return f"{higher} scores {size:.4f} higher; a single patient has no interval."
         if (better := self.better) is None:
@@ -172,17 +171,19 @@ class Comparison:
             )
         low, high = sorted((abs(score.low), abs(score.high)))
         return (
-            f"{better.upper()} is better: it scores {size:.4f} higher "
+            f"{self._name(better)} is better: it scores {size:.4f} higher "
             f"({interval} {low:.4f} to {high:.4f})."
         )
+
+    def _name(self, which: Literal["a", "b"]) -> str:
+        named = f" ({self.sides['ab'.index(which)].name})" if self.sides else ""
+        return which.upper() + named
 
     def describe_patients(self) -> str:
         """Return in a sentence how many patients each one is better in."""
         found = self.count_patients()
-        return (
-            f"{count(sum(found.values()), 'patient')}: better in B {found['b']}, better in A "
-            f"{found['a']}, the same {found['same']}."
-        )
+        b, a, same = found.values()
+        return f"Patients: {b} better in B, {a} better in A, {same} the same."
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain values for a JSON file; NaN becomes ``None``."""
@@ -220,19 +221,24 @@ class Comparison:
         return f"<p>{self.describe()} {self.describe_patients()}</p>{table}"
 
 
+def name_quantity(name: str) -> str:
+    """Return a key of :attr:`Comparison.differences` as a reader calls it."""
+    organ, _, quantity = name.rpartition(".")
+    spelt = {"dice": "Dice", "hausdorff": "Hausdorff (normalised)"}.get(quantity, quantity)
+    return f"{organ.replace('_', ' ')}, {spelt}" if organ else spelt
+
+
 def compare_scores(
     a: Score,
     b: Score,
     *,
-    numbers: Mapping[str, Sequence[int]] | None = None,
     n_resamples: int = SCORE_RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
     """Compare two scores of the same scans.
 
-    ``numbers`` are the slice numbers of each scan's values, to name the slices that changed. The
-    other options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
+    The options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
 
     Raises
     ------
@@ -255,10 +261,7 @@ def compare_scores(
         differences[name] = Difference(
             a=before, b=after, difference=after - before, low=low, high=high
         )
-    changes = [
-        _compare_scan(mine, other, numbers=(numbers or {}).get(mine.scan_id, ()))
-        for mine, other in zip(a.per_scan, b.per_scan, strict=True)
-    ]
+    changes = [_compare_scan(*scans) for scans in zip(a.per_scan, b.per_scan, strict=True)]
     return Comparison(
         metric=a.metric,
         a=a,
@@ -277,22 +280,20 @@ def _rank(changed: ScanChange | PatientChange) -> float:
     return math.inf if math.isnan(changed.change) else -abs(changed.change)
 
 
-def _compare_scan(a: ScanScore, b: ScanScore, *, numbers: Sequence[int]) -> ScanChange:
+def _compare_scan(a: ScanScore, b: ScanScore) -> ScanChange:
     return ScanChange(
         scan_id=a.scan_id,
         patient_id=a.patient_id,
         a=a.score,
         b=b.score,
         change=b.score - a.score,
-        slices=_find_moved_slices(a, b, numbers) if numbers else (),
+        slices=_find_moved_slices(a, b),
     )
 
 
-def _find_moved_slices(
-    a: ScanScore, b: ScanScore, numbers: Sequence[int]
-) -> tuple[SliceChange, ...]:
+def _find_moved_slices(a: ScanScore, b: ScanScore) -> tuple[SliceChange, ...]:
     """Return the slices whose mean Dice changed most."""
-    if a.terms is None or b.terms is None:
+    if a.terms is None or b.terms is None or not a.numbers:
         return ()
     dice = np.stack([a.terms.dice, b.terms.dice])
     counted = ~np.isnan(dice).all(axis=0)
@@ -303,7 +304,7 @@ def _find_moved_slices(
     largest = np.argsort(-np.abs(change), kind="stable")[:MOST_SLICES]
     return tuple(
         SliceChange(
-            slice_number=numbers[at],
+            slice_number=a.numbers[at],
             a=float(means[0, at]),
             b=float(means[1, at]),
             change=float(change[at]),
@@ -356,7 +357,6 @@ def compare_submissions(
     return compare_scores(
         score(first, progress=lambda done, total, what: report(done, 2 * total, what)),
         score(second, progress=lambda done, total, what: report(total + done, 2 * total, what)),
-        numbers={scan.scan_id: scan.numbers for scan in group_rows(table)},
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,

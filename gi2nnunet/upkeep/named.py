@@ -28,6 +28,7 @@ from gi2nnunet.prediction.folders import OUT_OF_FOLD
 from gi2nnunet.prediction.out_of_fold import list_stored_predictions
 from gi2nnunet.scoring.masks import find_truth, read_masks
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_standing
+from gi2nnunet.source.scan import Scan
 from gi2nnunet.upkeep.reading import read_status
 from gi2nnunet.upkeep.status import (
     OutOfFoldStatus,
@@ -425,6 +426,19 @@ def find_common_truth(
                 "truth of both. Give the one to score with: --truth TRUTH"
             )
     return first
+
+
+def find_images(
+    sides: Sequence[NamedMasks], *, workspace: Workspace, dataset_id: int | None = None
+) -> dict[str, Scan]:
+    """Return the scans of the workspace's dataset by id; none if there is not one dataset."""
+    found = {side.dataset for side in sides if side.dataset}
+    names = found or set(workspace.list_datasets(dataset_id))
+    try:
+        (dataset,) = (open_dataset(workspace.raw / name) for name in names)
+    except (InputError, ValueError):
+        return {}
+    return {scan.scan_id: dataset.open_scan(scan.scan_id) for scan in dataset.scans}
 
 
 def _has_truth_beside(place: Path) -> bool:

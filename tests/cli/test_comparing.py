@@ -64,7 +64,7 @@ def test_patients_and_slices_are_shown(run: Run) -> None:
     assert slices
     assert all(one["change"] < 0 for one in slices)
     out = run("compare", "a.csv", "b.csv", *TRUTH)[1]
-    assert "3 patients: better in B 0, better in A 1, the same 2." in out
+    assert "Patients: 0 better in B, 1 better in A, 2 the same." in out
     assert str(slices[0]["slice_number"]) in out
     assert "A: a.csv" in out
     out = run("compare", "a.csv", "a.csv", *TRUTH)[1]

@@ -88,7 +88,7 @@ def test_patients_are_paired_by_the_means_of_their_scans():
     assert second.a == pytest.approx(scores["a"].mean())
     assert second.change == pytest.approx(0.4 * (0.5 - 0.3))
     assert found.count_patients() == {"b": 1, "a": 1, "same": 0}
-    assert found.describe_patients() == "2 patients: better in B 1, better in A 1, the same 0."
+    assert found.describe_patients() == "Patients: 1 better in B, 1 better in A, 0 the same."
 
 
 def test_the_sentence_says_which_one_is_better():
