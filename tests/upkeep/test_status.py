@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 
 import gi2nnunet
+from gi2nnunet import api
 from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold, hold_dataset, lock_path
 from gi2nnunet.dataset.workspace import open_workspace
@@ -56,7 +57,7 @@ class Place:
 
     def status(self) -> WorkspaceStatus:
         before = tree(self.root)
-        found = gi2nnunet.status(workspace=self.root)
+        found = api.status(workspace=self.root)
         assert tree(self.root) == before
         return found
 
@@ -78,7 +79,7 @@ def test_an_empty_workspace_needs_a_conversion_and_is_not_made(run: Any, here: P
         assert (code, err) == (0, "")
         assert f"Next: gi2nnunet convert --workspace {folder} SOURCE" in out
         assert tree(here) == before
-        found = gi2nnunet.status(workspace=folder)
+        found = api.status(workspace=folder)
         assert found.datasets == found.trainings == found.predictions == ()
 
 
@@ -217,7 +218,7 @@ def test_imported_models_without_a_dataset_can_predict(here: Path) -> None:
     workspace = open_workspace(here / "w", environ={})
     fold = add_training(workspace, fold="all", epochs=0)
     (fold / "gi2nnunet_imported.json").write_text('{"file": "stomach.gi2"}')
-    found = gi2nnunet.status(workspace=here / "w")
+    found = api.status(workspace=here / "w")
     (training,) = found.trainings
     assert (training.state, training.imported_from) == ("imported", "stomach.gi2")
     assert training.command is None
