@@ -67,7 +67,9 @@ def make_workspace(folder: Path, *, scans: int) -> Workspace:
     done.parent.mkdir(parents=True, exist_ok=True)
     write_submission(done, predict(dataset))
     truth = read_mask_table(dataset.truth_path)
-    write_score(score_submission(done, truth), done.parent, truth=truth, about={})
+    spacing_mm = {scan.scan_id: scan.spacing_mm for scan in dataset.scans}
+    score = score_submission(done, truth, medical=True, spacing_mm=spacing_mm)
+    write_score(score, done.parent, truth=truth, about={})
     return workspace
 
 

@@ -1,6 +1,6 @@
 """The picture of the README: the slice viewer of a report, as Chromium shows it.
 
-    python scripts/picture.py gi2nnunet-workspace/report.html docs/images/viewer.png
+    python scripts/picture.py gi2nnunet-workspace/report.html docs/images/viewer.png --keys f
 
 Needs what ``scripts/browser_testbed.sh`` installs. Take a phantom's report: pictures of patients do
 not belong into a repository.
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
@@ -28,7 +29,8 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--part", default="#viewer", help="CSS selector of what to show")
-    parser.add_argument("--width", type=int, default=1000)
+    parser.add_argument("--keys", default="", help="keys to press in the viewer first")
+    parser.add_argument("--width", type=int, default=1200)
     asked = parser.parse_args()
     options = webdriver.ChromeOptions()
     with tempfile.TemporaryDirectory() as profile:
@@ -42,7 +44,11 @@ def main() -> None:
             driver.get(asked.report.resolve().as_uri())
             part = driver.find_element(By.CSS_SELECTOR, asked.part)
             driver.execute_script("arguments[0].scrollIntoView()", part)
+            if asked.keys:
+                driver.find_element(By.ID, "v-next").send_keys(asked.keys)
             part.screenshot(str(asked.out))
+            # Few colours: a third of the size.
+            Image.open(asked.out).quantize(dither=Image.Dither.NONE).save(asked.out, optimize=True)
         finally:
             driver.quit()
     print(f"{asked.out}: {asked.out.stat().st_size / 1000:.0f} kB")
