@@ -356,11 +356,13 @@ class StoredPredictions:
             scan = self.dataset.scan(scan_id)
             return encode_scan(scan_id, scan.numbers, self.predict(scan_id))
 
+        # In the dataset's order: mle-bench pairs rows by their position.
+        scan_ids = [s.scan_id for s in self.dataset.scans if s.scan_id in self.paths]
         rows: dict[str, list[Row]] = {}
         with ThreadPoolExecutor(jobs or count_cores(), thread_name_prefix="rows") as pool:
-            for scan_id, encoded in zip(self.paths, pool.map(encode, self.paths), strict=True):
+            for scan_id, encoded in zip(scan_ids, pool.map(encode, scan_ids), strict=True):
                 rows[scan_id] = encoded
-                progress(len(rows), len(self.paths), "reading out-of-fold predictions")
+                progress(len(rows), len(scan_ids), "reading out-of-fold predictions")
         table = tabulate_rows(name, rows)
         if table is None:
             raise ValueError("no scan to tabulate")

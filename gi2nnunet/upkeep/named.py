@@ -89,8 +89,13 @@ class _Model:
     choices: Mapping[Scans, _Load]
     scans: tuple[Scans, ...] = tuple(_WHICH)
 
-    @property
-    def has_every_fold(self) -> bool:
+    def can_have(self, which: Scans) -> bool:
+        """Return whether there are predictions of these scans, or one command makes them."""
+        if which in self.choices:
+            return True
+        if which == "held-out":
+            alike = len({(one.trainer, one.plans_name) for one in self.models}) == 1
+            return alike and bool(self.list_scans(which))
         every = set(range(len(self.dataset.splits)))
         return len(every) > 1 and all(every <= set(model.folds) for model in self.models)
 
@@ -303,18 +308,14 @@ class _Naming:
         return {"training": load}
 
     def list_remedies(self, models: Sequence[_Model], wanted: Sequence[Scans]) -> Iterator[str]:
-        """Yield the commands that make what is missing, of the training scans if possible."""
+        """Yield the commands that make what is missing, of the scans that need the fewest."""
         several = len(self.status.datasets) > 1
-        possible = "training" in wanted and all(
-            "training" in model.choices or model.has_every_fold for model in models
-        )
-        which: Scans = "training" if possible or "held-out" not in wanted else "held-out"
-        for model in models:
+        possible = [which for which in wanted if all(model.can_have(which) for model in models)]
+        missing = {which: [m for m in models if which not in m.choices] for which in wanted}
+        which = min(possible or wanted, key=lambda which: len(missing[which]))
+        for model in missing[which]:
             number = ("--id", str(model.dataset.dataset_id)) if several else ()
-            if which in model.choices:
-                continue
-            alike = len({(one.trainer, one.plans_name) for one in model.models}) == 1
-            if which == "held-out" and model.list_scans("held-out") and alike:
+            if which == "held-out" and model.can_have(which):
                 options = shlex.join([*spell_models(model.models), *number])
                 yield f"Make them with: gi2nnunet predict-and-score {options}"
                 continue

@@ -14,6 +14,7 @@ import gi2nnunet
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.upkeep.named import find_masks
 from tests.converting import convert
 from tests.remedies import follow
@@ -85,6 +86,18 @@ def test_a_model_stands_for_its_out_of_fold_predictions(place: Place) -> None:
     for row in set(b.table.list_rows()) ^ rows:
         assert row[:2][0].startswith(lost)
         assert row[1] == "stomach"
+
+
+@pytest.mark.parametrize("metric", CONVENTIONS)
+def test_models_are_compared_by_every_convention(place: Place, run: Run, metric: str) -> None:
+    """One of them needs the rows in the truth's order."""
+    place.train(f"{STOCK}__2d", FULL)
+    add_out_of_fold(place.workspace, place.dataset)
+    without = {place.training[0]: "stomach"}
+    add_out_of_fold(place.workspace, place.dataset, model=FULL, without=without)
+    code, out, err = run("compare", "2d", "3d_fullres", "--metric", metric, "--json")
+    assert code == 0, err
+    assert json.loads(out)["scans"][0]["scan_id"] == place.training[0]
 
 
 def test_an_ensemble_is_the_mean_of_its_models(place: Place) -> None:
@@ -194,6 +207,19 @@ def test_missing_predictions_are_made_by_the_commands_that_the_refusal_names(
     found = json.loads(out)
     assert found["a"]["standing"] == "held-out"
     assert {scan["scan_id"] for scan in found["scans"]} == set(place.held_out)
+
+
+def test_the_fewest_commands_are_named(place: Place) -> None:
+    place.train(f"{STOCK}__2d", FULL)
+    add_prediction(
+        place.workspace, place.dataset, folder=f"held-out/{FULL}__fold_01", trained=(FULL,),
+        scan_ids=place.held_out,
+    )  # fmt: skip
+    (remedy,) = place.refuse("2d", "3d_fullres").splitlines()[1:]
+    assert remedy.startswith("Make them with: gi2nnunet predict-and-score --config 2d")
+    add_out_of_fold(place.workspace, place.dataset)
+    (remedy,) = place.refuse("2d", "3d_fullres").splitlines()[1:]
+    assert remedy.startswith("Make them with: gi2nnunet out-of-fold --config 3d_fullres")
 
 
 def test_the_options_that_a_refusal_names_are_those_of_the_commands(place: Place) -> None:
