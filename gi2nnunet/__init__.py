@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gi2nnunet.api import predict_and_score as predict_and_score
     from gi2nnunet.api import predict_hidden as predict_hidden
     from gi2nnunet.api import remove as remove
-    from gi2nnunet.api import report as write_report  # noqa: F401
+    from gi2nnunet.api import report as report
     from gi2nnunet.api import score as score
     from gi2nnunet.api import status as status
     from gi2nnunet.api import train as train
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.export_dicom import ExportedDicom as ExportedDicom
     from gi2nnunet.dataset.manifest import Dataset as Dataset
     from gi2nnunet.formats.ids import ORGANS as ORGANS
+    from gi2nnunet.pages.page import WrittenReport as WrittenReport
     from gi2nnunet.prediction.evaluate import Evaluation as Evaluation
     from gi2nnunet.prediction.out_of_fold import OutOfFold as OutOfFold
-    from gi2nnunet.report.page import WrittenReport as WrittenReport
     from gi2nnunet.scoring.compare import Comparison as Comparison
     from gi2nnunet.scoring.result import Score as Score
     from gi2nnunet.sharing.exchange import ExportedModel as ExportedModel
@@ -77,7 +77,7 @@ _HOMES = {
         "check", "compare", "compare_models", "convert", "doctor", "encode", "estimate",
         "export_dicom", "export_model", "import_model", "jobs", "kaggle_bundle",
         "open_dataset", "out_of_fold", "phantom", "plan", "predict", "predict_and_score",
-        "predict_hidden", "remove", "score", "status", "train", "tune", "verify",
+        "predict_hidden", "remove", "report", "score", "status", "train", "tune", "verify",
     ),
     "core.errors": ("EngineError", "GiError", "InputError", "OutputError"),
     "dataset.encode": ("Encoded",),
@@ -86,7 +86,7 @@ _HOMES = {
     "formats.ids": ("ORGANS",),
     "prediction.evaluate": ("Evaluation",),
     "prediction.out_of_fold": ("OutOfFold",),
-    "report.page": ("WrittenReport",),
+    "pages.page": ("WrittenReport",),
     "scoring.compare": ("Comparison",),
     "scoring.result": ("Score",),
     "sharing.exchange": ("ExportedModel", "ImportedModel"),
@@ -109,7 +109,7 @@ _HOMES = {
     "upkeep.verify": ("Verification",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME_OF, "__version__", "write_report"])
+__all__ = sorted([*_HOME_OF, "__version__"])
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept misspelt names
 
@@ -118,10 +118,6 @@ if not TYPE_CHECKING:  # otherwise a type checker would accept misspelt names
             from importlib.metadata import version
 
             value = version("gi2nnunet")
-        elif name == "write_report":
-            from gi2nnunet.core.keywords import speak_python
-
-            value = speak_python(import_module("gi2nnunet.api").report, _list_signatures())
         elif name in _HOME_OF:
             value = getattr(import_module(f"gi2nnunet.{_HOME_OF[name]}"), name)
             if _HOME_OF[name] == "api":
@@ -139,7 +135,7 @@ def _list_signatures() -> dict[str, Signature]:
     from inspect import signature
 
     api = import_module("gi2nnunet.api")
-    return {name: signature(getattr(api, name)) for name in (*_HOMES["api"], "report")}
+    return {name: signature(getattr(api, name)) for name in _HOMES["api"]}
 
 
 def __dir__() -> list[str]:

@@ -274,7 +274,7 @@ def test_a_callers_mistake_is_told_before_anything_is_done(here, call, words) ->
 def test_errors_are_the_family(here) -> None:
     with pytest.raises(gi2nnunet.GiError):
         gi2nnunet.convert("nowhere")
-    for call in (gi2nnunet.train, gi2nnunet.predict_and_score, gi2nnunet.write_report):
+    for call in (gi2nnunet.train, gi2nnunet.predict_and_score, gi2nnunet.report):
         with pytest.raises(gi2nnunet.InputError, match="convert"):
             call(workspace="nowhere")
     assert not list(here.iterdir())
@@ -334,7 +334,7 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     name = hidden.scan_ids[0]
     assert hidden.read_image(name).shape == hidden.read_masks(name)["stomach"].shape == (16, 40, 48)
 
-    page = gi2nnunet.write_report(workspace="work", prediction=prediction.submission.parent)
+    page = gi2nnunet.report(workspace="work", prediction=prediction.submission.parent)
     assert page.path.read_text().startswith("<!")
     assert dict(os.environ) == before
     assert capsys.readouterr() == ("", "")

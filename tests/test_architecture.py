@@ -28,7 +28,7 @@ ORDER = (
     "tuning",
     "upkeep",
     "sharing",
-    "report",
+    "pages",
     "api",
     "",
     "cli",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.manifest import Dataset
     from gi2nnunet.dataset.splits import HoldOutRule
     from gi2nnunet.formats.ids import Certainty, LabelScheme
-    from gi2nnunet.report.check_page import WrittenPage
+    from gi2nnunet.pages.check_page import WrittenPage
     from gi2nnunet.source.check.check import SourceReport
     from gi2nnunet.source.phantom.frame import Geometry
     from gi2nnunet.source.phantom.writing import PhantomSummary
@@ -156,7 +156,7 @@ def check_with_page(asked: _Check) -> tuple[SourceReport, WrittenPage | None]:
     if asked.html is None:
         with draw_bars(asked.progress) as report:
             return _check(asked, report), None
-    from gi2nnunet.report.check_page import check_page_place, write_check_page
+    from gi2nnunet.pages.check_page import check_page_place, write_check_page
 
     page = Path(asked.html)
     check_page_place(page, source=Path(asked.source))

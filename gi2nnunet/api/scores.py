@@ -269,7 +269,7 @@ def compare(asked: _Compare) -> Comparison:
         named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
         found = replace(found, sides=tuple(named), truth=truth.name)
         if asked.html is not None:
-            from gi2nnunet.report.compare_page import Compared, write_compare_page
+            from gi2nnunet.pages.compare_page import Compared, write_compare_page
 
             images = known or find_images(sides, workspace=space, dataset_id=asked.dataset_id)
             tables = {"a": sides[0].table, "b": sides[1].table, "truth": truth}

@@ -14,7 +14,7 @@ from gi2nnunet.core.errors import require_positive
 from gi2nnunet.core.workers import Notice, ignore
 
 if TYPE_CHECKING:
-    from gi2nnunet.report.page import WrittenReport
+    from gi2nnunet.pages.page import WrittenReport
     from gi2nnunet.upkeep.remove import Removal
     from gi2nnunet.upkeep.status import WorkspaceStatus
     from gi2nnunet.upkeep.verify import Verification
@@ -126,8 +126,8 @@ def report(asked: _Report) -> WrittenReport:
     InputError
         If the workspace holds no dataset, or the prediction or a scan does not exist.
     """
-    from gi2nnunet.report.gather import gather_report
-    from gi2nnunet.report.page import write_report as write_page
+    from gi2nnunet.pages.gather import gather_report
+    from gi2nnunet.pages.page import write_report as write_page
 
     space = find_workspace(asked.workspace)
     with draw_bars(asked.progress) as progress:

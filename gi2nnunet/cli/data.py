@@ -328,7 +328,7 @@ def check(
 
 def _print_contents(found: SourceReport) -> None:
     """Print the tables that the page of --html also has."""
-    from gi2nnunet.report.check_page import build_tables, find_typical
+    from gi2nnunet.pages.check_page import build_tables, find_typical
 
     print_result(f"{found.path} ({found.kind})")
     tables = build_tables(found, typical=find_typical(found))

@@ -132,6 +132,8 @@ def _measure_surfaces(
 
 def _load() -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tqdm, in a notebook without ipywidgets
+        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
     return torch, compute_surface_dice, compute_hausdorff_distance

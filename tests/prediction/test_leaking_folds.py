@@ -15,11 +15,11 @@ from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.formats.ids import patient_of
 from gi2nnunet.nnunet.models import ModelChoice
 from gi2nnunet.nnunet.postprocess import find_tuning, save_tuning
+from gi2nnunet.pages.gather import gather_report
+from gi2nnunet.pages.page import render_report
 from gi2nnunet.prediction import out_of_fold
 from gi2nnunet.prediction.choose import choose_work, select_own_scans
 from gi2nnunet.prediction.out_of_fold import choose_every_fold
-from gi2nnunet.report.gather import gather_report
-from gi2nnunet.report.page import render_report
 from gi2nnunet.tuning.compare_models import compare_all_models
 from gi2nnunet.tuning.search import list_tuning_scans, tune_decision
 from tests.command_line import run_in_process

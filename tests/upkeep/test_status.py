@@ -96,7 +96,7 @@ def test_each_step_is_followed_by_the_next_one(place: Place) -> None:
     assert place.status().next_step.command == "gi2nnunet tune"
     add_tuning(place.workspace, other)
     assert place.status().next_step.command == "gi2nnunet report"
-    gi2nnunet.write_report(workspace=place.root)
+    gi2nnunet.report(workspace=place.root)
     step = place.status().next_step
     assert (step.command, step.why) == ("", "everything is done")
 

@@ -14,7 +14,7 @@ import pytest
 import gi2nnunet
 from gi2nnunet.core.errors import OutputError
 from gi2nnunet.formats.submission import write_submission
-from gi2nnunet.report.compare_page import MOST_SHOWN
+from gi2nnunet.pages.compare_page import MOST_SHOWN
 from tests.source_factory import MadeSource, make_source, write_source
 
 SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
@@ -135,7 +135,7 @@ def test_a_single_patient_has_no_interval(here: Path) -> None:
 
 
 def test_many_patients_are_drawn_without_their_names(here: Path) -> None:
-    from gi2nnunet.report.figures import draw_patients
+    from gi2nnunet.pages.figures import draw_patients
     from gi2nnunet.scoring.compare import compare_scores
     from tests.scoring.test_bootstrap import random_score
 

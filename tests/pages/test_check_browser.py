@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gi2nnunet.report.check_page import write_check_page
+from gi2nnunet.pages.check_page import write_check_page
 from gi2nnunet.source.check.check import check_source
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
 from tests.faulty_source import plant_faults, write_clean

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import OutputError
-from gi2nnunet.report.check_page import write_check_page
+from gi2nnunet.pages.check_page import write_check_page
 from gi2nnunet.source.check.check import SourceReport, check_source
 from tests.command_line import run_in_process, tree
 from tests.faulty_source import Faults

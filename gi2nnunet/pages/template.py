@@ -15,7 +15,7 @@ DASH = "–"  # noqa: RUF001
 def render(template: str, **values: Any) -> str:
     """Fill in a template of this package; equal values give equal text."""
     environment = Environment(
-        loader=PackageLoader("gi2nnunet", "report"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("gi2nnunet", "pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from gi2nnunet.report.viewer import PackedScan, pack_scan, slice_dice
+from gi2nnunet.pages.viewer import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.source.scan import LoadedScan
 

@@ -15,9 +15,9 @@ from gi2nnunet.core.errors import OutputError
 from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
-from gi2nnunet.report.figures import draw_figures
-from gi2nnunet.report.pictures import View, join_words, take_pictures
-from gi2nnunet.report.template import DASH, name_of, render
+from gi2nnunet.pages.figures import draw_figures
+from gi2nnunet.pages.pictures import View, join_words, take_pictures
+from gi2nnunet.pages.template import DASH, name_of, render
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.fit import Placement
 from gi2nnunet.source.check.in_scans import describe_placement

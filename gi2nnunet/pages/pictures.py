@@ -18,7 +18,7 @@ from gi2nnunet.core.errors import raise_problems
 from gi2nnunet.core.workers import Progress
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap, find_box
-from gi2nnunet.report.template import name_of
+from gi2nnunet.pages.template import name_of
 from gi2nnunet.source.check.fit import Placement, place_masks
 from gi2nnunet.source.scan import LoadedScan
 

@@ -15,12 +15,12 @@ from gi2nnunet.core.locks import find_holders, hold
 from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.presets import PRESETS, name_sizes, read_plans_name
+from gi2nnunet.pages.gather import gather_report
+from gi2nnunet.pages.history import find_tunings, find_unfinished, list_commands, list_costs
+from gi2nnunet.pages.page import render_report
 from gi2nnunet.prediction.folders import KEPT
-from gi2nnunet.report.gather import gather_report
-from gi2nnunet.report.history import find_tunings, find_unfinished, list_commands, list_costs
-from gi2nnunet.report.page import render_report
 from gi2nnunet.training.record import find_trainings
-from tests.report.test_report import make_log, predict_truth, space
+from tests.pages.test_report import make_log, predict_truth, space
 from tests.source_factory import make_source, write_source
 
 __all__ = ["space"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gi2nnunet.report.check_page import (
+from gi2nnunet.pages.check_page import (
     MOST_CARDS_OF_A_KIND,
     Card,
     find_typical,

@@ -15,10 +15,10 @@ from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.ids import CONTOUR_COLOURS
 from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.tables import MaskTable, decode_table, group_rows, take_rows
-from gi2nnunet.report.figures import draw_differences, draw_patients
-from gi2nnunet.report.summary import STANDINGS
-from gi2nnunet.report.template import format_number, render
-from gi2nnunet.report.viewer import PackedScan, pack_scan
+from gi2nnunet.pages.figures import draw_differences, draw_patients
+from gi2nnunet.pages.summary import STANDINGS
+from gi2nnunet.pages.template import format_number, render
+from gi2nnunet.pages.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.compare import Comparison, name_quantity
 from gi2nnunet.scoring.medical import measure_label_maps, silence_library
 from gi2nnunet.scoring.result import ScanScore

@@ -12,10 +12,10 @@ from typing import Any
 from gi2nnunet.core.errors import count
 from gi2nnunet.core.files import check_place, replace_file
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS, patient_of, scan_order
-from gi2nnunet.report.figures import draw_curves, draw_scores
-from gi2nnunet.report.gather import Report
-from gi2nnunet.report.summary import describe_scan, summarise
-from gi2nnunet.report.template import format_number, render
+from gi2nnunet.pages.figures import draw_curves, draw_scores
+from gi2nnunet.pages.gather import Report
+from gi2nnunet.pages.summary import describe_scan, summarise
+from gi2nnunet.pages.template import format_number, render
 from gi2nnunet.scoring.result import ScanScore
 
 _RECORDED = ("standing", "scans", "models", "computing", "options")

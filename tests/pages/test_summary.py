@@ -10,9 +10,9 @@ import pytest
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import ORGAN_BITS
+from gi2nnunet.pages.summary import STANDINGS, describe_organ, describe_scan, summarise
+from gi2nnunet.pages.template import DASH
 from gi2nnunet.prediction.choose import Standing
-from gi2nnunet.report.summary import STANDINGS, describe_organ, describe_scan, summarise
-from gi2nnunet.report.template import DASH
 from gi2nnunet.scoring.medical import OrganMeasures, measure_label_maps, silence_library
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.scoring.result import Score, combine_terms

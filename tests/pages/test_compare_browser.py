@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
-from tests.report.test_compare_page import SCANS, write_comparison, write_page
+from tests.pages.test_compare_page import SCANS, write_comparison, write_page
 
 pytestmark = pytest.mark.slow
 

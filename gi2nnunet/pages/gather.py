@@ -26,6 +26,8 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.pages import history
+from gi2nnunet.pages.viewer import PackedScan, pack_scan
 from gi2nnunet.prediction.folders import (
     OUT_OF_FOLD,
     PredictionFolder,
@@ -33,8 +35,6 @@ from gi2nnunet.prediction.folders import (
     find_predictions,
     read_prediction_record,
 )
-from gi2nnunet.report import history
-from gi2nnunet.report.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_scores, read_score

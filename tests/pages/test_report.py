@@ -16,8 +16,8 @@ import pytest
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.tables import read_mask_table
-from gi2nnunet.report.gather import gather_report
-from gi2nnunet.report.page import render_report, write_report
+from gi2nnunet.pages.gather import gather_report
+from gi2nnunet.pages.page import render_report, write_report
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.training.record import parse_log, read_curves
@@ -75,7 +75,7 @@ def test_scans_are_packed_by_as_many_workers_as_there_are_cores_for_this_process
         workers.append(most)
         return ThreadPoolExecutor(most)
 
-    monkeypatch.setattr("gi2nnunet.report.gather.ThreadPoolExecutor", make_pool)
+    monkeypatch.setattr("gi2nnunet.pages.gather.ThreadPoolExecutor", make_pool)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {5}, raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     gather_report(space)

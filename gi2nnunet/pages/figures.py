@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.report.template import name_of
+from gi2nnunet.pages.template import name_of
 from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.compare import Comparison
 from gi2nnunet.scoring.result import Score

@@ -13,8 +13,8 @@ from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.nnunet.engine import COST, PredictionCost
 from gi2nnunet.nnunet.models import is_fold_number
 from gi2nnunet.nnunet.postprocess import OrganDecision, TuningNote, list_tunings, read_decision
+from gi2nnunet.pages.template import DASH
 from gi2nnunet.prediction.folders import PredictionRecord
-from gi2nnunet.report.template import DASH
 from gi2nnunet.training.record import TrainedFold
 
 

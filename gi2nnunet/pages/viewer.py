@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.report.pictures import encode_image, find_window, scale_grey
-from gi2nnunet.report.summary import describe_scan
+from gi2nnunet.pages.pictures import encode_image, find_window, scale_grey
+from gi2nnunet.pages.summary import describe_scan
 from gi2nnunet.scoring.metric import dice_of_counts
 from gi2nnunet.scoring.result import ScanScore, to_plain
 from gi2nnunet.source.scan import LoadedScan

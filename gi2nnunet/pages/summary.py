@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.report.template import DASH, format_number, name_of
+from gi2nnunet.pages.template import DASH, format_number, name_of
 from gi2nnunet.scoring.medical import OrganMeasures
 from gi2nnunet.scoring.result import ScanScore, Score
 

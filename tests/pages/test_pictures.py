@@ -10,7 +10,7 @@ from PIL import Image
 
 from gi2nnunet.core.errors import InputError, Problem
 from gi2nnunet.formats.ids import CONTOUR_COLOURS
-from gi2nnunet.report.pictures import Picture, View, find_window, take_picture, take_pictures
+from gi2nnunet.pages.pictures import Picture, View, find_window, take_picture, take_pictures
 from gi2nnunet.source.scan import LoadedScan
 
 

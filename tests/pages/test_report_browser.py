@@ -21,14 +21,14 @@ from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
-from gi2nnunet.report.template import DASH
-from gi2nnunet.report.viewer import pack_scan, slice_dice
+from gi2nnunet.pages.template import DASH
+from gi2nnunet.pages.viewer import pack_scan, slice_dice
 from gi2nnunet.scoring.record import write_score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.scan import LoadedScan
 from tests.browser import WIDTHS, find_console_lines, find_overflow, find_violations, open_page
-from tests.report.test_history import add_training, tuning_content
-from tests.report.test_report import Workspace, gather_report, predict_truth, space, write_report
+from tests.pages.test_history import add_training, tuning_content
+from tests.pages.test_report import Workspace, gather_report, predict_truth, space, write_report
 
 pytestmark = pytest.mark.slow
 __all__ = ["space"]
