@@ -25,7 +25,7 @@ from gi2nnunet.scoring.result import ScanScore
 from gi2nnunet.source.scan import Scan
 
 MOST_SHOWN = 6
-"""Scans whose slices the page shows."""
+"""Scans that the page shows slices of."""
 FEW_PATIENTS = 10
 _LAYERS = ("A", "B")
 _NOT_RECORDED = (True, "It is not recorded what its models were trained on.")

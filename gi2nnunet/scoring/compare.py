@@ -62,7 +62,7 @@ class SliceChange:
 class ScanChange:
     """The score of one scan in two submissions; ``change`` is ``b - a``.
 
-    ``slices`` are those whose Dice changed most, the largest change first.
+    ``slices`` are those with the largest changes of Dice, the largest first.
     """
 
     scan_id: str
@@ -292,7 +292,7 @@ def _compare_scan(a: ScanScore, b: ScanScore) -> ScanChange:
 
 
 def _find_moved_slices(a: ScanScore, b: ScanScore) -> tuple[SliceChange, ...]:
-    """Return the slices whose mean Dice changed most."""
+    """Return the slices with the largest changes of mean Dice."""
     if a.terms is None or b.terms is None or not a.numbers:
         return ()
     dice = np.stack([a.terms.dice, b.terms.dice])

@@ -1,4 +1,4 @@
-"""Predictions by name: the masks that a path, or a name in the workspace, stands for.
+"""Predictions by name: the masks that a path, or a name in the workspace, means.
 
 A path that exists comes before a name. The name of a model means its out-of-fold predictions, or
 those of the held-out scans if both sides of a comparison have only these.
