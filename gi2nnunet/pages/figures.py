@@ -303,6 +303,7 @@ def _spread_around_zero(axes: Axes, values: Sequence[float]) -> None:
     axes.set_title("B better \N{RIGHTWARDS ARROW}", loc="right", fontsize=9)
     most = max((abs(value) for value in values if not math.isnan(value)), default=0) or 0.01
     axes.set_xlim(-1.1 * most, 1.1 * most)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4))  # more would overlap if they are small
 
 
 @mpl.rc_context(_STYLE)
