@@ -8,7 +8,7 @@ predict-and-score does. Ten trainings of 1000 epochs are made up as well. With `
 workspace is kept and used again. ``--against`` names a checkout of another version, which makes the
 same page in turn with this one:
 
-    git worktree add --detach ../before 65c2fb7
+    git worktree add --detach ../before b0bfa68
     python scripts/bench_report.py --scans 50 --against ../before
 """
 
