@@ -45,6 +45,7 @@ test-all: lint test-slurm
 	GI2NNUNET_BROWSER=required $(BIN)/pytest --cov --cov-report=term:skip-covered
 	$(BIN)/python scripts/fuzz_rle.py
 	$(BIN)/python scripts/roundtrip_rtstruct.py
+	$(BIN)/python scripts/other_tools.py --check
 	rm -rf build/acceptance
 	$(BIN)/python scripts/gpu_acceptance.py --out build/acceptance --no-card --minutes 20
 	$(BIN)/python scripts/torture.py --kills 24 --places 1
