@@ -74,7 +74,8 @@ def digest_request(
          [digest_file(path) for path in scan.files], (selection.folds or {}).get(scan.scan_id))
         for scan in selection.scans
     ]  # fmt: skip
-    sample = selection.sample and [row[:2] for row in selection.sample.list_rows()]
+    table = selection.sample  # without rows, it is false
+    sample = None if table is None else [row[:2] for row in table.list_rows()]
     decision = tuned.decision.to_json() if tuned else None
     content = [
         models, list(ensemble.folds), scans, dict(selection.options), sample, decision,

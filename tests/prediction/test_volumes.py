@@ -120,3 +120,11 @@ def test_a_missing_pynrrd_is_said_before_the_prediction(
     with pytest.raises(InputError, match=r"pip install 'gi2nnunet\[slicer\]'"):
         gi2nnunet.predict(scan, out=here / "o", workspace=model, device="cpu", slicer=True)
     assert not (here / "o").exists()
+
+
+def test_a_sample_without_rows_is_one_of_any_rows(model: Path, here: Path) -> None:
+    """As the competition publishes it: only a header."""
+    gi2nnunet.phantom("s", patients=1, days=1, test_patients=1, size="40x36x6@6", jobs=1)
+    assert (here / "s/sample_submission.csv").read_text().count("\n") == 1
+    done = gi2nnunet.predict("s", out=here / "o", workspace=model, device="cpu")
+    assert len(done.submission.read_text().splitlines()) == 1 + 3 * 6
