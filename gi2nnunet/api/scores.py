@@ -124,7 +124,8 @@ def score(
     submission, truth
         CSV files in the competition's format, folders of :func:`predict`, a converted dataset (its
         truth), or folders of label volumes with ``dataset.json``. By default the truth is
-        ``truth.csv`` beside the submission, otherwise that of the workspace's dataset.
+        ``truth.csv`` beside the submission, otherwise that of the workspace's dataset. A submission
+        can also be the name of a prediction or model in the workspace, as in :func:`compare`.
     metric
         Which reading of the metric to use, one of :mod:`gi2nnunet.scoring.metric`.
     scans
@@ -150,10 +151,10 @@ def score(
     OutputError
         If ``per_slice`` cannot be written.
     """
-    from gi2nnunet.core.files import check_place, replace_file
+    from gi2nnunet.core.files import check_place, find_kind, replace_file
     from gi2nnunet.scoring.conventions import require_convention
     from gi2nnunet.scoring.masks import find_truth, read_masks
-    from gi2nnunet.scoring.record import format_slices
+    from gi2nnunet.scoring.record import find_standing, format_slices
     from gi2nnunet.scoring.score import score_submission
 
     require_positive(jobs=jobs)
@@ -163,10 +164,18 @@ def score(
     if per_slice:
         check_place(Path(per_slice))
     known = open_scans(images, orientation=orientation)
-    predicted = read_masks(Path(submission), orientation=orientation)
     space = find_workspace(workspace)
+    place, standing = Path(submission), None
+    if find_kind(place) is None:
+        from gi2nnunet.upkeep.named import find_masks  # takes as long as a small score
+
+        (named,) = find_masks([str(submission)], workspace=space, dataset_id=dataset_id, jobs=jobs)
+        place, predicted, standing = named.place, named.table, named.standing
+    else:
+        predicted = read_masks(place, orientation=orientation)
+        standing = find_standing(place)
     if truth is None:
-        true = find_truth(Path(submission), predicted, workspace=space, dataset_id=dataset_id)
+        true = find_truth(place, predicted, workspace=space, dataset_id=dataset_id)
     else:
         true = read_masks(Path(truth), truth=True, orientation=orientation)
     spacing_mm = {name: scan.spacing_mm for name, scan in known.items()}
@@ -175,7 +184,7 @@ def score(
 
         spacing_mm = {
             **find_spacings(
-                true, Path(truth or submission), workspace=space, dataset_id=dataset_id,
+                true, Path(truth) if truth else place, workspace=space, dataset_id=dataset_id,
                 orientation=orientation,
             ),
             **spacing_mm,
@@ -189,7 +198,7 @@ def score(
         )  # fmt: skip
     if per_slice:
         replace_file(Path(per_slice), format_slices(result))
-    return result
+    return replace(result, standing=standing or "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,8 @@ def report(asked: _Report) -> WrittenReport:
     out
         The page; by default ``report.html`` in the workspace.
     prediction
-        Folder of :func:`predict` or :func:`predict_and_score`; by default the workspace's newest.
+        Folder of :func:`predict` or :func:`predict_and_score`, or its name as :func:`status` shows
+        it; by default the workspace's newest.
     scan
         Scans to show slices of; by default some of the worst, middle and best.
 
@@ -128,12 +129,13 @@ def report(asked: _Report) -> WrittenReport:
     """
     from gi2nnunet.pages.gather import gather_report
     from gi2nnunet.pages.page import write_report as write_page
+    from gi2nnunet.upkeep.named import find_folder
 
     space = find_workspace(asked.workspace)
     with draw_bars(asked.progress) as progress:
         gathered = gather_report(
             space, dataset_id=asked.dataset_id, scans=list_texts(asked.scan),
-            prediction=Path(asked.prediction) if asked.prediction else None,
+            prediction=find_folder(asked.prediction, space) if asked.prediction else None,
             show_all=asked.show_all, progress=progress,
         )  # fmt: skip
     out = Path(asked.out) if asked.out else space.predictions.parent / "report.html"

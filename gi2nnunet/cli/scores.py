@@ -55,7 +55,10 @@ ScansOption = Annotated[
     ScanChoice,
     typer.Option(help="Which scans: all, which each file must have, or those common to all files."),
 ]
-_SUBMISSION = "A submission CSV, a folder of predict, or of label volumes with dataset.json."
+_SUBMISSION = (
+    "A submission CSV, a folder of predict or of label volumes, or a name in the workspace: of a "
+    "prediction (held-out) or of a model (2d, 2d+3d_fullres)."
+)
 TruthOption = Annotated[
     Path | None,
     typer.Option(
@@ -210,8 +213,6 @@ def score(
 
     Example: gi2nnunet score submission.csv --truth train.csv --metric mle-bench
     """
-    from gi2nnunet.scoring.record import find_standing
-
     with show_progress() as report:
         result = call_api(context, api.score, progress=report)
     print_warnings(result.warnings)
@@ -221,12 +222,10 @@ def score(
 
         found = estimate_intervals(result)
         content["intervals"] = {name: (i.value, i.low, i.high) for name, i in found.items()}
-    if standing := find_standing(submission):
-        content["standing"] = standing
     if as_json:
         print_json(content)
         return
-    print_score(result, standing=standing)
+    print_score(result, standing=result.standing or None)
     if intervals:
         _print_intervals(found)
     if per_slice:

@@ -198,7 +198,7 @@ def _show(found: WorkspaceStatus) -> Iterator[RenderableType]:
         )
     yield from _show_results(found)
     step = found.next_step
-    yield make_line(f"Next: {step.command} ({step.why})" if step.command else "Nothing is left.")
+    yield make_line(f"Next: {step.command}  # {step.why}" if step.command else "Nothing is left.")
 
 
 def _show_datasets(found: WorkspaceStatus) -> RenderableType:
@@ -220,13 +220,16 @@ def _show_datasets(found: WorkspaceStatus) -> RenderableType:
 
 def _show_results(found: WorkspaceStatus) -> Iterator[RenderableType]:
     """Give the tables of predictions and tunings."""
+    from gi2nnunet.upkeep.status import find_short_name
+
     if found.predictions:
         yield make_table(
             "Predictions",
             ("prediction", "state", "score", "metric", "what it means", "where, or when", "size"),
             [
                 (
-                    one.name, _describe_prediction(one), _describe_score(one), one.metric or _DASH,
+                    find_short_name(one, found.predictions), _describe_prediction(one),
+                    _describe_score(one), one.metric or _DASH,
                     one.standing or _DASH, _describe_place(one.holders, one.changed),
                     format_bytes(one.bytes),
                 )

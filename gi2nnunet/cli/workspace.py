@@ -130,8 +130,8 @@ def report(
     prediction: Annotated[
         Path | None,
         typer.Option(
-            "--prediction", "-p", help="Folder of predict or predict-and-score; by default the "
-            "newest in the workspace.", file_okay=False,
+            "--prediction", "-p", help="Folder of predict or predict-and-score, or its name in the "
+            "workspace; by default the newest there.", file_okay=False,
         ),
     ] = None,
     scan: Annotated[

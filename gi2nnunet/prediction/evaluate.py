@@ -250,7 +250,7 @@ def evaluate(
         write_json(out / PREDICTION, {**about, **noted})
         result, files = None, [work.submission]
         if score and selection.truth is not None:
-            result = _score(work, selection.truth, metric=metric)
+            result = _score(work, selection.truth, metric=metric, progress=progress)
             files += write_score(result, out, truth=selection.truth, about=about)
         files += [out / "probabilities"] if options.save_probabilities else []
         done = Evaluation(
@@ -272,12 +272,13 @@ def evaluate(
     return replace(done, files=tuple(files))
 
 
-def _score(work: Work, truth: MaskTable, *, metric: Metric) -> Score:
+def _score(work: Work, truth: MaskTable, *, metric: Metric, progress: Progress | None) -> Score:
     """Score with medical measures; those that another convention's score has are taken from it."""
     known = find_measures(work.out, truth)
     score = score_submission(
         work.submission, truth, metric=metric, medical=known is None,
         spacing_mm={scan.scan_id: scan.spacing_mm for scan in work.selection.scans},
+        progress=progress,
     )  # fmt: skip
     if known is None:
         return score

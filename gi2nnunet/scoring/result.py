@@ -150,6 +150,8 @@ class Score:
         Which scans were scored, if not all of both tables.
     misread
         ``"column-major"`` or ``"zero-based"`` if a table seems to be meant so.
+    standing
+        What the score means, such as ``"held-out"``, if that was recorded with the prediction.
     """
 
     metric: Metric
@@ -163,6 +165,7 @@ class Score:
     warnings: tuple[str, ...] = ()
     scope: str = ""
     misread: str = ""
+    standing: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""
@@ -181,7 +184,8 @@ class Score:
         ]
         if self.medical is not None:
             content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
-        content |= {name: text for name in ("scope", "misread") if (text := getattr(self, name))}
+        texts = ("scope", "misread", "standing")
+        content |= {name: text for name in texts if (text := getattr(self, name))}
         return dict(to_plain(content))
 
     def list_scans(self) -> list[dict[str, Any]]:

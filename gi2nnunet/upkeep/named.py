@@ -155,6 +155,20 @@ def find_masks(
     return tuple(side for side in sides if isinstance(side, NamedMasks))
 
 
+def find_folder(given: str | Path, workspace: Workspace) -> Path:
+    """Return the folder of a prediction, given as a path or by its name in the workspace.
+
+    A path of nothing that is no name either is returned as it is.
+    """
+    path = Path(given).expanduser()
+    if find_kind(path) is not None:
+        return path
+    fitting = [p for p in read_status(workspace).predictions if str(given) in list_names(p)]
+    if len(fitting) > 1:
+        raise _refuse_several(str(given), [piece.full_name for piece in fitting])
+    return fitting[0].folder if fitting else path
+
+
 def _choose_scans(sides: Sequence[NamedMasks | _Model], naming: _Naming) -> Scans:
     """Choose the scans of which every side has predictions; refuse if there are none."""
     models = [side for side in sides if isinstance(side, _Model)]

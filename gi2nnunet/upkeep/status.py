@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -267,6 +267,12 @@ def list_names(piece: Piece) -> tuple[str, ...]:
     if isinstance(piece, TrainingStatus):
         return *(f"{end}/{piece.folder.name}" for end in ends), piece.full_name
     return *(f"{OUT_OF_FOLD}/{end}" for end in ends), piece.full_name
+
+
+def find_short_name(piece: Piece, others: Sequence[Piece]) -> str:
+    """Return the first name of a piece that is of no other piece."""
+    taken = {name for other in others if other is not piece for name in list_names(other)}
+    return next((name for name in list_names(piece) if name not in taken), piece.name)
 
 
 def list_pieces(status: WorkspaceStatus) -> tuple[Piece, ...]:

@@ -271,7 +271,10 @@ TABLES = (
         name="no such table",
         make=write_tables,
         command="score none.csv --truth truth.csv",
-        message=("none.csv: no such file", "Give the path of a CSV file"),
+        message=(
+            "none.csv: found no such file, and no prediction or model of that name",
+            "expected a path",
+        ),
     ),
     BadInput(
         name="a folder as table",

@@ -15,7 +15,7 @@ from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.scoring.conventions import CONVENTIONS
-from gi2nnunet.upkeep.named import find_masks
+from gi2nnunet.upkeep.named import find_folder, find_masks
 from tests.converting import convert
 from tests.remedies import follow
 from tests.source_factory import make_source, write_source
@@ -238,3 +238,33 @@ def test_the_options_that_a_refusal_names_are_those_of_the_commands(place: Place
     for line in lines:
         name, *words = line.split()
         commands.commands[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("metric", CONVENTIONS)
+def test_a_name_is_scored_as_its_files_are(place: Place, run: Run, metric: str) -> None:
+    place.train(f"{STOCK}__2d")
+    add_out_of_fold(place.workspace, place.dataset, without={place.training[0]: "stomach"})
+    folder = add_prediction(place.workspace, place.dataset, scan_ids=place.held_out)
+    asked = ("--metric", metric, "--json")
+    by_path = json.loads(run("score", str(folder), *asked)[1])
+    assert json.loads(run("score", "held-out", *asked)[1]) == by_path
+    code, out, err = run("score", "2d", *asked)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["standing"] == "out-of-fold"
+    worst = min(found["per_scan"], key=lambda scan: scan["dice"])
+    assert worst["scan_id"] == place.training[0]
+    assert len(found["per_scan"]) == len(place.training)
+
+
+def test_the_report_takes_a_prediction_by_its_name(place: Place, run: Run) -> None:
+    place.train(f"{STOCK}__2d")
+    folder = add_prediction(place.workspace, place.dataset, scan_ids=place.held_out)
+    assert find_folder("held-out", place.workspace) == folder
+    assert find_folder(folder, place.workspace) == folder
+    code, _, err = run("report", "--prediction", "held-out", "--out", "page.html")
+    assert code == 0, err
+    assert place.held_out[0] in Path("page.html").read_text()
+    code, _, err = run("report", "--prediction", "nothing")
+    assert code == 3
+    assert "nothing: holds no submission.csv" in err
