@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import monai.metrics  # noqa: F401 - PyTorch, which it imports, sets variables of its own
 import nibabel  # noqa: F401 - gdcm, which it imports if installed, sets a variable of its own
 import numpy as np
 import pandas as pd
