@@ -94,7 +94,8 @@ def test_training_tells_what_it_does(trained: Trained) -> None:
     assert "2d, fold all: epoch 2 of 2, loss " in trained.said
     assert "pseudo Dice large bowel " in trained.said
     assert "own data pipeline" not in trained.said  # the trainer's list of transforms is known
-    assert str(trained.results("3d_fullres") / "fold_all") in trained.said
+    shown = (trained.results("3d_fullres") / "fold_all").relative_to(trained.folder)
+    assert f"{shown}\n" in trained.said
 
 
 def test_presets_keep_to_their_own_data(trained: Trained) -> None:

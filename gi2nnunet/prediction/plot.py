@@ -20,7 +20,7 @@ _WINDOW = (1, 99)  # percentiles of the scan
 _INCHES = 3.2  # height of a slice
 
 
-class ScanFigure(Figure):
+class _ScanFigure(Figure):
     """A figure that a notebook shows as the last line of a cell; nothing else shows it."""
 
     def _repr_png_(self) -> bytes:
@@ -65,7 +65,7 @@ def plot_slices(
     _, height, width = scan.shape
     _, dy, dx = scan.spacing_mm
     size = (columns * _INCHES * (width * dx) / (height * dy), rows * _INCHES + 0.8)
-    figure = ScanFigure(figsize=size, layout="constrained")
+    figure = _ScanFigure(figsize=size, layout="constrained")
     low, high = np.percentile(scan.image, _WINDOW)
     for place, z in enumerate(slices, start=1):
         axes = figure.add_subplot(rows, columns, place)

@@ -315,7 +315,7 @@ def test_the_masks_of_organs_that_are_written_make_the_rows_of_the_submission(
         nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.uint8), affine), path)
         scan = open_source(path, SourceOptions(orientation=orientation)).scans[scan_id]
         bit_map = generator.integers(0, 8, (4, 5, 6)).astype(np.uint8)
-        inference._write_labels(tmp_path / "out", scan, bit_map)
+        scan.write_volumes(tmp_path / "out", bit_map)
         rows += encode_scan(scan_id, scan.numbers, bit_map)
     write_submission(tmp_path / "submission.csv", rows)
     for folder in ("organs", "labels"):
