@@ -90,11 +90,11 @@ def remove(
 
     Example: gi2nnunet remove 2d/fold_0 --dry-run
     """
+    found = api.remove(names, workspace=workspace, dry_run=True)
     if not yes and not dry_run and (as_json or not sys.stdin.isatty()):
         raise typer.BadParameter(
             "give --yes, or --dry-run to look first, as nobody can be asked here"
         )
-    found = api.remove(names, workspace=workspace, dry_run=True)
     if not as_json:
         for piece in found.pieces:
             _show_piece(piece)

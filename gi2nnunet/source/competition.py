@@ -426,7 +426,8 @@ def _find_root(archive: Archive, names: Sequence[str]) -> str:
         remedy = f" It holds the zip {zips[0]}. {within}"
     raise InputError(
         f"{archive.path}: is not a source of the competition. Found no train.csv, train/ or test/; "
-        f"expected the folder or zip of uw-madison-gi-tract-image-segmentation.{remedy}"
+        "expected the folder or zip of uw-madison-gi-tract-image-segmentation, NIfTI files or "
+        f"DICOM series.{remedy}"
     )
 
 

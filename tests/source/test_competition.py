@@ -111,7 +111,7 @@ def refuse(path, *parts, allow_missing=False):
 
 def test_what_is_no_source_is_refused(tmp_path):
     refuse(tmp_path / "nowhere", "no such file or folder")
-    refuse(tmp_path, "is not a source of the competition", "train.csv")
+    refuse(tmp_path, "is not a source of the competition", "train.csv", "DICOM series")
     (tmp_path / "text.zip").write_text("no zip")
     refuse(tmp_path / "text.zip", "text.zip", "neither a folder nor a readable zip")
     whole = write_zip(tmp_path / "whole.zip", make_source().files()).read_bytes()

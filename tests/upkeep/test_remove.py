@@ -181,6 +181,13 @@ def test_a_wrong_name_removes_nothing_and_gets_close_ones(root: Path, run: Any, 
     assert tree(root) == before
 
 
+def test_a_wrong_name_is_named_before_anything_is_asked(root: Path, run: Any) -> None:
+    code, _, err = run("remove", "2d/fold_7")
+    assert code == 3
+    assert "expected one of 2d/fold_1" in err
+    assert run("remove", "2d/fold_1")[0] == 2  # nobody can be asked
+
+
 def test_an_ambiguous_name_lists_the_whole_ones(root: Path, run: Any) -> None:
     workspace = open_workspace(root, environ={})
     add_training(workspace, model="nnUNetTrainer__nnUNetPlans__2d", fold=0)
