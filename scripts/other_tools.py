@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from metric_tools.cases import MEASURES, TOLERANCE_MM, Case, make_cases  # noqa: E402
 
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap  # noqa: E402
-from gi2nnunet.scoring.medical import measure_label_maps  # noqa: E402
+from gi2nnunet.scoring.medical import measure_label_maps, silence_library  # noqa: E402
 from gi2nnunet.scoring.metric import score_label_maps  # noqa: E402
 
 PROGRAMS = ROOT / "scripts" / "metric_tools"
@@ -93,11 +93,11 @@ def measure_ours(case: Case) -> dict[str, str]:
     """Return our answers to one case; ``hausdorff`` is the normalised one of ``per-class``."""
     pred, truth = to_bits(case.pred), to_bits(case.truth)
     terms = score_label_maps(pred, truth)
-    organs = list(
-        measure_label_maps(
+    with silence_library():
+        measures = measure_label_maps(
             pred, truth, spacing_mm=case.spacing_mm, tolerance_mm=TOLERANCE_MM
-        ).values()
-    )
+        )
+    organs = list(measures.values())
     values = {
         "dice": terms.dice,
         "hausdorff": terms.hausdorff,
