@@ -307,7 +307,11 @@ def test_from_a_source_to_a_report(here, capsys) -> None:
     held_out = [scan.scan_id for scan in dataset.scans if scan.part == "holdout"]
     assert prediction.standing == "held-out"
     assert list(prediction.scan_ids) == held_out
-    assert told == [(n, len(held_out), "predicting scans") for n in range(len(held_out) + 1)]
+    n_scans = len(held_out)
+    assert told == [
+        *((n, n_scans, "predicting scans") for n in range(n_scans + 1)),
+        *((n, n_scans, "scoring scans") for n in range(1, n_scans + 1)),
+    ]
     figure = prediction.plot(held_out[0])
     assert figure.get_suptitle().startswith(held_out[0])
     assert 1 <= len(figure.axes) <= 4

@@ -280,9 +280,9 @@ def _score(work: Work, truth: MaskTable, *, metric: Metric, progress: Progress |
         spacing_mm={scan.scan_id: scan.spacing_mm for scan in work.selection.scans},
         progress=progress,
     )  # fmt: skip
-    if known is None:
-        return score
-    return add_measures(score, known, tolerance_mm=DEFAULT_TOLERANCE_MM)
+    if known is not None:
+        score = add_measures(score, known, tolerance_mm=DEFAULT_TOLERANCE_MM)
+    return replace(score, standing=work.selection.standing)
 
 
 def _announce_finished(
