@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
     from gi2nnunet.core.locks import Holder
     from gi2nnunet.upkeep.remove import RemovedPiece
-    from gi2nnunet.upkeep.status import PredictionStatus, TrainingStatus, WorkspaceStatus
+    from gi2nnunet.upkeep.status import (
+        PredictionStatus,
+        RecordedScore,
+        TrainingStatus,
+        WorkspaceStatus,
+    )
 
 _WATCH_SECONDS = 2.0
 _DASH = "-"
@@ -229,7 +234,8 @@ def _show_results(found: WorkspaceStatus) -> Iterator[RenderableType]:
             [
                 (
                     find_short_name(one, found.predictions), _describe_prediction(one),
-                    _describe_score(one), one.metric or _DASH,
+                    "\n".join(map(_describe_score, one.scores)) or _DASH,
+                    "\n".join(score.metric for score in one.scores) or _DASH,
                     one.standing or _DASH, _describe_place(one.holders, one.changed),
                     format_bytes(one.bytes),
                 )
@@ -289,7 +295,7 @@ def _describe_prediction(one: PredictionStatus) -> str:
     return one.state if one.kept is None else f"{one.state}, {count(one.kept, 'scan')} kept"
 
 
-def _describe_score(one: PredictionStatus) -> str:
+def _describe_score(one: RecordedScore) -> str:
     if one.score is None:
         return _DASH
     known = one.low is not None and one.high is not None

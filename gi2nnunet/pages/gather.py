@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from typing_extensions import TypedDict
-
 from gi2nnunet.core.errors import InputError, count
-from gi2nnunet.core.files import find_record
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import (
     find_copied_patients,
@@ -36,8 +34,7 @@ from gi2nnunet.prediction.folders import (
     read_prediction_record,
 )
 from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
-from gi2nnunet.scoring.conventions import Metric
-from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_scores, read_score
+from gi2nnunet.scoring.record import SUBMISSION, TRUTH, ScoreRecord, find_scores, read_score
 from gi2nnunet.scoring.result import ScanScore, Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
@@ -48,10 +45,6 @@ Mask = tuple[tuple[int, ...], LabelMap]
 
 MOST_SHOWN = 6
 PREDICTION = "prediction"
-
-
-class _Metric(TypedDict):
-    metric: Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +59,8 @@ class Prediction:
         ``None`` without truth.
     intervals
         Over patients, by quantity.
+    others
+        Recorded scores by other conventions.
     note
         Why it was scored again although there is a recorded one; empty if it was not.
     damage
@@ -76,6 +71,7 @@ class Prediction:
     about: PredictionRecord
     score: Score | None
     intervals: Mapping[str, Interval]
+    others: tuple[ScoreRecord, ...]
     note: str
     damage: str
 
@@ -239,20 +235,32 @@ def _read_prediction(
         score, intervals = record.score, record.intervals
     except InputError as error:
         if (folder / TRUTH).is_file():
-            recorded = next((find_record(path, _Metric) for path in find_scores(folder)), None)
             report = progress or ignore
             score = score_submission(
                 table,
                 folder / TRUTH,
-                metric=recorded["metric"] if recorded else "per-class",
+                metric=next(iter(find_scores(folder)), "per-class"),
                 progress=lambda done, total, _: report(done, total, "scoring"),
             )
             intervals = estimate_intervals(score)
             note = f"{error} So the submission was scored again for this page."
     found = Prediction(
-        folder=folder, about=about, score=score, intervals=intervals, note=note, damage=damage
+        folder=folder,
+        about=about,
+        score=score,
+        intervals=intervals,
+        others=tuple(_list_others(folder)) if score else (),
+        note=note,
+        damage=damage,
     )
     return found, table
+
+
+def _list_others(folder: Path) -> Iterator[ScoreRecord]:
+    """Give the recorded scores after the newest; a damaged one is for ``verify`` to name."""
+    for metric in list(find_scores(folder))[1:]:
+        with suppress(InputError):
+            yield read_score(folder, metric)
 
 
 def _choose_scans(

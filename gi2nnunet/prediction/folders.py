@@ -109,6 +109,6 @@ def read_prediction_record(folder: Path) -> PredictionRecord:
     """
     path = folder / PREDICTION
     if not path.is_file():
-        path = next(iter(find_scores(folder)), path)
+        path = next(iter(find_scores(folder).values()), path)
     remedy = f"{path.name} is damaged, so its settings are not shown. Predict again to write it."
     return find_record(path, PredictionRecord, remedy=remedy) or {}

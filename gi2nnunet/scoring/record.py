@@ -65,7 +65,7 @@ def write_score(
     table = path.with_suffix(".csv")
     text = _format_truth(truth)
     if not (folder / TRUTH).is_file() or (folder / TRUTH).read_bytes() != text.encode():
-        for old in find_scores(folder):  # of another truth
+        for old in find_scores(folder).values():  # of another truth
             old.unlink()
             old.with_suffix(".csv").unlink(missing_ok=True)
         replace_file(folder / TRUTH, text)
@@ -85,10 +85,11 @@ def _locate(folder: Path, metric: Metric) -> Path:
     return folder / f"score-{metric}.json"
 
 
-def find_scores(folder: Path) -> list[Path]:
-    """Return the recorded scores of a folder's submission, the newest first."""
-    found = [path for metric in CONVENTIONS if (path := _locate(folder, metric)).is_file()]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def find_scores(folder: Path) -> dict[Metric, Path]:
+    """Return the recorded scores of a folder's submission by convention, the newest first."""
+    paths = {metric: _locate(folder, metric) for metric in CONVENTIONS}
+    found = [(path.stat().st_mtime_ns, metric) for metric, path in paths.items() if path.is_file()]
+    return {metric: paths[metric] for _, metric in sorted(found, reverse=True)}
 
 
 def format_slices(score: Score) -> str:
@@ -132,7 +133,9 @@ def read_truth(path: Path) -> MaskTable:
         described = list_files(manifest.content).get(path.name) if manifest else None
         expected = described.get("sha256") if described else None
     elif path.name == TRUTH:
-        notes = [find_record(record, _Digests) for record in find_scores(path.parent)[:1]]
+        notes = [
+            find_record(record, _Digests) for record in list(find_scores(path.parent).values())[:1]
+        ]
         expected = next((noted["sha256"].get(TRUTH) for noted in notes if noted), None)
         remedy = "Make it again with: gi2nnunet predict-and-score"
     if expected and path.is_file() and hash_file(path) != expected:
@@ -163,8 +166,9 @@ def read_score(folder: Path, metric: Metric | None = None) -> ScoreRecord:
         If there is none, it is damaged or of an earlier version, or a file that it is about
         changed after it was written.
     """
-    newest = [] if metric else find_scores(folder)
-    path = newest[0] if newest else _locate(folder, metric or CONVENTIONS[0])
+    path = _locate(folder, metric or CONVENTIONS[0])
+    if metric is None:
+        path = next(iter(find_scores(folder).values()), path)
     remedy = "Run the same gi2nnunet predict-and-score again to write it."
     beside = read_record(path, _Beside, remedy=remedy)
     for name in (SUBMISSION, TRUTH, path.with_suffix(".csv").name):

@@ -79,7 +79,7 @@ def _list_beside(given: Path, orientation: Orientation) -> Iterator[_Known]:
     if (manifest := find_manifest(given / TRUTH if is_folder else given)) is not None:
         yield {scan.scan_id: (scan.spacing_mm, None) for scan in manifest.scans}
     folder = given if is_folder else given.parent
-    for path in find_scores(folder):
+    for path in find_scores(folder).values():
         if (score := find_record(path, Score)) is not None:
             yield {s.scan_id: (s.spacing_mm, None) for s in score.per_scan if s.spacing_mm}
     if is_folder and not any((given / name).is_file() for name in (TRUTH, SUBMISSION)):

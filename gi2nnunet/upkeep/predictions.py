@@ -23,7 +23,7 @@ from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
 from gi2nnunet.formats.tables import read_mask_table, take_rows
 from gi2nnunet.prediction.folders import OUT_OF_FOLD, find_predictions
 from gi2nnunet.prediction.out_of_fold import describe_stored
-from gi2nnunet.scoring.conventions import CONVENTIONS
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM
 from gi2nnunet.scoring.record import PREDICTION, SUBMISSION, TRUTH, find_scores, read_score
 from gi2nnunet.scoring.score import score_submission
@@ -112,7 +112,9 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
         if not (folder / TRUTH).exists():
             return []  # predicted without a truth
         return [_finding(folder / TRUTH, "no score beside it", "one", _PREDICT_AGAIN)]
-    if findings := [finding for path in scores for finding in _check_score(path)]:
+    if findings := [
+        finding for metric, path in scores.items() for finding in _check_score(path, metric)
+    ]:
         return findings
     dataset = datasets.get(about.get("dataset", ""))
     if about["options"]["source"] is None and dataset and not _has_same_rows(folder, dataset):
@@ -121,10 +123,9 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
     return []
 
 
-def _check_score(path: Path) -> list[Finding]:
+def _check_score(path: Path, metric: Metric) -> list[Finding]:
     """Compute a recorded score again, with the medical measures if it has them."""
-    folder, name = path.parent, path.stem.removeprefix("score-")
-    (metric,) = (one for one in CONVENTIONS if one == name)
+    folder = path.parent
     try:
         recorded = read_score(folder, metric).score
         result = score_submission(

@@ -43,6 +43,7 @@ from gi2nnunet.prediction.folders import (
     lock_of_stored,
     read_prediction_record,
 )
+from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.record import find_scores, read_score
 from gi2nnunet.source.dataset import MANIFEST
 from gi2nnunet.source.nifti import DATASET_JSON
@@ -55,6 +56,7 @@ from gi2nnunet.upkeep.status import (
     OutOfFoldStatus,
     PlanStatus,
     PredictionStatus,
+    RecordedScore,
     TrainingStatus,
     TuningStatus,
     WorkspaceStatus,
@@ -318,16 +320,17 @@ class _Reading:
             state = "damaged"
             self.problems.append(f"{found.submission}: no such file; expected the predicted rows.")
         before = len(self.problems)
-        score = None
+        scores: tuple[RecordedScore, ...] = ()
         about: PredictionRecord = {}
         with self._naming_damage():
             about = read_prediction_record(found.folder)
         with self._naming_damage():
-            if state in ("finished", "interrupted") and find_scores(found.folder):
-                score = read_score(found.folder)
+            if state in ("finished", "interrupted"):
+                scores = tuple(
+                    _shorten(found.folder, metric) for metric in find_scores(found.folder)
+                )
         if state == "finished" and len(self.problems) > before:
             state = "damaged"
-        interval = score.intervals.get("score") if score else None
         options = about.get("options") or {}
         name = found.folder.relative_to(self.workspace.predictions).as_posix()
         return PredictionStatus(
@@ -341,10 +344,7 @@ class _Reading:
             scans=str(about.get("scans", "")),
             kept=found.kept,
             standing=about.get("standing", ""),
-            metric=score.score.metric if score else None,
-            score=_number(score.score.score) if score else None,
-            low=_number(interval.low) if interval else None,
-            high=_number(interval.high) if interval else None,
+            scores=scores,
             changed=_find_change(found.submission),
             holders=found.holders,
             bytes=self._size(found.folder),
@@ -388,6 +388,18 @@ def _find_change(*files: Path) -> str | None:
         with suppress(OSError):
             times.append(path.stat().st_mtime)
     return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
+
+
+def _shorten(folder: Path, metric: Metric) -> RecordedScore:
+    """Read what a table shows of a recorded score."""
+    record = read_score(folder, metric)
+    interval = record.intervals.get("score")
+    return RecordedScore(
+        metric=metric,
+        score=_number(record.score.score),
+        low=_number(interval.low) if interval else None,
+        high=_number(interval.high) if interval else None,
+    )
 
 
 def _number(value: float) -> float | None:

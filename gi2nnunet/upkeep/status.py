@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -110,6 +110,16 @@ class TrainingStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordedScore:
+    """A prediction's score by one convention of the metric, with its interval if it is known."""
+
+    metric: str
+    score: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionStatus:
     """A folder of predictions.
 
@@ -119,10 +129,10 @@ class PredictionStatus:
         What was predicted, in words; of an unfinished prediction, empty.
     kept
         Scans that an unfinished prediction has kept.
-    score, low, high
-        The score and its interval, if there is one.
     standing
-        What the score means: ``held-out``, ``in-sample`` and so on.
+        What its scores mean: ``held-out``, ``in-sample`` and so on.
+    scores
+        Its recorded scores, one for each convention, the newest first.
     """
 
     name: str
@@ -135,10 +145,7 @@ class PredictionStatus:
     scans: str
     kept: int | None
     standing: str
-    metric: str | None
-    score: float | None
-    low: float | None
-    high: float | None
+    scores: tuple[RecordedScore, ...]
     changed: str | None
     holders: tuple[Holder, ...]
     bytes: int
@@ -243,8 +250,14 @@ class WorkspaceStatus:
             "datasets", "plans", "trainings", "predictions", "out_of_fold", "tunings"
         ] = "trainings",
     ) -> DataFrame:
-        """Return a table of one kind of pieces."""
-        return make_frame(_KINDS[of], getattr(self, of))
+        """Return a table of one kind of pieces; of predictions, a row for each score."""
+        frame = make_frame(_KINDS[of], getattr(self, of))
+        if of == "predictions":
+            frame = frame.explode("scores", ignore_index=True)
+            scores = [one if isinstance(one, dict) else {} for one in frame.pop("scores")]
+            for name in (field.name for field in fields(RecordedScore)):
+                frame[name] = [one.get(name) for one in scores]
+        return frame
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as plain values."""

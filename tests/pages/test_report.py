@@ -212,6 +212,21 @@ def test_a_recorded_score_is_shown_without_scoring_again(
     )
 
 
+def test_the_scores_by_other_conventions_are_shown_too(space: Workspace, tmp_path: Path) -> None:
+    folder = predict_truth(space, tmp_path / "p")
+    score_folder(folder)
+    truth = read_mask_table(folder / "truth.csv", any_scan=True)
+    joined = score_submission(folder / "submission.csv", truth, metric="joined")
+    write_score(joined, folder, truth=truth, about={})
+    page = render_report(gather_report(space, prediction=folder))
+    assert "The convention is <strong>joined</strong>" in page
+    assert "By the convention per-class the score is 1.000 (1.000 to 1.000)." in page
+
+    (folder / "score-per-class.json").write_text("{")
+    write_score(joined, folder, truth=truth, about={})  # the newest again
+    assert "By the convention" not in render_report(gather_report(space, prediction=folder))
+
+
 def test_a_submission_that_changed_after_it_was_scored_is_scored_again_and_said(
     space: Workspace, tmp_path: Path
 ) -> None:

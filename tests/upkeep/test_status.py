@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -22,6 +23,9 @@ from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold, hold_dataset, lock_path
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.probabilities import SUFFIX
+from gi2nnunet.formats.tables import read_mask_table
+from gi2nnunet.scoring.record import SUBMISSION, TRUTH, write_score
+from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.upkeep.status import WorkspaceStatus
 from tests.command_line import tree
 from tests.converting import convert
@@ -123,9 +127,37 @@ def test_numbers_are_those_of_the_files(place: Place) -> None:
     assert training.pseudo_dice == {"large_bowel": 0.6759, "small_bowel": None, "stomach": 0.25}
     (prediction,) = found.predictions
     recorded = json.loads((out / "score-per-class.json").read_text())
-    assert (prediction.score, prediction.metric) == (recorded["score"], recorded["metric"])
+    (score,) = prediction.scores
+    assert (score.score, score.metric) == (recorded["score"], recorded["metric"])
     assert prediction.standing == "held-out"
     assert prediction.bytes == measure(out)
+
+
+def test_a_prediction_shows_its_score_by_each_convention(place: Place, run: Any) -> None:
+    out = add_prediction(place.workspace, place.dataset)
+    truth = read_mask_table(out / TRUTH, any_scan=True)
+    other = score_submission(out / SUBMISSION, truth, metric="joined")
+    write_score(other, out, truth=truth, about={"standing": "held-out"})
+    (prediction,) = place.status().predictions
+    assert [one.metric for one in prediction.scores] == ["joined", "per-class"]
+    code, text, _ = run("status")
+    assert code == 0
+    shown = text[text.index("Predictions") :]
+    assert re.search(r"1\.0000.* joined.*\n.*1\.0000.* per-class", shown)
+    frame = place.status().to_frame("predictions")
+    assert list(frame["metric"]) == ["joined", "per-class"]
+    assert list(frame["score"]) == [1.0, 1.0]
+    assert list(frame["folder"]) == [out, out]
+    (out / "score-joined.json").write_text("{")
+    assert place.status().predictions[0].state == "damaged"
+
+
+def test_a_prediction_without_a_score_is_a_row_too(place: Place) -> None:
+    out = add_prediction(place.workspace, place.dataset)
+    (out / "score-per-class.json").unlink()
+    frame = place.status().to_frame("predictions")
+    assert frame.loc[0, "folder"] == out
+    assert frame[["metric", "score"]].isna().all(axis=None)
 
 
 def test_a_running_training_says_where_and_since_when(place: Place, run: Any) -> None:
@@ -238,7 +270,7 @@ def test_unfinished_predictions_are_running_or_interrupted(place: Place) -> None
         (one,) = place.status().predictions
         assert (one.state, one.kept) == ("running", 2)
     (one,) = place.status().predictions
-    assert (one.state, one.kept, one.score) == ("interrupted", 2, None)
+    assert (one.state, one.kept, one.scores) == ("interrupted", 2, ())
 
 
 def test_out_of_fold_predictions_are_counted(place: Place) -> None:
