@@ -163,7 +163,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; in ``--out=~/x``, where a shell keeps it, ``~`` is the home folder."""
-        rest: list[str] = super().parse_args(ctx, [_expand_home(word) for word in args])
+        try:
+            rest: list[str] = super().parse_args(ctx, [_expand_home(word) for word in args])
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's words
+            raise
         given = ctx.get_parameter_source("dataset_id")
         dataset_id = ctx.params.get("dataset_id") if given and given.name != "DEFAULT" else None
         set_place(ctx.params.get("workspace"), dataset_id)

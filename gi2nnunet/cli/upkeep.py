@@ -76,7 +76,8 @@ def remove(
         list[str],
         typer.Argument(
             metavar="PIECE",
-            help="Names as status shows them, or paths: 2d/fold_0, held-out, Dataset501_UWGI.",
+            help="Names as status shows them, or paths: 2d/fold_0, 2d (all folds), "
+            "held-out, Dataset501_UWGI.",
             show_default=False,
         ),
     ],

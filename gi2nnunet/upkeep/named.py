@@ -165,7 +165,7 @@ def find_folder(given: str | Path, workspace: Workspace) -> Path:
         return path
     fitting = [p for p in read_status(workspace).predictions if str(given) in list_names(p)]
     if len(fitting) > 1:
-        raise _refuse_several(str(given), [piece.full_name for piece in fitting])
+        raise _refuse_several(str(given), [piece.name for piece in fitting])
     return fitting[0].folder if fitting else path
 
 
@@ -264,7 +264,7 @@ class _Naming:
             )
         return NamedMasks(
             name=name,
-            taken=f"the prediction {piece.full_name}",
+            taken=f"the prediction {piece.name}",
             place=piece.folder,
             table=read_mask_table(piece.folder / SUBMISSION, any_scan=True),
             standing=find_standing(piece.folder) or "",
@@ -293,7 +293,7 @@ class _Naming:
             for which in _WHICH:
                 fair = which == "held-out" or piece.standing != "in-sample"
                 if scan_ids == model.list_scans(which) and fair:
-                    names[which].append(piece.full_name)
+                    names[which].append(piece.name)
                     found[which] = partial(self.open_prediction, model.name, piece)
         for which, some in names.items():
             if len(some) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError, OutputError, name_some
-from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole
+from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole, show_name
 from gi2nnunet.core.frames import make_frame
 from gi2nnunet.core.locks import Holder, hold, hold_dataset
 from gi2nnunet.dataset.workspace import Workspace
@@ -95,7 +95,8 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
     Parameters
     ----------
     names
-        As ``status`` shows them: ``2d/fold_0``, ``held-out``, ``Dataset501_UWGI`` or ``501``.
+        As ``status`` shows them: ``2d/fold_0``, ``held-out``, ``Dataset501_UWGI`` or ``501``; and
+        ``2d`` for all folds of a model.
     dry_run
         Only find out what would go.
 
@@ -107,17 +108,20 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
         If something runs in a piece or may read it; if it cannot be deleted.
     """
     status = read_status(workspace)
-    chosen = [_find(status, name) for name in dict.fromkeys(names)]
+    chosen = [piece for name in dict.fromkeys(names) for piece in _find(status, name)]
     named = {list_names(piece)[-1]: piece for piece in chosen if not isinstance(piece, Path)}
     pieces = list(named.values())
+    paths = [path for path in chosen if isinstance(path, Path)]
     for piece in pieces:
         _refuse_running(piece, status)
     described = [_describe(piece, status, pieces) for piece in pieces]
     described += [
-        RemovedPiece(kind="leftover", name=str(path), places=_list_fold_places(path), bytes=0)
-        for path in chosen
-        if isinstance(path, Path)
-    ]
+        RemovedPiece(
+            kind="leftover", name=str(path),
+            places=_list_fold_places(path, status.leftovers, gone=paths), bytes=0,
+        )
+        for path in paths
+    ]  # fmt: skip
     removal = Removal(removed=False, pieces=tuple(described))
     if dry_run:
         return removal
@@ -130,31 +134,46 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
     return replace(removal, removed=True)
 
 
-def _find(status: WorkspaceStatus, name: str) -> Piece | Path:
-    """Return the piece of a name or path; the path of a leftover."""
+def _find(status: WorkspaceStatus, name: str) -> Sequence[Piece | Path]:
+    """Return the piece of a name or path, or all folds of a model; the path of a leftover."""
     pieces = list_pieces(status)
     path = Path(name).expanduser().absolute()
     if hidden_name(path) in status.leftovers and not path.exists():
-        return path
+        return [path]
     asked = name.rstrip("/")
     for found in (
         [piece for piece in pieces if asked == list_names(piece)[-1] or path == _place_of(piece)],
         [piece for piece in pieces if asked in list_names(piece)],
     ):
         if len(found) == 1:
-            return found[0]
+            return found
         if found:
-            several = name_some([list_names(piece)[-1] for piece in found], most=10)
-            raise InputError(
-                f"{name}: found several pieces of that name ({several}); expected one. "
-                "Give the longer name."
-            )
+            raise _refuse_several(name, [list_names(piece)[-1] for piece in found])
+    folds = [one for one in status.trainings if _is_fold_of(one, asked, path)]
+    if models := {one.folder.parent: list_names(one)[-1].rpartition("/")[0] for one in folds}:
+        if len(models) > 1:
+            raise _refuse_several(name, list(models.values()))
+        return folds
     known = [name for piece in pieces for name in list_names(piece)]
     near = get_close_matches(name, known, n=3) or [piece.name for piece in pieces]
     expected = f"one of {name_some(near)}" if near else "a piece, and the workspace holds none"
     raise InputError(
         f"{name}: found nothing of that name in {status.folder}; expected {expected}. "
         "gi2nnunet status shows the names."
+    )
+
+
+def _is_fold_of(training: TrainingStatus, name: str, path: Path) -> bool:
+    """Return whether a training is a fold of the model of a name or path."""
+    models = {one.rpartition("/")[0] for one in list_names(training)}
+    return name in models or path == training.folder.parent
+
+
+def _refuse_several(name: str, found: Sequence[str]) -> InputError:
+    several = name_some(found, most=10)
+    return InputError(
+        f"{name}: found several pieces of that name ({several}); expected one. "
+        "Give the longer name."
     )
 
 
@@ -201,7 +220,7 @@ def _describe(piece: Piece, status: WorkspaceStatus, others: Sequence[Piece]) ->
         bytes_of = piece.raw_bytes + piece.preprocessed_bytes
     elif isinstance(piece, TrainingStatus):
         gone = {one.folder for one in others if isinstance(one, TrainingStatus)}
-        places = _list_fold_places(piece.folder, gone)
+        places = _list_fold_places(piece.folder, status.leftovers, gone=gone)
     else:
         places = (_place_of(piece),)
         inside = [o.name for o in list_pieces(status) if _place_of(piece) in _place_of(o).parents]
@@ -219,10 +238,13 @@ def _describe(piece: Piece, status: WorkspaceStatus, others: Sequence[Piece]) ->
     )
 
 
-def _list_fold_places(folder: Path, gone: Collection[Path] = ()) -> tuple[Path, ...]:
+def _list_fold_places(
+    folder: Path, leftovers: Iterable[Path], *, gone: Collection[Path]
+) -> tuple[Path, ...]:
     """Return a fold's folder and, if it has no other fold, the model's; else the folder itself."""
     is_fold = folder.name.startswith("fold_") and "__" in folder.parent.name
-    left = set(folder.parent.glob("fold_*")) - {folder, *gone}
+    begun = {show_name(path) for path in leftovers if path.parent == folder.parent}
+    left = {*folder.parent.glob("fold_*"), *begun} - {folder, *gone}
     return (folder, folder.parent) if is_fold and not left else (folder,)
 
 

@@ -271,7 +271,9 @@ def list_names(piece: Piece) -> tuple[str, ...]:
         return (str(piece.dataset_id), f"{piece.dataset_id:03d}", piece.name)
     parts = piece.full_name.split("/")
     if isinstance(piece, PredictionStatus):
-        return tuple(dict.fromkeys((parts[0], parts[-1], piece.full_name)))
+        models = "+".join(trained.split("__", 2)[-1] for trained in piece.trained)
+        short = (f"{parts[0]}/{models}",) if models else ()
+        return tuple(dict.fromkeys((parts[0], *short, parts[-1], piece.full_name)))
     if isinstance(piece, TuningStatus):
         return parts[-1], piece.full_name
     model = piece.folder.parent.name if isinstance(piece, TrainingStatus) else piece.model

@@ -795,3 +795,19 @@ def test_models_that_are_not_there_are_named_with_those_that_are(
     assert "Finished: 2d fold all (nnUNetTrainer, gi2nnunetTinyPlans)" in err
     assert "gi2nnunet train" in err
     assert tree(converted) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choice"),
+    [
+        (["train", "--preset", "tinny"], "'tiny'"),
+        (["predict-and-score", "--metric", "joint"], "'joined'"),
+        (["score", "a.csv", "--metric", "joint"], "'joined'"),
+    ],
+)
+def test_a_misspelt_value_is_told_with_the_choices(run, converted, arguments, choice):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert re.search(rf"'{arguments[-1]}'\W+is\W+not\W+one\W+of", err)
+    assert choice in err
+    assert "Value error" not in err

@@ -120,13 +120,13 @@ def test_models_with_held_out_predictions_only_are_compared_on_these(place: Plac
             scan_ids=place.held_out,
         )  # fmt: skip
     assert place.find("2d", "3d_fullres") == [
-        f"the prediction held-out/{STOCK}__2d__fold_01",
-        f"the prediction held-out/{FULL}__fold_01",
+        "the prediction held-out/2d",
+        "the prediction held-out/3d_fullres",
     ]
     assert "several" in place.refuse("held-out", "2d")
     # Beside a prediction of held-out scans, a model stands for such a prediction.
     folder = f"held-out/{FULL}__fold_01"
-    assert place.find(folder, "2d")[1] == f"the prediction held-out/{STOCK}__2d__fold_01"
+    assert place.find(folder, "2d")[1] == "the prediction held-out/2d"
 
 
 def test_a_path_comes_before_a_name(place: Place, here: Path) -> None:

@@ -67,6 +67,7 @@ def files(root: Path) -> set[str]:
 GOES = {
     "2d/fold_0": (f"results/{NAME}/{STOCK}__2d/fold_0",),
     "3d_fullres/fold_all": (f"results/{NAME}/{STOCK}__3d_fullres",),
+    "2d": (f"results/{NAME}/{STOCK}__2d",),
     "held-out": ("predictions/held-out",),
     "Dataset501_UWGI": (f"raw/{NAME}", f"preprocessed/{NAME}"),
     "501": (f"raw/{NAME}", f"preprocessed/{NAME}"),
@@ -91,9 +92,9 @@ def test_what_is_named_goes_and_nothing_else(root: Path, run: Any, name: str) ->
         n for n in before if n.startswith(tuple(p + "/" for p in GOES[name])) or n in GOES[name]
     }
     assert tree(root) == {n: what for n, what in before.items() if n not in going}
-    (piece,) = content["pieces"]
+    assert len(content["pieces"]) == (2 if name == "2d" else 1)
     gone = {n for n in going if before[n] is not None}
-    for text in piece["places"]:
+    for text in (text for piece in content["pieces"] for text in piece["places"]):
         assert Path(text).is_relative_to(root)
         assert not Path(text).exists()
     assert gone
@@ -107,7 +108,7 @@ def test_bytes_are_those_of_the_files(root: Path) -> None:
         asked = gi2nnunet.remove(name, workspace=root, dry_run=True)
         some = [root / place for place in places]
         paths = [p for place in some for p in (place, *place.rglob("*")) if p.is_file()]
-        slack = 2 if name.startswith("3d") else 0  # the model's own plans.json
+        slack = 2 if name in ("2d", "3d_fullres/fold_all") else 0  # the model's own plans.json
         assert 0 <= sum(p.stat().st_size for p in paths) - asked.bytes <= slack
 
 
@@ -323,11 +324,12 @@ def remove_and_die(name: str, root: Path, *, after: int) -> bool:
 WHOLE = {
     **GOES,
     "3d_fullres/fold_all": (f"results/{NAME}/{STOCK}__3d_fullres/fold_all",),
+    "2d": tuple(f"results/{NAME}/{STOCK}__2d/fold_{fold}" for fold in (0, 1)),
     "held-out": (f"predictions/held-out/{STOCK}__2d__fold_0",),
 }
 
 
-@pytest.mark.parametrize("name", ["2d/fold_0", "3d_fullres/fold_all", "held-out", "501"])
+@pytest.mark.parametrize("name", ["2d/fold_0", "2d", "3d_fullres/fold_all", "held-out", "501"])
 def test_a_kill_at_any_step_leaves_nothing_that_looks_whole(
     origin: Path, here: Path, name: str
 ) -> None:
