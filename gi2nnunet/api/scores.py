@@ -159,8 +159,7 @@ def score(
 
     require_positive(jobs=jobs)
     require_convention(metric)
-    if not 0 <= tolerance_mm < math.inf:
-        raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
+    _require_tolerance(tolerance_mm)
     if per_slice:
         check_place(Path(per_slice))
     known = open_scans(images, orientation=orientation)
@@ -182,13 +181,13 @@ def score(
     if (medical or per_slice) and set(true.scan_ids) - spacing_mm.keys():
         from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
 
-        spacing_mm = {
-            **find_spacings(
-                true, Path(truth) if truth else place, workspace=space, dataset_id=dataset_id,
-                orientation=orientation,
-            ),
-            **spacing_mm,
-        }  # fmt: skip
+        given = Path(truth) if truth else place
+        spacing_mm = (
+            find_spacings(
+                true, given, workspace=space, dataset_id=dataset_id, orientation=orientation
+            )
+            | spacing_mm
+        )
     with draw_bars(progress) as report:
         result = score_submission(
             predicted, true,
@@ -199,6 +198,11 @@ def score(
     if per_slice:
         replace_file(Path(per_slice), format_slices(result))
     return replace(result, standing=standing or "")
+
+
+def _require_tolerance(tolerance_mm: float) -> None:
+    if not 0 <= tolerance_mm < math.inf:
+        raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +216,8 @@ class _Compare:
     scans: ScanChoice = "all"
     images: FilePath | None = None
     orientation: Orientation = "affine"
+    medical: bool = False
+    tolerance_mm: float = 3.0
     html: FilePath | None = None
     workspace: FilePath | None = None
     dataset_id: int | None = None
@@ -234,7 +240,7 @@ def compare(asked: _Compare) -> Comparison:
     truth
         By default ``truth.csv`` beside a scored prediction, otherwise that of the workspace's
         dataset.
-    metric, scans, orientation
+    metric, scans, orientation, medical, tolerance_mm
         See :func:`score`.
     images
         The source to take images, and image sizes, from; by default the workspace's dataset.
@@ -257,6 +263,7 @@ def compare(asked: _Compare) -> Comparison:
 
     require_positive(jobs=asked.jobs)
     require_convention(asked.metric)
+    _require_tolerance(asked.tolerance_mm)
     if asked.html is not None:
         check_place(Path(asked.html))
     space = find_workspace(asked.workspace)
@@ -270,10 +277,19 @@ def compare(asked: _Compare) -> Comparison:
         else:
             truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
         known = open_scans(asked.images, orientation=asked.orientation)
+        spacing_mm = None
+        if asked.medical:
+            from gi2nnunet.scoring.spacing import find_spacings
+
+            spacing_mm = find_spacings(
+                truth, Path(asked.truth) if asked.truth else sides[0].place, workspace=space,
+                dataset_id=asked.dataset_id, orientation=asked.orientation,
+            ) | {name: scan.spacing_mm for name, scan in known.items()}  # fmt: skip
         found = compare_submissions(
             sides[0].table, sides[1].table, truth,
             metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
-            sizes={name: scan.size for name, scan in known.items()} or None, progress=report,
+            sizes={name: scan.size for name, scan in known.items()} or None,
+            spacing_mm=spacing_mm, tolerance_mm=asked.tolerance_mm, progress=report,
         )  # fmt: skip
         named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
         found = replace(found, sides=tuple(named), truth=truth.name)

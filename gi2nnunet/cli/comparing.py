@@ -26,7 +26,14 @@ from gi2nnunet.cli.output import (
     print_warnings,
     show_progress,
 )
-from gi2nnunet.cli.scores import STANDINGS, ImagesOption, ScansOption, TruthOption
+from gi2nnunet.cli.scores import (
+    STANDINGS,
+    ImagesOption,
+    MedicalOption,
+    ScansOption,
+    ToleranceOption,
+    TruthOption,
+)
 from gi2nnunet.core.errors import count
 
 if TYPE_CHECKING:
@@ -53,6 +60,8 @@ def compare(
     scans: ScansOption = "all",
     images: ImagesOption = None,
     orientation: OrientationOption = "affine",
+    medical: MedicalOption = False,
+    tolerance_mm: ToleranceOption = 3.0,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -85,8 +94,8 @@ def compare(
         print_result(f"{html} ({html.stat().st_size / 1e6:.1f} MB)")
 
 
-def _cell(value: float, *, sign: bool = False) -> str:
-    return "-" if value != value else f"{value:{'+' if sign else ''}.4f}"
+def _cell(value: float, *, sign: bool = False, digits: int = 4) -> str:
+    return "-" if value != value else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _changes(found: Iterable[ScanChange | PatientChange]) -> Iterable[tuple[str, str, str]]:
@@ -94,7 +103,7 @@ def _changes(found: Iterable[ScanChange | PatientChange]) -> Iterable[tuple[str,
 
 
 def _print_comparison(found: Comparison) -> None:
-    from gi2nnunet.scoring.compare import name_quantity
+    from gi2nnunet.scoring.bootstrap import count_digits, name_quantity
 
     for letter, side in zip("AB", found.sides, strict=True):
         standing = STANDINGS.get(side.standing, side.standing)
@@ -106,14 +115,14 @@ def _print_comparison(found: Comparison) -> None:
         [
             (
                 name_quantity(name),
-                _cell(d.a),
-                _cell(d.b),
-                _cell(d.difference, sign=True),
-                f"{_cell(d.low, sign=True)} to {_cell(d.high, sign=True)}"
+                *(_cell(value, digits=digits) for value in (d.a, d.b)),
+                _cell(d.difference, sign=True, digits=digits),
+                " to ".join(_cell(end, sign=True, digits=digits) for end in (d.low, d.high))
                 if d.low == d.low
                 else "-",
             )
             for name, d in found.differences.items()
+            for digits in [count_digits(name)]
         ],
     )
     _print_changes(found)

@@ -126,6 +126,14 @@ def export_dicom(
         print_result(str(file))
 
 
+MedicalOption = Annotated[
+    bool, typer.Option("--medical", help="Add surface Dice, HD95 in mm and volume error in ml.")
+]
+ToleranceOption = Annotated[
+    float, typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number)
+]
+
+
 def encode(
     context: typer.Context,
     volumes: Annotated[
@@ -185,17 +193,8 @@ def score(
             "--intervals", help="Add 95 % intervals from a seeded bootstrap over patients."
         ),
     ] = False,
-    medical: Annotated[
-        bool,
-        typer.Option(
-            "--medical",
-            help="Add surface Dice, HD95 in mm and volume error in ml.",
-        ),
-    ] = False,
-    tolerance_mm: Annotated[
-        float,
-        typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number),
-    ] = 3.0,
+    medical: MedicalOption = False,
+    tolerance_mm: ToleranceOption = 3.0,
     per_slice: Annotated[
         Path | None,
         typer.Option(
@@ -259,11 +258,19 @@ def _print_medical(result: Score) -> None:
 
 
 def _print_intervals(found: Mapping[str, Interval]) -> None:
+    from gi2nnunet.scoring.bootstrap import count_digits, name_quantity
+
     print_table(
         "95 % intervals over patients",
         ("", "value", "from", "to"),
         [
-            (name.replace("_", " ").replace(".", ", "), *_cells(interval, "value", "low", "high"))
+            (
+                name_quantity(name),
+                *(
+                    _cell(value, digits=count_digits(name))
+                    for value in (interval.value, interval.low, interval.high)
+                ),
+            )
             for name, interval in found.items()
         ],
     )

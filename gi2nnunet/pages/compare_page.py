@@ -19,7 +19,8 @@ from gi2nnunet.pages.figures import draw_differences, draw_patients
 from gi2nnunet.pages.summary import STANDINGS
 from gi2nnunet.pages.template import format_number, render
 from gi2nnunet.pages.viewer import PackedScan, pack_scan
-from gi2nnunet.scoring.compare import Comparison, name_quantity
+from gi2nnunet.scoring.bootstrap import count_digits, name_quantity
+from gi2nnunet.scoring.compare import Comparison
 from gi2nnunet.scoring.medical import measure_label_maps, silence_library
 from gi2nnunet.scoring.result import ScanScore
 from gi2nnunet.source.scan import Scan
@@ -71,6 +72,7 @@ def write_compare_page(compared: Compared, path: Path, *, progress: Progress | N
         letters=_LAYERS,
         truth="/".join(Path(found.truth).parts[-2:]),
         quantities={name: name_quantity(name) for name in found.differences},
+        digits={name: f".{count_digits(name)}f" for name in found.differences},
         standings=[STANDINGS.get(side.standing, _NOT_RECORDED) for side in found.sides],
         warnings=list(dict.fromkeys((*found.a.warnings, *found.b.warnings))),
         has_images=bool(images),
@@ -124,7 +126,7 @@ def _measure(
     spacing_mm: tuple[float, float, float],
 ) -> ScanScore:
     """Return a scan's score with its measures in mm and ml."""
-    if pred is None or truth is None:
+    if score.measures is not None or pred is None or truth is None:
         return score
     with silence_library():
         return replace(score, measures=measure_label_maps(pred, truth, spacing_mm=spacing_mm))

@@ -29,6 +29,15 @@ CONFIDENCE = 0.95
 CONFIDENCE_OF_EACH = 1 - (1 - CONFIDENCE) / len(ORGANS)
 """Confidence of each organ's interval, so that all of them hold together (Bonferroni)."""
 
+_QUANTITIES = {
+    "score": "score",
+    "dice": "Dice",
+    "hausdorff": "Hausdorff (normalised)",
+    "surface_dice": "surface Dice",
+    "hd95_mm": "HD95 (mm)",
+    "volume_error_ml": "volume error (ml)",
+    "volume_error_abs_ml": "size of the volume error (ml)",
+}
 Sums = FloatArray
 """Sum of Dice, number of rows, sum of distances, number of distances: ``(4,)``."""
 
@@ -141,6 +150,17 @@ def list_patients(score: Score) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scan.patient_id for scan in score.per_scan))
 
 
+def name_quantity(name: str) -> str:
+    """Return a quantity such as ``stomach.dice`` as a reader calls it."""
+    organ, _, quantity = name.rpartition(".")
+    return f"{organ.replace('_', ' ')}, {_QUANTITIES[quantity]}" if organ else _QUANTITIES[quantity]
+
+
+def count_digits(name: str) -> int:
+    """Return how many digits after the point a quantity is shown with."""
+    return 1 if name.endswith(("_mm", "_ml")) else 4
+
+
 def weigh_patients(score: Score, weights: FloatArray) -> dict[str, FloatArray]:
     """Return every mean of a score, by quantity, under each weighting of its patients.
 
@@ -170,11 +190,7 @@ def _divide(total: FloatArray, count: FloatArray) -> FloatArray:
 
 def _rank(name: str) -> tuple[int, int]:
     organ, _, quantity = name.rpartition(".")
-    order = ("score", "dice", "hausdorff")
-    return (
-        ORGANS.index(organ) + 1 if organ else 0,
-        order.index(quantity) if quantity in order else len(order),
-    )
+    return ORGANS.index(organ) + 1 if organ else 0, list(_QUANTITIES).index(quantity)
 
 
 def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
@@ -192,6 +208,7 @@ def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
             values[f"{organ}.surface_dice"] = np.array([measures.surface_dice])
             values[f"{organ}.hd95_mm"] = np.array([measures.hd95_mm])
             values[f"{organ}.volume_error_ml"] = np.array([measures.volume_error_ml])
+            values[f"{organ}.volume_error_abs_ml"] = np.array([abs(measures.volume_error_ml)])
     return values
 
 

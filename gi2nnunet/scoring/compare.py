@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from gi2nnunet.scoring.bootstrap import (
 )
 from gi2nnunet.scoring.conventions import Metric, ScanChoice
 from gi2nnunet.scoring.masks import read_masks
+from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, Spacing
 from gi2nnunet.scoring.result import ScanScore, Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
@@ -113,8 +114,9 @@ class Comparison:
     Attributes
     ----------
     differences
-        By quantity: ``score``, ``dice``, ``hausdorff``, and the same of each organ as
-        ``stomach.dice``; a positive difference of ``score`` means that ``b`` is better.
+        By quantity as :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals` names them; a
+        positive difference of ``score`` means that ``b`` is better. Of HD95, the means are over the
+        organs that both submissions and the truth have.
     patients, scans
         All of them, the largest change of score first; those without a score in one submission
         last.
@@ -221,13 +223,6 @@ class Comparison:
         return f"<p>{self.describe()} {self.describe_patients()}</p>{table}"
 
 
-def name_quantity(name: str) -> str:
-    """Return a key of :attr:`Comparison.differences` as a reader calls it."""
-    organ, _, quantity = name.rpartition(".")
-    spelt = {"dice": "Dice", "hausdorff": "Hausdorff (normalised)"}.get(quantity, quantity)
-    return f"{organ.replace('_', ' ')}, {spelt}" if organ else spelt
-
-
 def compare_scores(
     a: Score,
     b: Score,
@@ -248,11 +243,12 @@ def compare_scores(
     scan_ids = [scan.scan_id for scan in a.per_scan]
     if a.metric != b.metric or scan_ids != [scan.scan_id for scan in b.per_scan]:
         raise ValueError("the two scores are not of the same scans and convention")
+    paired_a, paired_b = _pair_distances(a, b), _pair_distances(b, a)
     n_patients = len(list_patients(a))
     weights = draw_patients(n_patients, n_resamples=n_resamples, seed=seed)
     once = np.ones((1, n_patients))
-    observed_a, observed_b = weigh_patients(a, once), weigh_patients(b, once)
-    drawn_a, drawn_b = weigh_patients(a, weights), weigh_patients(b, weights)
+    observed_a, observed_b = weigh_patients(paired_a, once), weigh_patients(paired_b, once)
+    drawn_a, drawn_b = weigh_patients(paired_a, weights), weigh_patients(paired_b, weights)
     differences = {}
     for name in observed_a:
         before, after = float(observed_a[name][0]), float(observed_b[name][0])
@@ -274,6 +270,24 @@ def compare_scores(
         confidence=confidence,
         seed=seed,
     )
+
+
+def _pair_distances(score: Score, other: Score) -> Score:
+    """Return a score without the HD95 of organs that have none in the other one.
+
+    One that is missed has no distance, so the means would be over different organs.
+    """
+    scans = list(score.per_scan)
+    for at, (scan, beside) in enumerate(zip(score.per_scan, other.per_scan, strict=True)):
+        if scan.measures is not None and beside.measures is not None:
+            measures = {
+                organ: replace(found, hd95_mm=math.nan)
+                if math.isnan(beside.measures[organ].hd95_mm)
+                else found
+                for organ, found in scan.measures.items()
+            }
+            scans[at] = replace(scan, measures=measures)
+    return replace(score, per_scan=tuple(scans))
 
 
 def _rank(changed: ScanChange | PatientChange) -> float:
@@ -337,8 +351,8 @@ def compare_submissions(
     metric: Metric = "per-class",
     scans: ScanChoice = "all",
     sizes: Mapping[str, Size] | None = None,
-    n_resamples: int = SCORE_RESAMPLES,
-    confidence: float = CONFIDENCE,
+    spacing_mm: Mapping[str, Spacing] | None = None,
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -346,18 +360,18 @@ def compare_submissions(
     """Score two submissions against one truth and compare them.
 
     Parameters and errors are those of :func:`~gi2nnunet.scoring.score.score_submission` and
-    :func:`compare_scores`; ``progress`` counts the scans of both submissions.
+    :func:`compare_scores`; with ``spacing_mm``, the medical measures are compared too.
+    ``progress`` counts the scans of both submissions.
     """
     report = progress or ignore
     table, first, second = read_masks(truth, truth=True), read_masks(a), read_masks(b)
     score = partial(
         score_submission, truth=table, metric=metric, scans=scans, beside=[first, second],
-        sizes=sizes, jobs=jobs,
+        sizes=sizes, medical=spacing_mm is not None, spacing_mm=spacing_mm,
+        tolerance_mm=tolerance_mm, jobs=jobs,
     )  # fmt: skip
     return compare_scores(
         score(first, progress=lambda done, total, what: report(done, 2 * total, what)),
         score(second, progress=lambda done, total, what: report(total + done, 2 * total, what)),
-        n_resamples=n_resamples,
-        confidence=confidence,
         seed=seed,
     )

@@ -103,3 +103,32 @@ def test_the_call_returns_tables(run: Run) -> None:
     said = json.loads(run("compare", "a.csv", "b.csv", *TRUTH, "--json", "--seed", "7")[1])
     assert json.loads(json.dumps({"format": 1, **found.to_json()})) == said
     assert found.to_frame("patient").loc["case10", "change"] < 0
+
+
+def test_measures_in_mm_and_ml_are_compared_too(run: Run, tmp_path: Path) -> None:
+    words = ("compare", "a.csv", "b.csv", *TRUTH)
+    code, out, _ = run(*words, "--medical", "--json", "--html", "page.html")
+    assert code == 0
+    found = json.loads(out)["differences"]
+    scores = {
+        side: gi2nnunet.score(
+            tmp_path / f"{side}.csv", tmp_path / TRUTH[1], images=tmp_path / "source", medical=True
+        )
+        for side in "ab"
+    }
+    for side, score in scores.items():
+        assert score.medical is not None
+        for organ, means in score.medical.items():
+            for name in ("surface_dice", "volume_error_ml", "volume_error_abs_ml"):
+                assert found[f"{organ}.{name}"][side] == pytest.approx(getattr(means, name))
+    lost = found["stomach.volume_error_ml"]
+    assert lost["difference"] < 0  # masks of the stomach are missing in B
+    assert found["stomach.volume_error_abs_ml"]["difference"] == -lost["difference"]
+    assert lost["low"] <= lost["difference"] <= lost["high"]
+    page = (tmp_path / "page.html").read_text()
+    assert "stomach, HD95 (mm)" in page
+    assert "one that is missed has none" in page
+    out = run(*words, "--medical")[1]
+    assert f"{lost['difference']:+.1f}" in out
+    plain = json.loads(run(*words, "--json")[1])["differences"]
+    assert not any(name.endswith(("_mm", "_ml")) for name in plain)

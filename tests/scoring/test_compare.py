@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.compare import compare_scores, compare_submissions
+from gi2nnunet.scoring.medical import OrganMeasures
 from tests.scoring.test_bootstrap import random_score, score_of
 
 
@@ -147,3 +149,40 @@ def test_tables_have_a_row_for_each_patient_scan_and_quantity():
     with pytest.raises(ValueError, match="'slice' is none of"):
         found.to_frame("slice")
     assert found.describe() in found._repr_html_()
+
+
+def test_distances_are_compared_where_both_have_the_organ():
+    def score(values):
+        plain = score_of(dict.fromkeys(values, 0.5), dict.fromkeys(values, 0.1))
+        scans = [
+            replace(
+                scan,
+                measures={
+                    organ: OrganMeasures(
+                        surface_dice=0.0 if math.isnan(hd95) else 0.5,
+                        hd95_mm=hd95, volume_error_ml=error, volume_true_ml=100.0,
+                    )
+                    for organ in ORGANS
+                },
+            )
+            for scan in plain.per_scan
+            for hd95, error in [values[scan.scan_id]]
+        ]  # fmt: skip
+        return replace(plain, per_scan=tuple(scans))
+
+    # B misses the organ in the scan in which A was worst: its mean distance over its own scans
+    # is lower, but it is no better in any scan.
+    a = score({"case1_day0": (2.0, 5.0), "case2_day0": (4.0, -5.0), "case3_day0": (90.0, 1.0)})
+    b = score({"case1_day0": (3.0, 7.0), "case2_day0": (5.0, -9.0), "case3_day0": (math.nan, 1.0)})
+    found = compare_scores(a, b).differences
+    for organ in ORGANS:
+        hd95 = found[f"{organ}.hd95_mm"]
+        assert (hd95.a, hd95.b) == (3.0, 4.0)
+        assert (hd95.low, hd95.difference, hd95.high) == pytest.approx((1.0, 1.0, 1.0))
+        assert found[f"{organ}.surface_dice"].difference == pytest.approx(-0.5 / 3)
+        error = found[f"{organ}.volume_error_ml"]
+        assert (error.a, error.b) == pytest.approx((1 / 3, -1 / 3))
+        size = found[f"{organ}.volume_error_abs_ml"]
+        assert (size.a, size.b) == pytest.approx((11 / 3, 17 / 3))
+    back = compare_scores(b, a).differences["stomach.hd95_mm"]
+    assert (back.a, back.b, back.difference) == (4.0, 3.0, -1.0)
