@@ -9,8 +9,9 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from gi2nnunet.formats.volumes import read_volume
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.engine import Hardware, PredictionOptions
 from gi2nnunet.nnunet.models import Ensemble, TrainedModel
+from gi2nnunet.nnunet.postprocess import Decision, OrganDecision, Tuned
 from gi2nnunet.prediction import evaluate as evaluation
 from gi2nnunet.prediction import predict as predict_module
 from gi2nnunet.prediction.choose import Selection, Work, select_own_scans
@@ -220,6 +222,7 @@ class Engine:
 class Bench:
     def __init__(self, root: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
+        self.monkeypatch = monkeypatch
         self.engine = Engine(dataset)
         monkeypatch.setattr(engine_module, "run_engine", self.engine)
         # The models are made up, so there are no files of theirs to look at.
@@ -251,7 +254,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Work out of fold: nothing is held out, and each scan has its own fold."""
+    workspace = open_workspace(tmp_path / "w", environ={})
+    dataset = convert(as_folder(tmp_path), workspace=workspace, holdout=0, folds=4, jobs=1)
     return Bench(tmp_path, dataset, monkeypatch)
 
 
@@ -309,7 +315,7 @@ def test_the_same_request_is_only_scored(bench: Bench, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(stomach, masks["stomach"])
     evaluate(bench.work(out), again=True, **shared)
     assert bench.engine.asked
-    assert [path.name for path in find_scores(out)] == ["score-per-class.json"]
+    assert list(find_scores(out)) == ["per-class"]
 
 
 def _change_image(bench: Bench) -> None:
@@ -332,6 +338,37 @@ def _change_submission(bench: Bench) -> None:
         file.write("\n")
 
 
+def _change_models_folds(bench: Bench) -> None:
+    bench.ensemble = replace(bench.ensemble, folds=(0, 1, 2))
+
+
+def _change_folds_of_a_scan(bench: Bench) -> None:
+    folds = dict(bench.selection.folds or {})
+    scan_id, (fold, *_) = next(iter(folds.items()))
+    bench.selection = replace(
+        bench.selection, folds={**folds, scan_id: (next(f for f in (0, 1) if f != fold),)}
+    )
+
+
+def _change_order(bench: Bench) -> None:
+    assert bench.selection.truth is not None
+    bench.selection = replace(bench.selection, sample=bench.selection.truth)
+
+
+def _change_orientation(bench: Bench) -> None:
+    bench.selection = replace(bench.selection, options={"orientation": "as-stored"})
+
+
+def _tune(bench: Bench, threshold: float) -> None:
+    """Let ``tune`` have chosen a threshold for these models."""
+    choice = OrganDecision(threshold=threshold)
+    tuned = Tuned(
+        path=bench.root / "t.json", decision=Decision(organs={"stomach": choice}),
+        content=cast(Any, {"gains": {}}),
+    )  # fmt: skip
+    bench.monkeypatch.setattr(evaluation, "find_tuning", lambda _: (tuned, []))
+
+
 CHANGES: dict[str, tuple[Callable[[Bench], object] | None, dict[str, Any]]] = {
     "nothing": (None, {}),
     "threads": (None, {"threads": 3}),
@@ -342,6 +379,11 @@ CHANGES: dict[str, tuple[Callable[[Bench], object] | None, dict[str, Any]]] = {
     "an image": (_change_image, {}),
     "a checkpoint": (_change_checkpoint, {}),
     "plans": (_change_plans, {}),
+    "the models' folds": (_change_models_folds, {}),
+    "the folds of a scan": (_change_folds_of_a_scan, {}),
+    "the order of the rows": (_change_order, {}),
+    "the orientation": (_change_orientation, {}),
+    "a tuning": (lambda b: _tune(b, 0.4), {}),
     "the submission": (_change_submission, {}),
     "prediction.json": (lambda b: (b.root / "o" / "prediction.json").write_text("{"), {}),
     "cost.json": (lambda b: (b.root / "o" / "cost.json").unlink(), {}),
@@ -365,6 +407,50 @@ def test_what_changes_the_masks_is_predicted_again(bench: Bench, what: str) -> N
         path.write_bytes(data)
 
 
+def test_a_tuning_is_part_of_the_request_as_it_was_chosen(bench: Bench) -> None:
+    def predicts(**more: Any) -> bool:
+        bench.engine.asked.clear()
+        evaluate(bench.work(bench.root / "o"), **bench.compute(hardware=CPU), **more)
+        return bool(bench.engine.asked)
+
+    _tune(bench, 0.4)
+    assert predicts()
+    assert not predicts()
+    _tune(bench, 0.6)
+    assert predicts()
+    assert predicts(options=PredictionOptions(tuning=False))
+    assert not predicts(options=PredictionOptions(tuning=False))
+    assert predicts()
+
+
+def test_the_same_request_elsewhere_is_the_same(bench: Bench) -> None:
+    """The digest has no paths, so a workspace can move."""
+    evaluate(bench.work(bench.root / "o"), **bench.compute(hardware=CPU))
+    bench.engine.asked.clear()
+    (bench.root / "o").rename(bench.root / "moved")
+    evaluate(bench.work(bench.root / "moved"), **bench.compute(hardware=CPU))
+    assert bench.engine.asked == []
+
+
+def test_a_part_of_a_finished_prediction_is_not_predicted(bench: Bench) -> None:
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
+    evaluate(work, **shared)
+    bench.engine.asked.clear()
+    notices: list[str] = []
+    assert predict_part(work, (1, 2), on_notice=notices.append, **shared) == 3
+    assert (bench.engine.asked, work.kept.exists()) == ([], False)
+    assert "Using the predictions of " in notices[1]
+    assert predict_part(work, (1, 2), again=True, **shared) == 3
+    asked = len(bench.engine.asked)
+    assert asked
+    evaluate(work, again=True, **shared)  # predicts what the part has not
+    assert sum(len(one["scans"]) for one in bench.engine.asked[asked:]) == 3
+    _change_image(bench)
+    bench.engine.asked.clear()
+    predict_part(work, (1, 2), **shared)
+    assert bench.engine.asked
+
+
 def test_other_versions_predict_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(bench.work(bench.root / "o"), **bench.compute(hardware=CPU))
     bench.engine.asked.clear()
@@ -381,7 +467,7 @@ def test_a_score_of_another_truth_does_not_stay(bench: Bench) -> None:
     lines = (out / "truth.csv").read_text().splitlines(keepends=True)
     (out / "truth.csv").write_text("".join(lines[:-1]))
     evaluate(bench.work(out), **shared)
-    assert [path.name for path in find_scores(out)] == ["score-per-class.json"]
+    assert list(find_scores(out)) == ["per-class"]
 
 
 def test_parts_are_joined_to_the_same_bytes_without_predicting_a_scan_again(bench: Bench) -> None:

@@ -215,5 +215,6 @@ def predict_part(asked: Prediction, work: Work, engine: Engine, *, part: tuple[i
     with draw_bars(asked.progress) as report:
         return evaluate.predict_part(
             work, part, engine=engine, settings=asked.make_settings(),
-            options=asked.make_options(work), progress=report, on_notice=asked.on_notice,
+            options=asked.make_options(work), again=asked.again, progress=report,
+            on_notice=asked.on_notice,
         )  # fmt: skip

@@ -233,11 +233,10 @@ def evaluate(
     with hold(lock_of(out), purpose="predicting"):
         finished = None
         if not again:
-            finished = find_finished(work, request, probabilities=options.save_probabilities)
+            finished = _find_finished(work, request, options, on_notice=on_notice)
         notes: tuple[str, ...] = ()
         if finished is not None:
             seconds_per_scan = finished.seconds_per_scan
-            _announce_finished(work, finished, on_notice=on_notice)
         else:
             predicted = _predict_kept(
                 work, selection.scans, engine=engine, settings=settings, options=options,
@@ -285,15 +284,19 @@ def _score(work: Work, truth: MaskTable, *, metric: Metric, progress: Progress |
     return replace(score, standing=work.selection.standing)
 
 
-def _announce_finished(
-    work: Work, finished: FinishedPrediction, *, on_notice: Notice | None
-) -> None:
-    notice = on_notice or ignore
-    notice(f"Models: {work.ensemble.describe()}")
-    notice(
-        f"Using the predictions of {finished.time} in {work.out}, which are the same. To predict "
-        "again, add --again."
-    )
+def _find_finished(
+    work: Work, request: str, options: PredictionOptions, *, on_notice: Notice | None
+) -> FinishedPrediction | None:
+    """Return the finished prediction of a request, and report that it is used."""
+    finished = find_finished(work, request, probabilities=options.save_probabilities)
+    if finished is not None:
+        notice = on_notice or ignore
+        notice(f"Models: {work.ensemble.describe()}")
+        notice(
+            f"Using the predictions of {finished.time} in {work.out}, which are the same. To "
+            "predict again, add --again."
+        )
+    return finished
 
 
 def _write_volumes(done: Evaluation, out: Path) -> None:
@@ -387,6 +390,7 @@ def predict_part(
     engine: Engine,
     settings: PredictionSettings,
     options: PredictionOptions | None = None,
+    again: bool = False,
     progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> int:
@@ -394,7 +398,8 @@ def predict_part(
 
     The part ``(2, 8)`` is every eighth scan from the second on; without that many scans it has
     none. Parts may run at the same time, also on several machines; :func:`evaluate` of the same
-    work and options then finds every scan predicted.
+    work and options then finds every scan predicted. If the folder holds the finished prediction of
+    the same request, nothing is predicted, unless it is to be ``again``.
 
     Raises
     ------
@@ -411,10 +416,15 @@ def predict_part(
     check_structures(work, options)
     check_place(work.submission)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
+    request = digest_request(
+        work, computing=settings.describe(engine), tuned=tuned, versions=_list_versions()
+    )
     with (
         hold(lock_of(work.out), purpose="predicting a part", shared=True),
         hold(work.out / f"prediction_part_{number}_of_{parts}", purpose="predicting a part"),
     ):
+        if not again and _find_finished(work, request, options, on_notice=on_notice):
+            return len(scans)
         _predict_kept(
             work, scans, engine=engine, settings=settings, options=options, tuned=tuned,
             progress=progress, on_notice=on_notice,
@@ -471,8 +481,12 @@ def _describe_prediction(
             "seg": options.seg,
             "slicer": options.slicer,
         },
-        "versions": {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")},
+        "versions": _list_versions(),
     }
+
+
+def _list_versions() -> dict[str, str]:
+    return {name: version(name) for name in ("gi2nnunet", "nnunetv2", "torch")}
 
 
 def _predict_kept(
