@@ -38,6 +38,8 @@ _PREPROCESSING = (
 # nnU-Net's own, which returns what has the right shape already as it is.
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _PART_FOR_WEIGHTS = 1 / 8  # of a card's memory
+_FOLDS_ON_CPU = 2
+"""Folds that share a window's mirrored copies; each more takes the memory of its logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class Network:
             mirror_axes=tuple(axes or ()),
             step_size=step_size,
         )
+        self.folds_at_once = _FOLDS_ON_CPU if self._device.type == "cpu" else 1
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # as nnU-Net's predictor
 
@@ -141,14 +144,12 @@ class Network:
         self._networks = {fold: n for fold, n in self._networks.items() if fold in folds}
         staying = self._count_staying()
         total: torch.Tensor | None = None
-        for number, fold in enumerate(folds):
-            if fold not in self._networks:
-                self._networks[fold] = self._fill(*self._read_checkpoint(fold))
-            network = self._networks[fold].to(self._device)
-            logits = self.window.predict(network, prepared.data)
+        for number in range(0, len(folds), self.folds_at_once):
+            networks = [self._load(fold) for fold in folds[number : number + self.folds_at_once]]
+            for logits in self.window.predict(networks, prepared.data):
+                total = logits if total is None else total.add_(logits.to(total.device))
             if number >= staying:
-                network.to("cpu")
-            total = logits if total is None else total.add_(logits.to(total.device))
+                networks[0].to("cpu")
         if total is None:
             raise ValueError("no fold was given")
         if len(folds) > 1:
@@ -211,6 +212,12 @@ class Network:
         in_file_order = probabilities.numpy().transpose([0, *[axis + 1 for axis in backward]])
         in_slice_order: NDArray[np.float32] = in_file_order[:, ::-1]
         return in_slice_order
+
+    def _load(self, fold: Fold) -> torch.nn.Module:
+        """Return a fold's network on the device."""
+        if fold not in self._networks:
+            self._networks[fold] = self._fill(*self._read_checkpoint(fold))
+        return self._networks[fold].to(self._device)
 
     def _read_checkpoint(self, fold: Fold) -> tuple[Path, dict[str, Any]]:
         path = fold_folder(self.folder, fold) / FINAL_CHECKPOINT

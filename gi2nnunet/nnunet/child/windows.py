@@ -26,6 +26,7 @@ from scipy.ndimage import gaussian_filter1d
 
 NetworkCall = Callable[[torch.Tensor], torch.Tensor]
 _Copies = list[tuple[tuple[int, ...], torch.Tensor]]  # flipped axes, and the network's output
+_Mirrored = list[tuple[Sequence[tuple[int, ...]], torch.Tensor]]  # flips, and their batch
 _Slices = tuple[slice, ...]
 
 SLICES_ON_CPU = 4
@@ -106,28 +107,28 @@ class SlidingWindow:
             self.patches_at_once = _PATCHES_ON_CPU
 
     @torch.inference_mode()
-    def predict(self, network: NetworkCall, image: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(heads, z, y, x)``, half precision, of an image ``(channel, z, y, x)``.
+    def predict(self, networks: Sequence[NetworkCall], image: torch.Tensor) -> list[torch.Tensor]:
+        """Return each network's logits of an image ``(channel, z, y, x)``.
 
-        They are where the image's windows were added up: on a card if its memory holds them, else
-        on the CPU.
+        They are ``(heads, z, y, x)``, half precision, where the image's windows were added up: on a
+        card if its memory holds them, else on the CPU.
         """
         is_card = self.device.type == "cuda"
         with torch.autocast("cuda") if is_card else nullcontext():
             if is_card:
                 try:
-                    return self.predict_at(network, image, self.device)
+                    return self.predict_at(networks, image, self.device)
                 except RuntimeError as error:
                     # What the frames of the failed attempt hold would lie on the card meanwhile.
                     traceback.clear_frames(error.__traceback__)
                 empty_cache(self.device)
-            return self.predict_at(network, image, _CPU)
+            return self.predict_at(networks, image, _CPU)
 
     @torch.inference_mode()
     def predict_at(
-        self, network: NetworkCall, image: torch.Tensor, place: torch.device
-    ) -> torch.Tensor:
-        """Return the logits, added up on one device."""
+        self, networks: Sequence[NetworkCall], image: torch.Tensor, place: torch.device
+    ) -> list[torch.Tensor]:
+        """Return each network's logits, added up on one device."""
         patch, axes = self.patch_size, len(self.patch_size)
         data, inside = pad_nd_image(image.to(place), patch, "constant", {"value": 0}, True, None)
         steps = compute_steps_for_sliding_window(tuple(data.shape[-axes:]), patch, self.step_size)
@@ -143,17 +144,18 @@ class SlidingWindow:
             weights=weigh_patch(patch, place)[part],
         )
         shape = image.shape[1:]
-        logits = torch.empty((self.heads, *shape), dtype=torch.half, device=place)
+        sums = [torch.empty((self.heads, *shape), dtype=torch.half, device=place) for _ in networks]
         predict = self._predict_slices if axes == 2 else self._predict_patches
-        predict(network, data, grid, logits)
-        return logits.div_(self._add_weights(tuple(shape[-axes:]), grid))
+        predict(networks, data, grid, sums)
+        weights = self._add_weights(tuple(shape[-axes:]), grid)
+        return [logits.div_(weights) for logits in sums]
 
     def _predict_slices(
         self,
-        network: NetworkCall,
+        networks: Sequence[NetworkCall],
         data: torch.Tensor,
         grid: _Grid,
-        logits: torch.Tensor,
+        sums: Sequence[torch.Tensor],
     ) -> None:
         """Write weighted sums of 2D slices in batches of one size: the last one starts earlier."""
         if self._results_at != grid.place:
@@ -162,48 +164,58 @@ class SlidingWindow:
         if self.slices_at_once is None:
             most = SLICES_ON_CPU if self.device.type == "cpu" else MOST_SLICES
             self.slices_at_once = min(depth, most)
-        done = 0
-        while done < depth:
+        done = [0] * len(networks)
+        mirrored: tuple[slice, list[_Mirrored]] = (slice(0), [])  # shared by the networks
+        while (first := min(done)) < depth:
+            number = done.index(first)
             size = min(depth, self.slices_at_once)
-            part = slice(min(done, depth - size), min(done, depth - size) + size)
+            part = slice(min(first, depth - size), min(first, depth - size) + size)
             try:
-                logits[:, part] = 0  # also what a failed batch, or the one before, has added
-                for window in grid.windows:
-                    patches = data[(slice(None), part, *window)].transpose(0, 1)
-                    copies = self._run(network, patches, grid.part)
+                if mirrored[0] != part:
+                    places = [(slice(None), part, *window) for window in grid.windows]
+                    mirrored = part, [self._mirror(data[at].transpose(0, 1)) for at in places]
+                sums[number][:, part] = 0  # also what a failed batch, or the one before, has added
+                for window, batch in zip(grid.windows, mirrored[1], strict=True):
+                    copies = _run(networks[number], batch, grid.part)
                     blocks = [(flip, copy.transpose(0, 1)) for flip, copy in copies]
-                    _add_mean(blocks, logits[(slice(None), part, *window)], grid.weights)
+                    _add_mean(blocks, sums[number][(slice(None), part, *window)], grid.weights)
                     del copies, blocks
-                done = part.stop
+                done[number] = part.stop
                 continue
             except RuntimeError:
                 if size == 1:
                     raise
             self.slices_at_once = size // 2
+            mirrored = slice(0), []
             empty_cache(self.device)
 
     def _predict_patches(
         self,
-        network: NetworkCall,
+        networks: Sequence[NetworkCall],
         data: torch.Tensor,
         grid: _Grid,
-        logits: torch.Tensor,
+        sums: Sequence[torch.Tensor],
     ) -> None:
         """Write weighted sums of 3D patches, some and their mirrored copies in a batch."""
-        logits.zero_()
-        done = 0
-        while done < len(grid.windows):
-            part = grid.windows[done : done + self.patches_at_once]
+        for logits in sums:
+            logits.zero_()
+        done = [0] * len(networks)
+        mirrored: tuple[Sequence[_Slices], _Mirrored] = ((), [])  # shared by the networks
+        while (first := min(done)) < len(grid.windows):
+            number = done.index(first)
+            part = grid.windows[first : first + self.patches_at_once]
             try:
-                patches = torch.stack([data[:, *window] for window in part])
-                copies = self._run(network, patches, grid.part)
+                if mirrored[0] != part:
+                    patches = torch.stack([data[:, *window] for window in part])
+                    mirrored = part, self._mirror(patches)
+                copies = _run(networks[number], mirrored[1], grid.part)
                 for index, window in enumerate(part):
                     blocks = [
                         (tuple(axis - 1 for axis in flip), copy[index]) for flip, copy in copies
                     ]
-                    _add_mean(blocks, logits[:, *window], grid.weights)
+                    _add_mean(blocks, sums[number][:, *window], grid.weights)
                 del copies, blocks
-                done += len(part)
+                done[number] += len(part)
                 continue
             except RuntimeError:
                 if self.copies_at_once == len(part) == 1:
@@ -212,22 +224,18 @@ class SlidingWindow:
                 self.copies_at_once //= 2
             else:
                 self.patches_at_once = len(part) // 2
+            mirrored = (), []
             empty_cache(self.device)
 
-    def _run(self, network: NetworkCall, patches: torch.Tensor, part: _Slices) -> _Copies:
-        """Return the network's output of patches ``(n, channel, *patch)`` and mirrored copies.
-
-        Of each only the part that lies in the image is returned, still flipped.
-        """
+    def _mirror(self, patches: torch.Tensor) -> _Mirrored:
+        """Return patches ``(n, channel, *patch)`` and their mirrored copies, in batches."""
         batch = patches.contiguous().to(self.device)
-        found: _Copies = []
         together = self.copies_at_once if len(self.patch_size) == 3 else 1
+        found: _Mirrored = []
         for first in range(0, len(self._flips), together):
             flips = self._flips[first : first + together]
             copies = [batch.flip(flip) if flip else batch for flip in flips]
-            output = network(copies[0] if len(copies) == 1 else torch.cat(copies))
-            for flip, copy in zip(flips, torch.split(output, len(batch)), strict=True):
-                found.append((flip, _cut_flipped(copy, part, flip)))
+            found.append((flips, copies[0] if len(copies) == 1 else torch.cat(copies)))
         return found
 
     def _add_weights(self, shape: tuple[int, ...], grid: _Grid) -> torch.Tensor:
@@ -256,6 +264,18 @@ def weigh_patch(patch_size: tuple[int, ...], place: torch.device) -> torch.Tenso
     rounded = torch.from_numpy(weights).to(place, torch.half)
     rounded[rounded == 0] = rounded[rounded > 0].min()
     return rounded
+
+
+def _run(network: NetworkCall, mirrored: _Mirrored, part: _Slices) -> _Copies:
+    """Return the network's output of patches and mirrored copies, which stay flipped.
+
+    Of each only the part that lies in the image is returned.
+    """
+    return [
+        (flip, _cut_flipped(copy, part, flip))
+        for flips, batch in mirrored
+        for flip, copy in zip(flips, network(batch).chunk(len(flips)), strict=True)
+    ]
 
 
 def _cut_flipped(copies: torch.Tensor, part: _Slices, flip: tuple[int, ...]) -> torch.Tensor:

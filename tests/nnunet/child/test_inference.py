@@ -234,6 +234,7 @@ def test_weights_that_a_card_has_no_room_for_give_the_same_logits(tmp_path, monk
     network = make_network(tmp_path)
     prepared = network.prepare(make_image(), spacing_mm=(3.0, 3.0, 3.0))
     expected = [network.infer(prepared, [0, 1]) for _ in range(2)]
+    network.folds_at_once = 1
     monkeypatch.setattr(network, "_count_staying", lambda: 1)
     moved = []
     to = torch.nn.Module.to

@@ -72,7 +72,7 @@ def test_batches_give_the_logits_of_single_slices(mirroring, slices):
     image, network = make_image(), make_network()
     window = make_window(mirroring=mirroring)
     window.slices_at_once, window._results_at = slices, CPU
-    logits = window.predict(network, image)
+    logits = window.predict([network], image)[0]
     expected = predict_by_nnunet(
         make_plans(), network, image, mirror_axes=(0, 1) if mirroring else None
     )
@@ -84,7 +84,7 @@ def test_batches_give_the_logits_of_single_slices(mirroring, slices):
 def test_an_image_smaller_than_the_patch_is_padded_as_nnunet_does():
     image, network = make_image(depth=2, height=20, width=17), make_network()
     expected = predict_by_nnunet(make_plans(), network, image, mirror_axes=(0, 1))
-    logits = make_window().predict(network, image)
+    logits = make_window().predict([network], image)[0]
     assert logits.shape == (3, 2, 20, 17)
     torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
 
@@ -108,12 +108,12 @@ def test_all_batches_of_a_run_have_one_size():
     network, window = Small(make_network()), make_window(mirroring=False)
     for depth in (7, 9, 4, 5):
         image = make_image(depth=depth)
-        logits = window.predict(network, image)
+        logits = window.predict([network], image)[0]
         network.sizes, sizes = [], network.sizes
         assert set(sizes) == {SLICES_ON_CPU}
         singly = make_window(mirroring=False)
         singly.slices_at_once, singly._results_at = 1, CPU
-        expected = singly.predict(network, image)
+        expected = singly.predict([network], image)[0]
         network.sizes = []
         torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
 
@@ -122,10 +122,10 @@ def test_all_batches_of_a_run_have_one_size():
 @pytest.mark.parametrize("passes", [0, 5])  # four passes a place: the first fails, or the second
 def test_where_memory_runs_out_the_batch_is_halved_and_the_answer_is_the_same(words, passes):
     image = make_image()
-    expected = make_window().predict(make_network(), image)
+    expected = make_window().predict([make_network()], image)[0]
     network, window = Small(make_network(), 2, words, passes), make_window()
     window.slices_at_once, window._results_at = 7, CPU
-    logits = window.predict(network, image)
+    logits = window.predict([network], image)[0]
     assert window.slices_at_once == 1  # 7, 3, 1
     counted = Counter(network.sizes)
     assert (counted[7], counted[3]) == (passes + 1, passes + 1)
@@ -135,7 +135,7 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_answer_is_the_same(wo
 def test_where_one_slice_fails_it_is_told():
     network = Small(make_network(), 0, "mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
-        make_window().predict(network, make_image())
+        make_window().predict([network], make_image())
     assert network.sizes == [4, 2, 1]
 
 
@@ -174,7 +174,7 @@ class Leaving(torch.nn.Module):
 
 def test_a_failed_attempt_leaves_nothing_on_the_device_for_the_one_on_the_cpu(card, monkeypatch):
     image = make_image(depth=1)
-    expected = make_window().predict(make_network(), image)
+    expected = make_window().predict([make_network()], image)[0]
     network = Leaving(make_network())
 
     def make_empty(*args, **options):
@@ -186,7 +186,7 @@ def test_a_failed_attempt_leaves_nothing_on_the_device_for_the_one_on_the_cpu(ca
     empty = torch.empty
     with monkeypatch.context() as patch:
         patch.setattr(windows.torch, "empty", make_empty)
-        logits = make_window(device=card).predict(network, image)
+        logits = make_window(device=card).predict([network], image)[0]
     assert len(network.made) >= 6  # five layers and the logits
     assert network.left == 0
     torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
@@ -195,23 +195,23 @@ def test_a_failed_attempt_leaves_nothing_on_the_device_for_the_one_on_the_cpu(ca
 @pytest.mark.parametrize(("depth", "slices"), [(7, 7), (MOST_SLICES + 8, MOST_SLICES)])
 def test_a_card_gets_many_slices_without_measuring(card, depth, slices):
     image, network = make_image(depth=depth), Small(make_network(), most=99)
-    logits = make_window(device=card).predict(network, image)
+    logits = make_window(device=card).predict([network], image)[0]
     assert set(network.sizes) == {slices}
-    expected = make_window().predict(make_network(), image)
+    expected = make_window().predict([make_network()], image)[0]
     torch.testing.assert_close(logits.float(), expected.float(), atol=5e-3, rtol=5e-3)
 
 
 def test_the_batch_is_found_again_if_the_results_come_to_lie_elsewhere(card):
     image, network = make_image(depth=6), Small(make_network(), most=2)
     window = make_window(device=card)
-    window.predict_at(network, image, card)
+    window.predict_at([network], image, card)
     assert window.slices_at_once == 1  # 6, 3, 1
-    window.predict_at(network, image, CPU)
+    window.predict_at([network], image, CPU)
     assert network.sizes.count(6) == 2
     network.most = 99
-    window.predict_at(network, image, CPU)
+    window.predict_at([network], image, CPU)
     assert window.slices_at_once == 1
-    window.predict_at(network, image, card)
+    window.predict_at([network], image, card)
     assert window.slices_at_once == 6
 
 
@@ -238,7 +238,7 @@ def predict_volume(network, image, *, mirroring=True, device=CPU, patches=None):
     )  # fmt: skip
     if patches:
         window.patches_at_once = patches
-    return window.predict(network, image), window
+    return window.predict([network], image)[0], window
 
 
 def predict_volume_by_nnunet(network, image, *, mirroring=True):
@@ -286,9 +286,9 @@ def test_where_memory_runs_out_3d_patches_go_one_by_one():
 class Exact(torch.nn.Module):
     """A network that gives the same bits in any batch, and differs from voxel to voxel."""
 
-    def __init__(self, patch_size):
+    def __init__(self, patch_size, seed=1):
         super().__init__()
-        ramp = torch.from_numpy(np.random.default_rng(1).normal(size=patch_size))
+        ramp = torch.from_numpy(np.random.default_rng(seed).normal(size=patch_size))
         self.register_buffer("ramp", ramp.float())
 
     def forward(self, batch):
@@ -322,9 +322,32 @@ def test_the_logits_have_the_bits_of_nnunets_own(drawn):
         slices_at_once=at_once, _results_at=CPU,
     )  # fmt: skip
     window.patches_at_once = at_once
-    logits = window.predict(network, image)
+    logits = window.predict([network], image)[0]
     assert logits.shape == (3, *shape)
     assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("patch", [(8, 8), (4, 8, 8)])
+@pytest.mark.parametrize("narrow", [None, 0, 1, 2])
+def test_networks_that_share_mirrored_copies_give_the_bits_that_each_gives_alone(patch, narrow):
+    """Also where a batch does not fit one of them, and the others are ahead or behind by then."""
+    image = make_image(7, 19, 15)
+    networks = [Exact(patch, seed) for seed in (1, 2, 3)]
+
+    def make():
+        window = SlidingWindow(
+            device=CPU, patch_size=patch, heads=3, mirror_axes=tuple(range(len(patch))),
+            step_size=0.5, slices_at_once=4, _results_at=CPU,
+        )  # fmt: skip
+        window.patches_at_once = 4
+        return window
+
+    expected = [make().predict([network], image)[0] for network in networks]
+    assert not torch.equal(expected[0], expected[1])
+    counting = [Small(network, 1 if at == narrow else 99) for at, network in enumerate(networks)]
+    for found, wanted in zip(make().predict(counting, image), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert {4, 1} & set(counting[0].sizes) == ({4} if narrow is None else {4, 1})
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=3).map(tuple))
