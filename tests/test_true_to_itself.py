@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -449,6 +450,39 @@ def test_a_part_of_a_finished_prediction_is_not_predicted(bench: Bench) -> None:
     bench.engine.asked.clear()
     predict_part(work, (1, 2), **shared)
     assert bench.engine.asked
+
+
+@pytest.mark.parametrize("name", ["labels/{}.nii.gz", "organs/{}_stomach.nii.gz", "truth.csv"])
+@pytest.mark.parametrize("part", [False, True])
+def test_files_of_others_are_not_replaced(bench: Bench, name: str, part: bool) -> None:
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
+    path = work.out / name.format(bench.selection.scans[0].scan_id)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    options = PredictionOptions(nifti=True)
+    predict = partial(predict_part, part=(1, 2)) if part else evaluate
+    with pytest.raises(OutputError, match="no prediction seems to have written"):
+        predict(work, options=options, **shared)
+    assert (bench.engine.asked, path.read_text()) == ([], "mine")
+    assert [file for file in work.out.rglob("*") if file.is_file()] == [path]
+
+
+def test_what_a_killed_run_left_is_its_own(bench: Bench) -> None:
+    """Also if no scan was kept yet, and its lock is gone with a copy of the folder."""
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        path = work.out / "labels" / f"{bench.selection.scans[0].scan_id}.nii.gz"
+        path.parent.mkdir()
+        path.touch()
+        raise OutputError("no space left")
+
+    options = PredictionOptions(nifti=True)
+    bench.monkeypatch.setattr(engine_module, "run_engine", fail)
+    with pytest.raises(OutputError, match="no space left"):
+        evaluate(work, options=options, **shared)
+    bench.monkeypatch.setattr(engine_module, "run_engine", bench.engine)
+    assert evaluate(work, options=options, **shared).score is not None
 
 
 def test_other_versions_predict_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

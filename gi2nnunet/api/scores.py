@@ -123,7 +123,7 @@ def score(
     ----------
     submission, truth
         CSV files in the competition's format, folders of :func:`predict`, a converted dataset (its
-        truth), or folders of label volumes with ``dataset.json``. By default the truth is
+        truth), or label volumes with ``dataset.json``. By default the truth is
         ``truth.csv`` beside the submission, otherwise that of the workspace's dataset. A submission
         can also be the name of a prediction or model in the workspace, as in :func:`compare`.
     metric
@@ -161,7 +161,7 @@ def score(
     require_convention(metric)
     _require_tolerance(tolerance_mm)
     if per_slice:
-        check_place(Path(per_slice))
+        check_place(Path(per_slice), reads=_list_tables(submission, truth))
     known = open_scans(images, orientation=orientation)
     space = find_workspace(workspace)
     place, standing = Path(submission), None
@@ -198,6 +198,16 @@ def score(
     if per_slice:
         replace_file(Path(per_slice), format_slices(result))
     return replace(result, standing=standing or "")
+
+
+def _list_tables(*given: FilePath | None) -> list[Path]:
+    """Return the files that may be read of submissions and a truth: also those of their folders."""
+    from gi2nnunet.core.files import find_kind
+    from gi2nnunet.scoring.record import SUBMISSION, TRUTH
+
+    places = [Path(place) for place in given if place is not None]
+    folders = [place if find_kind(place) == "folder" else place.parent for place in places]
+    return places + [folder / name for folder in folders for name in (SUBMISSION, TRUTH)]
 
 
 def _require_tolerance(tolerance_mm: float) -> None:
@@ -265,7 +275,7 @@ def compare(asked: _Compare) -> Comparison:
     require_convention(asked.metric)
     _require_tolerance(asked.tolerance_mm)
     if asked.html is not None:
-        check_place(Path(asked.html))
+        check_place(Path(asked.html), reads=_list_tables(asked.a, asked.b, asked.truth))
     space = find_workspace(asked.workspace)
     with draw_bars(asked.progress) as report:
         sides = find_masks(

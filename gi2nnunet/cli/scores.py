@@ -56,7 +56,7 @@ ScansOption = Annotated[
     typer.Option(help="Which scans: all, which each file must have, or those common to all files."),
 ]
 _SUBMISSION = (
-    "A submission CSV, a folder of predict or of label volumes, or a name in the workspace: of a "
+    "A submission CSV, a folder of predict, label volumes, or a name in the workspace: of a "
     "prediction (held-out) or of a model (2d, 2d+3d_fullres)."
 )
 TruthOption = Annotated[

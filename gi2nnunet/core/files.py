@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -342,17 +342,28 @@ def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:
     return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "pipe"
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, *, reads: Iterable[Path] = ()) -> None:
     """Check, before any work is done for a file, that it can be written.
+
+    Parameters
+    ----------
+    reads
+        Files that the same command reads; none of them is replaced.
 
     Raises
     ------
     OutputError
-        If nothing can be written to the nearest existing folder above it.
+        If nothing can be written to the nearest existing folder above it, or it is one of
+        ``reads``.
     """
     try:
         there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
         is_folder = there.is_dir()
+        if there == path and any(other.exists() and path.samefile(other) for other in reads):
+            raise OutputError(
+                f"{shorten(str(path))}: found a file that is also read; expected another one, so "
+                "that it stays as it is. Give another place."
+            )
         # A file of that name is replaced.
         if not is_folder and there != path:
             reason = f"{there} is a file"

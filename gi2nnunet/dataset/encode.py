@@ -75,7 +75,7 @@ def encode_labels(
     """
     if scheme not in (None, *LABEL_SCHEMES):
         raise InputError(f"--labels: found {scheme!r}; expected {' or '.join(LABEL_SCHEMES)}.")
-    check_place(out)
+    check_place(out, reads=[labels, *([sample] if sample else [])])
     options = SourceOptions(
         labels_only=True,
         source_labels=scheme,

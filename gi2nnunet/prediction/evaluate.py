@@ -38,7 +38,7 @@ from gi2nnunet.nnunet.models import warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.finished import FinishedPrediction, digest_request, find_finished
-from gi2nnunet.prediction.folders import lock_of
+from gi2nnunet.prediction.folders import check_foreign, lock_of
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM
@@ -222,7 +222,7 @@ def evaluate(
     selection, out, options = work.selection, work.out, options or PredictionOptions()
     computing = settings.describe(engine)
     maker = check_structures(work, options)
-    check_place(work.submission)
+    _check_out(work, options)
     tuned, doubts = _find_tuning(work, options, computing)
     about = {
         **_describe_prediction(work, options, computing=computing, tuned=tuned),
@@ -358,6 +358,18 @@ def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
     )
 
 
+def _check_out(work: Work, options: PredictionOptions) -> None:
+    """Check, before hours of prediction, that its folder can be written, and what it replaces."""
+    check_place(work.submission)
+    outputs = ["labels", "organs"] if options.nifti else []
+    outputs += ["slicer"] if options.slicer else []
+    outputs += ["probabilities"] if options.save_probabilities else []
+    outputs += ["dicom"] if options.rtstruct or options.seg else []
+    selection = work.selection
+    scan_ids = [scan.scan_id for scan in selection.scans]
+    check_foreign(work.out, source=selection.source, scan_ids=scan_ids, outputs=outputs)
+
+
 def _write_predicted(work: Work, predicted: PredictedScans) -> tuple[str, ...]:
     """Write the submission in place of an earlier one and its scores."""
     (work.out / PREDICTION).unlink(missing_ok=True)
@@ -414,7 +426,7 @@ def predict_part(
     scans = work.selection.scans[number - 1 :: parts]
     options = options or PredictionOptions()
     check_structures(work, options)
-    check_place(work.submission)
+    _check_out(work, options)
     tuned = find_tuning(work.ensemble)[0] if options.tuning else None
     request = digest_request(
         work, computing=settings.describe(engine), tuned=tuned, versions=_list_versions()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from gi2nnunet.core.errors import OutputError, name_some
 from gi2nnunet.core.files import find_record, is_being_removed
 from gi2nnunet.core.locks import Holder, find_holders, lock_path
+from gi2nnunet.nnunet.engine import COST
 from gi2nnunet.nnunet.postprocess import TuningNote
-from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, find_scores
+from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, TRUTH, find_scores
 
 KEPT = ".predicting"
 """The folder of the scans that an unfinished prediction keeps."""
@@ -66,6 +68,45 @@ class PredictionFolder:
 def lock_of(folder: Path) -> Path:
     """Return the place that a run locks while it predicts into a folder."""
     return folder / _PLACE
+
+
+def check_foreign(
+    folder: Path, *, source: Path | None, scan_ids: Iterable[str], outputs: Collection[str]
+) -> None:
+    """Check, before a prediction into a folder, that it replaces nothing that is not its own.
+
+    Parameters
+    ----------
+    source
+        Where the scans come from; ``None`` for a workspace's own.
+    outputs
+        Names of the folders that it writes files of each scan to.
+
+    Raises
+    ------
+    OutputError
+        If the folder is the source, or holds files of those names but no prediction, finished or
+        not.
+    """
+    if source is not None and folder.is_dir() and source.is_dir() and folder.samefile(source):
+        raise OutputError(
+            f"{folder}: found the source; expected another folder, so that the source stays as it "
+            "is. Give another place."
+        )
+    own = (PREDICTION, COST, KEPT, *SCORE_FILES[:-1], lock_path(lock_of(folder)).name)
+    if any((folder / name).exists() for name in own):
+        return
+    begins = tuple(scan_ids)
+    found = [name for name in (SUBMISSION, TRUTH) if (folder / name).exists()]
+    for name in outputs:
+        some = (p for p in (folder / name).rglob("*") if p.name.startswith(begins))
+        found += [str(path.relative_to(folder)) for path in sorted(some)]
+    if found:
+        raise OutputError(
+            f"{folder}: found {name_some(found)}, which no prediction seems to have written; "
+            "expected a new folder or that of a prediction, so that no other file is replaced. "
+            "Give another place."
+        )
 
 
 def lock_of_stored(home: Path) -> Path:

@@ -123,6 +123,8 @@ def predict_scans(
     progress = _Progress(tasks, Kept(kept, shared, ensemble.models, used), on_scan)
     if on_notice and progress.list_undone():
         on_notice(engine.hardware.describe())
+    if kept and progress.list_undone():  # says what the first scan's files are, after a kill too
+        kept.mkdir(parents=True, exist_ok=True)
     _predict_undone(progress, engine=engine, shared=shared)
     progress.raise_unreadable()
     done = tuple(progress.done[scan.scan_id] for scan in scans)

@@ -12,6 +12,7 @@ from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.ids import Orientation
 from gi2nnunet.formats.tables import MaskTable, Row, read_mask_table, tabulate_rows, take_rows
+from gi2nnunet.formats.volumes import is_nifti_name
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, read_truth
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def read_masks(
     ----------
     given
         A CSV of the competition's form; a folder with ``submission.csv`` or, for the truth,
-        ``truth.csv``, such as that of a prediction or a converted dataset; or a folder of label
-        volumes. A table is returned as it is.
+        ``truth.csv``, such as that of a prediction or a converted dataset; or label volumes: a
+        folder of them, or one NIfTI file. A table is returned as it is.
     orientation
         Axes of label volumes, see :func:`~gi2nnunet.source.open.open_source`.
 
@@ -40,11 +41,17 @@ def read_masks(
     """
     if isinstance(given, MaskTable):
         return given
-    table = given / (TRUTH if truth else SUBMISSION)
-    if find_kind(given) != "folder":
-        table = given
-    if table == given or table.is_file():
+    is_folder = find_kind(given) == "folder"
+    table = given / (TRUTH if truth else SUBMISSION) if is_folder else given
+    if table.is_file() if is_folder else not is_nifti_name(given.name):
         return read_truth(table) if truth else read_mask_table(table, any_scan=True)
+    rows = given / "train.csv"
+    if truth and rows.is_file():
+        raise InputError(
+            f"{given}: found the competition's files; expected a table or label volumes. Give "
+            f"the table and the images: --truth {shlex.quote(str(rows))} --images "
+            f"{shlex.quote(str(given))}"
+        )
     from gi2nnunet.source.open import open_source  # takes as long as a small score
     from gi2nnunet.source.scan import SourceOptions
 

@@ -11,6 +11,7 @@ from gi2nnunet.dataset.manifest import read_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import Orientation
 from gi2nnunet.formats.tables import MaskTable, find_sizes, group_rows
+from gi2nnunet.formats.volumes import is_nifti_name
 from gi2nnunet.scoring.medical import Spacing
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_scores
 from gi2nnunet.scoring.result import Score
@@ -82,6 +83,7 @@ def _list_beside(given: Path, orientation: Orientation) -> Iterator[_Known]:
     for path in find_scores(folder).values():
         if (score := find_record(path, Score)) is not None:
             yield {s.scan_id: (s.spacing_mm, None) for s in score.per_scan if s.spacing_mm}
-    if is_folder and not any((given / name).is_file() for name in (TRUTH, SUBMISSION)):
+    is_table = any((given / name).is_file() for name in (TRUTH, SUBMISSION))
+    if is_nifti_name(given.name) or (is_folder and not is_table):
         source = open_source(given, SourceOptions(labels_only=True, orientation=orientation))
         yield {scan.scan_id: (scan.spacing_mm, None) for scan in source.scans.values()}

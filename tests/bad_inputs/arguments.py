@@ -197,6 +197,22 @@ ARGUMENTS = (
         "Give the source that holds the images (--images SOURCE).",
     ),
     refused("score right.csv --truth truth.csv --per-slice truth.csv/x", "truth.csv", exit_code=5),
+    refused(
+        "score right.csv --truth truth.csv --per-slice truth.csv",
+        "truth.csv: found a file that is also read; expected another one",
+        "Give another place",
+        exit_code=5,
+    ),
+    refused(
+        "compare right.csv right.csv --truth truth.csv --html ./right.csv",
+        "right.csv: found a file that is also read",
+        exit_code=5,
+    ),
+    refused(
+        "score right.csv --truth source",
+        "source: found the competition's files; expected a table or label volumes",
+        "--truth source/train.csv --images source",
+    ),
     usage("compare right.csv", "Missing argument", "B"),
     refused(
         "compare right.csv held-out",
@@ -363,6 +379,25 @@ ARGUMENTS = (
         "cannot be written (File name too long)",
         name="an output's name of 300 letters",
         exit_code=5,
+    ),
+    BadInput(
+        name="refused: results in place of other tables",
+        start="model",
+        make=write_tables,
+        exit_code=5,
+        command="predict-and-score --device cpu --out .",
+        message=(
+            ".: found truth.csv, which no prediction seems to have written; expected a new folder",
+            "Give another place",
+        ),
+    ),
+    BadInput(
+        name="refused: results in the source",
+        start="model",
+        make=write_tables,
+        exit_code=5,
+        command="predict source --device cpu --out source",
+        message=("source: found the source; expected another folder", "Give another place"),
     ),
     BadInput(
         name="refused: results below a file",

@@ -267,3 +267,18 @@ def test_label_volumes_without_an_orientation_are_scored_as_they_are_stored(
     assert "as-stored" in run(*words)[2]
     found = json.loads(run(*words, *stored, "--json")[1])
     assert found["differences"]["score"]["a"] == 1.0
+
+
+def test_one_nifti_file_is_scored_as_its_rows_are(run: Run) -> None:
+    assert run("convert", "source", "--jobs", "1")[0] == 0
+    truth = Path("gi2nnunet-workspace/raw/Dataset501_UWGI/labelsTr")
+    name = min(path.name for path in truth.iterdir())
+    whole = json.loads(run("score", "b.csv", "--medical", "--json")[1])
+    (known,) = (one for one in whole["per_scan"] if one["scan_id"] == name.removesuffix(".nii.gz"))
+    words = ("--truth", str(truth / name), "--scans", "common", "--medical", "--json")
+    (found,) = json.loads(run("score", "b.csv", *words)[1])["per_scan"]
+    assert found["medical"] == known["medical"]
+    assert found["score"] == known["score"]
+    (same,) = json.loads(run("score", str(truth / name), *words)[1])["per_scan"]
+    assert same["score"] == 1
+    assert run("score", "b.csv", "--truth", "nowhere.nii.gz")[0] == 3
