@@ -1,6 +1,30 @@
-"""From the UW-Madison GI Tract competition's files to a trained nnU-Net and a scored submission.
+"""Medical image segmentation: Kaggle's UW-Madison GI Tract data, nnU-Net, a scored submission.
 
-These are the calls and objects that a notebook needs; each is imported when it is first used.
+::
+
+    import gi2nnunet
+
+    gi2nnunet.convert("uw-madison-gi-tract-image-segmentation.zip")
+    gi2nnunet.train(fold="all")
+    prediction = gi2nnunet.predict_and_score()
+    print(prediction.score)
+
+Each command is a call, and its options are keywords. ``help(gi2nnunet.train)`` explains one call,
+``help(gi2nnunet.api)`` the keywords that many calls share.
+
+=========== =====================================================================
+sources     ``phantom``, ``check``, ``convert``, ``open_dataset``
+training    ``doctor``, ``estimate``, ``plan``, ``train``, ``jobs``
+prediction  ``predict``, ``predict_and_score``, ``predict_hidden``
+tuning      ``out_of_fold``, ``tune``, ``compare_models``
+scores      ``score``, ``compare``, ``report``
+workspace   ``status``, ``verify``, ``remove``
+files       ``encode``, ``export_dicom``
+models      ``export_model``, ``import_model``, ``kaggle_bundle``
+=========== =====================================================================
+
+Errors are ``InputError``, ``EngineError`` and ``OutputError``, all of them ``GiError``. A call
+prints nothing, unless ``progress=True`` asks for bars. Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -121,9 +145,10 @@ if not TYPE_CHECKING:  # otherwise a type checker would accept misspelt names
         elif name in _HOME_OF:
             value = getattr(import_module(f"gi2nnunet.{_HOME_OF[name]}"), name)
             if _HOME_OF[name] == "api":
+                from gi2nnunet.api.arguments import check_arguments
                 from gi2nnunet.core.keywords import speak_python
 
-                value = speak_python(value, _list_signatures())
+                value = speak_python(check_arguments(value), _list_signatures())
         else:
             raise AttributeError(f"module 'gi2nnunet' has no attribute {name!r}")
         globals()[name] = value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -34,7 +35,6 @@ NOT_KEYWORDS = {
     "predict": ON_A_CLUSTER | {"part", "parts"},
     "predict-and-score": ON_A_CLUSTER | {"parts"},
     "remove": {"yes"},  # a call does not ask
-    "score": {"intervals"},  # a function of its own
     "status": {"watch"},  # a loop over the call
     "train": ON_A_CLUSTER,
 }
@@ -107,6 +107,13 @@ def test_a_call_returns_an_object_with_plain_values(name: str) -> None:
     assert hasattr(made, "to_frame") == (kind in TABLES)
 
 
+def test_help_begins_with_every_call() -> None:
+    """The first screen of help(gi2nnunet), before the modules and classes."""
+    head = pydoc.plain(pydoc.render_doc(gi2nnunet)).partition("PACKAGE CONTENTS")[0]
+    assert set(re.findall(r"``([a-z_]+)``", head)) == set(gi2nnunet._HOMES["api"])
+    assert len(head.splitlines()) <= 40
+
+
 def test_what_is_offered_has_the_parameters_of_the_calls() -> None:
     for name in gi2nnunet._HOMES["api"]:
         offered, call = getattr(gi2nnunet, name), getattr(api, name)
@@ -129,8 +136,9 @@ def test_convert_and_score_write_what_the_commands_write(run, here, capsys) -> N
     truth = dataset.truth_path
     submission = here / "submission.csv"
     submission.write_text(truth.read_text())
-    score = gi2nnunet.score(submission, str(truth), metric="joined")
-    code, out, _ = run("score", submission, "--truth", truth, "--metric", "joined", "--json")
+    score = gi2nnunet.score(submission, str(truth), metric="joined", intervals=True)
+    words = ("--metric", "joined", "--intervals", "--json")
+    code, out, _ = run("score", submission, "--truth", truth, *words)
     assert code == 0
     assert {"format": 1, **score.to_json(), "warnings": []} == json.loads(out)
     assert dict(os.environ) == before
@@ -196,6 +204,8 @@ def test_what_calls_return_is_what_their_commands_print(run, here) -> None:
     status = gi2nnunet.status(workspace="w")
     assert status.to_frame().empty
     assert list(status.to_frame("datasets")["name"]) == ["Dataset501_UWGI"]
+    with pytest.raises(ValueError, match="'scans' is none of 'datasets'"):
+        status.to_frame("scans")  # type: ignore[arg-type]
     removed = gi2nnunet.remove("501", workspace="w", dry_run=True).to_frame()
     assert list(removed.index) == ["Dataset501_UWGI"]
     checked = gi2nnunet.check("a", jobs=1, html="check.html")
@@ -233,6 +243,13 @@ def test_a_score_is_two_tables_and_a_line(here) -> None:
     assert str(score).startswith("1.00000 = 0.4 x Dice 1.00000")
     assert "<table" in score._repr_html_()
     assert "case2_day1" not in repr(score)
+    wider = gi2nnunet.score(truth, truth, intervals=True)
+    assert wider.to_json() == score.to_json() | {"intervals": wider.to_json()["intervals"]}
+    bounds = wider.to_frame("quantity")
+    assert list(bounds.columns) == ["value", "low", "high"]
+    assert bounds.loc["stomach.dice"].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="intervals=True"):
+        score.to_frame("quantity")
     with pytest.raises(ValueError, match="organs"):
         score.to_frame("organs")  # type: ignore[arg-type]
 

@@ -21,8 +21,9 @@ These keywords are the same in each call that takes them:
 
 :class:`~gi2nnunet.core.errors.InputError` means that something given is damaged or missing,
 :class:`~gi2nnunet.core.errors.EngineError` that nnU-Net or a worker process failed,
-:class:`~gi2nnunet.core.errors.OutputError` that a result cannot be written, and ``ValueError`` that
-a number is out of range or a name unknown.
+:class:`~gi2nnunet.core.errors.OutputError` that a result cannot be written, ``ValueError`` that
+a number is out of range or a name unknown, and ``TypeError`` that a keyword does not exist or its
+value is of another kind.
 """
 
 from __future__ import annotations

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from gi2nnunet.dataset.encode import Encoded
     from gi2nnunet.dataset.export_dicom import ExportedDicom
     from gi2nnunet.formats.ids import LabelScheme, Orientation
+    from gi2nnunet.formats.tables import MaskTable
     from gi2nnunet.scoring.compare import Comparison
     from gi2nnunet.scoring.conventions import Metric, ScanChoice
+    from gi2nnunet.scoring.medical import Spacing
     from gi2nnunet.scoring.result import Score
     from gi2nnunet.source.scan import Scan
 
@@ -101,22 +103,68 @@ def export_dicom(
     return export(Path(volumes), Path(source), Path(out), scheme=labels, names=names, dicom=options)
 
 
-def score(
-    submission: FilePath,
-    truth: FilePath | None = None,
-    *,
-    metric: Metric = "per-class",
-    scans: ScanChoice = "all",
-    images: FilePath | None = None,
-    orientation: Orientation = "affine",
-    medical: bool = False,
-    tolerance_mm: float = 3.0,
-    per_slice: FilePath | None = None,
-    workspace: FilePath | None = None,
-    dataset_id: int | None = None,
-    jobs: int | None = None,
-    progress: Shown = None,
-) -> Score:
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """Arguments of :func:`score` and :func:`compare`."""
+
+    metric: Metric = "per-class"
+    scans: ScanChoice = "all"
+    images: FilePath | None = None
+    orientation: Orientation = "affine"
+    medical: bool = False
+    tolerance_mm: float = 3.0
+    workspace: FilePath | None = None
+    dataset_id: int | None = None
+    jobs: int | None = None
+    progress: Shown = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range and an unknown metric before anything is read."""
+        from gi2nnunet.scoring.conventions import require_convention
+
+        require_positive(jobs=self.jobs)
+        require_convention(self.metric)
+        if not 0 <= self.tolerance_mm < math.inf:
+            raise ValueError(f"tolerance_mm: found {self.tolerance_mm!r}; expected 0 or more")
+
+    def open_images(self) -> Mapping[str, Scan]:
+        """Return the scans of the source of images by id, which have sizes and spacings."""
+        if self.images is None:
+            return {}
+        from gi2nnunet.source.open import open_source
+        from gi2nnunet.source.scan import SourceOptions
+
+        options = SourceOptions(truth=False, allow_missing=True, orientation=self.orientation)
+        return open_source(self.images, options).scans
+
+    def find_spacings(
+        self, truth: MaskTable, place: Path, known: Mapping[str, Scan], *, needed: bool
+    ) -> dict[str, Spacing]:
+        """Return voxel spacings: of known scans, and if needed the others', from the path on."""
+        found = {scan_id: scan.spacing_mm for scan_id, scan in known.items()}
+        if not needed or set(truth.scan_ids) <= found.keys():
+            return found
+        from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
+
+        others = find_spacings(
+            truth, place, workspace=find_workspace(self.workspace), dataset_id=self.dataset_id,
+            orientation=self.orientation,
+        )  # fmt: skip
+        return others | found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Score(_Scoring):
+    """Arguments of :func:`score`."""
+
+    submission: FilePath = field(kw_only=False)
+    truth: FilePath | None = field(default=None, kw_only=False)
+    intervals: bool = False
+    per_slice: FilePath | None = None
+
+
+@take_fields(_Score)
+def score(asked: _Score) -> Score:
     """Score a submission against the truth with the competition's metric.
 
     Parameters
@@ -139,6 +187,8 @@ def score(
         Add surface Dice, HD95 in mm and volume error in ml. The voxel spacing is that of
         ``images``, else of the truth if that is a dataset, label volumes or beside a recorded
         score, else of the workspace's dataset.
+    intervals
+        Add 95 % intervals from a seeded bootstrap over patients.
     per_slice
         Also write a CSV with a row for each slice and organ, the areas in mm2 if the spacing is
         known.
@@ -151,53 +201,55 @@ def score(
     OutputError
         If ``per_slice`` cannot be written.
     """
-    from gi2nnunet.core.files import check_place, find_kind, replace_file
-    from gi2nnunet.scoring.conventions import require_convention
+    from gi2nnunet.core.files import check_place, replace_file
     from gi2nnunet.scoring.masks import find_truth, read_masks
-    from gi2nnunet.scoring.record import find_standing, format_slices
+    from gi2nnunet.scoring.record import format_slices
     from gi2nnunet.scoring.score import score_submission
 
-    require_positive(jobs=jobs)
-    require_convention(metric)
-    _require_tolerance(tolerance_mm)
-    if per_slice:
-        check_place(Path(per_slice), reads=_list_tables(submission, truth))
-    known = open_scans(images, orientation=orientation)
-    space = find_workspace(workspace)
-    place, standing = Path(submission), None
-    if find_kind(place) is None:
-        from gi2nnunet.upkeep.named import find_masks  # takes as long as a small score
-
-        (named,) = find_masks([str(submission)], workspace=space, dataset_id=dataset_id, jobs=jobs)
-        place, predicted, standing = named.place, named.table, named.standing
+    if asked.per_slice:
+        check_place(Path(asked.per_slice), reads=_list_tables(asked.submission, asked.truth))
+    known = asked.open_images()
+    place, predicted, standing = _read_submission(asked)
+    if asked.truth is None:
+        space = find_workspace(asked.workspace)
+        true = find_truth(place, predicted, workspace=space, dataset_id=asked.dataset_id)
     else:
-        predicted = read_masks(place, orientation=orientation)
-        standing = find_standing(place)
-    if truth is None:
-        true = find_truth(place, predicted, workspace=space, dataset_id=dataset_id)
-    else:
-        true = read_masks(Path(truth), truth=True, orientation=orientation)
-    spacing_mm = {name: scan.spacing_mm for name, scan in known.items()}
-    if (medical or per_slice) and set(true.scan_ids) - spacing_mm.keys():
-        from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
-
-        given = Path(truth) if truth else place
-        spacing_mm = (
-            find_spacings(
-                true, given, workspace=space, dataset_id=dataset_id, orientation=orientation
-            )
-            | spacing_mm
-        )
-    with draw_bars(progress) as report:
+        true = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
+    given = Path(asked.truth) if asked.truth else place
+    needed = asked.medical or asked.per_slice is not None
+    with draw_bars(asked.progress) as report:
         result = score_submission(
             predicted, true,
-            metric=metric, scans=scans, medical=medical, tolerance_mm=tolerance_mm,
+            metric=asked.metric, scans=asked.scans, medical=asked.medical,
+            tolerance_mm=asked.tolerance_mm, jobs=asked.jobs, progress=report,
             sizes={name: scan.size for name, scan in known.items()} or None,
-            spacing_mm=spacing_mm, jobs=jobs, progress=report,
+            spacing_mm=asked.find_spacings(true, given, known, needed=needed),
         )  # fmt: skip
-    if per_slice:
-        replace_file(Path(per_slice), format_slices(result))
+    if asked.per_slice:
+        replace_file(Path(asked.per_slice), format_slices(result))
+    if asked.intervals:
+        from gi2nnunet.scoring.bootstrap import estimate_intervals
+
+        result = replace(result, intervals=estimate_intervals(result))
     return replace(result, standing=standing or "")
+
+
+def _read_submission(asked: _Score) -> tuple[Path, MaskTable, str | None]:
+    """Return where a submission is, its masks, and what was recorded about its meaning."""
+    from gi2nnunet.core.files import find_kind
+    from gi2nnunet.scoring.masks import read_masks
+    from gi2nnunet.scoring.record import find_standing
+
+    place = Path(asked.submission)
+    if find_kind(place) is not None:
+        return place, read_masks(place, orientation=asked.orientation), find_standing(place)
+    from gi2nnunet.upkeep.named import find_masks  # takes as long as a small score
+
+    (named,) = find_masks(
+        [str(asked.submission)], workspace=find_workspace(asked.workspace),
+        dataset_id=asked.dataset_id, jobs=asked.jobs,
+    )  # fmt: skip
+    return named.place, named.table, named.standing
 
 
 def _list_tables(*given: FilePath | None) -> list[Path]:
@@ -210,30 +262,15 @@ def _list_tables(*given: FilePath | None) -> list[Path]:
     return places + [folder / name for folder in folders for name in (SUBMISSION, TRUTH)]
 
 
-def _require_tolerance(tolerance_mm: float) -> None:
-    if not 0 <= tolerance_mm < math.inf:
-        raise ValueError(f"tolerance_mm: found {tolerance_mm!r}; expected 0 or more")
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Compare:
+class _Compare(_Scoring):
     """Arguments of :func:`compare`."""
 
     a: FilePath = field(kw_only=False)
     b: FilePath = field(kw_only=False)
     truth: FilePath | None = field(default=None, kw_only=False)
-    metric: Metric = "per-class"
-    scans: ScanChoice = "all"
-    images: FilePath | None = None
-    orientation: Orientation = "affine"
-    medical: bool = False
-    tolerance_mm: float = 3.0
     html: FilePath | None = None
-    workspace: FilePath | None = None
-    dataset_id: int | None = None
     seed: int = 0
-    jobs: int | None = None
-    progress: Shown = None
 
 
 @take_fields(_Compare)
@@ -267,13 +304,9 @@ def compare(asked: _Compare) -> Comparison:
     """
     from gi2nnunet.core.files import check_place
     from gi2nnunet.scoring.compare import Side, compare_submissions
-    from gi2nnunet.scoring.conventions import require_convention
     from gi2nnunet.scoring.masks import read_masks
     from gi2nnunet.upkeep.named import find_common_truth, find_images, find_masks
 
-    require_positive(jobs=asked.jobs)
-    require_convention(asked.metric)
-    _require_tolerance(asked.tolerance_mm)
     if asked.html is not None:
         check_place(Path(asked.html), reads=_list_tables(asked.a, asked.b, asked.truth))
     space = find_workspace(asked.workspace)
@@ -286,20 +319,16 @@ def compare(asked: _Compare) -> Comparison:
             truth = find_common_truth(sides, workspace=space, dataset_id=asked.dataset_id)
         else:
             truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
-        known = open_scans(asked.images, orientation=asked.orientation)
-        spacing_mm = None
-        if asked.medical:
-            from gi2nnunet.scoring.spacing import find_spacings
-
-            spacing_mm = find_spacings(
-                truth, Path(asked.truth) if asked.truth else sides[0].place, workspace=space,
-                dataset_id=asked.dataset_id, orientation=asked.orientation,
-            ) | {name: scan.spacing_mm for name, scan in known.items()}  # fmt: skip
+        known = asked.open_images()
+        given = Path(asked.truth) if asked.truth else sides[0].place
         found = compare_submissions(
             sides[0].table, sides[1].table, truth,
             metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
             sizes={name: scan.size for name, scan in known.items()} or None,
-            spacing_mm=spacing_mm, tolerance_mm=asked.tolerance_mm, progress=report,
+            spacing_mm=asked.find_spacings(truth, given, known, needed=True)
+            if asked.medical
+            else None,
+            tolerance_mm=asked.tolerance_mm, progress=report,
         )  # fmt: skip
         named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
         found = replace(found, sides=tuple(named), truth=truth.name)
@@ -311,16 +340,3 @@ def compare(asked: _Compare) -> Comparison:
             compared = Compared(found=found, images=images, **tables)
             write_compare_page(compared, Path(asked.html), progress=report)
     return found
-
-
-def open_scans(
-    images: FilePath | None, *, orientation: Orientation = "affine"
-) -> Mapping[str, Scan]:
-    """Return the scans of a source by id; they have sizes and spacings. None without a source."""
-    if images is None:
-        return {}
-    from gi2nnunet.source.open import open_source
-    from gi2nnunet.source.scan import SourceOptions
-
-    options = SourceOptions(truth=False, allow_missing=True, orientation=orientation)
-    return open_source(images, options).scans

@@ -92,7 +92,10 @@ def remove(
     """
     from gi2nnunet.upkeep.remove import remove_pieces
 
-    return remove_pieces(find_workspace(workspace), list_texts(names), dry_run=dry_run)
+    chosen = list_texts(names)
+    if not chosen:
+        raise ValueError("names: found none; expected names as gi2nnunet.status() shows them")
+    return remove_pieces(find_workspace(workspace), chosen, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)

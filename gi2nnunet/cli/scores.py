@@ -38,8 +38,7 @@ from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.scoring.conventions import ScanChoice
 
 if TYPE_CHECKING:
-    from gi2nnunet.scoring.bootstrap import Interval
-    from gi2nnunet.scoring.result import Score
+    from gi2nnunet.scoring.result import Interval, Score
 
 ImagesOption = Annotated[
     Path | None,
@@ -216,17 +215,12 @@ def score(
         result = call_api(context, api.score, progress=report)
     print_warnings(result.warnings)
     content = result.to_json() | {"warnings": result.warnings}
-    if intervals:
-        from gi2nnunet.scoring.bootstrap import estimate_intervals
-
-        found = estimate_intervals(result)
-        content["intervals"] = {name: (i.value, i.low, i.high) for name, i in found.items()}
     if as_json:
         print_json(content)
         return
     print_score(result, standing=result.standing or None)
-    if intervals:
-        _print_intervals(found)
+    if result.intervals:
+        _print_intervals(result.intervals)
     if per_slice:
         print_result(str(per_slice))
 

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,9 +220,9 @@ def hold_out(
         if len(patients) < FEWEST_PATIENTS_FOR_HOLDOUT:
             return ()
         rule = DEFAULT_HOLDOUT
-    if not 0 <= rule < 1:
+    if not (isinstance(rule, Real) and 0 <= rule < 1):
         raise InputError(
-            f"holdout: found {rule}; expected a fraction of the patients of at least 0 and below "
+            f"holdout: found {rule!r}; expected a fraction of the patients of at least 0 and below "
             "1, or mle-bench."
         )
     if rule == 0 or not patients:

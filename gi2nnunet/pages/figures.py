@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from gi2nnunet.core.errors import count
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.pages.template import name_of
-from gi2nnunet.scoring.bootstrap import Interval
 from gi2nnunet.scoring.compare import Comparison
-from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.result import Interval, Score
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.measures import MaskMeasures
 from gi2nnunet.training.record import Epoch

@@ -33,9 +33,9 @@ from gi2nnunet.prediction.folders import (
     find_predictions,
     read_prediction_record,
 )
-from gi2nnunet.scoring.bootstrap import Interval, estimate_intervals
+from gi2nnunet.scoring.bootstrap import estimate_intervals
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, ScoreRecord, find_scores, read_score
-from gi2nnunet.scoring.result import ScanScore, Score
+from gi2nnunet.scoring.result import Interval, ScanScore, Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
 from gi2nnunet.source.scan import LoadedScan

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.metric import combine
-from gi2nnunet.scoring.result import ScanScore, Score, to_plain
+from gi2nnunet.scoring.result import Interval, ScanScore, Score, to_plain
 
 FloatArray = NDArray[np.float64]
 
@@ -40,15 +40,6 @@ _QUANTITIES = {
 }
 Sums = FloatArray
 """Sum of Dice, number of rows, sum of distances, number of distances: ``(4,)``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and its bootstrap interval; the bounds are NaN if there is only one patient."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,12 @@ from gi2nnunet.formats.tables import MaskTable, format_rows, read_mask_table
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
-    Interval,
     estimate_intervals,
     intervals_to_json,
 )
 from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, OrganMeasures
-from gi2nnunet.scoring.result import Score
+from gi2nnunet.scoring.result import Interval, Score
 
 SUBMISSION, TRUTH, PREDICTION = "submission.csv", "truth.csv", "prediction.json"
 SCORE_FILES = (*(f"score-{m}{ending}" for m in CONVENTIONS for ending in (".json", ".csv")), TRUTH)

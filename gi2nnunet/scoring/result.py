@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, InstanceOf
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from gi2nnunet.core.files import FloatOrNan
 from gi2nnunet.formats.ids import ORGANS, patient_of
@@ -83,6 +83,15 @@ class OrganMedical:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value and its bootstrap interval; the bounds are NaN if there is only one patient."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where the slices of a scan are: their numbers, and the voxel spacing in mm if it is known."""
 
@@ -152,6 +161,9 @@ class Score:
         ``"column-major"`` or ``"zero-based"`` if a table seems to be meant so.
     standing
         What the score means, such as ``"held-out"``, if that was recorded with the prediction.
+    intervals
+        95 % intervals over patients by quantity, such as ``score`` and ``stomach.dice``, if
+        requested; ``None`` for a score that was read from a file.
     """
 
     metric: Metric
@@ -166,6 +178,7 @@ class Score:
     scope: str = ""
     misread: str = ""
     standing: str = ""
+    intervals: Annotated[Mapping[str, Interval] | None, BeforeValidator(lambda _: None)] = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""
@@ -186,6 +199,8 @@ class Score:
             content |= {"tolerance_mm": self.tolerance_mm, "medical": self.medical}
         texts = ("scope", "misread", "standing")
         content |= {name: text for name in texts if (text := getattr(self, name))}
+        if self.intervals is not None:
+            content["intervals"] = {n: list(vars(of).values()) for n, of in self.intervals.items()}
         return dict(to_plain(content))
 
     def list_scans(self) -> list[dict[str, Any]]:
@@ -233,7 +248,9 @@ class Score:
                 raise ValueError(f"{scan.scan_id}: no values of slices are known; score again")
             yield from _list_slices(scan.scan_id, numbers, terms, terms.counts, scan.spacing_mm)
 
-    def to_frame(self, by: Literal["scan", "organ", "slice", "patient"] = "scan") -> DataFrame:
+    def to_frame(
+        self, by: Literal["scan", "organ", "slice", "patient", "quantity"] = "scan"
+    ) -> DataFrame:
         """Return the score as a table; NaN if nothing was counted.
 
         Parameters
@@ -242,7 +259,8 @@ class Score:
             ``"scan"``: a row for each scan, indexed by its id, with the columns of the CSV beside
             ``score-CONVENTION.json``. ``"organ"``: a row for each organ with its counts, and one
             for ``"all"``. ``"patient"``: a row for each patient, over all scans. ``"slice"``: a row
-            for each slice and organ, not for a score that was read from a file.
+            for each slice and organ, not for a score that was read from a file. ``"quantity"``: a
+            row for each interval with ``value``, ``low`` and ``high``, if they were requested.
         """
         import pandas as pd
 
@@ -252,8 +270,15 @@ class Score:
             return pd.DataFrame(self.list_patients()).set_index("patient_id")
         if by == "slice":
             return pd.DataFrame(self.list_slices()).set_index(["scan_id", "slice", "organ"])
+        if by == "quantity":
+            if self.intervals is None:
+                raise ValueError("no intervals are known; score with intervals=True")
+            bounds = {name: vars(of) for name, of in self.intervals.items()}
+            return pd.DataFrame.from_dict(bounds, orient="index").rename_axis("quantity")
         if by != "organ":
-            raise ValueError(f"by {by!r} is none of 'scan', 'organ', 'slice', 'patient'")
+            raise ValueError(
+                f"by {by!r} is none of 'scan', 'organ', 'slice', 'patient', 'quantity'"
+            )
         rows = {organ: dict(vars(of)) for organ, of in self.per_organ.items()}
         rows["all"] = {
             **{name: getattr(self, name) for name in _TERMS},

@@ -251,6 +251,8 @@ class WorkspaceStatus:
         ] = "trainings",
     ) -> DataFrame:
         """Return a table of one kind of pieces; of predictions, a row for each score."""
+        if of not in _KINDS:
+            raise ValueError(f"of {of!r} is none of {', '.join(map(repr, _KINDS))}")
         frame = make_frame(_KINDS[of], getattr(self, of))
         if of == "predictions":
             frame = frame.explode("scores", ignore_index=True)

@@ -48,6 +48,11 @@ def list_geometries(
 ) -> list[Geometry] | None:
     """Return one geometry or several, given as texts or not; ``None`` for none."""
     several = [given] if isinstance(given, str | Geometry) else given
+    for one in several or ():
+        if not isinstance(one, str | Geometry):
+            raise ValueError(
+                f"size: found {one!r}; expected a Geometry, or a text such as 64x64x24@6"
+            )
     made = [parse_geometry(one) if isinstance(one, str) else one for one in several or ()]
     return made or None
 
