@@ -254,6 +254,21 @@ def test_a_score_is_two_tables_and_a_line(here) -> None:
         score.to_frame("organs")  # type: ignore[arg-type]
 
 
+def test_what_is_returned_is_short_in_a_notebook(here) -> None:
+    """The last line of a cell shows it: a few lines, or a table."""
+    write_source(here / "source")
+    truth = gi2nnunet.convert("source", workspace="work").truth_path
+    compared = gi2nnunet.compare(truth, truth, truth)
+    assert str(compared).startswith("A ")
+    for found in (
+        gi2nnunet.check("source"), gi2nnunet.status(workspace="work"), compared,
+        gi2nnunet.verify(workspace="work", quick=True), gi2nnunet.score(truth, truth),
+        gi2nnunet.remove("501", workspace="work", dry_run=True), gi2nnunet.jobs(workspace="work"),
+    ):  # fmt: skip
+        assert len(repr(found)) < 1500, type(found)
+        assert "<table" in found._repr_html_()
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -20,3 +20,14 @@ def make_frame(kind: type[Any], rows: Iterable[Any], *, index: str | None = None
     names = [one.name for one in fields(kind)]
     frame = pd.DataFrame([asdict(row) for row in rows], columns=names)
     return frame if index is None else frame.set_index(index)
+
+
+class ShownAsTable:
+    """What a notebook shows as its table."""
+
+    def to_frame(self) -> DataFrame:
+        """Return a table."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(max_rows=20, na_rep="-"))

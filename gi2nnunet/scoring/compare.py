@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,9 +131,9 @@ class Comparison:
     metric: Metric
     a: Score
     b: Score
-    differences: Mapping[str, Difference]
-    patients: tuple[PatientChange, ...]
-    scans: tuple[ScanChange, ...]
+    differences: Mapping[str, Difference] = field(repr=False)
+    patients: tuple[PatientChange, ...] = field(repr=False)
+    scans: tuple[ScanChange, ...] = field(repr=False)
     n_patients: int
     n_resamples: int
     confidence: float
@@ -218,9 +218,13 @@ class Comparison:
             return table.drop(columns="slices")
         raise ValueError(f"by {by!r} is none of 'patient', 'scan' and 'quantity'")
 
+    def __str__(self) -> str:
+        """Return in two sentences which one is better."""
+        return f"{self.describe()} {self.describe_patients()}"
+
     def _repr_html_(self) -> str:
         table = self.to_frame("quantity").to_html(float_format="{:.4f}".format, na_rep="-")
-        return f"<p>{self.describe()} {self.describe_patients()}</p>{table}"
+        return f"<p>{self}</p>{table}"
 
 
 def compare_scores(

@@ -170,15 +170,17 @@ class Score:
     score: FloatOrNan
     dice: FloatOrNan
     hausdorff: FloatOrNan
-    per_organ: ByOrgan[OrganScore]
+    per_organ: ByOrgan[OrganScore] = field(repr=False)
     per_scan: tuple[ScanScore, ...] = field(repr=False)
-    medical: ByOrgan[OrganMedical] | None = None
+    medical: ByOrgan[OrganMedical] | None = field(default=None, repr=False)
     tolerance_mm: float | None = None
     warnings: tuple[str, ...] = ()
     scope: str = ""
     misread: str = ""
     standing: str = ""
-    intervals: Annotated[Mapping[str, Interval] | None, BeforeValidator(lambda _: None)] = None
+    intervals: Annotated[Mapping[str, Interval] | None, BeforeValidator(lambda _: None)] = field(
+        default=None, repr=False
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values for a JSON file; NaN becomes ``None``."""

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from gi2nnunet.core.errors import EngineError, InputError, count
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.cards import Cards, CheckedCard, is_compiling
@@ -386,7 +386,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(ShownAsTable):
     """Result of a whole examination; ``dataset`` is ``None`` for the installation only."""
 
     dataset: str | None

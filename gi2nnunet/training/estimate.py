@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_record
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.nnunet.checks import require_own_split
@@ -112,7 +112,7 @@ class TrainingCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(ShownAsTable):
     """Time, disk and memory of all trainings together.
 
     Attributes

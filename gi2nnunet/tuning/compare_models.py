@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.workers import Progress
 from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import Dataset
@@ -58,7 +58,7 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelComparison:
+class ModelComparison(ShownAsTable):
     """All models, best first, and the command that predicts with the best.
 
     ``advice`` gives the reason, and a cheaper model if its difference may be chance; ``warnings``

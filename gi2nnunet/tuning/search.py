@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.core.frames import ShownAsTable
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.formats.ids import ORGANS, patient_of
@@ -54,7 +55,7 @@ _PROPERTIES = ("weights", "threshold", "gate", "smallest_ml", "fill_slices")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TunedModels:
+class TunedModels(ShownAsTable):
     """Models, the tuning that was chosen for them, and the file that it was saved in."""
 
     tuning: Tuning

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import EngineError
 from gi2nnunet.core.files import find_record, read_record
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.dataset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class JobStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmJobs:
+class SlurmJobs(ShownAsTable):
     """All jobs of a workspace, in the order of submission."""
 
     jobs: tuple[JobStatus, ...]

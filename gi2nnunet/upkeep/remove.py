@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gi2nnunet.core.errors import InputError, OutputError, name_some
 from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole, show_name
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.locks import Holder, hold, hold_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.prediction.folders import lock_of, lock_of_stored
@@ -65,7 +65,7 @@ class RemovedPiece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removal:
+class Removal(ShownAsTable):
     """What goes, and whether it is gone: ``removed`` is false if it was only looked at."""
 
     removed: bool

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.locks import Holder
 from gi2nnunet.prediction.folders import OUT_OF_FOLD
 
@@ -208,7 +208,7 @@ class NextStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkspaceStatus:
+class WorkspaceStatus(ShownAsTable):
     """Everything that a workspace holds.
 
     Attributes
@@ -225,12 +225,12 @@ class WorkspaceStatus:
 
     folder: Path
     chosen_by: str
-    datasets: tuple[DatasetStatus, ...]
-    plans: tuple[PlanStatus, ...]
-    trainings: tuple[TrainingStatus, ...]
-    predictions: tuple[PredictionStatus, ...]
-    out_of_fold: tuple[OutOfFoldStatus, ...]
-    tunings: tuple[TuningStatus, ...]
+    datasets: tuple[DatasetStatus, ...] = field(repr=False)
+    plans: tuple[PlanStatus, ...] = field(repr=False)
+    trainings: tuple[TrainingStatus, ...] = field(repr=False)
+    predictions: tuple[PredictionStatus, ...] = field(repr=False)
+    out_of_fold: tuple[OutOfFoldStatus, ...] = field(repr=False)
+    tunings: tuple[TuningStatus, ...] = field(repr=False)
     leftovers: tuple[Path, ...]
     problems: tuple[str, ...]
     report: str | None

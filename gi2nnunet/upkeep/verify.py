@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gi2nnunet.core.errors import Check, Finding, InputError, count, name_some
 from gi2nnunet.core.files import PART_SUFFIX, find_record, find_removals, show_name
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import CONVERT_AGAIN, list_dataset_checks
 from gi2nnunet.dataset.manifest import Dataset, open_dataset
@@ -183,7 +183,7 @@ def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
+class Verification(ShownAsTable):
     """Result of checking a workspace.
 
     ``quick`` says that only names and sizes were checked, ``notes`` what could not be checked.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import Problem, count, raise_problems
-from gi2nnunet.core.frames import make_frame
+from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.formats.ids import (
     CERTAINTIES,
@@ -54,7 +54,7 @@ PAIRS = ("large_bowel+small_bowel", "large_bowel+stomach", "small_bowel+stomach"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceReport:
+class SourceReport(ShownAsTable):
     """What :func:`check_source` found.
 
     Attributes
@@ -78,10 +78,10 @@ class SourceReport:
 
     path: Path
     kind: str
-    scans: tuple[ScanMeasures, ...]
+    scans: tuple[ScanMeasures, ...] = field(repr=False)
     known_bad: Mapping[str, str]
-    suspects: tuple[Suspect, ...]
-    tested: tuple[Tested, ...]
+    suspects: tuple[Suspect, ...] = field(repr=False)
+    tested: tuple[Tested, ...] = field(repr=False)
     warnings: tuple[str, ...]
     load: Callable[[str], LoadedScan] = field(repr=False, compare=False)
     predict: Callable[[str], LabelMap] | None = field(default=None, repr=False, compare=False)
