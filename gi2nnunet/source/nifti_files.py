@@ -171,18 +171,9 @@ def _list_folder(
 ) -> dict[str, ScanFiles]:
     found: dict[str, ScanFiles] = {}
     for images, labels, part in _find_layout(path):
-        label_of = _list_labels(labels, problems) if labels else {}
         files = volumes_of(images)
+        label_of, masks = _list_truth(images, labels, problems, options)
         are_labels = options.labels_only and labels is None
-        masks: dict[str, tuple[tuple[Path, str], ...]] = {}
-        if labels or are_labels:
-            own = _find_masks(labels or images, problems, label_map=options.label_map)
-            masks = dict(own.scans)
-            label_of = {name: file for name, file in label_of.items() if file not in own.files}
-            if masks:
-                problems += _find_mixed([f for f in files if f not in own.files] * are_labels)
-                problems += _find_mixed(label_of.values())
-                label_of.clear()
         if are_labels and masks:
             found |= {
                 scan_id: ScanFiles(part=part, image=of_scan[0][0], label=None, masks=of_scan)
@@ -215,6 +206,26 @@ def _list_folder(
             for file in without.values()
         ]
     return found
+
+
+def _list_truth(
+    images: Path, labels: Path | None, problems: list[Problem], options: SourceOptions
+) -> tuple[dict[str, Path], dict[str, tuple[tuple[Path, str], ...]]]:
+    """Return the label volume of each scan, or else its masks of single organs, by scan id.
+
+    Without a folder of labels, the images are looked at if they are to be the labels.
+    """
+    are_labels = options.labels_only and labels is None
+    if not labels and not are_labels:
+        return {}, {}
+    label_of = _list_labels(labels, problems) if labels else {}
+    own = _find_masks(labels or images, problems, label_map=options.label_map)
+    label_of = {name: file for name, file in label_of.items() if file not in own.files}
+    if not own.scans:
+        return label_of, {}
+    whole = volumes_of(images) if are_labels else label_of.values()
+    problems += _find_mixed([file for file in whole if file not in own.files])
+    return {}, dict(own.scans)
 
 
 def _list_labels(folder: Path, problems: list[Problem]) -> dict[str, Path]:

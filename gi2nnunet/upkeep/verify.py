@@ -249,19 +249,11 @@ def verify_workspace(
     opened: dict[str, Dataset] = {}
     for name in names:
         dataset, problem = _open(workspace.raw / name)
-        preprocessed, results = workspace.preprocessed / name, workspace.results / name
         findings += problem
         if dataset is not None:
             opened[name] = dataset
-            checks += list_dataset_checks(dataset, quick=quick)
-            checks += list_prepared_checks(dataset, preprocessed, read=not quick)
-        else:
-            notes.append(
-                f"{name}: its dataset is missing, so plans and models cannot be compared with it; "
-                "only the files of the checkpoints were checked"
-            )
-        checks += list_model_checks(dataset, results, preprocessed, quick=quick)
-        notes += _note_unrecorded(results)
+        checks += _list_checks(name, dataset, workspace, quick=quick)
+        notes += _list_notes(name, dataset, workspace)
     checks += list_prediction_checks(workspace.predictions, opened, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
     if engine is not None and not quick:
@@ -280,6 +272,27 @@ def verify_workspace(
         findings=tuple(dict.fromkeys(findings)),  # a model's folds share files
         notes=tuple(notes),
     )
+
+
+def _list_checks(
+    name: str, dataset: Dataset | None, workspace: Workspace, *, quick: bool
+) -> list[Check]:
+    """Return the checks of a dataset, if it is there, its preprocessed data and its models."""
+    preprocessed, results = workspace.preprocessed / name, workspace.results / name
+    checks: list[Check] = []
+    if dataset is not None:
+        checks += list_dataset_checks(dataset, quick=quick)
+        checks += list_prepared_checks(dataset, preprocessed, read=not quick)
+    return checks + list_model_checks(dataset, results, preprocessed, quick=quick)
+
+
+def _list_notes(name: str, dataset: Dataset | None, workspace: Workspace) -> list[str]:
+    """Return what cannot be checked of a dataset's models, and why."""
+    missing = (
+        f"{name}: its dataset is missing, so plans and models cannot be compared with it; only the "
+        "files of the checkpoints were checked"
+    )
+    return [missing] * (dataset is None) + _note_unrecorded(workspace.results / name)
 
 
 def _list_interrupted(conversions: Sequence[Path], imports: Sequence[Path]) -> list[Finding]:

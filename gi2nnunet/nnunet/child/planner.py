@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,10 @@ def run_plan(
     base = recursive_find_python_class(
         _planning_folder(), planner, current_module="nnunetv2.experiment_planning"
     )
-    planner_class = _shape_planner(
-        base, data_name=data_name, tiny=tiny, batch_size=batch_size, patch_sizes=patch_sizes,
-        asked=asked,
-    )  # fmt: skip
-    planned = planner_class(dataset_id, plans_name=plans_name).plan_experiment()
+    sizes = _Sizes(
+        data_name=data_name, tiny=tiny, batch_size=batch_size, patch_sizes=patch_sizes, asked=asked
+    )
+    planned = _shape_planner(base, sizes)(dataset_id, plans_name=plans_name).plan_experiment()
     return {
         "configurations": {
             name: {
@@ -139,77 +139,83 @@ def _planning_folder() -> str:
     return str(nnunetv2.experiment_planning.__path__[0])
 
 
-def _shape_planner(
-    base: type[ExperimentPlanner],
-    *,
-    data_name: str,
-    tiny: bool,
-    batch_size: int | None,
-    patch_sizes: dict[str, list[int]],
-    asked: list[str],
-) -> type[ExperimentPlanner]:
-    """Return a planner that keeps to the given sizes and to its own data folders."""
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """Arguments of :func:`run_plan` that replace the planner's own choices."""
 
-    class Planner(base):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            if tiny:
-                self.UNet_base_num_features = _TINY_FEATURES
-                self.UNet_max_features_2d = self.UNet_max_features_3d = _TINY_MOST_FEATURES
-                self.UNet_blocks_per_stage_encoder = _TINY_CONVOLUTIONS
-                self.UNet_blocks_per_stage_decoder = _TINY_CONVOLUTIONS
+    data_name: str
+    tiny: bool
+    batch_size: int | None
+    patch_sizes: dict[str, list[int]]
+    asked: list[str]
 
-        def determine_transpose(self) -> tuple[list[int], list[int]]:
-            # nnU-Net cuts 2D patches across the widest spacing. If that is in the plane of the
-            # slices, of which there are few, its patches would be too narrow for a network.
-            found = self.dataset_fingerprint
-            thickness = self.determine_fullres_target_spacing()[0]
-            scans = zip(found["shapes_after_crop"], found["spacings"], strict=True)
-            slices = np.median([shape[0] * spacing[0] / thickness for shape, spacing in scans])
-            if slices < _FEWEST_ACROSS:
-                return [0, 1, 2], [0, 1, 2]
-            forward, backward = super().determine_transpose()
-            return forward, backward
 
-        def generate_data_identifier(self, configuration_name: str) -> str:
-            # nnU-Net's ResEnc planners share the default planner's folders; ours never do.
-            return f"{data_name}_{configuration_name}"
+class _SizedPlanner(ExperimentPlanner):  # type: ignore[misc]
+    """Planner that keeps to the given sizes and to its own data folders."""
 
-        def get_plans_for_configuration(
-            self,
-            spacing: Sequence[float],
-            median_shape: Sequence[float],
-            data_identifier: str,
-            approximate_n_voxels_dataset: float,
-            _cache: dict[str, Any],
-        ) -> dict[str, Any]:
-            def plan(shape: Sequence[float]) -> dict[str, Any]:
-                planned: dict[str, Any] = super(Planner, self).get_plans_for_configuration(
-                    spacing, np.array(shape), data_identifier, approximate_n_voxels_dataset, _cache
-                )
-                planned["median_image_size_in_voxels"] = median_shape
-                return planned
+    sizes: _Sizes
 
-            axes = len(spacing)
-            configuration = data_identifier.removeprefix(f"{data_name}_")
-            if wanted := patch_sizes.get(str(axes)):
-                planned = _plan_size(self, plan, wanted)
-                fitting = list(planned["patch_size"])
-                if fitting != wanted and configuration in asked:
-                    raise refuse_size(wanted, configuration, fitting)
-            elif tiny:
-                caps = zip(_TINY_PATCH[axes], median_shape, strict=True)
-                planned = plan([float(int(min(cap, size))) for cap, size in caps])
-            else:
-                planned = plan(median_shape)
-            if tiny:
-                planned["batch_size"] = _TINY_BATCH[axes]
-            if batch_size is not None:
-                planned["batch_size"] = batch_size
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.sizes.tiny:
+            self.UNet_base_num_features = _TINY_FEATURES
+            self.UNet_max_features_2d = self.UNet_max_features_3d = _TINY_MOST_FEATURES
+            self.UNet_blocks_per_stage_encoder = _TINY_CONVOLUTIONS
+            self.UNet_blocks_per_stage_decoder = _TINY_CONVOLUTIONS
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        # nnU-Net cuts 2D patches across the widest spacing. If that is in the plane of the
+        # slices, of which there are few, its patches would be too narrow for a network.
+        found = self.dataset_fingerprint
+        thickness = self.determine_fullres_target_spacing()[0]
+        scans = zip(found["shapes_after_crop"], found["spacings"], strict=True)
+        slices = np.median([shape[0] * spacing[0] / thickness for shape, spacing in scans])
+        if slices < _FEWEST_ACROSS:
+            return [0, 1, 2], [0, 1, 2]
+        forward, backward = super().determine_transpose()
+        return forward, backward
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        # nnU-Net's ResEnc planners share the default planner's folders; ours never do.
+        return f"{self.sizes.data_name}_{configuration_name}"
+
+    def get_plans_for_configuration(
+        self,
+        spacing: Sequence[float],
+        median_shape: Sequence[float],
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict[str, Any],
+    ) -> dict[str, Any]:
+        def plan(shape: Sequence[float]) -> dict[str, Any]:
+            planned: dict[str, Any] = super(_SizedPlanner, self).get_plans_for_configuration(
+                spacing, np.array(shape), data_identifier, approximate_n_voxels_dataset, _cache
+            )
+            planned["median_image_size_in_voxels"] = median_shape
             return planned
 
-    Planner.__name__ = base.__name__
-    return Planner
+        axes, sizes = len(spacing), self.sizes
+        configuration = data_identifier.removeprefix(f"{sizes.data_name}_")
+        if wanted := sizes.patch_sizes.get(str(axes)):
+            planned = _plan_size(self, plan, wanted)
+            fitting = list(planned["patch_size"])
+            if fitting != wanted and configuration in sizes.asked:
+                raise refuse_size(wanted, configuration, fitting)
+        elif sizes.tiny:
+            caps = zip(_TINY_PATCH[axes], median_shape, strict=True)
+            planned = plan([float(int(min(cap, size))) for cap, size in caps])
+        else:
+            planned = plan(median_shape)
+        if sizes.tiny:
+            planned["batch_size"] = _TINY_BATCH[axes]
+        if sizes.batch_size is not None:
+            planned["batch_size"] = sizes.batch_size
+        return planned
+
+
+def _shape_planner(base: type[ExperimentPlanner], sizes: _Sizes) -> type[ExperimentPlanner]:
+    """Return a planner with these sizes, of the name of its base, which nnU-Net records."""
+    return type(base.__name__, (_SizedPlanner, base), {"sizes": sizes})
 
 
 def _plan_size(

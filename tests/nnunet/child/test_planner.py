@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gi2nnunet.nnunet.child.planner import _shape_planner
+from gi2nnunet.nnunet.child.planner import _shape_planner, _Sizes
 
 
 def make_planner(slices: list[int], spacing_mm: tuple[float, float, float]) -> Any:
@@ -26,9 +26,9 @@ def make_planner(slices: list[int], spacing_mm: tuple[float, float, float]) -> A
                 "spacings": [spacing_mm] * len(slices),
             }
 
-    shaped = _shape_planner(
-        Stock, data_name="x", tiny=False, batch_size=None, patch_sizes={}, asked=()
-    )
+    sizes = _Sizes(data_name="x", tiny=False, batch_size=None, patch_sizes={}, asked=[])
+    shaped = _shape_planner(Stock, sizes)
+    assert shaped.__name__ == "Stock"
     return shaped()  # type: ignore[call-arg]
 
 
