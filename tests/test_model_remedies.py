@@ -29,7 +29,7 @@ from gi2nnunet.nnunet.presets import PlanOptions
 from gi2nnunet.nnunet.process import find_remedy
 from gi2nnunet.prediction import evaluate, out_of_fold
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
-from gi2nnunet.training import doctor, plan, train
+from gi2nnunet.training import doctor, machine, plan, train
 from gi2nnunet.training.machine import Disk
 from tests.cli.slurm.test_submit import Slurm
 from tests.model_factory import DATASET, make_checkpoint, make_plans
@@ -173,9 +173,15 @@ def change(path: Path) -> None:
 # -- what is not trained yet
 
 
-def test_a_first_model_is_trained(converted: str, run: Run) -> None:
+def test_a_first_model_is_trained(
+    converted: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = converted + say(run, "predict-and-score", *CPU) + report(run)
-    shown = say(run, "status")
+    monkeypatch.setattr(machine.shutil, "which", lambda _: None)  # no Slurm
+    monkeypatch.setattr(machine, "_TRACES_OF_GPUS", ("/",))
+    with_gpu = say(run, "status")
+    monkeypatch.setattr(machine, "_TRACES_OF_GPUS", ())
+    without_gpu = say(run, "status")
 
     def start(*words: str) -> Any:
         shutil.rmtree(SPACE / "results", ignore_errors=True)
@@ -183,10 +189,10 @@ def test_a_first_model_is_trained(converted: str, run: Run) -> None:
         assert run("predict-and-score", *CPU)[0] == 0
         return done
 
-    follow("Next: gi2nnunet train --fold all", said, start, *TINY)
     follow("Train one with gi2nnunet train --fold all.", said, start, *TINY)
     follow("Nothing is trained yet: gi2nnunet train --fold all", said, start, *TINY)
-    follow("gi2nnunet train --fold all", shown, start, *TINY)
+    follow("gi2nnunet train --fold all", with_gpu, start, *TINY)
+    follow("gi2nnunet train --fold all --preset tiny", without_gpu, start, *CPU)
 
 
 def test_a_checkpoint_that_is_missing_is_trained(converted: str, run: Run) -> None:

@@ -245,7 +245,10 @@ def convert(
     parts = _describe_parts(counts, train="training", holdout="held-out", test="unlabelled test")
     print_result(f"{dataset.folder}: {parts}; {count(len(dataset.splits), 'fold')}")
     if counts["train"][0]:
-        print_notice("Next: gi2nnunet train --fold all")
+        from gi2nnunet.training.machine import suggest_training
+
+        command, why = suggest_training()
+        print_notice(f"Next: {command}" + (f"  # {why}" if why else ""))
 
 
 def _parse_holdout(text: str | None) -> float | Literal["mle-bench"] | None:

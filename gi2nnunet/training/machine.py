@@ -15,7 +15,22 @@ import psutil
 from gi2nnunet.core.workers import count_cores
 
 PACKAGES = ("gi2nnunet", "nnunetv2", "torch", "torchvision")
+# What a driver of NVIDIA, of Windows (in WSL) and of AMD leaves.
+_TRACES_OF_GPUS = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 _NO_LIMIT_BYTES = 1 << 60  # what a control group without a limit says is near 2 ** 63
+
+
+def suggest_training() -> tuple[str, str]:
+    """Return the command of a first training, and why this one; empty if it is the usual one.
+
+    PyTorch, which takes seconds, is not asked: only a machine without any driver of a GPU, and
+    without Slurm to send jobs to others, is taken for one on which only the preset ``tiny`` trains.
+    """
+    may_have_gpu = sys.platform != "linux" or any(map(os.path.exists, _TRACES_OF_GPUS))
+    if may_have_gpu or shutil.which("sbatch"):
+        return "gi2nnunet train --fold all", ""
+    why = "a small network, for trials, as this machine has no GPU"
+    return "gi2nnunet train --fold all --preset tiny", why
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from gi2nnunet.core.command import name_place
 from gi2nnunet.core.errors import count
 from gi2nnunet.core.files import show_name
+from gi2nnunet.training.machine import suggest_training
 from gi2nnunet.upkeep.status import DatasetStatus, NextStep, TrainingStatus, WorkspaceStatus
 
 
@@ -52,7 +53,9 @@ def _list_steps(status: WorkspaceStatus) -> Iterator[NextStep]:
 def _list_steps_of(dataset: DatasetStatus, status: WorkspaceStatus) -> Iterator[NextStep]:
     trainings = [one for one in status.trainings if one.dataset == dataset.name]
     if not trainings and dataset.training:
-        yield NextStep(command="gi2nnunet train --fold all", why="nothing is trained yet")
+        command, why = suggest_training()
+        why = "; ".join(filter(None, ("nothing is trained yet", why)))
+        yield NextStep(command=command, why=why)
     predicted = [one for one in status.predictions if one.dataset == dataset.name]
     if trainings and not predicted:
         yield NextStep(command="gi2nnunet predict-and-score", why="nothing is predicted yet")

@@ -8,7 +8,13 @@ import psutil
 import pytest
 
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.training.machine import measure_disk, read_installation, read_machine
+from gi2nnunet.training import machine as measuring
+from gi2nnunet.training.machine import (
+    measure_disk,
+    read_installation,
+    read_machine,
+    suggest_training,
+)
 
 GIB = 1 << 30
 
@@ -96,3 +102,20 @@ def test_the_installation_is_read_without_loading_it() -> None:
     installation = read_installation()
     assert installation.versions["nnunetv2"] == "2.8.1"
     assert any(text.startswith("torch") for text in installation.requirements["torchvision"])
+
+
+def test_a_first_training_suits_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a driver of a GPU, stock networks train for weeks; Slurm can send jobs elsewhere."""
+    driver = tmp_path / "version"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(measuring, "_TRACES_OF_GPUS", (str(driver), str(tmp_path / "none")))
+    command, why = suggest_training()
+    assert command.endswith("--preset tiny")
+    assert "no GPU" in why
+    (tmp_path / "sbatch").touch(0o755)
+    assert suggest_training()[0] == "gi2nnunet train --fold all"
+    (tmp_path / "sbatch").unlink()
+    driver.touch()
+    assert suggest_training()[0] == "gi2nnunet train --fold all"

@@ -26,6 +26,7 @@ from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, write_score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.training.machine import suggest_training
 from gi2nnunet.upkeep.status import WorkspaceStatus
 from tests.command_line import tree
 from tests.converting import convert
@@ -89,7 +90,8 @@ def test_an_empty_workspace_needs_a_conversion_and_is_not_made(run: Any, here: P
 
 def test_each_step_is_followed_by_the_next_one(place: Place) -> None:
     step = place.status().next_step
-    assert step.command == "gi2nnunet train --fold all"
+    assert step.command == suggest_training()[0]
+    assert step.why.startswith("nothing is trained yet")
     add_training(place.workspace, fold=0)
     assert place.status().next_step.command == "gi2nnunet predict-and-score"
     add_prediction(place.workspace, place.dataset)
