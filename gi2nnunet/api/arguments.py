@@ -19,7 +19,7 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 # What a value of each annotation is an instance of, and how it is called. Others are not checked.
-_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+_KINDS: Mapping[str, tuple[Any, str]] = {
     "None": (type(None), "None"),
     "bool": (bool, "True or False"),
     "int": (Integral, "a whole number"),
@@ -28,6 +28,9 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "FilePath": ((str, PathLike), "a path"),
     "Mapping": (Mapping, "a dict"),
     "Sequence": (Iterable, "a list"),
+    "Shown": ((bool, type(None), Callable), "True or a function"),
+    "Notice": (Callable, "a function"),
+    "Callable": (Callable, "a function"),
 }
 _NUMPY_BOOL = "bool_", "bool"
 
@@ -61,7 +64,9 @@ def _describe(name: str, error: TypeError, keywords: Iterable[str]) -> str:
 
 
 def _check(name: str, value: Any, annotation: str) -> None:
-    kinds = re.sub(r"\[.*?\]+", "", annotation).split(" | ")
+    while "[" in annotation:
+        annotation = re.sub(r"\[[^\[\]]*\]", "", annotation)
+    kinds = annotation.split(" | ")
     choices = _list_choices(kinds)
     known = [kind for kind in kinds if kind in _KINDS]
     if not choices and len(known) < len(kinds):

@@ -79,9 +79,18 @@ def part_file(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """Return the error to raise for a file or folder that cannot be written."""
+    if isinstance(error, IsADirectoryError):
+        return _refuse_folder(path)
     return OutputError(
         f"{path}: cannot be written ({error.strerror or error}). "
         "Check the free space and the rights of its folder, then run the same again."
+    )
+
+
+def _refuse_folder(path: Path) -> OutputError:
+    return OutputError(
+        f"{shorten(str(path))}: cannot be written (it is a folder); expected the name of a file. "
+        "Give another name."
     )
 
 
@@ -353,12 +362,14 @@ def check_place(path: Path, *, reads: Iterable[Path] = ()) -> None:
     Raises
     ------
     OutputError
-        If nothing can be written to the nearest existing folder above it, or it is one of
-        ``reads``.
+        If it is a folder or one of ``reads``, or nothing can be written to the nearest existing
+        folder above it.
     """
     try:
         there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
         is_folder = there.is_dir()
+        if is_folder and there == path:
+            raise _refuse_folder(path)
         if there == path and any(other.exists() and path.samefile(other) for other in reads):
             raise OutputError(
                 f"{shorten(str(path))}: found a file that is also read; expected another one, so "

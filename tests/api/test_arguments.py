@@ -29,6 +29,8 @@ from gi2nnunet.api.arguments import check_arguments
         (lambda: gi2nnunet.convert(None), "source: found None; expected a path"),
         (lambda: gi2nnunet.check("a", roi="stomach=Magen"), "roi: .*expected a dict or a list"),
         (lambda: gi2nnunet.score("a", medical="no"), "medical: found 'no'; expected True or False"),
+        (lambda: gi2nnunet.train(on_epoch="print"), "on_epoch: .*expected a function"),
+        (lambda: gi2nnunet.verify(progress="bar"), "progress: .*expected True or a function"),
     ],
 )
 def test_a_wrong_type_is_refused_before_anything_is_done(here: Path, call: Any, words: str) -> None:

@@ -133,6 +133,13 @@ def test_a_place_is_checked_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OutputError, match="file is a file"):
         check_place(tmp_path / "file" / "out.csv")
+    (tmp_path / "folder").mkdir()
+    for write in (check_place, lambda path: replace_file(path, "text")):
+        with pytest.raises(
+            OutputError,
+            match=r"folder: cannot be written \(it is a folder\); expected",
+        ):
+            write(tmp_path / "folder")
 
 
 def test_a_disk_that_is_mounted_read_only_is_called_so(tmp_path, monkeypatch):
