@@ -402,8 +402,10 @@ def test_what_changes_the_masks_is_predicted_again(bench: Bench, what: str) -> N
     bench.engine.asked.clear()
     options = more.get("options")
     shared = bench.compute(**{**given, **{k: v for k, v in more.items() if k != "options"}})
-    evaluate(bench.work(bench.root / "o"), options=options, **shared)
+    notices: list[str] = []
+    evaluate(bench.work(bench.root / "o"), options=options, on_notice=notices.append, **shared)
     assert bool(bench.engine.asked) == (what != "nothing")
+    assert any("and is replaced" in one for one in notices) == (what != "nothing")
     for path, data in images:
         path.write_bytes(data)
 

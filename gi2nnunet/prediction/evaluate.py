@@ -287,7 +287,7 @@ def _score(work: Work, truth: MaskTable, *, metric: Metric, progress: Progress |
 def _find_finished(
     work: Work, request: str, options: PredictionOptions, *, on_notice: Notice | None
 ) -> FinishedPrediction | None:
-    """Return the finished prediction of a request, and report that it is used."""
+    """Return the finished prediction of a request; report that it is used, or another replaced."""
     finished = find_finished(work, request, probabilities=options.save_probabilities)
     if finished is not None:
         notice = on_notice or ignore
@@ -295,6 +295,11 @@ def _find_finished(
         notice(
             f"Using the predictions of {finished.time} in {work.out}, which are the same. To "
             "predict again, add --again."
+        )
+    elif on_notice and (work.out / PREDICTION).is_file() and work.submission.is_file():
+        on_notice(
+            f"The prediction in {work.out} is of other files, models or options, and is replaced. "
+            "To keep both, stop this and give another folder with --out."
         )
     return finished
 
