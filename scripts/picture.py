@@ -48,7 +48,9 @@ def main() -> None:
                 driver.find_element(By.ID, "v-next").send_keys(asked.keys)
             part.screenshot(str(asked.out))
             # Few colours: a third of the size.
-            Image.open(asked.out).quantize(dither=Image.Dither.NONE).save(asked.out, optimize=True)
+            Image.open(asked.out).quantize(
+                method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            ).save(asked.out, optimize=True)
         finally:
             driver.quit()
     print(f"{asked.out}: {asked.out.stat().st_size / 1000:.0f} kB")
