@@ -469,6 +469,21 @@ def test_files_of_others_are_not_replaced(bench: Bench, name: str, part: bool) -
     assert [file for file in work.out.rglob("*") if file.is_file()] == [path]
 
 
+def test_no_form_of_earlier_masks_stays_beside_new_ones(bench: Bench) -> None:
+    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
+    evaluate(work, **shared)
+    scan_id = bench.selection.scans[0].scan_id
+    names = (f"slicer/{scan_id}.seg.nrrd", f"dicom/{scan_id}/seg.dcm", f"dicom/{scan_id}/mine.txt")
+    forms = [work.out / name for name in names]
+    for path in forms:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    evaluate(work, **shared)
+    assert all(path.exists() for path in forms)
+    evaluate(work, again=True, **shared)
+    assert [path.exists() for path in forms] == [False, False, True]
+
+
 def test_what_a_killed_run_left_is_its_own(bench: Bench) -> None:
     """Also if no scan was kept yet, and its lock is gone with a copy of the folder."""
     work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)

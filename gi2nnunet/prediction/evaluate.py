@@ -380,6 +380,10 @@ def _write_predicted(work: Work, predicted: PredictedScans) -> tuple[str, ...]:
     (work.out / PREDICTION).unlink(missing_ok=True)
     for name in SCORE_FILES:
         (work.out / name).unlink(missing_ok=True)
+    for scan in work.selection.scans:  # forms of the earlier masks; asked ones are written again
+        (work.out / "slicer" / f"{scan.scan_id}.seg.nrrd").unlink(missing_ok=True)
+        for name in ("rtstruct.dcm", "seg.dcm"):
+            (work.out / "dicom" / scan.scan_id / name).unlink(missing_ok=True)
     rows = [row for scan in predicted.scans for row in scan.rows]
     return write_submission(work.submission, rows, sample=work.selection.sample)
 
