@@ -520,11 +520,21 @@ def read_pixels(series: Series) -> NDArray[Any]:
     for index in range(series.shape[0]):
         dataset = series.datasets[0 if series.frame_numbers else index]
         where = f"slice {index + 1} of the series (...{series.sop_instance_uids[index][-6:]})"
-        if frames is None or series.frame_numbers is None:
-            frames = _decode(dataset, where)
         number = series.frame_numbers[index] if series.frame_numbers else None
+        try:
+            if frames is None or number is None:
+                frames = _decode(dataset, where)
+            slope, intercept = _find_rescale(dataset, number)
+        except InputError:
+            raise
+        except Exception as error:  # decoders raise errors of many kinds, and so do damaged values
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            raise InputError(
+                f"{where}: its pixels cannot be read ({type(error).__name__}; "
+                f"{getattr(syntax, 'name', syntax)}); expected whole pixels, compressed as DICOM "
+                "knows it or not at all. Copy the file again, or export it without compression."
+            ) from None
         plane = frames[(number or 1) - 1]
-        slope, intercept = _find_rescale(dataset, number)
         if (slope, intercept) != (1.0, 0.0):
             with np.errstate(over="ignore", invalid="ignore"):  # the scan checks for infinity
                 plane = (plane * slope + intercept).astype(np.float32)
@@ -540,15 +550,7 @@ def _decode(dataset: Dataset, where: str) -> NDArray[Any]:
             f"{where}: found {colours or 'unknown'} pixels; expected MONOCHROME2. Export the "
             "series as the scanner made it."
         )
-    try:
-        pixels: NDArray[Any] = dataset.pixel_array
-    except Exception as error:  # decoders raise errors of many kinds
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        raise InputError(
-            f"{where}: its pixels cannot be read ({type(error).__name__}; "
-            f"{getattr(syntax, 'name', syntax)}); expected whole pixels, compressed as DICOM knows "
-            "it or not at all. Copy the file again, or export it without compression."
-        ) from None
+    pixels: NDArray[Any] = dataset.pixel_array
     frames = pixels[None] if pixels.ndim == 2 else pixels
     expected = (
         len(dataset.get("PerFrameFunctionalGroupsSequence") or [None]), dataset.Rows,

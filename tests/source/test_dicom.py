@@ -16,7 +16,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -578,6 +578,7 @@ def test_a_truncated_file_is_refused_before_anything_is_read(tmp_path, kept):
     at=st.floats(0, 1),
     content=st.binary(min_size=1, max_size=8),
 )
+@example(name="image", at=0.810546875, content=b"\0")  # the type of PhotometricInterpretation
 def test_damaged_bytes_are_refused_or_read(tmp_path_factory, name, at, content):
     """Whatever is in a file, nothing but an error of ours comes of it, without its values."""
     folder = tmp_path_factory.mktemp("damaged")
