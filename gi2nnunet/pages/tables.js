@@ -5,5 +5,8 @@
   const mark = () => tables.forEach((table) => table.classList.toggle("cut", table.scrollLeft + table.clientWidth < table.scrollWidth - 2));
   tables.forEach((table) => table.addEventListener("scroll", mark, { passive: true }));
   window.addEventListener("resize", mark);
+  // The viewer fills its table later.
+  const grown = new ResizeObserver(mark);
+  tables.forEach((table) => grown.observe(table.firstElementChild));
   mark();
 })();

@@ -124,9 +124,11 @@ def estimate_intervals(
     weights = draw_patients(len(patients), n_resamples=n_resamples, seed=seed)
     observed = weigh_patients(score, np.ones((1, len(patients))))
     drawn = weigh_patients(score, weights)
+    alone = weigh_patients(score, np.eye(len(patients)))
     intervals = {}
     for name, values in observed.items():
-        low, high = find_bounds(drawn[name], n_patients=len(patients), confidence=confidence)
+        n_counted = int(np.count_nonzero(~np.isnan(alone[name])))
+        low, high = find_bounds(drawn[name], n_patients=n_counted, confidence=confidence)
         intervals[name] = Interval(value=float(values[0]), low=low, high=high)
     return intervals
 

@@ -253,11 +253,14 @@ def compare_scores(
     once = np.ones((1, n_patients))
     observed_a, observed_b = weigh_patients(paired_a, once), weigh_patients(paired_b, once)
     drawn_a, drawn_b = weigh_patients(paired_a, weights), weigh_patients(paired_b, weights)
+    each = np.eye(n_patients)
+    alone_a, alone_b = weigh_patients(paired_a, each), weigh_patients(paired_b, each)
     differences = {}
     for name in observed_a:
         before, after = float(observed_a[name][0]), float(observed_b[name][0])
         moved = drawn_b[name] - drawn_a[name]
-        low, high = find_bounds(moved, n_patients=n_patients, confidence=confidence)
+        n_counted = int(np.count_nonzero(~np.isnan(alone_b[name] - alone_a[name])))
+        low, high = find_bounds(moved, n_patients=n_counted, confidence=confidence)
         differences[name] = Difference(
             a=before, b=after, difference=after - before, low=low, high=high
         )

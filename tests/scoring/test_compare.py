@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.scoring.bootstrap import estimate_intervals
 from gi2nnunet.scoring.compare import compare_scores, compare_submissions
 from gi2nnunet.scoring.medical import OrganMeasures
 from tests.scoring.test_bootstrap import random_score, score_of
@@ -186,3 +187,27 @@ def test_distances_are_compared_where_both_have_the_organ():
         assert (size.a, size.b) == pytest.approx((11 / 3, 17 / 3))
     back = compare_scores(b, a).differences["stomach.hd95_mm"]
     assert (back.a, back.b, back.difference) == (4.0, 3.0, -1.0)
+
+
+def test_a_quantity_of_a_single_patient_has_no_interval():
+    def score(distances):
+        plain = score_of(dict.fromkeys(distances, 0.5), dict.fromkeys(distances, 0.1))
+        scans = []
+        for scan in plain.per_scan:
+            found = OrganMeasures(
+                surface_dice=0.5, hd95_mm=distances[scan.scan_id], volume_error_ml=1.0,
+                volume_true_ml=100.0,
+            )  # fmt: skip
+            scans.append(replace(scan, measures=dict.fromkeys(ORGANS, found)))
+        return replace(plain, per_scan=tuple(scans))
+
+    a = score({"case1_day0": 5.0, "case2_day0": 6.0, "case3_day0": 7.0})
+    b = score({"case1_day0": math.nan, "case2_day0": math.nan, "case3_day0": 3.0})
+    found = compare_scores(a, b).differences
+    assert found["stomach.hd95_mm"].difference == -4.0
+    assert math.isnan(found["stomach.hd95_mm"].low)
+    assert not math.isnan(found["stomach.surface_dice"].low)
+    alone = estimate_intervals(b)["stomach.hd95_mm"]
+    assert alone.value == 3.0
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
