@@ -33,6 +33,7 @@ from gi2nnunet.cli.scores import (
     ScansOption,
     ToleranceOption,
     TruthOption,
+    show_number,
 )
 from gi2nnunet.core.errors import count
 
@@ -94,12 +95,11 @@ def compare(
         print_result(f"{html} ({html.stat().st_size / 1e6:.1f} MB)")
 
 
-def _cell(value: float, *, sign: bool = False, digits: int = 4) -> str:
-    return "-" if value != value else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
 def _changes(found: Iterable[ScanChange | PatientChange]) -> Iterable[tuple[str, str, str]]:
-    return ((_cell(one.a), _cell(one.b), _cell(one.change, sign=True)) for one in found)
+    return (
+        (show_number(one.a), show_number(one.b), show_number(one.change, sign=True))
+        for one in found
+    )
 
 
 def _print_comparison(found: Comparison) -> None:
@@ -115,9 +115,9 @@ def _print_comparison(found: Comparison) -> None:
         [
             (
                 name_quantity(name),
-                *(_cell(value, digits=digits) for value in (d.a, d.b)),
-                _cell(d.difference, sign=True, digits=digits),
-                " to ".join(_cell(end, sign=True, digits=digits) for end in (d.low, d.high))
+                *(show_number(value, digits=digits) for value in (d.a, d.b)),
+                show_number(d.difference, sign=True, digits=digits),
+                " to ".join(show_number(end, sign=True, digits=digits) for end in (d.low, d.high))
                 if d.low == d.low
                 else "-",
             )

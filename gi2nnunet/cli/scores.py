@@ -68,6 +68,13 @@ TruthOption = Annotated[
     ),
 ]
 
+MedicalOption = Annotated[
+    bool, typer.Option("--medical", help="Add surface Dice, HD95 in mm and volume error in ml.")
+]
+ToleranceOption = Annotated[
+    float, typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number)
+]
+
 HAUSDORFF = "Hausdorff (normalised)"
 """What the competition's distance is called, which is not in mm."""
 
@@ -123,14 +130,6 @@ def export_dicom(
         print_notice(f"{organ.replace('_', ' ')}: {count(voxels, 'voxel')}")
     for file in done.files:
         print_result(str(file))
-
-
-MedicalOption = Annotated[
-    bool, typer.Option("--medical", help="Add surface Dice, HD95 in mm and volume error in ml.")
-]
-ToleranceOption = Annotated[
-    float, typer.Option(help="Tolerance of the surface Dice.", min=0, callback=require_number)
-]
 
 
 def encode(
@@ -225,12 +224,13 @@ def score(
         print_result(str(per_slice))
 
 
-def _cell(value: float, *, digits: int = 4, sign: bool = False) -> str:
+def show_number(value: float, *, digits: int = 4, sign: bool = False) -> str:
+    """Return a number as a cell of a table shows it."""
     return "-" if value != value else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _cells(of: object, *names: str) -> tuple[str, ...]:
-    return tuple(_cell(getattr(of, name)) for name in names)
+    return tuple(show_number(getattr(of, name)) for name in names)
 
 
 def _print_medical(result: Score) -> None:
@@ -240,10 +240,10 @@ def _print_medical(result: Score) -> None:
         [
             (
                 organ.replace("_", " "),
-                _cell(terms.surface_dice),
-                _cell(terms.hd95_mm, digits=1),
-                _cell(terms.volume_error_ml, digits=1),
-                _cell(terms.volume_error_abs_ml, digits=1),
+                show_number(terms.surface_dice),
+                show_number(terms.hd95_mm, digits=1),
+                show_number(terms.volume_error_ml, digits=1),
+                show_number(terms.volume_error_abs_ml, digits=1),
                 terms.n_scans,
             )
             for organ, terms in (result.medical or {}).items()
@@ -261,7 +261,7 @@ def _print_intervals(found: Mapping[str, Interval]) -> None:
             (
                 name_quantity(name),
                 *(
-                    _cell(value, digits=count_digits(name))
+                    show_number(value, digits=count_digits(name))
                     for value in (interval.value, interval.low, interval.high)
                 ),
             )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.metric import combine
-from gi2nnunet.scoring.result import Interval, ScanScore, Score, to_plain
+from gi2nnunet.scoring.result import Interval, ScanScore, Score
 
 FloatArray = NDArray[np.float64]
 
@@ -120,22 +120,34 @@ def estimate_intervals(
     ValueError
         If the score was read from a file, which does not hold the values of its rows.
     """
-    patients = list_patients(score)
-    weights = draw_patients(len(patients), n_resamples=n_resamples, seed=seed)
-    observed = weigh_patients(score, np.ones((1, len(patients))))
-    drawn = weigh_patients(score, weights)
-    alone = weigh_patients(score, np.eye(len(patients)))
-    intervals = {}
-    for name, values in observed.items():
-        n_counted = int(np.count_nonzero(~np.isnan(alone[name])))
-        low, high = find_bounds(drawn[name], n_patients=n_counted, confidence=confidence)
-        intervals[name] = Interval(value=float(values[0]), low=low, high=high)
-    return intervals
+    n_patients = len(list_patients(score))
+    return {
+        name: find_interval(means, n_patients=n_patients, confidence=confidence)
+        for name, means in resample_means(score, n_resamples=n_resamples, seed=seed).items()
+    }
 
 
-def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
-    """Return each interval as ``[value, low, high]`` for a JSON file; NaN becomes ``None``."""
-    return {name: to_plain(list(vars(found).values())) for name, found in intervals.items()}
+def resample_means(score: Score, *, n_resamples: int, seed: int) -> dict[str, FloatArray]:
+    """Return every mean of a score: of all patients, of each one alone, and of each resample.
+
+    By quantity, ``(1 + patients + resamples,)``; NaN if nothing was counted.
+    """
+    n_patients = len(list_patients(score))
+    drawn = draw_patients(n_patients, n_resamples=n_resamples, seed=seed)
+    sums = _sum_patients(score)
+    parts = [_weigh(sums, w) for w in (np.ones((1, n_patients)), np.eye(n_patients), drawn)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def find_interval(means: FloatArray, *, n_patients: int, confidence: float) -> Interval:
+    """Return a mean with its interval, given what :func:`resample_means` returns of it.
+
+    The bounds are NaN if fewer than two patients have a value of their own.
+    """
+    value, alone, drawn = np.split(means, [1, 1 + n_patients])
+    n_counted = int(np.count_nonzero(~np.isnan(alone)))
+    low, high = find_bounds(drawn, n_patients=n_counted, confidence=confidence)
+    return Interval(value=float(value[0]), low=low, high=high)
 
 
 def list_patients(score: Score) -> tuple[str, ...]:
@@ -154,12 +166,8 @@ def count_digits(name: str) -> int:
     return 1 if name.endswith(("_mm", "_ml")) else 4
 
 
-def weigh_patients(score: Score, weights: FloatArray) -> dict[str, FloatArray]:
-    """Return every mean of a score, by quantity, under each weighting of its patients.
-
-    ``weights`` are ``(weightings, patients)``, the patients in the order of :func:`list_patients`;
-    each mean is ``(weightings,)``, NaN if nothing was counted.
-    """
+def _sum_patients(score: Score) -> dict[str, FloatArray]:
+    """Return the sum and the number of each patient's values, ``(patients, 2)``, by quantity."""
     patients = list_patients(score)
     row_of = {patient_id: index for index, patient_id in enumerate(patients)}
     sums: dict[str, FloatArray] = {}
@@ -168,6 +176,11 @@ def weigh_patients(score: Score, weights: FloatArray) -> dict[str, FloatArray]:
             counted = values[~np.isnan(values)]
             entry = sums.setdefault(name, np.zeros((len(patients), 2)))
             entry[row_of[scan.patient_id]] += counted.sum(), counted.size
+    return sums
+
+
+def _weigh(sums: Mapping[str, FloatArray], weights: FloatArray) -> dict[str, FloatArray]:
+    """Return each mean ``(weightings,)`` under weightings ``(weightings, patients)``."""
     means = {name: _divide(*(weights @ entry).T) for name, entry in sums.items()}
     for prefix in ("", *(f"{organ}." for organ in ORGANS)):
         if f"{prefix}dice" in means and f"{prefix}hausdorff" in means:

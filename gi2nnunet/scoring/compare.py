@@ -16,10 +16,9 @@ from gi2nnunet.formats.tables import MaskTable, Size
 from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
-    draw_patients,
-    find_bounds,
+    find_interval,
     list_patients,
-    weigh_patients,
+    resample_means,
 )
 from gi2nnunet.scoring.conventions import Metric, ScanChoice
 from gi2nnunet.scoring.masks import read_masks
@@ -247,23 +246,19 @@ def compare_scores(
     scan_ids = [scan.scan_id for scan in a.per_scan]
     if a.metric != b.metric or scan_ids != [scan.scan_id for scan in b.per_scan]:
         raise ValueError("the two scores are not of the same scans and convention")
-    paired_a, paired_b = _pair_distances(a, b), _pair_distances(b, a)
     n_patients = len(list_patients(a))
-    weights = draw_patients(n_patients, n_resamples=n_resamples, seed=seed)
-    once = np.ones((1, n_patients))
-    observed_a, observed_b = weigh_patients(paired_a, once), weigh_patients(paired_b, once)
-    drawn_a, drawn_b = weigh_patients(paired_a, weights), weigh_patients(paired_b, weights)
-    each = np.eye(n_patients)
-    alone_a, alone_b = weigh_patients(paired_a, each), weigh_patients(paired_b, each)
+    means_a, means_b = (
+        resample_means(_pair_distances(one, other), n_resamples=n_resamples, seed=seed)
+        for one, other in ((a, b), (b, a))
+    )
     differences = {}
-    for name in observed_a:
-        before, after = float(observed_a[name][0]), float(observed_b[name][0])
-        moved = drawn_b[name] - drawn_a[name]
-        n_counted = int(np.count_nonzero(~np.isnan(alone_b[name] - alone_a[name])))
-        low, high = find_bounds(moved, n_patients=n_counted, confidence=confidence)
+    for name, before in means_a.items():
+        after = means_b[name]
+        moved = find_interval(after - before, n_patients=n_patients, confidence=confidence)
         differences[name] = Difference(
-            a=before, b=after, difference=after - before, low=low, high=high
-        )
+            a=float(before[0]), b=float(after[0]), difference=moved.value,
+            low=moved.low, high=moved.high,
+        )  # fmt: skip
     changes = [_compare_scan(*scans) for scans in zip(a.per_scan, b.per_scan, strict=True)]
     return Comparison(
         metric=a.metric,

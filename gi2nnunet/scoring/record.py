@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from gi2nnunet.scoring.bootstrap import (
     CONFIDENCE,
     SCORE_RESAMPLES,
     estimate_intervals,
-    intervals_to_json,
 )
 from gi2nnunet.scoring.conventions import CONVENTIONS, Metric
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, OrganMeasures
@@ -71,8 +70,7 @@ def write_score(
     replace_file(table, _format_scans(score))
     found = estimate_intervals(score, n_resamples=SCORE_RESAMPLES, seed=_SEED)
     content = {
-        **score.to_json(),
-        "intervals": intervals_to_json(found),
+        **replace(score, intervals=found).to_json(),
         "bootstrap": {"n_resamples": SCORE_RESAMPLES, "confidence": CONFIDENCE, "seed": _SEED},
         "sha256": {name: hash_file(folder / name) for name in (SUBMISSION, TRUTH, table.name)},
     }

@@ -91,6 +91,11 @@ class Interval:
     high: float
 
 
+def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """Return each interval as ``[value, low, high]`` for a JSON file; NaN becomes ``None``."""
+    return {name: to_plain(list(vars(found).values())) for name, found in intervals.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where the slices of a scan are: their numbers, and the voxel spacing in mm if it is known."""
@@ -202,7 +207,7 @@ class Score:
         texts = ("scope", "misread", "standing")
         content |= {name: text for name in texts if (text := getattr(self, name))}
         if self.intervals is not None:
-            content["intervals"] = {n: list(vars(of).values()) for n, of in self.intervals.items()}
+            content["intervals"] = intervals_to_json(self.intervals)
         return dict(to_plain(content))
 
     def list_scans(self) -> list[dict[str, Any]]:

@@ -257,7 +257,7 @@ class WorkspaceStatus(ShownAsTable):
         if of == "predictions":
             frame = frame.explode("scores", ignore_index=True)
             scores = [one if isinstance(one, dict) else {} for one in frame.pop("scores")]
-            for name in (field.name for field in fields(RecordedScore)):
+            for name in (one.name for one in fields(RecordedScore)):
                 frame[name] = [one.get(name) for one in scores]
         return frame
 

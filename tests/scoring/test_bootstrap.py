@@ -14,11 +14,10 @@ from gi2nnunet.core.files import FloatOrNan, parse_record
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.bootstrap import (
     estimate_intervals,
-    intervals_to_json,
     measure_gain,
 )
 from gi2nnunet.scoring.metric import Terms, combine
-from gi2nnunet.scoring.result import Interval, combine_terms
+from gi2nnunet.scoring.result import Interval, combine_terms, intervals_to_json
 
 
 def score_of(dices, hausdorffs, *, metric="per-class"):
