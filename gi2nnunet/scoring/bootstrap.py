@@ -128,7 +128,7 @@ def estimate_intervals(
 
 
 def resample_means(score: Score, *, n_resamples: int, seed: int) -> dict[str, FloatArray]:
-    """Return every mean of a score: of all patients, of each one alone, and of each resample.
+    """Return every mean of a score: of all patients, of each single one, and of each resample.
 
     By quantity, ``(1 + patients + resamples,)``; NaN if nothing was counted.
     """
