@@ -60,8 +60,9 @@
       element("v-slice").max = depth - 1;
       layerBoxes.forEach((box, i) => { box.disabled = !layers[i]; });
       wrongBoxes.forEach((box) => { box.disabled = !layers[0] || !layers.slice(1).some(Boolean); });
-      element("v-window").textContent = "Window " + described.window[0] + " to " + described.window[1] +
-        " (1st to 99.5th percentile of the scan); what is outside is not in this page. Voxels " + described.spacing.map((s) => s.toFixed(2)).join(" × ") + " mm (z, y, x).";
+      element("v-window").textContent = "The window can be set within " + described.window[0] + " to " + described.window[1] +
+        " (1st to 99.5th percentile of the scan): values outside are not in this page.";
+      element("v-about").textContent = "Voxels " + described.spacing.map((s) => s.toFixed(2)).join(" × ") + " mm (z, y, x).";
       fillFacts();
       zoom = 1;
       resetWindow();

@@ -7,8 +7,10 @@ again.
 
 from __future__ import annotations
 
+import glob
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -25,6 +27,7 @@ from gi2nnunet.core.seals import hash_file
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import join_organs, split_organs
+from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.structures import Maker, StructureOptions, choose_names
 from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
@@ -244,7 +247,7 @@ def evaluate(
             )  # fmt: skip
             seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
             write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
-            notes = _write_predicted(work, predicted)
+            notes = _write_predicted(work, predicted, options)
         noted = {"request": request, "sha256": {SUBMISSION: hash_file(work.submission)}}
         write_json(out / PREDICTION, {**about, **noted})
         result, files = None, [work.submission]
@@ -375,17 +378,35 @@ def _check_out(work: Work, options: PredictionOptions) -> None:
     check_foreign(work.out, source=selection.source, scan_ids=scan_ids, outputs=outputs)
 
 
-def _write_predicted(work: Work, predicted: PredictedScans) -> tuple[str, ...]:
-    """Write the submission in place of an earlier one and its scores."""
-    (work.out / PREDICTION).unlink(missing_ok=True)
-    for name in SCORE_FILES:
+def _write_predicted(
+    work: Work, predicted: PredictedScans, options: PredictionOptions
+) -> tuple[str, ...]:
+    """Write the submission in place of an earlier one, its scores and its masks in other forms."""
+    for name in (PREDICTION, *SCORE_FILES):
         (work.out / name).unlink(missing_ok=True)
-    for scan in work.selection.scans:  # forms of the earlier masks; asked ones are written again
-        (work.out / "slicer" / f"{scan.scan_id}.seg.nrrd").unlink(missing_ok=True)
-        for name in ("rtstruct.dcm", "seg.dcm"):
-            (work.out / "dicom" / scan.scan_id / name).unlink(missing_ok=True)
+    for scan in work.selection.scans:
+        for name in _list_stale(scan.scan_id, options):
+            for path in work.out.glob(name):
+                path.unlink()
+                with suppress(OSError):  # it holds others
+                    path.parent.rmdir()
     rows = [row for scan in predicted.scans for row in scan.rows]
     return write_submission(work.submission, rows, sample=work.selection.sample)
+
+
+def _list_stale(scan_id: str, options: PredictionOptions) -> list[str]:
+    """Return patterns of the files that an earlier prediction may have left of a scan.
+
+    Of the forms that the engine writes beside the rows, those that were not asked for; of the
+    others all, because they are written later.
+    """
+    known = glob.escape(scan_id)
+    stale = [f"slicer/{known}.seg.nrrd", f"dicom/{known}/rtstruct.dcm", f"dicom/{known}/seg.dcm"]
+    if not options.nifti:
+        stale += [f"labels/{known}.nii.gz", *(f"organs/{known}_{o}.nii.gz" for o in ORGANS)]
+    if not options.save_probabilities:
+        stale.append(f"probabilities/*/{known}{SUFFIX}")
+    return stale
 
 
 def _write_structures(

@@ -22,7 +22,7 @@ from gi2nnunet.scoring.bootstrap import (
 )
 from gi2nnunet.scoring.conventions import Metric, ScanChoice
 from gi2nnunet.scoring.masks import read_masks
-from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, Spacing
+from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, OrganMeasures, Spacing
 from gi2nnunet.scoring.result import ScanScore, Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
@@ -115,7 +115,8 @@ class Comparison:
     differences
         By quantity as :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals` names them; a
         positive difference of ``score`` means that ``b`` is better. Of HD95, the means are over the
-        organs that both submissions and the truth have.
+        organs that both submissions and the truth have; in the surface Dice, an organ that only
+        one submission has beside the truth's empty mask counts as 0 there and as 1 in the other.
     patients, scans
         All of them, the largest change of score first; those without a score in one submission
         last.
@@ -248,7 +249,7 @@ def compare_scores(
         raise ValueError("the two scores are not of the same scans and convention")
     n_patients = len(list_patients(a))
     means_a, means_b = (
-        resample_means(_pair_distances(one, other), n_resamples=n_resamples, seed=seed)
+        resample_means(_pair_measures(one, other), n_resamples=n_resamples, seed=seed)
         for one, other in ((a, b), (b, a))
     )
     differences = {}
@@ -274,22 +275,30 @@ def compare_scores(
     )
 
 
-def _pair_distances(score: Score, other: Score) -> Score:
-    """Return a score without the HD95 of organs that have none in the other one.
+def _pair_measures(score: Score, other: Score) -> Score:
+    """Return a score whose medical measures are of the same organs and scans as the other's.
 
-    One that is missed has no distance, so the means would be over different organs.
+    An organ that either one misses has no HD95, so that of the other is left out too. One that is
+    rightly empty here and predicted there has the surface Dice 1.
     """
     scans = list(score.per_scan)
     for at, (scan, beside) in enumerate(zip(score.per_scan, other.per_scan, strict=True)):
         if scan.measures is not None and beside.measures is not None:
             measures = {
-                organ: replace(found, hd95_mm=math.nan)
-                if math.isnan(beside.measures[organ].hd95_mm)
-                else found
+                organ: _pair(found, beside.measures[organ])
                 for organ, found in scan.measures.items()
             }
             scans[at] = replace(scan, measures=measures)
     return replace(score, per_scan=tuple(scans))
+
+
+def _pair(found: OrganMeasures, beside: OrganMeasures) -> OrganMeasures:
+    only_beside = math.isnan(found.surface_dice) and not math.isnan(beside.surface_dice)
+    return replace(
+        found,
+        hd95_mm=math.nan if math.isnan(beside.hd95_mm) else found.hd95_mm,
+        surface_dice=1.0 if only_beside else found.surface_dice,
+    )
 
 
 def _rank(changed: ScanChange | PatientChange) -> float:

@@ -566,7 +566,7 @@ def test_window_and_level_change_the_greys_and_go_back(page: Path, browser: Any)
     browser.execute_script("arguments[0].scrollIntoView()", axial)
     whole, said = read_picture(browser), read_text(browser, "v-shown")
     low, high = (int(word.strip(",")) for word in said.split()[1::2])
-    assert f"Window {low} to {high}" in read_text(browser, "v-window")
+    assert f"within {low} to {high} " in read_text(browser, "v-window")
     reset = browser.find_element(By.ID, "v-reset")
     seen = {whole}
 
@@ -719,7 +719,7 @@ def test_organs_of_the_shown_scan_have_volumes_and_a_missed_one_is_named(
 
 
 def read_dataset_spacing(driver: Any) -> list[float]:
-    said = read_text(driver, "v-window")
+    said = read_text(driver, "v-about")
     return [float(word) for word in re.findall(r"\d+\.\d{2}", said)]
 
 

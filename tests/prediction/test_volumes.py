@@ -19,6 +19,7 @@ import gi2nnunet
 from gi2nnunet.api import Prediction, ScoredPrediction
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.source.open import scan_from_json
@@ -36,8 +37,10 @@ def predict_by_threshold(task: str, options: Any, *, on_event: Any, **_: Any) ->
         image = scan.read().image
         bits = ((image > 250) + 2 * (image > 500) + 4 * (image < 100)).astype(np.uint8)
         if options["nifti_folder"]:
-            name = f"labels/{scan.scan_id}.nii.gz"
-            scan.write_labels(Path(options["nifti_folder"]) / name, bits)
+            scan.write_volumes(Path(options["nifti_folder"]), bits)
+        for folder in options["probability_folders"] or ():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{scan.scan_id}{SUFFIX}").touch()
         rows = encode_scan(scan.scan_id, scan.numbers, bits)
         on_event({"event": "scan", "scan_id": scan.scan_id, "rows": rows, "seconds": 1.0})
     return {}
@@ -110,6 +113,22 @@ def test_no_volumes_if_they_are_refused(model: Path, scan: Path, run: Any, here:
     assert not (here / "p").exists()
     assert run(*words, "--out", "p", "--slicer")[0] == 0
     assert (here / "p" / "slicer" / "scan.seg.nrrd").is_file()
+
+
+def test_a_new_prediction_leaves_no_masks_of_the_former(
+    model: Path, scan: Path, run: Any, here: Path
+) -> None:
+    words = ("predict", scan, "--workspace", model, "--device", "cpu", "--out", "o")
+    assert run(*words, "--slicer", "--save-probabilities")[0] == 0
+    for name in ("labels", "organs", "slicer", "probabilities"):
+        assert list((here / "o" / name).rglob("scan*"))
+    (here / "o" / "labels" / "other.nii.gz").touch()
+    assert run(*words, "--no-nifti")[0] == 0  # the same prediction, so the masks are its own
+    assert (here / "o" / "labels" / "scan.nii.gz").is_file()
+    assert run(*words, "--no-nifti", "--again")[0] == 0
+    assert [path for path in (here / "o").rglob("scan*") if path.is_file()] == []
+    assert (here / "o" / "labels" / "other.nii.gz").is_file()
+    assert not (here / "o" / "organs").exists()
 
 
 def test_a_missing_pynrrd_is_said_before_the_prediction(
