@@ -567,6 +567,20 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
+def test_scans_too_flat_for_a_3d_network_train_in_2d(tmp_path: Path) -> None:
+    write_phantom(
+        tmp_path / "phantom", patients=3, days=1, detail="easy", seed=5,
+        geometries=[Geometry(width=48, height=40, slices=10, spacing_mm=(6.0, 6.0))],
+    )  # fmt: skip
+    run("convert", "phantom", "--folds", "2", cwd=tmp_path)
+    asked = ("train", "--fold", "0", *SHORT)
+    refused = run(*asked, "--config", "3d_fullres", cwd=tmp_path, code=3)
+    assert "Give --config 2d." in refused.stderr
+    done = run(*asked, cwd=tmp_path)
+    assert "3d_fullres is left out" in done.stderr
+    assert "2d, fold 0: trained" in done.stdout
+
+
 def test_exclusive_labels_train_and_predict(trained: Trained, tmp_path: Path) -> None:
     run("convert", trained.folder / "source", "--labels", "exclusive", cwd=tmp_path)
     run("train", "--config", "2d", *SHORT, cwd=tmp_path)

@@ -55,6 +55,10 @@ from gi2nnunet.training.prepared import (
 )
 
 _MOST_PROCESSES = 8
+_NOT_PLANNED = (
+    "nnU-Net plans no 3D network that can be trained for scans of one slice, or of 8 to 11 slices "
+    "that are much closer than the pixels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,15 +297,14 @@ class _Planning:
         asked = self.options.configurations
         missing = [name for name in asked if name not in planned]
         if missing and (not self.options.by_default or len(missing) == len(asked)):
-            raise InputError(
-                f"{self.plans_file}: found no plan of {', '.join(missing)}, which nnU-Net does not "
-                "make for this dataset (scans of one slice have only 2d); expected one, as a "
-                f"training is asked for. Give --config {' --config '.join(planned)}."
+            others = (
+                f"Give --config {' --config '.join(planned)}" if planned else "Give larger scans"
             )
-        self.left_out = [
-            f"{name} is left out: nnU-Net does not plan it for scans of one slice"
-            for name in missing
-        ]
+            raise InputError(
+                f"{self.plans_file}: found no plan of {', '.join(missing)}, as {_NOT_PLANNED}; "
+                f"expected one, as a training is asked for. {others}."
+            )
+        self.left_out = [f"{name} is left out: {_NOT_PLANNED}" for name in missing]
         chosen = {name: planned[name] for name in asked if name in planned}
         for name, found in chosen.items():
             wanted = self.sizes.get(_count_axes(name))

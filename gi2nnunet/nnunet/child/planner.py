@@ -35,7 +35,7 @@ _TINY_PATCH = {2: (192, 192), 3: (32, 80, 80)}
 _TINY_BATCH = {2: 8, 3: 2}
 
 _NO_LIMIT_GB = 1e6
-_FEWEST_ACROSS = 8  # voxels along an axis of a 2D patch: twice nnU-Net's smallest feature map
+_FEWEST_ACROSS = 12  # voxels along an axis of a 2D patch that nnU-Net halves by itself
 
 
 def run_fingerprint(*, dataset_id: int, processes: int) -> dict[str, Any]:
@@ -87,9 +87,17 @@ def run_plan(
                 "spacing": [float(value) for value in values["spacing"]],
             }
             for name, values in planned["configurations"].items()
-            if "patch_size" in values
+            if "patch_size" in values and _can_train(values)
         }
     }
+
+
+def _can_train(configuration: dict[str, Any]) -> bool:
+    """Return whether the network halves its feature maps at all; nnU-Net trains no other.
+
+    It plans one without that for 8 to 11 voxels along the one axis with the finest spacing.
+    """
+    return len(configuration["architecture"]["arch_kwargs"]["strides"]) > 1
 
 
 def run_preprocess(
