@@ -276,7 +276,7 @@ def compare_scores(
 
 
 def _pair_measures(score: Score, other: Score) -> Score:
-    """Return a score whose medical measures are of the same organs and scans as the other's.
+    """Return a score with medical measures of the same organs and scans as the other's.
 
     An organ that either one misses has no HD95, so that of the other is left out too. One that is
     rightly empty here and predicted there has the surface Dice 1.
