@@ -102,7 +102,7 @@ def require_positive(**numbers: float | None) -> None:
             raise ValueError(f"{name}: found {value!r}; expected a number above 0")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One file or folder that is not as it should be; ``remedy`` is one sentence."""
 

@@ -63,20 +63,20 @@ def check_file(
     try:
         size = path.stat().st_size
         if not path.is_file():
-            return [_finding(path, "no file of that name", "a file", remedy)]
+            return [Finding(path, "no file of that name", "a file", remedy)]
         if size != described["bytes"]:
-            return [_finding(path, f"{size} bytes", f"{described['bytes']} bytes", remedy)]
+            return [Finding(path, f"{size} bytes", f"{described['bytes']} bytes", remedy)]
         if quick or "sha256" not in described:
             return []
         digest = hash_file(path)
     except FileNotFoundError:
-        return [_finding(path, "nothing", f"a file of {described['bytes']} bytes", remedy)]
+        return [Finding(path, "nothing", f"a file of {described['bytes']} bytes", remedy)]
     except OSError as error:
-        return [_finding(path, f"that it cannot be read ({error})", "a readable file", remedy)]
+        return [Finding(path, f"that it cannot be read ({error})", "a readable file", remedy)]
     if digest == described["sha256"]:
         return []
     found = f"other content (SHA-256 {digest[:16]})"
-    return [_finding(path, found, f"SHA-256 {described['sha256'][:16]}, as converted", remedy)]
+    return [Finding(path, found, f"SHA-256 {described['sha256'][:16]}, as converted", remedy)]
 
 
 def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
@@ -89,12 +89,12 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
         if not expected:
             return []
         found = "nothing (nnU-Net would draw a random split that mixes patients)"
-        return [_finding(path, found, f"the split's {count(len(expected), 'fold')}", remedy)]
+        return [Finding(path, found, f"the split's {count(len(expected), 'fold')}", remedy)]
     splits = find_record(path, list[Fold])
     if splits is None:
-        return [_finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
+        return [Finding(path, "no list of folds", "nnU-Net's splits_final.json", remedy)]
     findings = [
-        _finding(path, leak, "each patient on one side only, each scan validating once", remedy)
+        Finding(path, leak, "each patient on one side only, each scan validating once", remedy)
         for leak in check_leaks(splits, allowed=dataset.leaking_patients)
     ]
     train = {scan.scan_id for scan in dataset.scans if scan.part == "train"}
@@ -102,12 +102,12 @@ def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]
         strangers = sorted({*fold["train"], *fold["val"]} - train)
         if strangers:
             found = f"fold {number}: {name_some(strangers)}, not among the training scans"
-            findings.append(_finding(path, found, "only training scans of the dataset", remedy))
+            findings.append(Finding(path, found, "only training scans of the dataset", remedy))
     if splits != expected:
         found = f"{count(len(splits), 'fold')}, not as in the manifest"
         own = f"To use these folds: gi2nnunet convert SOURCE --splits {shlex.quote(str(path))}"
         expected_folds = f"the manifest's {count(len(expected), 'fold')}"
-        findings.append(_finding(path, found, expected_folds, f"{remedy} {own}"))
+        findings.append(Finding(path, found, expected_folds, f"{remedy} {own}"))
     return findings
 
 
@@ -125,15 +125,15 @@ def _check_source(dataset: Dataset) -> list[Finding]:
         former, now = dataset.manifest["recipe"]["source"], source.fingerprint()
         stamps = {s: scan.take_stamp() for s, scan in source.scans.items()}
     except InputError as error:
-        return [_finding(path, f"a source that cannot be used ({error})", expected, remedy)]
+        return [Finding(path, f"a source that cannot be used ({error})", expected, remedy)]
     if any(former[key] != now[key] for key in former.keys() & now.keys() if "sha256" in key):
-        return [_finding(path, "files of other names, sizes or rows", expected, remedy)]
+        return [Finding(path, "files of other names, sizes or rows", expected, remedy)]
     scans = dataset.manifest["scans"]
     changed = [s["scan_id"] for s in scans if s.get("stamp") != stamps.get(s["scan_id"])]
     if not changed:
         return []
     found = f"other time stamps of the files of {name_some(changed)}"
-    return [_finding(path, found, expected, remedy)]
+    return [Finding(path, found, expected, remedy)]
 
 
 def find_shared_patients(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -178,7 +178,7 @@ def _check_parts(dataset: Dataset) -> list[Finding]:
         return []
     found = f"{name_some(unexpected)} in training and in the held-out set"
     path = dataset.folder / MANIFEST
-    return [_finding(path, found, "each patient on one side only", CONVERT_AGAIN)]
+    return [Finding(path, found, "each patient on one side only", CONVERT_AGAIN)]
 
 
 def _check_description(dataset: Dataset) -> list[Finding]:
@@ -190,7 +190,7 @@ def _check_description(dataset: Dataset) -> list[Finding]:
         described.get("labels") != labels or described.get("regions_class_order") != order
     ):
         found = f"labels {described.get('labels')}"
-        return [_finding(path, found, f"those of the scheme {dataset.label_scheme}", CONVERT_AGAIN)]
+        return [Finding(path, found, f"those of the scheme {dataset.label_scheme}", CONVERT_AGAIN)]
     return []
 
 
@@ -205,7 +205,7 @@ def find_strangers(dataset: Dataset) -> list[Finding]:
             continue  # its missing files are reported one by one
         found, expected = "a file that is not in the manifest", "only the dataset's own files"
         findings += [
-            _finding(dataset.folder / folder / name, found, expected, "Move it elsewhere.")
+            Finding(dataset.folder / folder / name, found, expected, "Move it elsewhere.")
             for name in names
             if f"{folder}/{name}" not in known and (is_nifti_name(name) or not is_stray(name))
         ]
@@ -243,7 +243,7 @@ def _read(path: Path) -> tuple[Volume | None, list[Finding]]:
         return read_volume(path), []
     except InputError as error:
         found = f"an unreadable volume ({str(error).removeprefix(f'{path}: ')})"
-        return None, [_finding(path, found, "a NIfTI volume", CONVERT_AGAIN)]
+        return None, [Finding(path, found, "a NIfTI volume", CONVERT_AGAIN)]
 
 
 def _compare_with_manifest(path: Path, image: Volume, scan: DatasetScan) -> list[Finding]:
@@ -254,7 +254,7 @@ def _compare_with_manifest(path: Path, image: Volume, scan: DatasetScan) -> list
         return []
     found = _describe(image.array.shape, image.spacing_mm)
     expected = f"{_describe(scan.shape, scan.spacing_mm)}, as in the manifest"
-    return [_finding(path, found, expected, CONVERT_AGAIN)]
+    return [Finding(path, found, expected, CONVERT_AGAIN)]
 
 
 def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list[Finding]:
@@ -264,7 +264,7 @@ def _check_values(path: Path, labels: NDArray[Any], scheme: LabelScheme) -> list
         return []
     found = f"the values {name_some(list(map(str, outside)))}"
     expected = f"0 to {highest} (labels {scheme})"
-    return [_finding(path, found, expected, CONVERT_AGAIN)]
+    return [Finding(path, found, expected, CONVERT_AGAIN)]
 
 
 def _compare_geometry(
@@ -274,20 +274,16 @@ def _compare_geometry(
 
     if image.array.shape != labels.array.shape:
         found, expected = f"{labels.array.shape} voxels", f"{image.array.shape}, like its image"
-        return [_finding(label_path, found, expected, CONVERT_AGAIN)]
+        return [Finding(label_path, found, expected, CONVERT_AGAIN)]
     # nnU-Net pairs voxels by their order in the files, so that has to agree as well.
     of_image, of_labels = (nibabel.load(path).affine for path in (image_path, label_path))
     if np.allclose(of_image, of_labels, rtol=0, atol=_SAME_MM):
         return []
     found = f"an affine {np.round(of_labels, 3).tolist()}"
     expected = f"its image's, {np.round(of_image, 3).tolist()}"
-    return [_finding(label_path, found, expected, CONVERT_AGAIN)]
+    return [Finding(label_path, found, expected, CONVERT_AGAIN)]
 
 
 def _describe(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
     voxels = " x ".join(map(str, shape))
     return f"{voxels} voxels of {' x '.join(f'{value:g}' for value in spacing_mm)} mm"
-
-
-def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(file=file, found=found, expected=expected, remedy=remedy)

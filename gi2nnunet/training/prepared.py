@@ -351,7 +351,7 @@ def _find_unmarked(folder: Path, marks: Mapping[str, PlanMark | None]) -> list[F
         if not any(name.startswith(f"{preset}Plans") for name in marks) and ending:
             remedy = spell_plan(f"{preset}Plans", [configuration])
             mark = plan_mark(folder, f"{preset}Plans")
-            findings.append(_finding(mark, "nothing", f"a mark, as {path.name} is there", remedy))
+            findings.append(Finding(mark, "nothing", f"a mark, as {path.name} is there", remedy))
     return findings
 
 
@@ -368,14 +368,14 @@ def _check_fingerprint(dataset: Dataset, folder: Path, remedy: str) -> list[Find
     mark = find_fingerprint(folder)
     digest = digest_file(path)
     if digest is None:
-        return [_finding(path, "nothing", "nnU-Net's fingerprint of the dataset", remedy)]
+        return [Finding(path, "nothing", "nnU-Net's fingerprint of the dataset", remedy)]
     if mark is None:
         found = "nothing, or a mark that was altered"
-        return [_finding(folder / FINGERPRINT_MARK, found, "the mark of the fingerprint", remedy)]
+        return [Finding(folder / FINGERPRINT_MARK, found, "the mark of the fingerprint", remedy)]
     if mark["dataset"] != dataset.digest:
         return [_stale(path, "a fingerprint of another dataset", remedy)]
     if mark["fingerprint"] != digest:
-        return [_finding(path, "a fingerprint that was altered", "it as extracted", remedy)]
+        return [Finding(path, "a fingerprint that was altered", "it as extracted", remedy)]
     return []
 
 
@@ -391,12 +391,12 @@ def _check_plans(
     remedy = spell_plan(name, made)
     digest = digest_file(path)
     if digest is None:
-        return [_finding(path, "nothing", "the plans", remedy)]
+        return [Finding(path, "nothing", "the plans", remedy)]
     findings = []
     if mark is None or digest != mark["plans"]:
-        findings.append(_finding(path, "plans that were altered", "them as planned", remedy))
+        findings.append(Finding(path, "plans that were altered", "them as planned", remedy))
     if mark is not None and digest == mark["plans"] and not has_same_sizes(path, mark):
-        altered = _finding(
+        altered = Finding(
             plan_mark(folder, name), "sizes that were altered", f"those of {path}", remedy
         )
         findings.append(altered)
@@ -435,7 +435,7 @@ def _check_data(
     mark = find_record(path, DataMark)
     if mark is None:
         found = "no mark that it is whole: preprocessing was interrupted, or the mark is damaged"
-        return [_finding(folder, found, path.name, remedy)]
+        return [Finding(folder, found, path.name, remedy)]
     if mark["dataset"] != dataset.digest:
         return [_stale(folder, "scans of another dataset", remedy)]
     for name, configuration in plans:
@@ -444,10 +444,10 @@ def _check_data(
             plans_file, configuration
         ):
             found = "scans preprocessed by another plan"
-            return [_finding(folder, found, f"as {plans_file.name} says", remedy)]
+            return [Finding(folder, found, f"as {plans_file.name} says", remedy)]
     state = inspect_data(folder, dataset, preprocessing=mark["preprocessing"], read=read)
     if state.mark is None:
-        return [_finding(path, "a mark of other files", "one of all training scans", remedy)]
+        return [Finding(path, "a mark of other files", "one of all training scans", remedy)]
     return [*_name_changes(folder, state, remedy), *name_strangers(folder, state)]
 
 
@@ -456,7 +456,7 @@ def _name_changes(folder: Path, state: PreparedData, remedy: str) -> Iterator[Fi
     if len(state.changed) > _MOST_NAMED:
         found = f"{len(state.changed)} of {count(len(files), 'file')} missing or damaged"
         found += f" ({name_some(state.changed)})"
-        yield _finding(folder, found, "every training scan as preprocessed", remedy)
+        yield Finding(folder, found, "every training scan as preprocessed", remedy)
         return
     for name in state.changed:
         entry: FileEntry = {"bytes": files[name]["bytes"], "sha256": files[name]["sha256"]}
@@ -468,7 +468,7 @@ def name_strangers(folder: Path, state: PreparedData) -> Iterator[Finding]:
     for name in state.strangers:
         found = "a file that is not of a training scan"
         expected = "only preprocessed scans: nnU-Net trains on every file there, or fails"
-        yield _finding(folder / name, found, expected, "Delete it, or move it elsewhere.")
+        yield Finding(folder / name, found, expected, "Delete it, or move it elsewhere.")
 
 
 def require_prepared(dataset: Dataset, folder: Path, plans_name: str, configuration: str) -> None:
@@ -487,8 +487,4 @@ def require_prepared(dataset: Dataset, folder: Path, plans_name: str, configurat
 
 
 def _stale(file: Path, found: str, remedy: str) -> Finding:
-    return _finding(file, found, "the dataset as it is now", remedy)
-
-
-def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(file=file, found=found, expected=expected, remedy=remedy)
+    return Finding(file, found, "the dataset as it is now", remedy)

@@ -79,15 +79,15 @@ def _check_probabilities(
     try:
         found = read_probabilities(path)
     except InputError as error:
-        return [_finding(path, f"a damaged file ({error})", "whole probabilities", remedy)]
+        return [Finding(path, f"a damaged file ({error})", "whole probabilities", remedy)]
     if found.scan_id != path.stem:
-        return [_finding(path, f"those of {found.scan_id}", f"those of {path.stem}", remedy)]
+        return [Finding(path, f"those of {found.scan_id}", f"those of {path.stem}", remedy)]
     if dataset is None:
         return []
     about = {name: found.about.get(name) for name in ("fold", "image")}
     if expected != about or dataset.scan(path.stem).shape != found.array.shape[1:]:
         wanted = "those of a training scan as it is now, by the fold that did not see it"
-        return [_finding(path, f"those of another fold or image ({about})", wanted, remedy)]
+        return [Finding(path, f"those of another fold or image ({about})", wanted, remedy)]
     return []
 
 
@@ -97,21 +97,21 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
     if about is None:
         found = "nothing, or a damaged file"
         return [
-            _finding(folder / PREDICTION, found, "how the prediction was made", "Predict again.")
+            Finding(folder / PREDICTION, found, "how the prediction was made", "Predict again.")
         ]
     submission = folder / SUBMISSION
     if not submission.is_file():
-        return [_finding(submission, "nothing", "the predicted rows", _PREDICT_AGAIN)]
+        return [Finding(submission, "nothing", "the predicted rows", _PREDICT_AGAIN)]
     if quick:
         return []
     if hash_file(submission) != about["sha256"].get(SUBMISSION):
         expected = f"the file that {PREDICTION} is about"
-        return [_finding(submission, "another file", expected, _PREDICT_AGAIN)]
+        return [Finding(submission, "another file", expected, _PREDICT_AGAIN)]
     scores = find_scores(folder)
     if not scores:
         if not (folder / TRUTH).exists():
             return []  # predicted without a truth
-        return [_finding(folder / TRUTH, "no score beside it", "one", _PREDICT_AGAIN)]
+        return [Finding(folder / TRUTH, "no score beside it", "one", _PREDICT_AGAIN)]
     if findings := [
         finding for metric, path in scores.items() for finding in _check_score(path, metric)
     ]:
@@ -119,7 +119,7 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
     dataset = datasets.get(about.get("dataset", ""))
     if about["options"]["source"] is None and dataset and not _has_same_rows(folder, dataset):
         expected = f"the rows of {dataset.truth_path}"
-        return [_finding(folder / TRUTH, "another truth", expected, _PREDICT_AGAIN)]
+        return [Finding(folder / TRUTH, "another truth", expected, _PREDICT_AGAIN)]
     return []
 
 
@@ -138,11 +138,11 @@ def _check_score(path: Path, metric: Metric) -> list[Finding]:
         )
     except InputError as error:
         found = f"a score that is of no use ({error})"
-        return [_finding(path, found, "one of the files beside it", _PREDICT_AGAIN)]
+        return [Finding(path, found, "one of the files beside it", _PREDICT_AGAIN)]
     # What a score means is recorded beside it, not computed.
     if not _is_close(replace(recorded, standing="").to_json(), result.to_json()):
         found, expected = f"a score of {recorded.score:.5f}", f"{result.score:.5f}, computed again"
-        return [_finding(path, found, expected, _PREDICT_AGAIN)]
+        return [Finding(path, found, expected, _PREDICT_AGAIN)]
     return []
 
 
@@ -165,7 +165,3 @@ def _is_close(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=0, abs_tol=_CLOSE)
     return json.dumps(one) == json.dumps(other)
-
-
-def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(file=file, found=found, expected=expected, remedy=remedy)

@@ -77,8 +77,8 @@ def _name_refused(path: Path, why: str) -> Finding:
     why = why.removesuffix(restore).rstrip()
     found, _, expected = why.removeprefix("found ").partition("; expected ")
     if why.startswith("found ") and expected:
-        return _finding(path, found, expected.rstrip("."), remedy)
-    return _finding(
+        return Finding(path, found, expected.rstrip("."), remedy)
+    return Finding(
         path, f"a checkpoint that is refused ({why.rstrip('.')})", "one that predicts", remedy
     )
 
@@ -91,7 +91,7 @@ def _check_fold(
     for path in sorted(folder.glob("checkpoint*.pth")):
         if damage := _find_damage(path, quick=quick):
             remedy = restore if path.name == FINAL_CHECKPOINT else "Delete it."
-            findings.append(_finding(path, damage, "a whole checkpoint", remedy))
+            findings.append(Finding(path, damage, "a whole checkpoint", remedy))
         elif readable and not quick:
             try:
                 check_digest(path)
@@ -101,7 +101,7 @@ def _check_fold(
     saved = readable and bool(find_digests(folder / FINAL_CHECKPOINT))
     if saved and not finished and not (folder / "checkpoint_latest.pth").is_file():
         gone = "nothing, though it was saved"
-        findings.append(_finding(folder / FINAL_CHECKPOINT, gone, "a checkpoint", restore))
+        findings.append(Finding(folder / FINAL_CHECKPOINT, gone, "a checkpoint", restore))
     record = find_training_record(folder)
     plans_file = preprocessed / f"{folder.parent.name.split('__')[1]}.json"
     own = dataset is not None and record.get("dataset") == dataset.digest
@@ -118,14 +118,18 @@ def _check_fold(
     if number.isdecimal() and int(number) >= len(dataset.splits):
         found = f"fold {number}, which nnU-Net trained on a random split that mixes patients"
         expected = f"one of the split's {count(len(dataset.splits), 'fold')}, or fold_all"
-        findings.append(_finding(folder, found, expected, "Delete it."))
+        findings.append(Finding(folder, found, expected, "Delete it."))
     if not record:
         return findings  # plain nnU-Net's
     if not own:
-        findings.append(_stale(folder, "a model trained on another dataset", restore))
+        findings.append(
+            Finding(
+                folder, "a model trained on another dataset", "the dataset as it is now", restore
+            )
+        )
     if plans_file.is_file() and not own_plans:
         expected = f"{plans_file} as it is now"
-        findings.append(_finding(folder, "a model trained on another plan", expected, restore))
+        findings.append(Finding(folder, "a model trained on another plan", expected, restore))
     return findings
 
 
@@ -136,7 +140,7 @@ def _check_digests(folder: Path) -> list[Finding]:
     except InputError:
         expected = "the SHA-256 of the fold's checkpoints"
         remedy = "Delete it; then only PyTorch's own checksums are compared."
-        return [_finding(folder / DIGESTS, "a file that is damaged", expected, remedy)]
+        return [Finding(folder / DIGESTS, "a file that is damaged", expected, remedy)]
     return []
 
 
@@ -157,10 +161,10 @@ def _compare_copies(
             continue
         found = "a file that is damaged or was altered" if path.is_file() else "nothing"
         if original:
-            findings.append(_finding(path, found, f"a copy of {source}", "Copy that file here."))
+            findings.append(Finding(path, found, f"a copy of {source}", "Copy that file here."))
         else:
             of_model = spell_restore_model(model)
-            findings.append(_finding(path, found, "a copy made by the training", of_model))
+            findings.append(Finding(path, found, "a copy made by the training", of_model))
     return findings
 
 
@@ -172,14 +176,6 @@ def _find_damage(path: Path, *, quick: bool) -> str | None:
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         return f"a truncated or damaged file ({error})"
     return f"{damaged} inside it damaged" if damaged else None
-
-
-def _stale(file: Path, found: str, remedy: str) -> Finding:
-    return _finding(file, found, "the dataset as it is now", remedy)
-
-
-def _finding(file: Path, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(file=file, found=found, expected=expected, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +298,7 @@ def _list_interrupted(conversions: Sequence[Path], imports: Sequence[Path]) -> l
         "there now removes it."
     )
     findings = [
-        _finding(path, "a conversion that was interrupted", "a whole dataset", again)
+        Finding(path, "a conversion that was interrupted", "a whole dataset", again)
         for path in conversions
     ]
     again = (
@@ -310,7 +306,7 @@ def _list_interrupted(conversions: Sequence[Path], imports: Sequence[Path]) -> l
         "models removes it."
     )
     findings += [
-        _finding(path, "an import that was interrupted", "a whole model", again) for path in imports
+        Finding(path, "an import that was interrupted", "a whole model", again) for path in imports
     ]
     return findings
 
@@ -318,7 +314,7 @@ def _list_interrupted(conversions: Sequence[Path], imports: Sequence[Path]) -> l
 def _list_removals(*roots: Path) -> list[Finding]:
     """Return a finding for each piece that an interrupted removal left below some folders."""
     return [
-        _finding(
+        Finding(
             path,
             "what an interrupted removal left",
             "nothing",
@@ -380,7 +376,7 @@ def _open(folder: Path) -> tuple[Dataset | None, list[Finding]]:
         except InputError as error:
             found = f"a manifest that cannot be used ({str(error).removeprefix(f'{path}: ')})"
             expected = "one of this version"
-    return None, [_finding(path, found, expected, CONVERT_AGAIN)]
+    return None, [Finding(path, found, expected, CONVERT_AGAIN)]
 
 
 def _list_leftovers(folder: Path) -> Iterator[Finding]:
@@ -391,4 +387,4 @@ def _list_leftovers(folder: Path) -> Iterator[Finding]:
         folders.sort()
         for name in sorted(files):
             if name.startswith(".") and name.endswith(PART_SUFFIX):
-                yield _finding(Path(parent, name), found, expected, "Delete it.")
+                yield Finding(Path(parent, name), found, expected, "Delete it.")
