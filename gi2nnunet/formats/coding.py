@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.formats.ids import ORGANS, LabelScheme
-from gi2nnunet.formats.labels import ALL_BITS, ORGAN_BITS, LabelMap
+from gi2nnunet.formats.ids import LABEL_SCHEMES, ORGANS, LabelScheme
+from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap, nnunet_labels
 from gi2nnunet.formats.structures import find_organ
 
 
@@ -131,12 +131,6 @@ def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str)
 
 
 CODINGS: Mapping[LabelScheme, LabelCoding] = {
-    "regions": LabelCoding(
-        values={
-            organ: tuple(value for value in range(1, ALL_BITS + 1) if value & bit)
-            for organ, bit in zip(ORGANS, ORGAN_BITS, strict=True)
-        }
-    ),
-    "exclusive": LabelCoding(values={organ: (i + 1,) for i, organ in enumerate(ORGANS)}),
+    scheme: read_declared_labels(nnunet_labels(scheme)[0], where=scheme) for scheme in LABEL_SCHEMES
 }
 """The two ways in which this package codes labels itself."""

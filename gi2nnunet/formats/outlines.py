@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.formats.labels import find_box
+
 INSET_PIXELS = 0.05
 """How far an outline runs inside the true edges of the pixels."""
 
@@ -78,7 +80,7 @@ def trace_outlines(
     """
     if mask.ndim != 3 or mask.dtype != np.bool_:
         raise ValueError(f"expected a volume of bool, got {mask.dtype} of shape {mask.shape}")
-    box = _find_box(mask)
+    box = find_box(mask)
     padded = np.pad(mask[box], ((0, 0), (1, 1), (1, 1)))
     pixels = _find_edge_pixels(padded)
     # A corner is 4 * (index of its edge pixel) + quadrant.
@@ -120,16 +122,6 @@ def _find_kept(
     between = inner[before] & inner[after] & ~fixed
     kept: NDArray[np.bool_] = ~(inner | between)
     return kept
-
-
-def _find_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds the mask."""
-    in_plane = np.any(mask, axis=0)
-    spans = []
-    for line in (np.any(mask, axis=(1, 2)), np.any(in_plane, axis=1), np.any(in_plane, axis=0)):
-        places = np.flatnonzero(line).tolist() or [0]
-        spans.append(slice(places[0], places[-1] + 1))
-    return spans[0], spans[1], spans[2]
 
 
 def _find_edge_pixels(padded: NDArray[np.bool_]) -> _Indices:

@@ -24,6 +24,7 @@ from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.files import Count, parse_record, replace_file
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.volumes import GZIP_WINDOW, compress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,6 @@ class TuningScan:
 SUFFIX = ".gi2prob"
 
 _FORMAT = 2
-_GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
-_LEVEL = 1  # higher ones take longer and save little: most voxels are 0
 _MOST_HEADER_BYTES = 1 << 17
 _MOST_VOXELS = 1 << 31
 _ISAL_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub takes it for an instance
@@ -118,9 +117,7 @@ def write_probabilities(
         "about": dict(about),
     }
     line = json.dumps(header, sort_keys=True).encode() + b"\n"
-    packer = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
-    parts = packer.compress(line), packer.compress(np.ascontiguousarray(array).data)
-    replace_file(path, b"".join([*parts, packer.flush()]))
+    replace_file(path, compress(line, np.ascontiguousarray(array).data))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +138,7 @@ def read_about(path: Path) -> dict[str, Any]:
     """Return how a file's probabilities were made; empty if it, or its header, is not readable."""
     try:
         with path.open("rb") as file:  # only the header is read
-            unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+            unpacker = isal_zlib.decompressobj(GZIP_WINDOW)
             start = unpacker.decompress(file.read(_MOST_HEADER_BYTES), _MOST_HEADER_BYTES)
         line = start.partition(b"\n")[0]
         return parse_record(line, _Header, where=str(path), remedy=_AGAIN).about

@@ -178,8 +178,7 @@ def _make_structure(
     if maker.model:
         roi.ROIGenerationDescription = maker.model[:_MOST_LO_CHARACTERS]
 
-    colour = CONTOUR_COLOURS[organ]
-    contours.ROIDisplayColor = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    contours.ROIDisplayColor = list(bytes.fromhex(CONTOUR_COLOURS[organ][1:]))
     if encoded := _encode_contours(series, mask):
         # The bytes of a whole sequence. In Implicit VR nothing else of a VR is written.
         contours[_CONTOUR_SEQUENCE] = DataElement(_CONTOUR_SEQUENCE, "OB", encoded)

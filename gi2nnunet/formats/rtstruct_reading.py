@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from gi2nnunet.core.errors import InputError, Problem, raise_problems
 from gi2nnunet.formats.dicom_series import Series, be_discreet, read_dicom
+from gi2nnunet.formats.rle import run_pixels
 from gi2nnunet.formats.structures import (
     OrganMasks,
     find_other_frame,
@@ -403,5 +404,4 @@ def _fill_runs(
     first = np.maximum(np.ceil(low - _ON_LINE_PIXELS).astype(np.int64), 0)
     last = np.minimum(np.floor(high + _ON_LINE_PIXELS).astype(np.int64), width - 1)
     lengths = np.maximum(last - first + 1, 0)
-    begins = np.cumsum(lengths) - lengths
-    flat[np.arange(lengths.sum()) + np.repeat(base + first - begins, lengths)] = True
+    flat[run_pixels(base + first, lengths)] = True

@@ -40,7 +40,7 @@ from gi2nnunet.core.files import replace_file
 
 # ISA-L's level 1: on 16-bit slices as fast as its level 0 and a tenth smaller.
 _COMPRESSION_LEVEL = 1
-_GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
+GZIP_WINDOW = 31  # zlib's way to say "gzip container"; its time stamp is 0
 _NIFTI_VOXELS_AT = 352
 _HEADER_BYTES = 544  # those of NIfTI-2, and where its extensions would begin
 _START_BYTES = 2**16  # of a file, packed or not: holds the header
@@ -48,7 +48,7 @@ _NIFTI2_SIZES = (struct.pack("<i", 540), struct.pack(">i", 540))
 _MOST_BYTES = 8 * MOST_VOXELS
 _EXTRA_BYTES = 2**16  # that may follow the voxels
 _ENDINGS = (".nii.gz", ".nii")
-_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
+TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's RAS world to ITK's
 # Letters for what each axis runs to; or nibabel's orientation, ``(3, 2)``.
 Axes = str | NDArray[np.float64]
 _SLICE_ORDER = "IPL"  # z runs to inferior, y to posterior, x to left
@@ -143,11 +143,12 @@ def encode_volume(array: NDArray[Any], *, spacing_mm: Sequence[float]) -> bytes:
         in_file_order.dtype,
         (spacing_z, spacing_y, spacing_x),
     )
-    return _compress(start, in_file_order.reshape(-1).data)
+    return compress(start, in_file_order.reshape(-1).data)
 
 
-def _compress(*parts: bytes | memoryview) -> bytes:
-    compressor = isal_zlib.compressobj(_COMPRESSION_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+def compress(*parts: bytes | memoryview) -> bytes:
+    """Return the parts, one after the other, as one gzip file."""
+    compressor = isal_zlib.compressobj(_COMPRESSION_LEVEL, isal_zlib.DEFLATED, GZIP_WINDOW)
     return b"".join([*map(compressor.compress, parts), compressor.flush()])
 
 
@@ -379,7 +380,7 @@ def place_volume(
     return VolumeGeometry(
         shape=(depth, height, width),
         spacing_mm=_three(_find_spacing(affine)),
-        corner_mm=_three(_TO_LPS @ affine[:3, 3]),
+        corner_mm=_three(TO_LPS @ affine[:3, 3]),
     )
 
 
@@ -436,7 +437,7 @@ def _read_nifti_bytes(path: Path, *, start_only: bool = False) -> bytes:
 
 def _unpack_start(data: bytes) -> bytes:
     """Return the first bytes in a gzip file, after checking the size in its header."""
-    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    unpacker = isal_zlib.decompressobj(GZIP_WINDOW)
     start: bytes = unpacker.decompress(data, _HEADER_BYTES)
     if len(start) < _NIFTI_VOXELS_AT and not unpacker.eof:
         raise EOFError("it is cut off")
@@ -490,7 +491,7 @@ def _find_axes(affine: NDArray[np.float64], *, where: str) -> NDArray[np.float64
         if along.min() >= np.cos(np.deg2rad(_MOST_OBLIQUE_DEGREES)):
             return axes
     raise InputError(
-        f"{where}: found voxel axes along {np.round((_TO_LPS @ cosines).T, 3).tolist()} (LPS); "
+        f"{where}: found voxel axes along {np.round((TO_LPS @ cosines).T, 3).tolist()} (LPS); "
         f"expected axes at right angles within {_MOST_OBLIQUE_DEGREES:.0f} degrees of the "
         "patient's. Resample it to the patient's axes."
     )
@@ -521,4 +522,4 @@ def _write_image(path: Path, image: Any) -> None:
     image.set_qform(image.affine, code=1)
     image.set_sform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
-    replace_file(path, _compress(image.to_bytes()))
+    replace_file(path, compress(image.to_bytes()))
