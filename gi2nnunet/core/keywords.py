@@ -189,7 +189,7 @@ def _translate_texts(value: Any, translate: Callable[[str], str]) -> Any:
     """Return what a call returned with its sentences translated."""
     if isinstance(value, str):
         return translate(value)
-    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+    if type(value) in (tuple, list):
         return type(value)(_translate_texts(one, translate) for one in value)
     if not is_dataclass(value) or isinstance(value, type):
         return value

@@ -19,13 +19,12 @@ from gi2nnunet.core.files import find_kind, find_record, is_stray
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import SPLITS, Dataset
 from gi2nnunet.dataset.splits import check_leaks, shared_patients
-from gi2nnunet.formats.ids import ORGANS, LabelScheme, patient_of
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import ALL_BITS, nnunet_labels
 from gi2nnunet.formats.volumes import Volume, is_nifti_name, read_volume
 from gi2nnunet.source.dataset import MANIFEST, DatasetScan, FileEntry, Fold, list_files
 from gi2nnunet.source.nifti import DATASET_JSON
 from gi2nnunet.source.open import open_source
-from gi2nnunet.source.prints import find_twins
 from gi2nnunet.source.scan import RECORDED, SourceOptions
 
 CONVERT_AGAIN = "Make it again with: gi2nnunet convert SOURCE"
@@ -163,12 +162,6 @@ def warn_of_leaking_folds(dataset: Dataset) -> list[str]:
         f"{name_some(dataset.leaking_patients)} are in training and in validation of a fold, so "
         "scores over the folds are too optimistic"
     ]
-
-
-def find_copied_patients(dataset: Dataset) -> list[tuple[str, str]]:
-    """Return the pairs of scans of different patients that have the same image, or nearly so."""
-    twins = find_twins(dataset.prints)
-    return [(one, other) for one, other in twins if patient_of(one) != patient_of(other)]
 
 
 def _check_parts(dataset: Dataset) -> list[Finding]:

@@ -452,7 +452,6 @@ def _warn_of_twins(records: Mapping[str, ScanRecord]) -> list[str]:
         f"{one} and {other} have the same image, or nearly so, and count as different patients: "
         "the same slices may be trained on and scored. Remove one of them from the source"
         for one, other in find_twins(prints)
-        if patient_of(one) != patient_of(other)
     ]
 
 

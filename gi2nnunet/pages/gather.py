@@ -14,7 +14,6 @@ from pathlib import Path
 from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.dataset.checks import (
-    find_copied_patients,
     find_shared_patients,
     warn_of_leaking_folds,
 )
@@ -38,6 +37,7 @@ from gi2nnunet.scoring.record import SUBMISSION, TRUTH, ScoreRecord, find_scores
 from gi2nnunet.scoring.result import Interval, ScanScore, Score
 from gi2nnunet.scoring.score import score_submission
 from gi2nnunet.source.dataset import DatasetScan
+from gi2nnunet.source.prints import find_twins
 from gi2nnunet.source.scan import LoadedScan
 from gi2nnunet.training.record import TrainedFold, find_trainings
 
@@ -181,7 +181,7 @@ def _describe_leaks(dataset: Dataset, unexpected: Sequence[str]) -> tuple[str, .
         *warn_of_leaking_folds(dataset),
         *(
             f"{one} and {other}, of different patients, have the same image, or nearly so"
-            for one, other in find_copied_patients(dataset)
+            for one, other in find_twins(dataset.prints)
         ),
         *check_leaks(dataset.splits, allowed=dataset.leaking_patients),
     )

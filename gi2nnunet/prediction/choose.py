@@ -15,7 +15,7 @@ from typing import Literal
 
 from gi2nnunet.core.errors import InputError, count
 from gi2nnunet.core.workers import count_cores
-from gi2nnunet.dataset.checks import find_copied_patients, warn_of_leaking_folds
+from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import (
     TRUTH,
     Dataset,
@@ -44,6 +44,7 @@ from gi2nnunet.source.open import open_source
 from gi2nnunet.source.prints import (
     Prints,
     find_originals,
+    find_twins,
     take_mirrored_prints,
     unpack_prints,
 )
@@ -402,7 +403,7 @@ def judge_out_of_fold(dataset: Dataset, seen: Mapping[str, Collection[str]]) -> 
     """Return what a score of training scans means if their models saw only ``seen``, by scan."""
     if any(
         other in seen.get(one, ()) or one in seen.get(other, ())
-        for one, other in find_copied_patients(dataset)
+        for one, other in find_twins(dataset.prints)
     ):
         return "in-sample"
     if dataset.leaking_patients:

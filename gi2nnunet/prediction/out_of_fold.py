@@ -21,7 +21,7 @@ from gi2nnunet.core.errors import InputError, count, name_some
 from gi2nnunet.core.files import find_record
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice, Progress, count_cores, count_steps, ignore
-from gi2nnunet.dataset.checks import find_copied_patients, warn_of_leaking_folds
+from gi2nnunet.dataset.checks import warn_of_leaking_folds
 from gi2nnunet.dataset.manifest import (
     Dataset,
     image_name_of,
@@ -56,6 +56,7 @@ from gi2nnunet.prediction.folders import OUT_OF_FOLD, lock_of_stored
 from gi2nnunet.prediction.predict import predict_scans, write_cost
 from gi2nnunet.source.check.in_models import ScanAgreement
 from gi2nnunet.source.dataset import MANIFEST, list_files
+from gi2nnunet.source.prints import find_twins
 
 _HALF = 127.5  # of probabilities in eight bits
 
@@ -99,7 +100,7 @@ def choose_every_fold(
     ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
     notice(engine.hardware.describe())
     notice(f"Models: {ensemble.describe()}")
-    for one, other in find_copied_patients(dataset):
+    for one, other in find_twins(dataset.prints):
         notice(
             f"{one} and {other} have the same image, or nearly so: if they are in different folds, "
             "the models have seen what they are scored on"

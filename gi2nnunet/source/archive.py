@@ -125,7 +125,7 @@ class Archive:
         listed = "\n".join(f"{members.getinfo(name).CRC:08x}" for name in names)
         return hashlib.sha256(listed.encode()).hexdigest()
 
-    def read_bytes(self, name: str, *, limit: int | None = None) -> bytes:
+    def read_bytes(self, name: str, *, limit: int = -1) -> bytes:
         """Return the content of one file, or its first ``limit`` bytes.
 
         Raises
@@ -137,13 +137,13 @@ class Archive:
         try:
             if self.is_zip:
                 with self._open_zip().open(name) as member:
-                    return member.read() if limit is None else member.read(limit)
+                    return member.read(limit)
             if find_kind(self.place / name) not in ("file", None):  # to read a pipe waits for ever
                 raise InputError(
                     f"{self.path}: {name} is not a regular file; expected one. Put the file there."
                 )
             with (self.place / name).open("rb") as file:
-                return file.read() if limit is None else file.read(limit)
+                return file.read(limit)
         except KeyError as error:
             raise InputError(f"{self.path}: holds no file {name}.") from error
         # RuntimeError: encrypted, or compressed in a way that Python does not know.

@@ -37,9 +37,9 @@ from gi2nnunet.formats.ids import (
     scan_order,
     slice_id,
 )
-from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
-from gi2nnunet.formats.rle import decode_rows, run_pixels
-from gi2nnunet.formats.tables import MaskColumn, MaskTable, format_rows, read_mask_table
+from gi2nnunet.formats.labels import LabelMap
+from gi2nnunet.formats.rle import decode_rows
+from gi2nnunet.formats.tables import MaskColumn, MaskTable, format_rows, paint_runs, read_mask_table
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.foreign import describe_foreign
 from gi2nnunet.source.scan import (
@@ -161,15 +161,9 @@ class SliceScan(Scan):
             )
             for bad in refused
         )
-        label_map = np.zeros(self.shape, np.uint8)
-        flat = label_map.reshape(-1)
-        row_of_run = np.repeat(np.arange(len(texts)), np.diff(runs.offsets))
         # The first slice lies last in memory, as in the file.
-        starts = runs.starts + (self.shape[0] - 1 - row_of_run // organs) * pixels
-        for organ, bit in enumerate(ORGAN_BITS):
-            chosen = row_of_run % organs == organ
-            flat[run_pixels(starts[chosen], runs.lengths[chosen])] |= np.uint8(bit)
-        return label_map[::-1], problems
+        rows = np.arange(len(texts)).reshape(-1, organs)[::-1]
+        return paint_runs(runs, rows, height=self.size[0], width=self.size[1])[::-1], problems
 
     def take_stamp(self) -> str:
         """Return a digest of sizes and time stamps, in a zip of its checksums."""

@@ -140,8 +140,6 @@ class DicomScan(Scan):
 
     def load_labels(self) -> tuple[LabelMap, tuple[()]]:
         """Read the structures; of the images no pixels. An organ without a structure is empty."""
-        if self.structures is None:
-            raise ValueError(f"{self.scan_id} has no truth")
         return self._read_labels(self.read_series()), ()
 
     def _read_labels(self, series: Series) -> LabelMap:

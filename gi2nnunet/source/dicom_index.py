@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gi2nnunet.core.errors import MOST_SIDE, MOST_VOXELS, InputError, Problem
+from gi2nnunet.core.errors import MOST_SIDE, MOST_VOXELS, InputError, Problem, count
 from gi2nnunet.core.files import find_kind
 from gi2nnunet.formats.dicom_series import (
     FRAME_KEYWORDS,
@@ -303,7 +303,7 @@ def _sort_file(archive: Archive, name: str, *, into: _Found, path: str, shown_as
         into.has_dicomdir = True
     elif "Rows" in dataset and modality not in _NO_IMAGES:
         of_series = into.series.setdefault((str(dataset.get("StudyInstanceUID", "")), uid), [])
-        known_as = path or _name_file(len(of_series) + 1, uid)
+        known_as = path or f"file {len(of_series) + 1} of the series ...{uid[-6:]}"
         if cut_off:
             raise InputError(f"{known_as}: {cut_off}")
         of_series.append((name, dataset, list_frames(dataset, shown_as=known_as)))
@@ -325,10 +325,6 @@ def _read_header(archive: Archive, name: str, *, shown_as: str) -> tuple[Dataset
         dataset = read_dicom(file, shown_as=shown_as, pixels=False, tags=tags)
         header, size = file.tell(), file.seek(0, 2)
     return dataset, _find_cut(size, dataset, header)
-
-
-def _name_file(number: int, uid: str) -> str:
-    return f"file {number} of the series ...{uid[-6:]}"
 
 
 def _find_cut(size: int, dataset: Dataset, header: int) -> str:
@@ -386,7 +382,7 @@ def _build_volumes(images: Sequence[tuple[str, Dataset, list[Frame]]]) -> Iterab
             problems.append(Problem(where=where, found=what, expected="those of an MR image"))
         used = series.datasets if series else [frame.dataset for frame in frames]
         modality = str(image.get("Modality", "")) or "no modality"
-        slices = f"{len(frames)} slice{'s' if len(frames) > 1 else ''}"
+        slices = count(len(frames), "slice")
         dates = (str(image.get(keyword) or "") for keyword in _DATES)
         yield Volume(
             files=tuple(dict.fromkeys(name_of[id(dataset)] for dataset in used)),

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gi2nnunet.formats.ids import patient_of
+
 Prints = NDArray[np.uint64]
 """``(z,)``: the print of each slice; 0 for a slice of one value."""
 
@@ -131,9 +133,10 @@ def find_originals(
 
 
 def find_twins(known: Mapping[str, Prints]) -> list[tuple[str, str]]:
-    """Return the pairs of scans, by their ids, that are copies of each other."""
+    """Return the pairs of scans of different patients that have the same image, or nearly so."""
     names = list(known)
-    return [(names[first], names[second]) for first, second in _list_whole([*known.values()])]
+    twins = [(names[first], names[second]) for first, second in _list_whole([*known.values()])]
+    return [(one, other) for one, other in twins if patient_of(one) != patient_of(other)]
 
 
 def _list_whole(prints: Sequence[Prints]) -> list[tuple[int, int]]:

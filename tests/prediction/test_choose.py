@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.dataset.checks import find_copied_patients
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import slice_id
 from gi2nnunet.formats.labels import to_exclusive
@@ -22,7 +21,7 @@ from gi2nnunet.prediction.choose import (
     select_source,
 )
 from gi2nnunet.scoring.score import score_submission
-from gi2nnunet.source.prints import take_prints
+from gi2nnunet.source.prints import find_twins, take_prints
 from gi2nnunet.source.scan import SourceOptions
 from tests.converting import convert
 from tests.source_factory import (
@@ -303,7 +302,7 @@ def test_copies_in_different_folds_are_not_out_of_fold(tmp_path):
     rows = tuple(row[:3] for row in true_rows(train))
     dataset = make_dataset(tmp_path, MadeSource(train=train, rows=rows), folds=6)
     assert any("case1_day0 and case12_day0 have the same image" in w for w in dataset.warnings)
-    assert find_copied_patients(dataset) == [("case1_day0", "case12_day0")]
+    assert find_twins(dataset.prints) == [("case1_day0", "case12_day0")]
     assert select_own_scans(dataset, make_ensemble(*range(6))).standing == "in-sample"
     assert select_own_scans(make_dataset(tmp_path / "b"), make_ensemble(0)).standing == (
         "out-of-fold"

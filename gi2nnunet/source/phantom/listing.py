@@ -10,7 +10,7 @@ import numpy as np
 
 from gi2nnunet.core.errors import MOST_SIDE, InputError, Problem, count, raise_problems, shorten
 from gi2nnunet.formats.ids import ORGANS, SLICE_ID, parse_image_path, scan_order, slice_id
-from gi2nnunet.formats.tables import MaskTable, read_csv, to_numbers
+from gi2nnunet.formats.tables import MaskTable, ScanRows, group_rows, read_csv, to_numbers
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.scan import Part
@@ -178,24 +178,16 @@ def match_rows(
     InputError
         For rows of an unlisted slice, a slice without a row for each organ, or a gap.
     """
-    texts: dict[str, dict[int, dict[int, str]]] = {}
-    for scan, number, organ, text in zip(
-        table.scan.tolist(), table.number.tolist(), table.organ.tolist(), table.texts, strict=True
-    ):
-        of_scan = texts.setdefault(table.scan_ids[scan], {})
-        of_scan.setdefault(number, {})[organ] = text
     problems: list[Problem] = []
     scans: list[tuple[ListedScan, Texts]] = []
-    for scan_id in sorted(texts, key=scan_order):
-        rows, listed = dict(sorted(texts[scan_id].items())), listing.get(scan_id)
-        problems += _find_incomplete(scan_id, rows, listed, masks=masks, sizes=sizes)
+    for found in group_rows(table):
+        listed = listing.get(found.scan_id)
+        problems += _find_incomplete(found, listed, masks=masks, sizes=sizes)
         if listed is not None and not problems:
-            geometry = replace(listed.geometry, slices=len(rows))
-            scan = replace(listed, part="train", geometry=geometry, first_number=min(rows))
-            organs = range(len(ORGANS))
-            scans.append(
-                (scan, tuple(tuple(row[organ] for organ in organs) for row in rows.values()))
-            )
+            geometry = replace(listed.geometry, slices=len(found.numbers))
+            scan = replace(listed, part="train", geometry=geometry, first_number=found.numbers[0])
+            rows = found.rows.tolist()
+            scans.append((scan, tuple(tuple(table.texts[row] for row in each) for each in rows)))
     raise_problems(problems, remedy=f"Complete {masks} or {sizes}.")
     if not scans:
         raise InputError(f"{masks}: holds no row. Give the rows of a train.csv.")
@@ -203,29 +195,29 @@ def match_rows(
 
 
 def _find_incomplete(
-    scan_id: str, rows: Mapping[int, Mapping[int, str]], listed: ListedScan | None,
-    *, masks: Path, sizes: Path,
-) -> Iterator[Problem]:  # fmt: skip
+    scan: ScanRows, listed: ListedScan | None, *, masks: Path, sizes: Path
+) -> Iterator[Problem]:
     """Yield slices of unknown size, slices without a row for each organ, and gaps."""
     first = listed.first_number if listed else 0
     known = range(first, first + listed.geometry.slices) if listed else range(0)
-    for number, found in rows.items():
-        where = f"{masks}, {slice_id(scan_id, number)}"
+    numbers = scan.numbers
+    for number, rows in zip(numbers, np.sum(scan.rows >= 0, axis=1), strict=True):
+        where = f"{masks}, {slice_id(scan.scan_id, number)}"
         if number not in known:
             yield Problem(
                 where=where,
                 found="rows of a slice of unknown size",
                 expected=f"a size for it in {sizes}",
             )
-        if len(found) != len(ORGANS):
+        if rows != len(ORGANS):
             yield Problem(
                 where=where,
-                found=f"{len(found)} of {len(ORGANS)} rows",
+                found=f"{rows} of {len(ORGANS)} rows",
                 expected=f"one row for each of {', '.join(ORGANS)}",
             )
-    if max(rows) - min(rows) + 1 != len(rows):
+    if numbers[-1] - numbers[0] + 1 != len(numbers):
         yield Problem(
-            where=f"{masks}, {scan_id}",
-            found=f"{count(len(rows), 'slice')} from {min(rows)} to {max(rows)}",
+            where=f"{masks}, {scan.scan_id}",
+            found=f"{count(len(numbers), 'slice')} from {numbers[0]} to {numbers[-1]}",
             expected="every slice between, without a gap",
         )
