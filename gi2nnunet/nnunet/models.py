@@ -198,20 +198,20 @@ def order_of(fold: str) -> tuple[int, str]:
 
 def list_folds(results: Path) -> tuple[FoldFolder, ...]:
     """Return every fold under nnU-Net's results folder of one dataset, begun or finished."""
-    found = []
-    for folder in results.glob("*__*__*/fold_*"):
-        if folder.is_dir():
-            trainer, plans_name, configuration = folder.parent.name.split("__", 2)
-            found.append(
-                FoldFolder(
-                    folder=folder,
-                    trainer=trainer,
-                    plans_name=plans_name,
-                    configuration=configuration,
-                    fold=folder.name.removeprefix("fold_"),
-                )
-            )
+    found = [name_fold(folder) for folder in results.glob("*__*__*/fold_*") if folder.is_dir()]
     return tuple(sorted(found, key=lambda fold: fold.order))
+
+
+def name_fold(folder: Path) -> FoldFolder:
+    """Return a fold with the names that are in those of its folders."""
+    trainer, plans_name, configuration = folder.parent.name.split("__", 2)
+    return FoldFolder(
+        folder=folder,
+        trainer=trainer,
+        plans_name=plans_name,
+        configuration=configuration,
+        fold=folder.name.removeprefix("fold_"),
+    )
 
 
 def list_models(results: Path) -> tuple[TrainedModel, ...]:

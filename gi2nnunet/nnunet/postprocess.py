@@ -22,6 +22,7 @@ from gi2nnunet.formats.labels import LabelMap, find_box, join_organs
 from gi2nnunet.nnunet.models import Ensemble, Fold, TrainedModel, digest_checkpoint
 from gi2nnunet.scoring.bootstrap import Gain
 from gi2nnunet.scoring.conventions import TunedMetric
+from gi2nnunet.scoring.result import to_plain
 
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)  # voxels that touch in a corner hold together
 
@@ -416,10 +417,7 @@ class Tuning:
             "decision": self.decision.to_json(),
             "found": self.found.to_json(),
             "gains": {
-                name: {
-                    key: None if math.isnan(value) else value
-                    for key, value in (*vars(gain).items(), ("gain", gain.gain))
-                }
+                name: to_plain({**vars(gain), "gain": gain.gain})
                 for name, gain in self.gains.items()
             },
             "n_scans": self.n_scans,

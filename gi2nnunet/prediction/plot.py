@@ -51,7 +51,7 @@ def choose_slices(predicted: Masks, truth: Masks | None, *, most: int) -> list[i
 
 
 def plot_slices(
-    scan: ScanArrays, truth: Masks | None, *, slices: Sequence[int], title: str, columns: int = 4
+    scan: ScanArrays, truth: Masks | None, *, slices: Sequence[int], title: str
 ) -> Figure:
     """Draw slices of a predicted scan: the truth's contours solid, the prediction's dashed.
 
@@ -60,7 +60,7 @@ def plot_slices(
     slices
         Indices of slices.
     """
-    columns = min(columns, len(slices))
+    columns = min(4, len(slices))
     rows = -(-len(slices) // columns)
     _, height, width = scan.shape
     _, dy, dx = scan.spacing_mm
@@ -81,11 +81,9 @@ def plot_slices(
 
 
 def _draw_contour(axes: Axes, mask: NDArray[np.bool_], *, colour: str, style: Any) -> None:
-    framed = np.pad(
-        mask.astype(np.float32), 1
-    )  # so that the line closes at the border, and there is a level
     if not mask.any():
         return
+    framed = np.pad(mask.astype(np.float32), 1)  # so that the line closes at the border
     along = [np.arange(-1, length + 1) for length in mask.shape]
     axes.contour(
         along[1], along[0], framed, levels=[0.5], colors=[colour], linestyles=style, linewidths=1.3

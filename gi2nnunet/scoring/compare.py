@@ -227,17 +227,10 @@ class Comparison:
         return f"<p>{self}</p>{table}"
 
 
-def compare_scores(
-    a: Score,
-    b: Score,
-    *,
-    n_resamples: int = SCORE_RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Comparison:
+def compare_scores(a: Score, b: Score, *, seed: int = 0) -> Comparison:
     """Compare two scores of the same scans.
 
-    The options are those of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
+    The option is that of :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals`.
 
     Raises
     ------
@@ -249,13 +242,13 @@ def compare_scores(
         raise ValueError("the two scores are not of the same scans and convention")
     n_patients = len(list_patients(a))
     means_a, means_b = (
-        resample_means(_pair_measures(one, other), n_resamples=n_resamples, seed=seed)
+        resample_means(_pair_measures(one, other), n_resamples=SCORE_RESAMPLES, seed=seed)
         for one, other in ((a, b), (b, a))
     )
     differences = {}
     for name, before in means_a.items():
         after = means_b[name]
-        moved = find_interval(after - before, n_patients=n_patients, confidence=confidence)
+        moved = find_interval(after - before, n_patients=n_patients, confidence=CONFIDENCE)
         differences[name] = Difference(
             a=float(before[0]), b=float(after[0]), difference=moved.value,
             low=moved.low, high=moved.high,
@@ -269,8 +262,8 @@ def compare_scores(
         patients=tuple(sorted(_average_patients(changes), key=_rank)),
         scans=tuple(sorted(changes, key=_rank)),
         n_patients=n_patients,
-        n_resamples=n_resamples,
-        confidence=confidence,
+        n_resamples=SCORE_RESAMPLES,
+        confidence=CONFIDENCE,
         seed=seed,
     )
 

@@ -155,7 +155,10 @@ def _field_hausdorff(
     shape: tuple[int, int, int],
     most_times_truth: int | None = None,
 ) -> float:
-    """Return :func:`normalised_hausdorff` of the voxels that have any of ``bits``."""
+    """Return :func:`normalised_hausdorff` of the voxels that have any of ``bits``.
+
+    It is 1 if the prediction has more than ``most_times_truth`` times the voxels of the truth.
+    """
     n_pred = int(np.count_nonzero(field.values & bits))
     n_true = int(np.count_nonzero(field.values & (bits << SHIFT)))
     if n_pred == 0 and n_true == 0:
@@ -177,7 +180,6 @@ def normalised_hausdorff(
     truth: BoolArray,
     *,
     shape: tuple[int, int, int] | None = None,
-    most_times_truth: int | None = None,
 ) -> float:
     """Return the symmetric Hausdorff distance in the unit cube, divided by its diagonal.
 
@@ -188,8 +190,6 @@ def normalised_hausdorff(
     shape
         ``(D, H, W)`` that divides the coordinates, if the masks are cropped out of a larger
         volume; by default the masks' own.
-    most_times_truth
-        The distance is 1 if ``pred`` has more than this many times the voxels of ``truth``.
 
     Returns
     -------
@@ -200,9 +200,7 @@ def normalised_hausdorff(
     maps = pred.astype(np.uint8), truth.astype(np.uint8)
     box = find_box(*maps)
     field = make_field(maps[0][box], maps[1][box])
-    return _field_hausdorff(
-        field, 1, shape=(depth, height, width), most_times_truth=most_times_truth
-    )
+    return _field_hausdorff(field, 1, shape=(depth, height, width))
 
 
 def slice_hausdorff(pred: BoolArray, truth: BoolArray, *, shape: tuple[int, int]) -> FloatArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,7 @@ from gi2nnunet.prediction.out_of_fold import (
 )
 from gi2nnunet.scoring.bootstrap import Gain
 from gi2nnunet.scoring.conventions import TunedMetric
+from gi2nnunet.scoring.result import to_plain
 from gi2nnunet.tuning.search import list_tuning_scans, measure_plain
 
 if TYPE_CHECKING:
@@ -84,10 +85,7 @@ class ModelComparison(ShownAsTable):
         """Return it as plain values; NaN becomes ``None``."""
         return {
             "metric": self.metric,
-            "entries": [
-                {k: None if v != v else v for k, v in asdict(entry).items()}
-                for entry in self.entries
-            ],
+            "entries": to_plain(self.entries),
             "recommended": self.best.name,
             "command": self.command,
             "advice": self.advice,

@@ -32,6 +32,7 @@ from gi2nnunet.nnunet.models import (
     find_digests,
     fold_folder,
     list_folds,
+    name_fold,
     spell_training,
 )
 from gi2nnunet.nnunet.postprocess import TuningRecord, list_tunings
@@ -356,14 +357,7 @@ def _find_starting(results: Path) -> Iterator[FoldFolder]:
     for lock in results.glob("*__*__*/.fold_*.lock"):
         folder = lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
         if not folder.exists() and lock_path(folder) == lock and find_holders(folder):
-            trainer, plans_name, configuration = folder.parent.name.split("__", 2)
-            yield FoldFolder(
-                folder=folder,
-                trainer=trainer,
-                plans_name=plans_name,
-                configuration=configuration,
-                fold=folder.name.removeprefix("fold_"),
-            )
+            yield name_fold(folder)
 
 
 def _measure_file(path: Path) -> int:
