@@ -254,8 +254,7 @@ def _plan_parts(opened: Source, split: SplitOptions, suspects: Mapping[str, str]
         owner = "benchmark" if split.holdout == "mle-bench" else "source"
         warnings.append(
             f"training and the held-out test set share {count(len(shared), 'patient')}, as the "
-            f"{owner} "
-            f"has it: {', '.join(shared)}"
+            f"{owner} has it: {', '.join(shared)}"
         )
     parts: dict[str, DatasetPart] = {
         s: "holdout" if s in held else scan.part

@@ -102,9 +102,8 @@ def _read_masks(
     if not whole and (not organs or not len(files) == len(organs) == len(set(organs))):
         raise InputError(
             f"{labels}: found {count(len(files), 'NIfTI file')}, {len(organs)} with an organ's "
-            "name; "
-            f"expected one file of labels, or one for each of {', '.join(ORGANS)}. Give one file, "
-            "or a folder with only these."
+            f"name; expected one file of labels, or one for each of {', '.join(ORGANS)}. Give one "
+            "file, or a folder with only these."
         )
     masks: dict[str, NDArray[np.bool_]] = {}
     for path, organ in of_file.items():

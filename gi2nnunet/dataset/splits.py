@@ -159,9 +159,8 @@ def check_folds_asked(asked: int | None, *, patients: int) -> tuple[int, str | N
             raise InputError(f"folds: found {asked}; expected at least 2. Give a larger number.")
         if asked > patients:
             raise InputError(
-                f"folds: found {asked} for {count(patients, 'training patient')}; expected at "
-                "most one fold "
-                "for each patient. Ask for fewer folds, or give no number."
+                f"folds: found {asked} for {count(patients, 'training patient')}; expected at most "
+                "one fold for each patient. Ask for fewer folds, or give no number."
             )
         return asked, None
     if patients >= DEFAULT_FOLDS:
@@ -231,8 +230,7 @@ def hold_out(
     if wanted >= len(patients):
         raise InputError(
             f"holdout: found {rule} of {count(len(patients), 'patient')}, which leaves none to "
-            "train on. "
-            "Hold out fewer, or none with 0."
+            "train on. Hold out fewer, or none with 0."
         )
     drawn = np.random.default_rng(seed).permutation(len(patients))[:wanted]
     chosen = {patients[index] for index in drawn.tolist()}

@@ -275,9 +275,8 @@ def select_source(
     labelled = [scan for scan in source.scans.values() if scan.labelled and options.truth]
     if 0 < len(labelled) < len(source.scans):
         warnings.append(
-            f"{source.path}: {len(labelled)} of {count(len(source.scans), 'scan')} have labels, "
-            "so nothing "
-            "is scored; give a source of labelled ones only"
+            f"{source.path}: {len(labelled)} of {count(len(source.scans), 'scan')} have labels, so "
+            "nothing is scored; give a source of labelled ones only"
         )
         labelled = []
     standing = find_standing(

@@ -229,8 +229,7 @@ def assign_folds(dataset: Dataset, ensemble: Ensemble) -> dict[str, int]:
         if len(folds) != 1:
             raise InputError(
                 f"{scan_id}: {count(len(folds), 'fold')} did not train on its patient; expected "
-                "one, as in "
-                "a split by patients. Convert the source again."
+                "one, as in a split by patients. Convert the source again."
             )
         fold_of[scan_id] = int(folds[0])
         if patient_of(scan_id) in leaking:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import PART_SUFFIX, find_record, replace_file, write_json
+from gi2nnunet.core.files import PART_SUFFIX, cannot_write, find_record, replace_file, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, find_datasets
@@ -314,10 +314,7 @@ def swap_folder(new: Path, place: Path, *, old: Path) -> None:
                 old.replace(place)
             raise
     except OSError as error:
-        raise OutputError(
-            f"{place}: cannot be written ({error.strerror or error}). "
-            "Check the rights of its folder, then run the same again."
-        ) from error
+        raise cannot_write(place, error) from error
 
 
 def _run(engine: Engine, task: str, options: Mapping[str, Any]) -> None:

@@ -252,8 +252,7 @@ def _list_empty(outcome: Outcome | None, hours: float) -> list[str]:
         total = len(outcome.used) + len(outcome.failed) + len(late)
         warnings.append(
             f"the time budget of {hours:g} h was too short for {len(late)} of "
-            f"{count(total, 'scan')}, left "
-            f"empty: {name_some(late)}"
+            f"{count(total, 'scan')}, left empty: {name_some(late)}"
         )
     return warnings
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import write_json
+from gi2nnunet.core.files import cannot_write, write_json
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Progress, ignore
 from gi2nnunet.dataset.manifest import Dataset
@@ -124,10 +124,7 @@ def make_bundle(
             shutil.rmtree(old, ignore_errors=True)
             report(2, 2, "collecting wheels")
         except OSError as error:
-            raise OutputError(
-                f"{out}: cannot be written ({error.strerror or error}). Check the free space and "
-                "the rights of its folder, then run the same again."
-            ) from error
+            raise cannot_write(out, error) from error
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
     return KaggleBundle(

@@ -445,9 +445,8 @@ def _narrow(index: Index, asked: DicomOptions) -> list[Volume]:
         also = "a DICOMDIR, which only lists files, and " if index.has_dicomdir else ""
         raise InputError(
             f"The source: found {also}{count(len(index.structures), 'RTSTRUCT or SEG file')} and "
-            f"{count(index.others, 'other file')}; expected a series of MR images. Give the "
-            "folder that "
-            "holds the images."
+            f"{count(index.others, 'other file')}; expected a series of MR images. Give the folder "
+            "that holds the images."
         )
     called = [v for v in index.volumes if asked.series is None or v.is_called(asked.series)]
     if not called:

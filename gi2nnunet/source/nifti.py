@@ -309,10 +309,9 @@ def _warn_of_made_up(scan_ids: Sequence[str]) -> tuple[str, ...]:
         return ()
     return (
         f"the affine of {count(len(scan_ids), 'volume')} ({name_some(scan_ids, most=3)}) has no "
-        "origin or "
-        "voxels of 1 mm, as an identity that was written with an array: what it says of the axes "
-        "may be wrong, and mirrored volumes score about 0. If the arrays are columns, rows and "
-        "slices in their order, give --orientation as-stored",
+        "origin or voxels of 1 mm, as an identity that was written with an array: what it says of "
+        "the axes may be wrong, and mirrored volumes score about 0. If the arrays are columns, "
+        "rows and slices in their order, give --orientation as-stored",
     )
 
 

@@ -106,8 +106,7 @@ def describe_folds(folds: Sequence[Fold], dataset: Dataset) -> list[str]:
     if "all" in folds:
         lines.append(
             f"Training one model on all {count(scans, 'training scan')} (fold all); nnU-Net's "
-            "pseudo Dice "
-            "is then in-sample."
+            "pseudo Dice is then in-sample."
         )
     numbered = [fold for fold in folds if fold != "all"]
     if numbered and len(numbered) == len(dataset.splits):

@@ -276,8 +276,7 @@ def check_opened(opened: Source, *, workers: int, progress: Progress | None = No
     if eight_bit:
         warnings.append(
             f"{count(eight_bit, '8-bit slice')}, not the competition's 16-bit files: intensities "
-            "are "
-            "not comparable"
+            "are not comparable"
         )
     return SourceReport(
         path=opened.path, kind=opened.kind, scans=tuple(scans),
