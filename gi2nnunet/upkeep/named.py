@@ -36,6 +36,7 @@ from gi2nnunet.upkeep.status import (
     TrainingStatus,
     WorkspaceStatus,
     list_names,
+    refuse_several,
 )
 
 Scans = Literal["training", "held-out"]
@@ -165,7 +166,7 @@ def find_folder(given: str | Path, workspace: Workspace) -> Path:
         return path
     fitting = [p for p in read_status(workspace).predictions if str(given) in list_names(p)]
     if len(fitting) > 1:
-        raise _refuse_several(str(given), [piece.name for piece in fitting])
+        raise refuse_several(str(given), [piece.name for piece in fitting])
     return fitting[0].folder if fitting else path
 
 
@@ -215,14 +216,14 @@ class _Naming:
         both: list[PredictionStatus | OutOfFoldStatus] = [*predictions, *stored]
         fitting = [piece for piece in both if asked == list_names(piece)[-1]] or both
         if len(fitting) > 1:
-            raise _refuse_several(name, [list_names(piece)[-1] for piece in fitting])
+            raise refuse_several(name, [list_names(piece)[-1] for piece in fitting])
         if fitting and isinstance(fitting[0], PredictionStatus):
             return self.open_prediction(name, fitting[0])
         if fitting and isinstance(fitting[0], OutOfFoldStatus):
             asked = fitting[0].model
         ensembles = list(self.list_ensembles(asked))
         if len(ensembles) > 1:
-            raise _refuse_several(name, [_name_ensemble(models) for models in ensembles])
+            raise refuse_several(name, [_name_ensemble(models) for models in ensembles])
         if not ensembles:
             raise self.refuse(name)
         return self.describe(name, ensembles[0], stored=bool(fitting))
@@ -297,7 +298,7 @@ class _Naming:
                     found[which] = partial(self.open_prediction, model.name, piece)
         for which, some in names.items():
             if len(some) > 1:
-                found[which] = partial(_raise, _refuse_several(model.name, some))
+                found[which] = partial(_raise, refuse_several(model.name, some))
         return found
 
     def find_stored(self, model: _Model) -> dict[Scans, _Load]:
@@ -402,14 +403,6 @@ def _describe(models: Sequence[TrainedModel]) -> str:
     if len(made) > 1:
         return _name_ensemble(models)
     return f"{'+'.join(model.configuration for model in models)} ({', '.join(*made)})"
-
-
-def _refuse_several(name: str, names: Sequence[str]) -> InputError:
-    hint = " Choose the dataset with --id." if len(set(names)) < len(names) else ""
-    return InputError(
-        f"{name}: found several of that name ({name_some(list(dict.fromkeys(names)), most=10)}); "
-        f"expected one. Give the longer name.{hint}"
-    )
 
 
 def find_common_truth(

@@ -27,6 +27,7 @@ from gi2nnunet.upkeep.status import (
     WorkspaceStatus,
     list_names,
     list_pieces,
+    refuse_several,
 )
 
 if TYPE_CHECKING:
@@ -148,11 +149,11 @@ def _find(status: WorkspaceStatus, name: str) -> Sequence[Piece | Path]:
         if len(found) == 1:
             return found
         if found:
-            raise _refuse_several(name, [list_names(piece)[-1] for piece in found])
+            raise refuse_several(name, [list_names(piece)[-1] for piece in found])
     folds = [one for one in status.trainings if _is_fold_of(one, asked, path)]
     if models := {one.folder.parent: list_names(one)[-1].rpartition("/")[0] for one in folds}:
         if len(models) > 1:
-            raise _refuse_several(name, list(models.values()))
+            raise refuse_several(name, list(models.values()))
         return folds
     known = [name for piece in pieces for name in list_names(piece)]
     near = get_close_matches(name, known, n=3) or [piece.name for piece in pieces]
@@ -167,14 +168,6 @@ def _is_fold_of(training: TrainingStatus, name: str, path: Path) -> bool:
     """Return whether a training is a fold of the model of a name or path."""
     models = {one.rpartition("/")[0] for one in list_names(training)}
     return name in models or path == training.folder.parent
-
-
-def _refuse_several(name: str, found: Sequence[str]) -> InputError:
-    several = name_some(found, most=10)
-    return InputError(
-        f"{name}: found several pieces of that name ({several}); expected one. "
-        "Give the longer name."
-    )
 
 
 def _place_of(piece: Piece) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.locks import Holder
 from gi2nnunet.prediction.folders import OUT_OF_FOLD
@@ -290,6 +291,15 @@ def find_short_name(piece: Piece, others: Sequence[Piece]) -> str:
     """Return the first name of a piece that is of no other piece."""
     taken = {name for other in others if other is not piece for name in list_names(other)}
     return next((name for name in list_names(piece) if name not in taken), piece.name)
+
+
+def refuse_several(name: str, names: Sequence[str]) -> InputError:
+    """Return the error to raise for a name of several pieces; ``names`` are their longer ones."""
+    hint = " Choose the dataset with --id." if len(set(names)) < len(names) else ""
+    return InputError(
+        f"{name}: found several of that name ({name_some(list(dict.fromkeys(names)), most=10)}); "
+        f"expected one. Give the longer name.{hint}"
+    )
 
 
 def list_pieces(status: WorkspaceStatus) -> tuple[Piece, ...]:
