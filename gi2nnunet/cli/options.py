@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -16,9 +16,6 @@ from gi2nnunet.cli.output import print_notice
 from gi2nnunet.formats.ids import LabelScheme, Orientation
 from gi2nnunet.nnunet.presets import DeviceChoice
 from gi2nnunet.scoring.conventions import Metric
-
-if TYPE_CHECKING:
-    pass
 
 MOST_JOBS = 1024
 _DICOM = "DICOM"

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.formats.ids import LabelScheme
 from gi2nnunet.nnunet.presets import STOCK_TRAINER
-from gi2nnunet.nnunet.trust import TRAINERS
+from gi2nnunet.nnunet.trust import TRAINERS, find_shipped
 
 _EXTERNAL = "nnUNet_extTrainer"
 _LOSS = "_build_loss"
@@ -49,7 +48,7 @@ def check_trainer(
     InputError
         With the names that are most like it, or the command that makes labels it takes.
     """
-    classes = dict(_read_classes(_find_own_folder()))
+    classes = dict(_read_classes(find_shipped(TRAINERS)))
     own = {known for known in classes if _is_trainer(known, classes)}
     for folder in filter(None, environ.get(_EXTERNAL, "").split(os.pathsep)):
         classes = {**_read_classes(Path(folder)), **classes}
@@ -79,15 +78,10 @@ def check_trainer(
 
 def uses_planned_network(name: str) -> bool:
     """Whether a trainer of nnU-Net trains the network that the plans describe; not imported."""
-    classes = _read_classes(_find_own_folder())
+    classes = _read_classes(find_shipped(TRAINERS))
     ancestors = _list_ancestors(name, classes)
     builders = [ancestor for ancestor in ancestors if classes[ancestor].builds_network]
     return builders == [STOCK_TRAINER]
-
-
-def _find_own_folder() -> Path:
-    spec = find_spec("nnunetv2")
-    return (Path(spec.origin or "").parent if spec else Path()) / TRAINERS
 
 
 @cache

@@ -25,17 +25,21 @@ from gi2nnunet.source.dataset import Fold
 from gi2nnunet.source.nifti import DATASET_JSON
 
 
+def find_shipped(folder: str) -> Path:
+    """Return a folder of nnU-Net's package; nothing is imported."""
+    spec = find_spec("nnunetv2")
+    return (Path(spec.origin or "").parent if spec else Path()) / folder
+
+
 @cache
 def list_shipped(folder: str) -> frozenset[str]:
     """Return the classes that nnU-Net's modules in a folder of its package define.
 
     The files are only read: importing nnU-Net takes seconds and runs code.
     """
-    spec = find_spec("nnunetv2")
-    home = Path(spec.origin or "").parent if spec else Path()
     return frozenset(
         name
-        for path in (home / folder).rglob("*.py")
+        for path in find_shipped(folder).rglob("*.py")
         for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     )
 
