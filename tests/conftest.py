@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def run(here, monkeypatch, capsys):
         return run_in_process(args, monkeypatch=monkeypatch, capsys=capsys)
 
     return run_command
+
+
+@pytest.fixture
+def engine_here(monkeypatch):
+    """Runs the engine's part of passing models on here: it needs only PyTorch, a child seconds."""
+    from gi2nnunet.nnunet import engine
+    from gi2nnunet.nnunet.child import weights
+
+    def run_here(task, options, **_):
+        return getattr(weights, f"run_{task}")(**json.loads(json.dumps(options)))
+
+    monkeypatch.setattr(engine, "run_engine", run_here)
 
 
 @pytest.fixture(scope="session")

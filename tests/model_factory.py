@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 DATASET = "Dataset501_UWGI"
 DATASET_JSON: dict[str, Any] = {
@@ -89,6 +90,8 @@ def make_plans(configuration: str = "2d") -> dict[str, Any]:
 
 def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights of that network, as nnU-Net names them: most layers under several names."""
+    import torch
+
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -148,6 +151,8 @@ def write_model(
     trainer: str = "nnUNetTrainer",
 ) -> Path:
     """Write a model folder under nnU-Net's results; return it."""
+    import torch
+
     folder = results / DATASET / f"{trainer}__{plans}__{configuration}"
     for seed, fold in enumerate(folds):
         path = folder / f"fold_{fold}" / "checkpoint_final.pth"

@@ -14,70 +14,11 @@ from typing import Any
 
 from tests.bad_inputs.entry import BadInput
 from tests.bad_inputs.making import MODEL, Make, edit, then, write
+from tests.model_factory import make_plans
 
 CHECKPOINT = f"{MODEL}/fold_all/checkpoint_final.pth"
 PREDICT = "predict-and-score --device cpu"
 RESTORE = "Restore it, or train it again: gi2nnunet train --config 2d"
-
-_RESAMPLING = {
-    f"resampling_fn_{what}{part}": value
-    for what in ("data", "seg", "probabilities")
-    for part, value in (("", "resample_data_or_seg_to_shape"),
-                        ("_kwargs", {"is_seg": what == "seg", "order": 1, "order_z": 0,
-                                     "force_separate_z": None}))
-}  # fmt: skip
-PLANS = {
-    "dataset_name": "Dataset501_UWGI",
-    "plans_name": "gi2nnunetTinyPlans",
-    "original_median_spacing_after_transp": [3.0, 1.5, 1.5],
-    "original_median_shape_after_transp": [5, 12, 16],
-    "image_reader_writer": "SimpleITKIO",
-    "transpose_forward": [0, 1, 2],
-    "transpose_backward": [0, 1, 2],
-    "experiment_planner_used": "ExperimentPlanner",
-    "label_manager": "LabelManager",
-    "foreground_intensity_properties_per_channel": {
-        "0": dict.fromkeys(
-            ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 1.0
-        )
-    },
-    "configurations": {
-        "2d": {
-            "data_identifier": "gi2nnunetTinyPlans_2d",
-            "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2,
-            "patch_size": [16, 16],
-            "median_image_size_in_voxels": [12.0, 16.0],
-            "spacing": [1.5, 1.5],
-            "normalization_schemes": ["ZScoreNormalization"],
-            "use_mask_for_norm": [False],
-            **_RESAMPLING,
-            "architecture": {
-                "network_class_name": "dynamic_network_architectures.architectures.unet."
-                "PlainConvUNet",
-                "arch_kwargs": {
-                    "n_stages": 2,
-                    "features_per_stage": [4, 8],
-                    "conv_op": "torch.nn.modules.conv.Conv2d",
-                    "kernel_sizes": [[3, 3], [3, 3]],
-                    "strides": [[1, 1], [2, 2]],
-                    "n_conv_per_stage": [1, 1],
-                    "n_conv_per_stage_decoder": [1],
-                    "conv_bias": True,
-                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-                    "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                    "dropout_op": None,
-                    "dropout_op_kwargs": None,
-                    "nonlin": "torch.nn.LeakyReLU",
-                    "nonlin_kwargs": {"inplace": True},
-                },
-                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-            },
-            "batch_dice": True,
-        }
-    },
-}
-"""nnU-Net's plans of a network of a few kilobytes."""
 
 
 class Planted:
@@ -132,7 +73,7 @@ def zip_of(name: str) -> bytes:
 def describe(here: Path) -> None:
     """Put the plans and the description beside the model, as nnU-Net does."""
     dataset = here / "gi2nnunet-workspace/raw/Dataset501_UWGI/dataset.json"
-    write(f"{MODEL}/plans.json", json.dumps(PLANS))(here)
+    write(f"{MODEL}/plans.json", json.dumps(make_plans()))(here)
     write(f"{MODEL}/dataset.json", dataset.read_bytes())(here)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,41 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import gi2nnunet.cli
-from gi2nnunet.formats.submission import write_submission
 from gi2nnunet.formats.volumes import read_volume
+from tests.pages.test_compare_page import SCANS, write_comparison
 from tests.remedies import follow
-from tests.source_factory import ORGANS, make_source, write_source
+from tests.source_factory import ORGANS, make_source
 
-SCANS = ("case2_day1", "case2_day10", "case10_day0", "case11_day3")
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in a folder with a source, the truth as a.csv, and a worse b.csv."""
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-    source = make_source(SCANS)
-    write_source(tmp_path / "source", source)
-    write_submission(tmp_path / "a.csv", source.rows)
-    without_stomach = [
-        (a, organ, "" if organ == "stomach" and a.startswith("case10") else text)
-        for a, organ, text in source.rows
-    ]
-    write_submission(tmp_path / "b.csv", without_stomach)
-
-    def run_command(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *args])
-        code = 0
-        try:
-            gi2nnunet.cli.main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run_command
+@pytest.fixture(autouse=True)
+def _files(here: Path) -> None:
+    """A source, the truth as a.csv, and a worse b.csv."""
+    write_comparison(here)
 
 
 TRUTH = ("--truth", "source/train.csv", "--images", "source")

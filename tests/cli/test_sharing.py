@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import gi2nnunet.cli
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.child import weights
 from tests.converting import convert
 from tests.model_factory import DATASET, make_plans, write_model
 from tests.source_factory import make_source, write_source
@@ -21,31 +18,7 @@ from tests.source_factory import make_source, write_source
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in an empty folder, the engine's part of it in this process."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-
-    def run_engine(task: str, options: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
-        return done
-
-    monkeypatch.setattr(engine_module, "run_engine", run_engine)
-
-    def run_command(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *args])
-        code = 0
-        try:
-            gi2nnunet.cli.main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run_command
+pytestmark = pytest.mark.usefixtures("engine_here")
 
 
 def read_manifest(path: str) -> dict[str, Any]:

@@ -46,15 +46,7 @@ TWO_FOLDS: Any = SimpleNamespace(splits=({}, {}))
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the engine's part here: it needs PyTorch alone, and a child takes seconds."""
-
-    def run(task: str, options: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        through_json: dict[str, Any] = json.loads(json.dumps(options))
-        done: dict[str, Any] = getattr(weights, f"run_{task}")(**through_json)
-        return done
-
-    monkeypatch.setattr(engine_module, "run_engine", run)
+def _know_the_scans_seen(engine_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "find_trained_scans", lambda model, fold, dataset: SEEN[fold])
     monkeypatch.setattr(
         exchange, "find_trained_prints",

@@ -11,24 +11,15 @@ import torch
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import write_json
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
-from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.models import Ensemble, choose_ensemble, digest_checkpoint
 from gi2nnunet.nnunet.postprocess import find_tuning, tuning_path
 from gi2nnunet.sharing.exchange import ExportedModel, ImportedModel, export_model, import_model
 from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, write_model
 
+pytestmark = pytest.mark.usefixtures("engine_here")
+
 GAINS = {"all": {"gain": 0.01, "low": 0.0, "high": 0.02}}
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(task: str, options: dict[str, Any], **_: Any) -> dict[str, Any]:
-        done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
-        return done
-
-    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 DECISION = {

@@ -19,8 +19,6 @@ from nbformat import validate as validate_notebook
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
 from gi2nnunet.dataset.workspace import open_workspace
-from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.model_file import open_bundle
 from gi2nnunet.prediction.choose import select_models
 from gi2nnunet.sharing import wheels
@@ -37,18 +35,9 @@ from tests.engines import make_engine
 from tests.model_factory import write_model
 from tests.sharing.test_wheels import HERE, Fetch, freeze_here
 
+pytestmark = pytest.mark.usefixtures("engine_here")
+
 Bundle = Callable[..., KaggleBundle]
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the engine's part here: it needs PyTorch alone, and a child takes seconds."""
-
-    def run(task: str, options: dict[str, Any], **_: Any) -> dict[str, Any]:
-        done: dict[str, Any] = getattr(weights, f"run_{task}")(**options)
-        return done
-
-    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 @pytest.fixture

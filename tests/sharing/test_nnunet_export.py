@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +18,6 @@ import torch
 
 from gi2nnunet.core.errors import InputError, OutputError
 from gi2nnunet.dataset.workspace import open_workspace
-from gi2nnunet.nnunet import engine as engine_module
-from gi2nnunet.nnunet.child import weights
 from gi2nnunet.nnunet.child.weights import load_checkpoint
 from gi2nnunet.nnunet.models import choose_ensemble
 from gi2nnunet.prediction.choose import find_trained_on
@@ -29,19 +27,10 @@ from tests.engines import make_engine
 from tests.model_factory import DATASET, make_checkpoint, make_plans, write_model
 from tests.strays import add_strays_to_zip
 
+pytestmark = pytest.mark.usefixtures("engine_here")
+
 MODEL = f"{DATASET}/nnUNetTrainer__gi2nnunetTinyPlans__2d"
 Change = Callable[[dict[str, bytes]], object]
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the engine's part here: it needs only PyTorch, and a child takes seconds."""
-
-    def run(task: str, options: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        done: dict[str, Any] = getattr(weights, f"run_{task}")(**json.loads(json.dumps(options)))
-        return done
-
-    monkeypatch.setattr(engine_module, "run_engine", run)
 
 
 @pytest.fixture
