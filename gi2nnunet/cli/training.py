@@ -238,7 +238,7 @@ def train(
     require_slurm(context)
     patch_sizes = _parse_patch_sizes(sizes.patch_size or [])
     if on == "slurm":
-        submit_training(context)
+        submit_training(context, patch_sizes)
         return
     with stop_when_warned() as stop, TrainingView() as view:
         results = call_api(

@@ -11,7 +11,8 @@ from pathlib import Path
 from gi2nnunet.core.files import find_kind
 
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
-_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+_FOLDERS = ("raw", "preprocessed", "results")
+_VARIABLES = tuple(f"nnUNet_{name}" for name in _FOLDERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,9 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     """Find the workspace; nothing is created.
 
     It is ``folder`` (from ``--workspace``), else that of nnU-Net's variables in ``environ`` if all
-    three are set, else ``./gi2nnunet-workspace``; ``~`` is the home folder. If it cannot be written
-    to, logs go to the system's temporary folder.
+    three are set, else ``./gi2nnunet-workspace``; ``~`` is the home folder. With variables that do
+    not name the three folders of one workspace, logs and predictions are in ``gi2nnunet`` in the
+    results. If it cannot be written to, logs go to the system's temporary folder.
 
     Raises
     ------
@@ -52,10 +54,12 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     """
     if folder is None and all(environ.get(name) for name in _VARIABLES):
         raw, preprocessed, results = (_locate(Path(environ[name])) for name in _VARIABLES)
-        home, chosen_by = results / "gi2nnunet", "nnU-Net's environment variables"
+        root, chosen_by = results.parent, "nnU-Net's environment variables"
+        whole = (raw, preprocessed, results) == tuple(root / name for name in _FOLDERS)
+        home = root if whole else results / "gi2nnunet"
     else:
         root = _locate(folder or DEFAULT_WORKSPACE)
-        raw, preprocessed, results = root / "raw", root / "preprocessed", root / "results"
+        raw, preprocessed, results = (root / name for name in _FOLDERS)
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
         find_kind(place)  # raises if it cannot be read

@@ -165,7 +165,7 @@ class _Planning:
         self.dataset, self.options, self.engine, self.report = dataset, options, engine, report
         self.sizes = _sort_sizes(options.patch_sizes)
         self.preset = choose_preset(options.preset, memory_gib=engine.hardware.memory_gib)
-        self.plans_name = self.preset.plans_name + name_sizes(options.batch_size, self.sizes)
+        self.plans_name = name_plans(self.preset, options)
         self.folder = engine.workspace.preprocessed / dataset.name
         self.plans_file = self.folder / f"{self.plans_name}.json"
         axes = {_count_axes(name) for name in options.configurations}
@@ -368,6 +368,11 @@ class _Planning:
             processes=self.processes,
             helpers=self.processes,
         )
+
+
+def name_plans(preset: Preset, options: PlanOptions) -> str:
+    """Return the name of the plans of a preset with the options' batch and patch sizes."""
+    return preset.plans_name + name_sizes(options.batch_size, _sort_sizes(options.patch_sizes))
 
 
 def _count_axes(configuration: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_the_three_variables_count_together() -> None:
         Path("/data/raw"), Path("/data/pre"), Path("/data/res"),
     )  # fmt: skip
     assert workspace.predictions.is_relative_to("/data/res")
+
+
+def test_variables_that_name_a_workspace_give_that_workspace(tmp_path: Path) -> None:
+    """Nothing else is found in it, once the documented lines for nnU-Net's commands were run."""
+    names = ("raw", "preprocessed", "results")
+    by_name = open_workspace(tmp_path, environ={})
+    by_variables = open_workspace(None, environ={f"nnUNet_{n}": str(tmp_path / n) for n in names})
+    assert replace(by_variables, chosen_by=by_name.chosen_by) == by_name
 
 
 @pytest.mark.parametrize("missing", VARIABLES)

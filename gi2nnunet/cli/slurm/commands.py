@@ -26,8 +26,13 @@ from gi2nnunet.cli.slurm.submit import (
 from gi2nnunet.core.errors import count
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
-from gi2nnunet.nnunet.models import spell_models
-from gi2nnunet.nnunet.presets import choose_configurations
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder, spell_models
+from gi2nnunet.nnunet.presets import (
+    PRESETS,
+    STOCK_TRAINER,
+    PlanOptions,
+    choose_configurations,
+)
 from gi2nnunet.upkeep.jobs import find_jobs_folder
 
 if TYPE_CHECKING:
@@ -166,14 +171,18 @@ def jobs(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
         print_notice("Run the same command with --on slurm again to submit what is missing.")
 
 
-def submit_training(context: typer.Context) -> None:
+def submit_training(
+    context: typer.Context, patch_sizes: tuple[tuple[int, ...], ...] = ()
+) -> None:  # fmt: skip
     """Submit the jobs of a training, or print them."""
+    from gi2nnunet.training.plan import name_plans
+
     asked = context.params
     _refuse_gpus(context)
     if asked["restart"]:
         raise typer.BadParameter(
-            "--restart would delete a job's own work each time it goes on after a time limit. "
-            "Remove the fold's folder instead.",
+            "would delete a job's own work each time it goes on. Leave it out, and before that: "
+            "gi2nnunet remove TRAINING",
             param_hint="--restart",
         )
     space = api.find_workspace(asked["workspace"])
@@ -189,6 +198,15 @@ def submit_training(context: typer.Context) -> None:
     # The preset auto depends on the card, everything else of a plan does not.
     plan_device = device if asked["preset"] == "auto" else "cpu"
     every = tuple(name for name in context.params if name not in _OWN)
+    sizes = PlanOptions(batch_size=asked["batch_size"], patch_sizes=patch_sizes)
+    presets = PRESETS if asked["preset"] == "auto" else (asked["preset"],)
+    trainer, results = asked["trainer"] or STOCK_TRAINER, space.results / dataset.name
+
+    def list_leaves(configuration: str, fold: Fold) -> list[Path]:
+        plans = [name_plans(PRESETS[preset], sizes) for preset in presets]
+        models = [results / f"{trainer}__{name}__{configuration}" for name in plans]
+        return [fold_folder(model, fold) / FINAL_CHECKPOINT for model in models]
+
     graph = make_training_graph(
         configurations=choose_configurations(asked["config"]),
         folds=folds,
@@ -197,6 +215,7 @@ def submit_training(context: typer.Context) -> None:
         train_words=("train", *spell_options(context, every), *settled, *place),
         score_words=("predict-and-score", *spell_options(context, _OF_SCORE), *settled, *place),
         plan_on_gpu=plan_device == "cuda",
+        list_leaves=list_leaves,
     )
     _submit(context, graph, space, mark=dataset.digest)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -215,11 +215,13 @@ def make_training_graph(
     train_words: Sequence[str],
     score_words: Sequence[str],
     plan_on_gpu: bool = False,
+    list_leaves: Callable[[str, int | str], Iterable[Path]] = lambda *_: (),
 ) -> tuple[Job, ...]:
     """Return the jobs of a whole training: a plan, every training, then the score.
 
     There is one training for each configuration and fold, and a score only if all ``n_folds`` folds
     of the split are trained. The words are command lines without ``--config`` and ``--fold``.
+    ``list_leaves`` lists what a configuration's training on a fold may leave.
     """
     chosen = [word for name in configurations for word in ("--config", name)]
     plan = Job(name="plan", words=(*plan_words, *chosen), on_gpu=plan_on_gpu)
@@ -228,6 +230,7 @@ def make_training_graph(
             name=f"train_{configuration}_fold_{fold}",
             words=(*train_words, "--config", configuration, "--fold", str(fold)),
             after=("plan",),
+            leaves=tuple(list_leaves(configuration, fold)),
         )
         for configuration in configurations
         for fold in folds
@@ -420,20 +423,15 @@ def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile
             raise InputError(
                 f'{file}: is not TOML: {error}. Expected lines such as partition = "gpu".'
             ) from error
+    made, changed = _make_profile(found, str(file)), set[str]()
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--slurm {text}: expected KEY=VALUE, such as --slurm partition=gpu.")
         found[key] = int(value) if key in _NUMBERS and value.isdecimal() else value
-    where = str(file) if file else "--slurm"
-    known = ", ".join(sorted(entry.name for entry in fields(Profile)))
-    problems = [
-        Problem(where=where, found=f"the key {key!r}", expected=known)
-        for key in found.keys() - {entry.name for entry in fields(Profile)}
-    ]
-    raise_problems(problems, remedy="Correct the profile.")
-    content = json.dumps(found, default=str)
-    made = parse_record(content, Profile, where=where, remedy="Correct the profile.")
+        made = _make_profile(found, "--slurm")
+        changed.add(key)
+    where = "--slurm" if file is None or changed & {"time", "warning_seconds"} else file
     if 2 * made.warning_seconds > 60 * count_minutes(made.time):
         raise InputError(
             f"{where}: found the limit {made.time} and warning_seconds = {made.warning_seconds}; "
@@ -441,6 +439,17 @@ def read_profile(file: Path | None, *, overrides: Sequence[str] = ()) -> Profile
             "themselves again. Give more time, or fewer warning_seconds."
         )
     return made
+
+
+def _make_profile(values: Mapping[str, Any], where: str) -> Profile:
+    known = sorted(entry.name for entry in fields(Profile))
+    remedy = "Correct it." if where == "--slurm" else "Correct the profile."
+    problems = [
+        Problem(where=where, found=f"the key {key!r}", expected=", ".join(known))
+        for key in sorted(values.keys() - set(known))
+    ]
+    raise_problems(problems, remedy=remedy)
+    return parse_record(json.dumps(values, default=str), Profile, where=where, remedy=remedy)
 
 
 def count_minutes(time: str) -> int:

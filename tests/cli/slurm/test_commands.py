@@ -9,6 +9,8 @@ import shlex
 import pytest
 
 from tests.bad_inputs.making import finish_model
+from tests.cli.slurm.test_submit import Slurm, end
+from tests.remedies import follow
 from tests.source_factory import make_source, write_files
 
 SCANS = ("case1_day0", "case1_day5", "case2_day0", "case3_day0")
@@ -78,6 +80,25 @@ def test_a_training_is_a_plan_its_folds_and_a_score(run, with_model):
     for words in on_cpu.values():
         place = words.index("--device")
         assert words[place + 1 : place + 3] == ["cpu", "--workspace"]
+
+
+def test_a_training_that_was_removed_is_submitted_again(run, with_model, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    Slurm(tmp_path / "bin", monkeypatch)
+    words = ("train", "--config", "2d", "--preset", "tiny", "--on", "slurm", "--slurm", "gpus=0")
+    assert run(*words)[1] == "plan: submitted as job 1\ntrain_2d_fold_all: submitted as job 2\n"
+    jobs = with_model / "gi2nnunet-workspace" / "jobs"
+    for job_id in ("1", "2"):
+        end(jobs, job_id, 0)
+    assert "train_2d_fold_all: finished, not submitted again" in run(*words)[1]
+    _, _, err = run(*words, "--restart")
+    follow(
+        "Leave it out, and before that: gi2nnunet remove TRAINING", err, run, "--yes", TRAINING="2d"
+    )
+    out = run(*words)[1]
+    assert "plan: finished" in out
+    assert "train_2d_fold_all: submitted as job 3" in out
 
 
 def test_a_plan_needs_a_gpu_only_to_choose_the_preset(run, with_model):

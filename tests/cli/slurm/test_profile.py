@@ -51,6 +51,23 @@ def test_an_override_without_a_value_is_refused() -> None:
         read_profile(None, overrides=["partition"])
 
 
+@pytest.mark.parametrize("override", ["cpus=x", "qos=long", "time=24h", "warning_seconds=99999"])
+def test_a_wrong_override_is_not_laid_on_the_file(override: str, tmp_path: Path) -> None:
+    file = tmp_path / "slurm.toml"
+    file.write_text('partition = "gpu"\n')
+    with pytest.raises(InputError, match=r"^--slurm: ") as told:
+        read_profile(file, overrides=[override])
+    assert str(file) not in str(told.value)
+
+
+def test_a_limit_of_the_file_is_not_laid_on_an_override(tmp_path: Path) -> None:
+    file = tmp_path / "slurm.toml"
+    file.write_text('time = "0:09:00"\n')
+    with pytest.raises(InputError, match="limit 0:09:00") as told:
+        read_profile(file, overrides=["gpus=0"])
+    assert str(told.value).startswith(str(file))
+
+
 def test_a_missing_profile_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_profile(tmp_path / "none.toml")
