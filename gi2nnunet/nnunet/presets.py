@@ -51,6 +51,9 @@ PRESETS: Mapping[str, Preset] = {
     "resenc-xl": Preset("resenc-xl", "nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40),
     "tiny": Preset("tiny", "ExperimentPlanner", "gi2nnunetTinyPlans", 0, epochs=40, iterations=50),
 }
+AUTO_PRESETS = ("default", "resenc-m", "resenc-l")
+"""What ``auto`` can be."""
+
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _SIZES = re.compile(r"(?:_b([0-9]+))?((?:_p[0-9]+(?:x[0-9]+)+)*)")
 

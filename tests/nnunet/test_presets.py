@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gi2nnunet.core.errors import InputError
-from gi2nnunet.nnunet.presets import PRESET_NAMES, PRESETS, choose_preset
+from gi2nnunet.nnunet.presets import AUTO_PRESETS, PRESET_NAMES, PRESETS, choose_preset
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
@@ -19,6 +19,7 @@ def test_a_preset_is_found_by_its_name_with_or_without_a_card(name: str) -> None
 )  # fmt: skip
 def test_auto_chooses_by_memory(memory_gib: float, expected: str) -> None:
     assert choose_preset("auto", memory_gib=memory_gib).name == expected
+    assert expected in AUTO_PRESETS
 
 
 def test_auto_without_a_card_names_tiny_instead_of_starting_weeks_of_work() -> None:

@@ -28,6 +28,7 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.nnunet.engine import choose_threads
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Fold, fold_folder, spell_models
 from gi2nnunet.nnunet.presets import (
+    AUTO_PRESETS,
     PRESETS,
     STOCK_TRAINER,
     PlanOptions,
@@ -199,7 +200,7 @@ def submit_training(
     plan_device = device if asked["preset"] == "auto" else "cpu"
     every = tuple(name for name in context.params if name not in _OWN)
     sizes = PlanOptions(batch_size=asked["batch_size"], patch_sizes=patch_sizes)
-    presets = PRESETS if asked["preset"] == "auto" else (asked["preset"],)
+    presets = AUTO_PRESETS if asked["preset"] == "auto" else (asked["preset"],)
     trainer, results = asked["trainer"] or STOCK_TRAINER, space.results / dataset.name
 
     def list_leaves(configuration: str, fold: Fold) -> list[Path]:
