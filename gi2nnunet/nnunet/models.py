@@ -138,6 +138,12 @@ class TrainedModel:
     folds: tuple[Fold, ...]
     newest: float
 
+    def describe_missing(self, n_folds: int) -> str:
+        """Return a sentence on the folds of a split that are not trained; empty if all are."""
+        missing = [number for number in range(n_folds) if number not in self.folds]
+        numbers = ", ".join(map(str, missing))
+        return f"{self.folder.name}: left out, as fold {numbers} is not trained" if missing else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:

@@ -44,6 +44,7 @@ from gi2nnunet.nnunet.models import (
     ModelChoice,
     TrainedModel,
     digest_checkpoint,
+    list_models,
     warn_of_unrecorded,
 )
 from gi2nnunet.prediction.choose import (
@@ -93,13 +94,26 @@ class OutOfFold:
 def choose_every_fold(
     models: ModelChoice, *, engine: Engine, on_notice: Notice | None = None
 ) -> tuple[Dataset, Ensemble]:
-    """Choose models of every fold of the split; report which, and what they are computed on."""
+    """Choose models of every fold of the split; report which, and what they are computed on.
+
+    A configuration of the same trainer and plans that was not asked for and lacks a fold is
+    reported too.
+    """
     workspace, notice = engine.workspace, on_notice or ignore
     dataset = read_dataset(workspace.raw, dataset_id=models.dataset_id)
     every = replace(models, folds=("cv",))
-    ensemble = every.choose(workspace.results / dataset.name, n_folds=len(dataset.splits))
+    results, n_folds = workspace.results / dataset.name, len(dataset.splits)
+    ensemble = every.choose(results, n_folds=n_folds)
+    if not (models.configurations or models.preset):
+        ensemble = replace(ensemble, chosen_by="the newest with every fold")
     notice(engine.hardware.describe())
     notice(f"Models: {ensemble.describe()}")
+    if not models.configurations:
+        alike = {(model.trainer, model.plans_name) for model in ensemble.models}
+        for model in list_models(results):
+            missing = model.describe_missing(n_folds)
+            if missing and (model.trainer, model.plans_name) in alike:
+                notice(missing)
     for one, other in find_twins(dataset.prints):
         notice(
             f"{one} and {other} have the same image, or nearly so: if they are in different folds, "

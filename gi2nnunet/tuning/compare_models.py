@@ -181,15 +181,13 @@ def _list_complete(
     dataset: Dataset, results: Path, *, preset: str | None, trainer: str | None
 ) -> tuple[list[TrainedModel], list[str]]:
     """Return the models that can be compared, and why the others cannot."""
-    split = set(range(len(dataset.splits)))
     models: list[TrainedModel] = []
     warnings: list[str] = []
     for model in list_models(results):
         if not is_asked_for(model, preset=preset, trainer=trainer):
             continue
-        if missing := sorted(split - set(model.folds)):
-            numbers = ", ".join(map(str, missing))
-            warnings.append(f"{model.folder.name}: left out, as fold {numbers} is not trained")
+        if missing := model.describe_missing(len(dataset.splits)):
+            warnings.append(missing)
             continue
         try:
             assign_folds(dataset, _every_fold(model, dataset))

@@ -12,10 +12,14 @@ from gi2nnunet.core.errors import EngineError, InputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS, patient_of
 from gi2nnunet.formats.probabilities import read_probabilities, write_probabilities
-from gi2nnunet.nnunet.models import IMPORT_RECORD, choose_ensemble, record_digest
+from gi2nnunet.nnunet.models import IMPORT_RECORD, ModelChoice, choose_ensemble, record_digest
 from gi2nnunet.nnunet.postprocess import Decision, adopt_tuning, find_tuning, tuning_path
 from gi2nnunet.prediction import evaluate, out_of_fold
-from gi2nnunet.prediction.out_of_fold import check_training_scans, predict_out_of_fold
+from gi2nnunet.prediction.out_of_fold import (
+    check_training_scans,
+    choose_every_fold,
+    predict_out_of_fold,
+)
 from gi2nnunet.prediction.predict import PredictedScan, PredictedScans
 from gi2nnunet.tuning.compare_models import compare_all_models
 from gi2nnunet.tuning.search import list_tuning_scans, tune_decision
@@ -96,6 +100,20 @@ def test_a_missing_fold_is_named(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match=r"missing folds: 1\).*train --fold cv"):
         predict_out_of_fold(bench.dataset, ensemble, **bench.compute())
+
+
+def test_a_configuration_without_every_fold_is_left_out_and_named(bench):
+    (bench.ensemble.models[0].folder / "fold_1" / "checkpoint_final.pth").unlink()
+    missing = "nnUNetTrainer__gi2nnunetTinyPlans__2d: left out, as fold 1 is not trained"
+    for asked, is_named in (((), True), (("3d_fullres",), False)):
+        said = []
+        _, ensemble = choose_every_fold(
+            ModelChoice(configurations=asked), engine=bench.compute()["engine"],
+            on_notice=said.append,
+        )  # fmt: skip
+        assert [model.configuration for model in ensemble.models] == ["3d_fullres"]
+        assert (missing in said) is is_named
+        assert ("as asked" in "".join(said)) is not is_named
 
 
 def test_labels_that_exclude_one_another_are_refused(tmp_path):
