@@ -96,7 +96,7 @@ def choose_every_fold(
 ) -> tuple[Dataset, Ensemble]:
     """Choose models of every fold of the split; report which, and what they are computed on.
 
-    A configuration of the same trainer and plans that was not asked for and lacks a fold is
+    A configuration of the same trainer and plans that is left out for a missing fold is
     reported too.
     """
     workspace, notice = engine.workspace, on_notice or ignore
