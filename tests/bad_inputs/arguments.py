@@ -93,7 +93,7 @@ ARGUMENTS = (
     refused(
         "train --on slurm --dry-run --slurm queue=gpu",
         "--slurm: found the key 'queue'; expected account, cpus",
-        "Correct the profile",
+        "Correct it",
     ),
     refused(
         "train --on slurm --dry-run --slurm time=0:05:00",
