@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gi2nnunet.dataset.workspace import Workspace
@@ -23,3 +24,12 @@ def compute(
         "engine": make_engine(workspace, **options),
         "settings": PredictionSettings(mirroring=mirroring, step_size=step_size),
     }
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and does not only wait to be asked how it ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -36,7 +36,7 @@ from gi2nnunet.source.phantom.frame import Geometry
 from gi2nnunet.source.phantom.writing import write_phantom
 from gi2nnunet.training.estimate import Request, estimate_costs
 from gi2nnunet.training.record import read_curves
-from tests.engines import compute, make_engine
+from tests.engines import compute, is_running, make_engine
 
 pytestmark = pytest.mark.engine
 
@@ -556,14 +556,6 @@ def children_of(pid: int) -> list[int]:
             child = int(status.parent.name)
             found += [child, *children_of(child)]
     return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.slow

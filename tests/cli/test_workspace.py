@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import gi2nnunet.cli
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.training import doctor, machine, plan
 from gi2nnunet.training.machine import Disk, Machine
@@ -41,21 +39,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engine_module.Engine, "ask", lambda _, task: ANSWERS[task])
     monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
     return tmp_path
-
-
-@pytest.fixture
-def run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run_command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gi2nnunet", *words])
-        capsys.readouterr()
-        code = 0
-        try:
-            gi2nnunet.cli.main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run_command
 
 
 @pytest.fixture

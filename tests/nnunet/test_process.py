@@ -15,6 +15,7 @@ import pytest
 from gi2nnunet.core.errors import EngineError, OutputError
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet.process import LogFile, _describe, engine_environment, new_log, run_engine
+from tests.engines import is_running
 
 
 def write_child(folder: Path, code: str) -> None:
@@ -271,14 +272,6 @@ def has_ended(pid: int) -> bool:
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not is_running(pid)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_logs_of_one_second_do_not_share_a_file(tmp_path: Path) -> None:

@@ -194,7 +194,6 @@ def test_a_page_that_cannot_be_finished_leaves_the_former_one(
 
     with pytest.raises(KeyboardInterrupt):
         write_check_page(replace(found, load=fail), path)
-    assert tree(tmp_path) == tree(tmp_path)
     assert path.read_text() == "former"
     assert len(list(tmp_path.iterdir())) == 1
 
