@@ -87,7 +87,7 @@ ARGUMENTS = (
         name="refused: a prediction's profile with an unknown key",
         start="model",
         command="predict --on slurm --dry-run --slurm queue=gpu",
-        message=("--slurm: found the key 'queue'", "expected account, cpus", "Correct the"),
+        message=("--slurm: found the key 'queue'", "expected account, cpus", "Correct it"),
     ),
     usage("train --on slurm --restart", "--restart", "delete a job's own work"),
     refused(
