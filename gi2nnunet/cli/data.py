@@ -369,8 +369,8 @@ def _print_suspects(found: SourceReport, *, most: int | None) -> None:
         ("scan", "slice", "organ", "what", "how sure", "measured", "usual"),
         (
             (
-                s.scan_id, _slices(s), _name(s.organ or ""), s.kind, s.certainty, s.measured,
-                s.usual,
+                s.scan_id, _slices(s), (s.organ or "").replace("_", " "), s.kind, s.certainty,
+                s.measured, s.usual,
             )
             for s in ordered[:most]
         ),
@@ -387,7 +387,3 @@ def _slices(suspect: Suspect) -> str:
         return ""
     last = suspect.last_slice_number
     return f"{suspect.slice_number}" if last is None else f"{suspect.slice_number} to {last}"
-
-
-def _name(organ: str) -> str:
-    return organ.replace("_", " ").replace("+", " with ")

@@ -213,9 +213,8 @@ def score(
     with show_progress() as report:
         result = call_api(context, api.score, progress=report)
     print_warnings(result.warnings)
-    content = result.to_json() | {"warnings": result.warnings}
     if as_json:
-        print_json(content)
+        print_json(result.to_json() | {"warnings": result.warnings})
         return
     print_score(result, standing=result.standing or None)
     if result.intervals:
