@@ -44,9 +44,9 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        help="A source of any kind to take image sizes and voxel spacing from, if they are not "
-        "known otherwise: sizes from the columns image_height and image_width of the truth, "
-        "spacing from the truth or the workspace.",
+        help="A source of any kind to take voxel spacing from, and image sizes if the truth has no "
+        "columns image_height and image_width. By default, spacing is that of the truth or of the "
+        "workspace's dataset.",
     ),
 ]
 

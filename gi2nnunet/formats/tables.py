@@ -386,12 +386,12 @@ def tabulate_rows(
 ) -> MaskTable | None:
     """Make a table of rows ``(slice_id, organ, RLE text)`` by scan id; ``None`` if there are none.
 
-    ``sizes`` are image sizes ``(height, width)`` by scan id; without it all sizes are ``(1, 1)``.
+    ``sizes`` are image sizes ``(height, width)`` by scan id; without it the table has none.
     """
     named = [row for rows in scan_rows.values() for row in rows]
-    known = [
-        (sizes or {}).get(scan_id, (1, 1)) for scan_id, rows in scan_rows.items() for _ in rows
-    ]
+    known = None
+    if sizes is not None:
+        known = [sizes[scan_id] for scan_id, rows in scan_rows.items() for _ in rows]
     text = format_rows(named, "segmentation", sizes=known)
     return read_mask_table(name, data=text.encode(), any_scan=True) if named else None
 
@@ -433,42 +433,51 @@ def find_sizes(
 ) -> dict[str, Size]:
     """Return the image size ``(height, width)`` in pixels of each scan.
 
-    ``sizes`` by scan id come before the table's columns ``image_height`` and ``image_width``.
+    They are those of the columns ``image_height`` and ``image_width``; ``sizes`` of the images by
+    scan id are for a table without these columns.
 
     Raises
     ------
     InputError
-        If a scan's size is known from neither, or its rows disagree.
+        If a scan's size is known from neither, its rows disagree, or its image has another size.
     """
     found: dict[str, Size] = {}
     unknown: list[str] = []
     problems: list[Problem] = []
     for scan in scans:
-        if sizes is not None and scan.scan_id in sizes:
-            height, width = sizes[scan.scan_id]
-            found[scan.scan_id] = (int(height), int(width))
-        elif table.height is None or table.width is None:
-            unknown.append(scan.scan_id)
-        else:
+        of_image = (sizes or {}).get(scan.scan_id)
+        if table.height is not None and table.width is not None:
             rows = scan.rows[scan.rows >= 0]
             pairs = np.unique(np.stack([table.height[rows], table.width[rows]], axis=1), axis=0)
-            found[scan.scan_id] = (int(pairs[0, 0]), int(pairs[0, 1]))
+            size = (int(pairs[0, 0]), int(pairs[0, 1]))
+            listed = ", ".join(f"{width} x {height}" for height, width in pairs.tolist())
+            wrong = None
             if len(pairs) > 1:
-                listed = ", ".join(f"{width} x {height}" for height, width in pairs.tolist())
-                problems.append(
-                    Problem(
-                        where=f"{table.name}, {scan.scan_id}",
-                        found=f"the image sizes {listed} (width x height)",
-                        expected="one size for each scan",
-                    )
+                wrong = f"the image sizes {listed} (width x height)", "one size for each scan"
+            elif of_image is not None and size != tuple(of_image):
+                height, width = of_image
+                wrong = (
+                    f"the image size {listed} (width x height), but an image of {width} x {height}",
+                    "the images of these masks",
                 )
+            if wrong:
+                where = f"{table.name}, {scan.scan_id}"
+                problems.append(Problem(where=where, found=wrong[0], expected=wrong[1]))
+        elif of_image is not None:
+            size = (int(of_image[0]), int(of_image[1]))
+        else:
+            unknown.append(scan.scan_id)
+            continue
+        found[scan.scan_id] = size
     if unknown:
         raise InputError(
             f"{table.name}: the image size of {name_some(unknown)} is not known; expected the "
             "columns image_height and image_width. Give the source that holds the images "
             "(--images SOURCE)."
         )
-    raise_problems(problems, remedy=f"Correct the image sizes in {table.name}.")
+    raise_problems(
+        problems, remedy=f"Correct the image sizes in {table.name}, or give the images it is of."
+    )
     return found
 
 

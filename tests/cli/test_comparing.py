@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import gi2nnunet
-from tests.cli.test_scores import TRUTH, Run, run
+from tests.cli.test_scores import TRUTH, Run, _files
 
-__all__ = ["run"]
+__all__ = ["_files"]
 
 
 def test_compare_finds_the_difference_and_the_scan_that_moved(run: Run) -> None:

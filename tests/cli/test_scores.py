@@ -117,6 +117,21 @@ def test_a_table_of_slices_is_written(run: Run) -> None:
     assert plain[["area_true_mm2", "hausdorff"]].isna().to_numpy().all()
 
 
+@pytest.mark.parametrize("command", [("score", "b.csv"), ("compare", "a.csv", "b.csv")])
+def test_images_of_another_size_than_the_truth_says_are_refused(
+    command: tuple[str, ...], run: Run
+) -> None:
+    sized = [f"{a},{b},{c},{h + 1},{w}" for a, b, c, h, w in list_sized()]
+    Path("t.csv").write_text("\n".join(["id,class,predicted,image_height,image_width", *sized]))
+    assert run(*command, "--truth", "t.csv")[0] == 0
+    code, _, err = run(*command, "--truth", "t.csv", "--images", "source")
+    assert code == 3
+    (scan,) = (scan for scan in make_source(SCANS).train if scan.scan_id == "case10_day0")
+    height, width = scan.masks[0].shape[1:]
+    said = f"size {width} x {height + 1} (width x height), but an image of {width} x {height};"
+    assert f"t.csv, case10_day0: found the image {said}" in " ".join(err.split())
+
+
 def list_sized() -> list[tuple[object, ...]]:
     """The true rows with their image sizes."""
     source = make_source(SCANS)

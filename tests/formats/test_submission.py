@@ -103,11 +103,13 @@ def test_gaps_and_missing_organs_are_kept_apart():
     assert bit_map[:, 0].tolist() == [[0, 1, 0], [4, 0, 0]]
 
 
-def test_image_size_columns_are_used_and_the_given_sizes_go_first():
+def test_image_size_columns_are_used_and_images_of_another_size_are_refused():
     rows = [("case1_day2_slice_0001", "stomach", "1 1")]
     table = table_of(rows_csv(rows, size=("3.0", "4.0")))
-    assert next(decode_table(table))[2].shape == (1, 3, 4)
-    assert next(decode_table(table, sizes={"case1_day2": (4, 3)}))[2].shape == (1, 4, 3)
+    for sizes in (None, {}, {"case1_day2": (3, 4)}):
+        assert next(decode_table(table, sizes=sizes))[2].shape == (1, 3, 4)
+    with pytest.raises(InputError, match=r"case1_day2: found .* 4 x 3 .*, but an image of 3 x 4;"):
+        decode_table(table, sizes={"case1_day2": (4, 3)})
 
 
 def test_unknown_size_names_the_remedy():
