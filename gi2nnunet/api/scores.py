@@ -203,11 +203,10 @@ def score(asked: _Score) -> Score:
     """
     from gi2nnunet.core.files import check_place, replace_file
     from gi2nnunet.scoring.masks import find_truth, read_masks
-    from gi2nnunet.scoring.record import format_slices
+    from gi2nnunet.scoring.record import SLICES_BEGIN, format_slices
     from gi2nnunet.scoring.score import score_submission
 
-    if asked.per_slice:
-        check_place(Path(asked.per_slice), reads=_list_tables(asked.submission, asked.truth))
+    slices = asked.per_slice and check_place(Path(asked.per_slice), begins=SLICES_BEGIN)
     known = asked.open_images()
     place, predicted, standing = _read_submission(asked)
     if asked.truth is None:
@@ -225,8 +224,8 @@ def score(asked: _Score) -> Score:
             sizes={name: scan.size for name, scan in known.items()} or None,
             spacing_mm=asked.find_spacings(true, given, known, needed=needed),
         )  # fmt: skip
-    if asked.per_slice:
-        replace_file(Path(asked.per_slice), format_slices(result))
+    if slices:
+        replace_file(Path(slices), format_slices(result))
     if asked.intervals:
         from gi2nnunet.scoring.bootstrap import estimate_intervals
 
@@ -250,16 +249,6 @@ def _read_submission(asked: _Score) -> tuple[Path, MaskTable, str | None]:
         dataset_id=asked.dataset_id, jobs=asked.jobs,
     )  # fmt: skip
     return named.place, named.table, named.standing
-
-
-def _list_tables(*given: FilePath | None) -> list[Path]:
-    """Return the files that may be read of submissions and a truth: also those of their folders."""
-    from gi2nnunet.core.files import find_kind
-    from gi2nnunet.scoring.record import SUBMISSION, TRUTH
-
-    places = [Path(place) for place in given if place is not None]
-    folders = [place if find_kind(place) == "folder" else place.parent for place in places]
-    return places + [folder / name for folder in folders for name in (SUBMISSION, TRUTH)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +297,9 @@ def compare(asked: _Compare) -> Comparison:
     from gi2nnunet.upkeep.named import find_common_truth, find_images, find_masks
 
     if asked.html is not None:
-        check_place(Path(asked.html), reads=_list_tables(asked.a, asked.b, asked.truth))
+        from gi2nnunet.pages.template import PAGE_BEGINS
+
+        check_place(Path(asked.html), begins=PAGE_BEGINS)
     space = find_workspace(asked.workspace)
     with draw_bars(asked.progress) as report:
         sides = find_masks(

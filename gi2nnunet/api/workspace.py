@@ -130,16 +130,19 @@ def report(asked: _Report) -> WrittenReport:
     InputError
         If the workspace holds no dataset, or the prediction or a scan does not exist.
     """
+    from gi2nnunet.core.files import check_place
     from gi2nnunet.pages.gather import gather_report
     from gi2nnunet.pages.page import write_report as write_page
+    from gi2nnunet.pages.template import PAGE_BEGINS
     from gi2nnunet.upkeep.named import find_folder
 
     space = find_workspace(asked.workspace)
+    out = Path(asked.out) if asked.out else space.predictions.parent / "report.html"
+    check_place(out, begins=PAGE_BEGINS)
     with draw_bars(asked.progress) as progress:
         gathered = gather_report(
             space, dataset_id=asked.dataset_id, scans=list_texts(asked.scan),
             prediction=find_folder(asked.prediction, space) if asked.prediction else None,
             show_all=asked.show_all, progress=progress,
         )  # fmt: skip
-    out = Path(asked.out) if asked.out else space.predictions.parent / "report.html"
     return write_page(gathered, out)

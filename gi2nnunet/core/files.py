@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import stat
@@ -80,16 +81,16 @@ def part_file(path: Path) -> Iterator[Path]:
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """Return the error to raise for a file or folder that cannot be written."""
     if isinstance(error, IsADirectoryError):
-        return _refuse_folder(path)
+        return _refuse_kind(path, "folder")
     return OutputError(
         f"{path}: cannot be written ({error.strerror or error}). "
         "Check the free space and the rights of its folder, then run the same again."
     )
 
 
-def _refuse_folder(path: Path) -> OutputError:
+def _refuse_kind(path: Path, kind: str) -> OutputError:
     return OutputError(
-        f"{shorten(str(path))}: cannot be written (it is a folder); expected the name of a file. "
+        f"{shorten(str(path))}: cannot be written (it is a {kind}); expected the name of a file. "
         "Give another name."
     )
 
@@ -351,35 +352,39 @@ def find_kind(path: Path) -> Literal["file", "folder", "pipe", "device"] | None:
     return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "pipe"
 
 
-def check_place(path: Path, *, reads: Iterable[Path] = ()) -> None:
+def check_place(path: Path, *, begins: str = "", reads: Iterable[Path] = ()) -> Path:
     """Check, before any work is done for a file, that it can be written.
 
     Parameters
     ----------
+    begins
+        Pattern of how such a file begins. One that begins otherwise is something else, such as data
+        or a model, and is not replaced.
     reads
-        Files that the same command reads; none of them is replaced.
+        Files of this kind that the same command reads; none of them is replaced.
+
+    Returns
+    -------
+    Path
+        The file to write: of a link the file that it leads to.
 
     Raises
     ------
     OutputError
-        If it is a folder or one of ``reads``, or nothing can be written to the nearest existing
-        folder above it.
+        If it is a folder, a pipe, a device, another file or one of ``reads``, or nothing can be
+        written to the nearest existing folder above it.
     """
     try:
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
         there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
         is_folder = there.is_dir()
-        if is_folder and there == path:
-            raise _refuse_folder(path)
-        if there == path and any(other.exists() and path.samefile(other) for other in reads):
-            raise OutputError(
-                f"{shorten(str(path))}: found a file that is also read; expected another one, so "
-                "that it stays as it is. Give another place."
-            )
-        # A file of that name is replaced.
+        if there == path:
+            _check_replaced(path, begins=begins, reads=reads)
         if not is_folder and there != path:
             reason = f"{there} is a file"
         elif os.access(there if is_folder else path.parent, os.W_OK | os.X_OK):
-            return
+            return path
         elif os.statvfs(there).f_flag & os.ST_RDONLY:
             reason = "the disk is mounted read-only"
         else:
@@ -390,6 +395,26 @@ def check_place(path: Path, *, reads: Iterable[Path] = ()) -> None:
         f"{shorten(str(path))}: cannot be written ({reason}). "
         "Give another place, or check its rights."
     )
+
+
+def _check_replaced(path: Path, *, begins: str, reads: Iterable[Path]) -> None:
+    """Raise an :class:`OutputError` if what is at a path is not to be replaced."""
+    kind = find_kind(path)
+    if kind not in ("file", None):
+        raise _refuse_kind(path, kind)
+    found = None
+    if any(other.exists() and path.samefile(other) for other in reads):
+        found = "a file that is also read"
+    elif begins and kind:
+        with path.open("rb") as file:
+            head = file.read(_MOST_SHOWN).decode("latin-1")
+        if head and not re.match(begins, head):
+            found = "a file of another kind"
+    if found:
+        raise OutputError(
+            f"{shorten(str(path))}: found {found}; expected another one, so that it stays as it "
+            "is. Give another place."
+        )
 
 
 def check_room(folder: Path, *, needed: int) -> None:

@@ -10,7 +10,7 @@ from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_p
 from gi2nnunet.core.files import check_place
 from gi2nnunet.formats.ids import LABEL_SCHEMES, LabelScheme, Orientation
 from gi2nnunet.formats.labels import ALL_BITS
-from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.submission import SUBMISSION_BEGINS, write_submission
 from gi2nnunet.formats.tables import Row, read_mask_table
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import SourceOptions
@@ -75,7 +75,7 @@ def encode_labels(
     """
     if scheme not in (None, *LABEL_SCHEMES):
         raise InputError(f"--labels: found {scheme!r}; expected {' or '.join(LABEL_SCHEMES)}.")
-    check_place(out, reads=[labels, *([sample] if sample else [])])
+    out = check_place(out, begins=SUBMISSION_BEGINS, reads=[sample] if sample else [])
     options = SourceOptions(
         labels_only=True,
         source_labels=scheme,

@@ -19,6 +19,8 @@ from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.formats.rle import encode_slices
 from gi2nnunet.formats.tables import MaskTable, Row, format_rows
 
+SUBMISSION_BEGINS = "id,class,predicted"
+
 
 def encode_rows(bit_map: LabelMap) -> list[tuple[str, ...]]:
     """Return the RLE texts of each slice of a bit-coded label map ``(z, y, x)``.

@@ -39,6 +39,8 @@ from gi2nnunet.source.nifti import DatasetDescription
 
 FORMAT = 1
 MANIFEST, DATASET_JSON = "manifest.json", "dataset.json"
+MODEL_FILE_BEGINS = r"(?s)PK\x03\x04.{26}dataset\.json"
+"""Pattern of how a model file begins: a zip of which this is the first part."""
 
 _NAME = re.compile(r"_?[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")  # "__" parts nnU-Net's folder names
 _DATASET = re.compile(r"Dataset(\d{3})_[A-Za-z0-9][A-Za-z0-9_.+-]*")

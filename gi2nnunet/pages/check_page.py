@@ -17,7 +17,7 @@ from gi2nnunet.core.workers import Progress, count_cores, ignore
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.pages.figures import draw_figures
 from gi2nnunet.pages.pictures import View, join_words, take_pictures
-from gi2nnunet.pages.template import DASH, name_of, render
+from gi2nnunet.pages.template import DASH, PAGE_BEGINS, name_of, render
 from gi2nnunet.source.check.check import HEIGHT_BINS, SourceReport
 from gi2nnunet.source.check.fit import Placement
 from gi2nnunet.source.check.in_scans import describe_placement
@@ -42,15 +42,15 @@ class WrittenPage:
     without_pictures: int
 
 
-def check_page_place(path: Path, *, source: Path) -> None:
-    """Raise an :class:`OutputError` for a place that cannot be written, or inside the source."""
+def check_page_place(path: Path, *, source: Path) -> Path:
+    """Return the file to write; an :class:`OutputError` if it cannot be, or is in the source."""
     there, of_source = path.absolute().resolve(), source.absolute().resolve()
     if there == of_source or of_source in there.parents:
         raise OutputError(
             f"{path}: found a place inside the source {source}; expected one outside it, so that "
             "the source stays as it is. Give another place."
         )
-    check_place(path)
+    return check_place(path, begins=PAGE_BEGINS)
 
 
 def write_check_page(
@@ -77,7 +77,7 @@ def write_check_page(
     OutputError
         If the page cannot be written.
     """
-    check_page_place(path, source=found.path)
+    path = check_page_place(path, source=found.path)
     cards = plan_cards(found, show_all=show_all)
     scans = {scan.scan_id: scan for scan in found.scans}
     typical = {key: show_scan(scans[scan_id]) for key, scan_id in find_typical(found).items()}

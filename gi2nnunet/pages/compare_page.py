@@ -17,7 +17,7 @@ from gi2nnunet.formats.labels import LabelMap
 from gi2nnunet.formats.tables import MaskTable, decode_table, group_rows, take_rows
 from gi2nnunet.pages.figures import draw_differences, draw_patients
 from gi2nnunet.pages.summary import STANDINGS
-from gi2nnunet.pages.template import format_number, render
+from gi2nnunet.pages.template import PAGE_BEGINS, format_number, render
 from gi2nnunet.pages.viewer import PackedScan, pack_scan
 from gi2nnunet.scoring.bootstrap import count_digits, name_quantity
 from gi2nnunet.scoring.compare import Comparison
@@ -61,7 +61,7 @@ def write_compare_page(compared: Compared, path: Path, *, progress: Progress | N
     OutputError
         If the page cannot be written.
     """
-    check_place(path)
+    path = check_place(path, begins=PAGE_BEGINS)
     found = compared.found
     images = choose_images(compared.images, compared.truth)
     shown = tuple(_pack_scans(compared, images, progress=progress or ignore))

@@ -15,7 +15,7 @@ from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS, patient_of, scan_orde
 from gi2nnunet.pages.figures import draw_curves, draw_scores
 from gi2nnunet.pages.gather import Report
 from gi2nnunet.pages.summary import describe_scan, summarise
-from gi2nnunet.pages.template import format_number, render
+from gi2nnunet.pages.template import PAGE_BEGINS, format_number, render
 from gi2nnunet.scoring.result import ScanScore
 
 _RECORDED = ("standing", "scans", "models", "computing", "options")
@@ -41,7 +41,7 @@ class WrittenReport:
 
 def write_report(report: Report, path: Path) -> WrittenReport:
     """Write the page; raises :class:`OutputError` if it cannot be written."""
-    check_place(path)
+    path = check_place(path, begins=PAGE_BEGINS)
     text = render_report(report)
     replace_file(path, text)
     return WrittenReport(path=path, size=len(text.encode("utf-8")), report=report)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gi2nnunet.core.errors import count
 
 DASH = "–"  # noqa: RUF001
+PAGE_BEGINS = "<!DOCTYPE html>"
 
 
 def render(template: str, **values: Any) -> str:

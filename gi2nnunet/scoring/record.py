@@ -89,6 +89,10 @@ def find_scores(folder: Path) -> dict[Metric, Path]:
     return {metric: paths[metric] for _, metric in sorted(found, reverse=True)}
 
 
+SLICES_BEGIN = "scan_id,slice,organ,"
+"""How the text of :func:`format_slices` begins."""
+
+
 def format_slices(score: Score) -> str:
     """Return a score as CSV text, one row per slice and organ; see :meth:`Score.list_slices`."""
     return _format_rows(score.list_slices())

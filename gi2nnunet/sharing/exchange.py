@@ -10,12 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.core.files import PART_SUFFIX, cannot_write, find_record, replace_file, write_json
+from gi2nnunet.core.files import (
+    PART_SUFFIX,
+    cannot_write,
+    check_place,
+    find_record,
+    replace_file,
+    write_json,
+)
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, find_datasets
 from gi2nnunet.nnunet.engine import Engine
-from gi2nnunet.nnunet.model_file import DATASET_JSON, Bundle, open_bundle, plans_part
+from gi2nnunet.nnunet.model_file import (
+    DATASET_JSON,
+    MODEL_FILE_BEGINS,
+    Bundle,
+    open_bundle,
+    plans_part,
+)
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     IMPORT_RECORD,
@@ -97,8 +110,7 @@ def export_model(
     OutputError
         If the file cannot be written.
     """
-    if out.is_dir():
-        raise OutputError(f"{out}: is a folder; expected the name of a file to write.")
+    out = check_place(out, begins=MODEL_FILE_BEGINS)
     tuned, warnings = find_tuning(ensemble)
     first = ensemble.models[0]
     about = {

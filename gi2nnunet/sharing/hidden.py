@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import EngineError, GiError, InputError, count, name_some
+from gi2nnunet.core.files import check_place
 from gi2nnunet.core.workers import Notice, Progress, count_steps, ignore
 from gi2nnunet.formats.ids import ORGANS, slice_id
-from gi2nnunet.formats.submission import write_submission
+from gi2nnunet.formats.submission import SUBMISSION_BEGINS, write_submission
 from gi2nnunet.formats.tables import Row
 from gi2nnunet.nnunet.cards import is_card_failure
 from gi2nnunet.nnunet.engine import Engine, PredictionSettings, choose_hardware
@@ -22,6 +23,7 @@ from gi2nnunet.nnunet.models import Ensemble, Fold, choose_ensemble
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.predict import PredictedScan, predict_scans
 from gi2nnunet.sharing.exchange import import_model
+from gi2nnunet.source.competition import SAMPLE
 from gi2nnunet.source.open import open_source
 from gi2nnunet.source.scan import Scan, Source, SourceOptions
 
@@ -145,6 +147,8 @@ def predict_hidden(
         If ``out`` cannot be written.
     """
     deadline = time.monotonic() + hours * 3600 * (1 - RESERVE)
+    samples = [*source.glob(SAMPLE), *source.glob(f"*/{SAMPLE}")]
+    out = check_place(out, begins=SUBMISSION_BEGINS, reads=samples)
     found = open_source(source, SourceOptions(scope="hidden"))
     written = _Submission(out, found)
     notes = written.write()

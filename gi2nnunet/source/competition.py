@@ -241,7 +241,7 @@ class _Faults:
         self.gaps, self.mismatches = {}, {}
 
 
-_SAMPLE = "sample_submission.csv"
+SAMPLE = "sample_submission.csv"
 _TABLE_NAMES = (["train.csv"], ["train.csv.zip"], ["train.csv.gz"])
 
 
@@ -277,7 +277,7 @@ class CompetitionSource(Source):
         train_images = _group_images(archive, names, f"{root}train/", faults.problems)
         test_images = _group_images(archive, names, f"{root}test/", faults.problems)
         table = _read_table(archive, names, f"{root}train.csv", mask_column="segmentation")
-        sample = _read_table(archive, names, f"{root}{_SAMPLE}")
+        sample = _read_table(archive, names, f"{root}{SAMPLE}")
         texts: dict[str, dict[int, list[str]]] = {}
         if table is not None:
             texts = _texts_by_scan(table)
@@ -315,12 +315,12 @@ class CompetitionSource(Source):
         try:
             root = _find_root(archive, names)
         except InputError:
-            if _SAMPLE not in names:
+            if SAMPLE not in names:
                 raise
             root = ""
         sample = None
         try:
-            sample = _read_table(archive, names, f"{root}{_SAMPLE}")
+            sample = _read_table(archive, names, f"{root}{SAMPLE}")
         except InputError as error:
             warnings.append(f"the sample's rows are passed over: {error}")
         images = _group_images(archive, names, f"{root}test/", faults.problems)

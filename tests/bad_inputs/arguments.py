@@ -44,6 +44,21 @@ def refused(
     )
 
 
+def replaces(command: str, found: str = "of another kind") -> BadInput:
+    """An output in the place of a file that is something else; the last word names it."""
+    return BadInput(
+        name=f"replaces: {command}",
+        start="model",
+        make=write_tables,
+        command=command,
+        message=(
+            f"{command.split()[-1].removeprefix('./')}: found a file {found}; expected another one,"
+            " so that it stays as it is. Give another place.",
+        ),
+        exit_code=5,
+    )
+
+
 def without_programs(monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
@@ -197,16 +212,25 @@ ARGUMENTS = (
         "Give the source that holds the images (--images SOURCE).",
     ),
     refused("score right.csv --truth truth.csv --per-slice truth.csv/x", "truth.csv", exit_code=5),
-    refused(
-        "score right.csv --truth truth.csv --per-slice truth.csv",
-        "truth.csv: found a file that is also read; expected another one",
-        "Give another place",
-        exit_code=5,
+    *(
+        replaces(command)
+        for command in (
+            "score right.csv --truth truth.csv --per-slice truth.csv",
+            f"score right.csv --scans common --per-slice {RAW}/truth.csv",
+            "score right.csv --images source --per-slice source/train.csv",
+            f"score {RAW}/labelsTr --per-slice {RAW}/dataset.json",
+            "compare right.csv right.csv --truth truth.csv --html ./right.csv",
+            "check source --html right.csv",
+            f"encode {RAW}/labelsTr --out {RAW}/labelsTr/case10_day0.nii.gz",
+            f"report --out {RAW}/truth.csv",
+            "phantom --out p --solution right.csv",
+            "predict-hidden source --model none --out source/train.csv",
+            "export-model --out right.csv",
+        )
     ),
-    refused(
-        "compare right.csv right.csv --truth truth.csv --html ./right.csv",
-        "right.csv: found a file that is also read",
-        exit_code=5,
+    replaces(f"encode {RAW}/labelsTr --out right.csv --sample right.csv", "that is also read"),
+    replaces(
+        "predict-hidden source --model none --out source/sample_submission.csv", "that is also read"
     ),
     refused(
         "score right.csv --truth source",

@@ -142,6 +142,33 @@ def test_a_place_is_checked_before_the_work(tmp_path):
             write(tmp_path / "folder")
 
 
+def test_only_a_file_of_the_kind_that_is_written_is_replaced(tmp_path):
+    for name, text in {"mine": "id,a\n1,2\n", "other": "a,id\n", "empty": ""}.items():
+        (tmp_path / name).write_text(text)
+    for name in ("mine", "empty", "new"):
+        check_place(tmp_path / name, begins="id,a")
+    for name, options in {
+        "other": {"begins": "id,a"},
+        "mine": {"reads": [tmp_path / "mine"]},
+    }.items():
+        with pytest.raises(OutputError, match=f"{name}: found a file .*; expected another one"):
+            check_place(tmp_path / name, **options)
+
+
+def test_a_link_is_followed_and_a_pipe_or_device_is_refused(tmp_path):
+    """A regular file in place of /dev/stdout would break other programs."""
+    os.mkfifo(tmp_path / "pipe")
+    for name, target in {"link": "target", "to_pipe": "pipe", "null": "/dev/null"}.items():
+        (tmp_path / name).symlink_to(target)
+    for _ in range(2):  # a target that is not there yet, and one that is replaced
+        replace_file(check_place(tmp_path / "link", begins="text"), "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+    for name, kind in {"pipe": "pipe", "to_pipe": "pipe", "null": "device"}.items():
+        with pytest.raises(OutputError, match=rf"cannot be written \(it is a {kind}\)"):
+            check_place(tmp_path / name)
+
+
 def test_a_disk_that_is_mounted_read_only_is_called_so(tmp_path, monkeypatch):
     """Whether the file is there already or not."""
     (tmp_path / "there").touch()

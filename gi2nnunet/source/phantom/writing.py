@@ -25,7 +25,7 @@ from gi2nnunet.core.errors import (
     Problem,
     raise_problems,
 )
-from gi2nnunet.core.files import cannot_write, replace_file
+from gi2nnunet.core.files import cannot_write, check_place, replace_file
 from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Progress, QuietPool, ignore
 from gi2nnunet.formats.ids import (
@@ -300,6 +300,7 @@ def _write_source(
 ) -> PhantomSummary:
     """Make all scans and write the source, whole or not at all."""
     _refuse_occupied(out, as_zip=options.as_zip)
+    place = solution and check_place(solution, begins="id,class,segmentation,image_height")
     report = options.progress or ignore
     rows: dict[str, list[Row]] = {}
     with _open_output(out, as_zip=options.as_zip) as write:
@@ -323,11 +324,11 @@ def _write_source(
         sample_rows = [(row_id, organ, "") for row_id, organ, _ in test_rows]
         sample_text = format_rows(sample_rows if options.fill_sample else [], "predicted")
         write("sample_submission.csv", sample_text.encode("ascii"))
-    if solution is not None:
+    if place:
         sizes = [
             (scan.geometry.height, scan.geometry.width) for scan in test for _ in rows[scan.scan_id]
         ]
-        replace_file(solution, format_rows(test_rows, "segmentation", sizes=sizes))
+        replace_file(place, format_rows(test_rows, "segmentation", sizes=sizes))
     return PhantomSummary(
         path=out,
         train=tuple(sorted((scan.scan_id for scan in train), key=scan_order)),
