@@ -6,8 +6,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.core.files import find_kind
 
 DEFAULT_WORKSPACE = Path("gi2nnunet-workspace")
@@ -50,7 +52,8 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
     Raises
     ------
     InputError
-        If it cannot be read: a name that is too long, missing rights.
+        If it cannot be read: a name that is too long, missing rights; if one of nnU-Net's folders
+        is another one, or in another one's folder of a dataset.
     """
     if folder is None and all(environ.get(name) for name in _VARIABLES):
         raw, preprocessed, results = (_locate(Path(environ[name])) for name in _VARIABLES)
@@ -63,6 +66,7 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         home, chosen_by = root, "--workspace" if folder else "the default"
     for place in (raw, preprocessed, results):
         find_kind(place)  # raises if it cannot be read
+    _check_apart(raw, preprocessed, results)
     logs = home / "logs"
     if not os.access(next(path for path in (logs, *logs.parents) if path.exists()), os.W_OK):
         # A read-only workspace, such as a data set attached to a notebook.
@@ -75,6 +79,18 @@ def open_workspace(folder: Path | None, *, environ: Mapping[str, str]) -> Worksp
         predictions=home / "predictions",
         chosen_by=chosen_by,
     )
+
+
+def _check_apart(*folders: Path) -> None:
+    """Refuse folders of which one would be removed with a dataset of another."""
+    for one, other in permutations((folder.resolve() for folder in folders), 2):
+        inside = (place for place in (one, *one.parents) if place.parent == other)
+        if one == other or any(place.match("Dataset[0-9][0-9][0-9]_*") for place in inside):
+            raise InputError(
+                f"{one}: found it in the place of several of nnU-Net's folders, or in a dataset's "
+                f"folder of another; expected three that are apart. Give {', '.join(_VARIABLES)} "
+                "a folder each, or a workspace with --workspace."
+            )
 
 
 def _locate(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet.process import engine_environment
 
@@ -49,6 +50,22 @@ def test_without_one_of_the_variables_the_default_is_used(
     workspace = open_workspace(None, environ=environ)
     assert workspace.raw == tmp_path / "gi2nnunet-workspace" / "raw"
     assert list(tmp_path.iterdir()) == []  # looking creates nothing
+
+
+@pytest.mark.parametrize(
+    ("raw", "results"),
+    [("x", "x"), ("x", "y/../x"), ("link", "x"), ("x", "x/Dataset501_UWGI/results")],
+)
+def test_folders_that_would_be_removed_with_a_dataset_of_another_are_refused(
+    tmp_path: Path, raw: str, results: str
+) -> None:
+    (tmp_path / "link").symlink_to("x")
+    given = {"nnUNet_raw": raw, "nnUNet_results": results, "nnUNet_preprocessed": "p"}
+    environ = {name: str(tmp_path / place) for name, place in given.items()}
+    with pytest.raises(InputError, match="expected three that are apart"):
+        open_workspace(None, environ=environ)
+    for apart in ("r", "x/results"):
+        open_workspace(None, environ={**environ, "nnUNet_results": str(tmp_path / apart)})
 
 
 def test_relative_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
