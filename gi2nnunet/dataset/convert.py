@@ -166,6 +166,7 @@ def convert(
             workspace, dataset_id=dataset_id, recipe=recipe,
             folder_name=dataset_name_of(dataset_id, name),
             find_changed=partial(_find_changed, opened, workers=workers),
+            reads=(source, *(file for scan in opened.scans.values() for file in scan.files)),
         )  # fmt: skip
         same = target.manifest if target.same_recipe else None
         if same and not find_damaged(target.folder, same, read=True):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gi2nnunet.core.errors import InputError, count, name_some
-from gi2nnunet.core.files import cannot_write, find_record, replace_file
+from gi2nnunet.core.files import cannot_write, find_record, is_stray, replace_file
 from gi2nnunet.dataset.manifest import SPLITS, find_datasets
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import nnunet_labels
@@ -23,6 +23,7 @@ from gi2nnunet.source.dataset import (
     Fold,
     ManifestContent,
     is_of_newer_format,
+    list_files,
     read_manifest,
 )
 from gi2nnunet.source.nifti import DATASET_JSON
@@ -137,17 +138,18 @@ def inspect_target(
     folder_name: str,
     recipe: Mapping[str, Any],
     find_changed: Callable[[ManifestContent], list[str]],
+    reads: Iterable[Path],
 ) -> Target:
     """Look at what is already there for a dataset number, a folder and a recipe.
 
     ``find_changed`` gives the scans of a manifest of the same recipe that the source now has
-    other data of.
+    other data of; ``reads`` are the source and its files.
 
     Raises
     ------
     InputError
-        If another dataset has the number, the folder holds something else, or a model was trained
-        on the dataset that would be replaced.
+        If another dataset has the number, or the folder holds something else; if a model was
+        trained on the dataset that would be replaced, or if it holds the source or other files.
     """
     raw = workspace.raw
     for root in (raw, workspace.preprocessed, workspace.results):
@@ -177,6 +179,8 @@ def inspect_target(
             f"{trained}: a model was trained on {folder_name} as it is, and this conversion would "
             f"change it: {'; '.join(differences)}. {_WAY_OUT}"
         )
+    if folder.exists() and (differences or not manifest):
+        _check_replaced(folder, workspace.preprocessed / folder_name, manifest, reads)
     return Target(
         folder=folder,
         hidden=raw / f".{folder_name}.part",
@@ -186,6 +190,29 @@ def inspect_target(
         keep_preprocessed=not differences and bool(manifest or trained),
         missing=tuple(path for path in (raw, *raw.parents) if not path.exists()),
     )
+
+
+def _check_replaced(
+    folder: Path, preprocessed: Path, manifest: ManifestContent | None, reads: Iterable[Path]
+) -> None:
+    """Refuse to replace a dataset that holds the source or files that gi2nnunet did not write."""
+    replaced = {folder.resolve(), preprocessed.resolve()}
+    for path in reads:
+        if replaced & {path.resolve(), *path.resolve().parents}:
+            raise InputError(
+                f"{path}: is read, and this conversion would replace {folder}, which holds it; "
+                "expected a source outside it. Convert into another workspace or under another "
+                "number (--id, --name)."
+            )
+    own = {MANIFEST, *list_files(manifest)} if manifest else set()
+    names = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    others = sorted(str(name) for name in names if str(name) not in own and not is_stray(str(name)))
+    if own and others:
+        raise InputError(
+            f"{folder}: found {name_some(others)}, which gi2nnunet did not write; expected only "
+            "files of its own, as this conversion would replace them. Move what you need to "
+            "another place, or take another number or name (--id, --name)."
+        )
 
 
 def _find_manifest(folder: Path) -> ManifestContent | None:

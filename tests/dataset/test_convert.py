@@ -580,6 +580,44 @@ def test_files_of_others_are_left_alone(tmp_path, source, ws):
     assert convert(source, workspace=ws, dataset_id=502, name="Other").name == "Dataset502_Other"
 
 
+def test_a_dataset_is_not_replaced_with_what_is_in_it(tmp_path, source, ws):
+    dataset = convert(source, workspace=ws)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for image in (dataset.folder / "imagesTr").iterdir():
+        (linked / image.name).symlink_to(image)
+    before = tree(ws.raw)
+    for inside in (
+        dataset.folder,
+        dataset.folder / "imagesTr",
+        dataset.folder / "labelsTr",
+        linked,
+    ):
+        with pytest.raises(InputError, match="is read, and this conversion would replace"):
+            convert(inside, workspace=ws, labels="exclusive")
+    assert tree(ws.raw) == before
+    other = convert(dataset.folder, workspace=ws, dataset_id=502, labels="exclusive")
+    assert len(other.scans) == len(dataset.scans)
+
+
+def test_files_of_others_in_a_dataset_are_not_replaced_with_it(source, ws):
+    """Nor a volume beside its own; empty folders and what systems leave do not count."""
+    folder = convert(source, workspace=ws).folder
+    (folder / "empty").mkdir()
+    (folder / ".DS_Store").touch()
+    theirs = [folder / "labelsTr" / "mine.nii.gz", folder / "mine" / "notes.txt"]
+    for file in theirs:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("precious")
+    convert(source, workspace=ws)  # by the same recipe, nothing is replaced
+    with pytest.raises(InputError, match=r"found labelsTr/mine.nii.gz, mine/notes.txt, which"):
+        convert(source, workspace=ws, folds=2)
+    for file in theirs:
+        assert file.read_text() == "precious"
+        file.unlink()
+    assert len(convert(source, workspace=ws, folds=2).splits) == 2
+
+
 def test_a_dataset_without_manifest_is_made_again(tmp_path, source, ws):
     dataset = convert(source, workspace=ws)
     before = tree(tmp_path / "ws")

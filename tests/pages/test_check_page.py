@@ -187,14 +187,14 @@ def test_a_page_that_cannot_be_finished_leaves_the_former_one(
     found: SourceReport, tmp_path: Path
 ) -> None:
     path = tmp_path / "check.html"
-    path.write_text("former")
+    path.write_text("<!DOCTYPE html>former")
 
     def fail(scan_id: str) -> Any:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_check_page(replace(found, load=fail), path)
-    assert path.read_text() == "former"
+    assert path.read_text() == "<!DOCTYPE html>former"
     assert len(list(tmp_path.iterdir())) == 1
 
 
