@@ -24,6 +24,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,7 @@ _AS_STORED = "LPI"  # what columns, rows, slices run to
 _FILE_ORDER = "LPS"  # i runs to left, j to posterior, k to superior
 _MOST_OBLIQUE_DEGREES = 30.0
 _MOST_SHEAR = 1e-2  # cosine between two voxel axes
+_MOST_APART = 0.4  # of the smallest side of a voxel; qform and sform are rounded, each on its own
 
 
 def is_nifti_name(name: str) -> bool:
@@ -284,14 +286,15 @@ def read_volume_at(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     try:
         image = kind.from_bytes(data)
         array = np.asarray(image.dataobj)
-        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+        forms = _list_forms(image.header)
     except Exception as error:  # nibabel raises many kinds of exception for a bad file
         _refuse(path, f"no readable NIfTI volume ({error})")
     affine = np.asarray(image.affine, np.float64)
     if array.ndim < 3 or set(array.shape[3:]) - {1} or 0 in array.shape:
         _refuse(path, f"values of shape {array.shape}", "one volume of numbers")
-    if not any(codes) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+    if not forms or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
         _refuse(path, "no sform and no qform that says where it lies", "one of the two set")
+    _require_one_place(path, forms, array.shape[:3])
     return array.reshape(array.shape[:3]), affine
 
 
@@ -313,11 +316,7 @@ def _read_header(path: Path, data: bytes, *, as_stored: bool) -> _Header:
         start = data[: kind.sizeof_hdr]
         header = kind(start)
         affine = np.asarray(header.get_best_affine(), np.float64)
-        forms = [
-            np.asarray(form, np.float64)
-            for form, code in (header.get_sform(coded=True), header.get_qform(coded=True))
-            if code
-        ]
+        forms = _list_forms(header)
         units = header.get_xyzt_units()[0]
         # As in the file: nibabel replaces 0 by 1 mm.
         raw = kind(start, check=False)
@@ -338,14 +337,51 @@ def _read_header(path: Path, data: bytes, *, as_stored: bool) -> _Header:
         _refuse(path, "a voxel size that is not a positive number", "spacing in mm")
     if as_stored:
         affine = np.diag([*-_find_spacing(affine), 1.0])
+        sizes = [np.diag([*-_find_spacing(form), 1.0]) for form in forms]
+        _require_one_place(path, sizes, shape[:3])
         geometry = place_volume(shape[:3], affine=affine, axes=_AS_STORED)
         return _Header(nifti=header, geometry=geometry, axes=_AS_STORED)
-    axes, *others = [_find_axes(form, where=str(path)) for form in forms]
-    if any((other != axes).any() for other in others):
-        _refuse(path, "a qform and an sform that contradict each other", "the same axes in both")
+    _require_one_place(path, forms, shape[:3])
+    axes = _find_axes(affine, where=str(path))
     geometry = place_volume(shape[:3], affine=affine, axes=axes)
     return _Header(
         nifti=header, geometry=replace(geometry, is_made_up=_is_made_up(affine)), axes=axes
+    )
+
+
+def _list_forms(header: Any) -> list[NDArray[np.float64]]:
+    """Return the affines that a header has: first the sform, then the qform."""
+    both = header.get_sform(coded=True), header.get_qform(coded=True)
+    return [np.asarray(form, np.float64) for form, code in both if code]
+
+
+def _require_one_place(
+    path: Path, forms: Sequence[NDArray[np.float64]], shape: Sequence[int]
+) -> None:
+    """Raise :class:`InputError` if sform and qform put a corner of the volume elsewhere."""
+    if len(forms) < 2:
+        return
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*shape, 1]
+    sform, qform = forms
+    apart_mm = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max()
+    sizes = [_find_spacing(form) for form in (qform, sform)]
+    if apart_mm <= _MOST_APART * np.min(sizes):
+        return
+    by_qform, by_sform = (
+        f"voxels of {' x '.join(f'{side:g}' for side in size.round(4))} mm, the first at "
+        f"{np.round(TO_LPS @ form[:3, 3], 2).tolist()} (LPS)"
+        for size, form in zip(sizes, (qform, sform), strict=True)
+    )
+    line = (
+        "import nibabel, sys; p = sys.argv[1]; i = nibabel.load(p, mmap=False); "
+        "i.set_sform(i.get_qform(), 1); i.to_filename(p)"
+    )
+    raise InputError(
+        f"{path}: found a qform and an sform that contradict each other, by up to "
+        f"{apart_mm:.1f} mm (qform: {by_qform}; sform: {by_sform}); expected the same place in "
+        "both. If the qform is right, write the file again with: "
+        f"python -c {shlex.quote(line)} {shlex.quote(str(path))}\nIf the sform is right, use the "
+        "same line with i.set_qform(i.get_sform(), 1) in it."
     )
 
 

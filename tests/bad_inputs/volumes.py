@@ -173,7 +173,10 @@ VOLUMES = (
         "expected one of the two set",
     ),
     encoding(
-        "two orientations", contradicting(), "a qform and an sform that contradict each other"
+        "two orientations",
+        contradicting(),
+        "a qform and an sform that contradict each other",
+        remedy="If the qform is right, write the file again with: python -c ",
     ),
     encoding(
         "sheared axes", sheared(), "voxel axes along", remedy="Resample it to the patient's axes"

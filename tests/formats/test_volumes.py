@@ -1,6 +1,9 @@
 import gzip
 import itertools
+import shlex
 import struct
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -11,7 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gi2nnunet.core.errors import InputError, OutputError
-from gi2nnunet.formats.volumes import encode_volume, read_volume, write_volume, write_volume_like
+from gi2nnunet.formats.volumes import (
+    encode_volume,
+    read_geometry,
+    read_volume,
+    read_volume_at,
+    write_volume,
+    write_volume_like,
+)
 
 SPACING = (3.0, 1.25, 1.63)
 ORIENTATIONS = [
@@ -210,13 +220,67 @@ def test_a_volume_that_does_not_say_how_it_lies_is_refused(tmp_path):
         read_volume(tmp_path / "nowhere.nii")
 
 
-def test_contradicting_qform_and_sform_are_refused(tmp_path):
-    image = nibabel.Nifti1Image(numbered(), np.diag([-1, -1, 1, 1]))
-    image.set_qform(np.diag([1, -1, 1, 1]), code=1)
-    image.set_sform(np.diag([-1, -1, 1, 1]), code=1)
-    image.to_filename(tmp_path / "two.nii")
+QFORM = np.diag([-2.0, -2.0, 3.0, 1.0])
+MOVED, MIRRORED, TURNED, ROUNDED = (QFORM.copy() for _ in range(4))
+MOVED[0, 3] = 100
+MIRRORED[0, 0] = 2
+angle = np.deg2rad(10)
+TURNED[:2, :2] = 2 * np.array([[-np.cos(angle), np.sin(angle)], [-np.sin(angle), -np.cos(angle)]])
+ROUNDED[:3, :3] += 1e-3
+LARGER = np.diag([-3, -3, 4.5, 1])
+
+
+def write_forms(path, qform, sform, *, codes=(1, 2)):
+    """Write numbers that differ, with two affines; a code of 0 says that one of them is not set."""
+    image = nibabel.Nifti1Image(numbered(), np.eye(4))
+    image.set_sform(sform, code=codes[1])
+    image.set_qform(qform, code=codes[0])  # last, because it sets pixdim too
+    image.to_filename(path)
+
+
+@pytest.mark.parametrize("sform", [LARGER, MOVED, MIRRORED, TURNED])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_contradicting_qform_and_sform_are_refused_until_one_is_chosen(tmp_path, sform, ending):
+    path = tmp_path / f"it's two{ending}"
+    write_forms(path, QFORM, sform)
+    with pytest.raises(InputError, match="a qform and an sform that contradict each other") as told:
+        read_volume(path)
     with pytest.raises(InputError, match="contradict"):
-        read_volume(tmp_path / "two.nii")
+        read_volume_at(path)
+    (line,) = (line for line in str(told.value).splitlines() if "python -c " in line)
+    words = shlex.split(line[line.index("python -c ") :])
+    other = "i.set_qform(i.get_sform(), 1)"
+    assert other in str(told.value)
+    by_sform = words[2].replace("i.set_sform(i.get_qform(), 1)", other)
+    assert words[3:] == [str(path)]
+    for code, kept in ((words[2], QFORM), (by_sform, sform)):
+        write_forms(path, QFORM, sform)
+        subprocess.run([sys.executable, "-c", code, path], check=True)
+        array, affine = read_volume_at(path)
+        assert np.array_equal(array, numbered())
+        np.testing.assert_allclose(affine, kept, atol=1e-5)
+        image = SimpleITK.ReadImage(str(path))
+        assert read_geometry(path).spacing_mm == pytest.approx(image.GetSpacing()[::-1])
+
+
+def test_qform_and_sform_may_be_rounded_and_one_may_be_missing(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    write_forms(path, QFORM, ROUNDED)
+    assert read_geometry(path).spacing_mm == pytest.approx((3, 2, 2), abs=0.002)
+    write_forms(path, QFORM, LARGER, codes=(0, 1))
+    assert read_geometry(path).spacing_mm == (4.5, 3, 3)
+    write_forms(path, QFORM, LARGER, codes=(1, 0))
+    assert read_geometry(path).spacing_mm == (3, 2, 2)
+
+
+def test_as_stored_only_the_voxel_sizes_have_to_agree(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    for sform in (MOVED, MIRRORED, TURNED):
+        write_forms(path, QFORM, sform)
+        assert read_geometry(path, as_stored=True).spacing_mm == (3, 2, 2)
+    write_forms(path, QFORM, LARGER)
+    with pytest.raises(InputError, match=r"voxels of 2 x 2 x 3 mm.*voxels of 3 x 3 x 4.5 mm"):
+        read_geometry(path, as_stored=True)
 
 
 @pytest.mark.parametrize(
