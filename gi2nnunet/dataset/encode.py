@@ -18,9 +18,10 @@ from gi2nnunet.source.scan import SourceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A written submission; ``warnings`` say what was assumed or left out, one sentence each.
+    """A written submission, and the number of scans and rows in it.
 
-    ``labels`` says how the label volumes were read.
+    ``warnings`` say what was assumed or left out, one sentence each; ``labels`` says how the label
+    volumes were read.
     """
 
     path: Path
@@ -103,11 +104,12 @@ def encode_labels(
             f"labels are taken as bit-coded (1, 2, 4, up to {ALL_BITS}); "
             "use --labels exclusive if they are 1, 2, 3"
         )
-    warnings += write_submission(out, rows, sample=read_mask_table(sample) if sample else None)
+    table = read_mask_table(sample) if sample else None
+    warnings += write_submission(out, rows, sample=table)
     return Encoded(
         path=out,
-        n_scans=len(source.scans),
-        n_rows=len(rows),
+        n_scans=len(table.scan_ids) if table else len(source.scans),
+        n_rows=len(table) if table else len(rows),
         warnings=tuple(warnings),
         labels=source.label_notes,
     )

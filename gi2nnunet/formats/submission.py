@@ -110,5 +110,5 @@ def write_submission(
 
 
 def _row_order(key: tuple[str, str]) -> tuple[tuple[int, int, str], int, int]:
-    scan_id, _, number = key[0].partition("_slice_")
+    scan_id, _, number = key[0].rpartition("_slice_")
     return scan_order(scan_id), int(number), ORGANS.index(key[1])

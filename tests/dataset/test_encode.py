@@ -200,6 +200,15 @@ def test_volumes_of_any_name_are_encoded_under_it(tmp_path):
     assert read_rows(tmp_path / "file.csv") == rows
 
 
+def test_a_name_may_have_the_word_between_scan_and_number(tmp_path):
+    scan = make_scan("case2_day1")
+    write_bits(tmp_path / "a", scan).rename(tmp_path / "a" / "x_slice_0001.nii.gz")
+    encode_labels(tmp_path / "a", tmp_path / "out.csv")
+    rows = read_rows(tmp_path / "out.csv")
+    names = [f"x_slice_0001_slice_{number:04d}" for number in range(1, 6)]
+    assert [name for name, _, _ in rows[::3]] == names
+
+
 def test_a_sample_gives_rows_and_order(tmp_path):
     scan = make_scan("case2_day1")
     write_bits(tmp_path / "labels", scan)
@@ -219,9 +228,11 @@ def test_a_sample_gives_rows_and_order(tmp_path):
     told = " ".join(encoded.warnings)
     assert "1 row of" in told
     assert "13 predicted rows" in told
+    assert (encoded.n_rows, encoded.n_scans) == (3, 2)  # what was written, not what was read
     sample.write_text("id,class,predicted\n")
-    encode_labels(tmp_path / "labels", tmp_path / "out.csv", sample=sample)
+    encoded = encode_labels(tmp_path / "labels", tmp_path / "out.csv", sample=sample)
     assert len(read_rows(tmp_path / "out.csv")) == 15
+    assert (encoded.n_rows, encoded.n_scans) == (15, 1)
 
 
 def write_exclusive(folder):
