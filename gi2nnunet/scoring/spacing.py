@@ -84,6 +84,8 @@ def _list_beside(given: Path, orientation: Orientation) -> Iterator[_Known]:
         if (score := find_record(path, Score)) is not None:
             yield {s.scan_id: (s.spacing_mm, None) for s in score.per_scan if s.spacing_mm}
     is_table = any((given / name).is_file() for name in (TRUTH, SUBMISSION))
-    if is_nifti_name(given.name) or (is_folder and not is_table):
+    inside = (path.name for depth in ("*", "*/*") for path in given.glob(depth))
+    holds_volumes = is_folder and not is_table and any(map(is_nifti_name, inside))
+    if is_nifti_name(given.name) or holds_volumes:
         source = open_source(given, SourceOptions(labels_only=True, orientation=orientation))
         yield {scan.scan_id: (scan.spacing_mm, None) for scan in source.scans.values()}

@@ -347,11 +347,16 @@ def _name_masks(masks: Masks) -> str:
 
 
 def _refuse_numbers(path: Path, options: SourceOptions) -> None:
-    """Refuse a label map with numbers, which masks of single organs do not have."""
-    if options.label_map and not parse_mask_names(options.label_map):
+    """Refuse a coding of labels by numbers, which masks of single organs do not have."""
+    if options.source_labels or (options.label_map and not parse_mask_names(options.label_map)):
+        given = (
+            f"--source-labels (of encode: --labels) {options.source_labels}"
+            if options.source_labels
+            else f"--label-map {options.label_map}"
+        )
         raise InputError(
             f"{path}: found masks of single organs, which have no numbers of organs; expected "
-            f"no --label-map {options.label_map}. Leave it out, or give names of files."
+            f"no {given}. Leave it out, or give names of files with --label-map."
         )
 
 

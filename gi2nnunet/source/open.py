@@ -37,9 +37,15 @@ def open_source(path: Path | str, options: SourceOptions | None = None) -> Sourc
     Raises
     ------
     InputError
-        If it is not a source, or does not fit together; all that is wrong is listed.
+        If it is not a source, does not fit together, or an option does not fit it; all that is
+        wrong is listed.
     """
     options = options or SourceOptions()
+    if options.label_map and options.source_labels:
+        raise InputError(
+            f"{path}: found --label-map and --source-labels (of encode: --labels), which both say "
+            "how labels are coded; expected one of them. Leave out the other."
+        )
     for kind in SOURCES:
         source = _open(kind, Path(path), options)
         if source is not None:
@@ -49,6 +55,11 @@ def open_source(path: Path | str, options: SourceOptions | None = None) -> Sourc
                     f"{path}: found no DICOM files; expected some, because an option is only for "
                     "DICOM (--series, --structures, --roi, --any-modality, --show-paths). Leave "
                     "it out, or give a DICOM source."
+                )
+            if (options.label_map or options.source_labels) and not issubclass(kind, NiftiSource):
+                raise InputError(
+                    f"{path}: found no NIfTI labels; expected some, because an option is only for "
+                    "them (--label-map, --source-labels). Leave it out, or give NIfTI labels."
                 )
             return source
     raise InputError(f"{path}: is not a known kind of source.")

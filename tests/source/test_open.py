@@ -18,7 +18,7 @@ from gi2nnunet.core.files import is_stray
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.coding import CODINGS
 from gi2nnunet.formats.dicom_series import read_series
-from gi2nnunet.formats.ids import ORGANS
+from gi2nnunet.formats.ids import ORGANS, LabelScheme
 from gi2nnunet.formats.labels import to_exclusive
 from gi2nnunet.formats.rtstruct import write_rtstruct
 from gi2nnunet.formats.seg import write_seg
@@ -166,6 +166,11 @@ class Given:
     numbered: bool = True
     has_rows: bool = False
     named: bool = True  # ids and the source's name are those of its files
+    source_labels: LabelScheme | None = None  # only of NIfTI labels
+
+    @property
+    def options(self) -> SourceOptions:
+        return SourceOptions(source_labels=self.source_labels)
 
 
 def give_folder(root: Path, made: MadeSource) -> Given:
@@ -180,13 +185,15 @@ def give_zip(root: Path, made: MadeSource) -> Given:
 def give_nifti(root: Path, made: MadeSource) -> Given:
     for scan in made.train:
         write_nifti(root / "given", scan)
-    return Given(path=root / "given", scans=made.train, numbered=False)
+    return Given(path=root / "given", scans=made.train, numbered=False, source_labels="regions")
 
 
 def give_one_file(root: Path, made: MadeSource) -> Given:
     write_nifti(root / "given", made.train[1])
     path = root / "given" / "images" / f"{IDS[1]}.nii.gz"
-    return Given(path=path, scans=made.train[1:2], labelled=False, numbered=False)
+    return Given(
+        path=path, scans=made.train[1:2], labelled=False, numbered=False, source_labels="regions"
+    )
 
 
 def give_dataset(root: Path, made: MadeSource) -> Given:
@@ -196,7 +203,7 @@ def give_dataset(root: Path, made: MadeSource) -> Given:
         holdout=0.4,
     )
     assert {scan.part for scan in dataset.scans} == {"train", "holdout"}
-    return Given(path=dataset.folder, scans=made.train)
+    return Given(path=dataset.folder, scans=made.train, source_labels="regions")
 
 
 def give_dicom(root: Path, made: MadeSource) -> Given:
@@ -291,7 +298,7 @@ def test_an_opened_source_tells_its_scans_and_reads_no_image(
 
 
 def test_a_scan_is_loaded_with_its_truth(given: Given) -> None:
-    source = open_source(given.path, SourceOptions(source_labels="regions"))
+    source = open_source(given.path, given.options)
     for scan in given.scans:
         found = source.scans[scan.scan_id]
         assert found.labelled == given.labelled
@@ -319,7 +326,7 @@ def test_a_scan_goes_to_another_process_as_json_without_its_truth(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(given.path.parent)
-    source = open_source(given.path.name, SourceOptions(source_labels="regions"))
+    source = open_source(given.path.name, given.options)
     taken = {scan_id: scan.without_truth() for scan_id, scan in source.scans.items()}
     written_down = {scan_id: json.dumps(scan.to_json()) for scan_id, scan in taken.items()}
     monkeypatch.chdir("/")
@@ -349,9 +356,7 @@ def test_a_scan_of_another_size_than_was_opened_is_refused(given: Given) -> None
 
 def test_a_source_is_told_by_its_fingerprint(given: Given) -> None:
     def fingerprint() -> str:
-        return json.dumps(
-            open_source(given.path, SourceOptions(source_labels="regions")).fingerprint()
-        )
+        return json.dumps(open_source(given.path, given.options).fingerprint())
 
     before = fingerprint()
     assert fingerprint() == before
@@ -374,17 +379,15 @@ def test_a_source_is_told_by_its_fingerprint(given: Given) -> None:
 
 
 def test_every_command_takes_every_kind(given: Given, tmp_path: Path) -> None:
-    report = check_source(given.path, SourceOptions(source_labels="regions"))
+    report = check_source(given.path, given.options)
     assert [scan.scan_id for scan in report.scans] == [scan.scan_id for scan in given.scans]
     ensemble = Ensemble(models=(), folds=("all",), chosen_by="a test")
-    chosen = select_source(
-        given.path, SourceOptions(source_labels="regions"), dataset=None, ensemble=ensemble
-    )
+    chosen = select_source(given.path, given.options, dataset=None, ensemble=ensemble)
     assert [scan.numbers for scan in chosen.scans] == [numbers_of(given, s) for s in given.scans]
     assert (chosen.truth is not None) == given.labelled
     dataset = convert(
         given.path, workspace=open_workspace(tmp_path / "again", environ={}),
-        source_labels="regions", folds=None, holdout=0,
+        source_labels=given.source_labels, folds=None, holdout=0,
     )  # fmt: skip
     ids = [scan.scan_id for scan in dataset.scans]
     assert not given.named or ids == [scan.scan_id for scan in given.scans]
@@ -394,12 +397,36 @@ def test_every_command_takes_every_kind(given: Given, tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.open_scan(scan_id).read().image, scan.image)
 
 
+@pytest.mark.parametrize("options", [{"source_labels": "exclusive"}, {"label_map": "stomach=1"}])
+def test_how_labels_are_coded_is_only_asked_of_nifti_labels(
+    given: Given, options: dict[str, Any]
+) -> None:
+    if given.source_labels:
+        open_source(given.path, SourceOptions(**options))
+    else:
+        with pytest.raises(InputError, match="found no NIfTI labels"):
+            open_source(given.path, SourceOptions(**options))
+
+
+def test_labels_are_coded_in_one_way(tmp_path: Path, made: MadeSource) -> None:
+    given = give_nifti(tmp_path, made)
+    both = SourceOptions(source_labels="exclusive", label_map="stomach=1")
+    with pytest.raises(InputError, match=r"--label-map and --source-labels \(of encode: --labels"):
+        open_source(given.path, both)
+    organs = tmp_path / "organs" / "case1_day0"
+    for organ in ORGANS:
+        write_volume(organs / f"{organ}.nii.gz", made.train[0].masks[0], spacing_mm=(3, 1, 1))
+    open_source(organs, SourceOptions(labels_only=True))
+    with pytest.raises(InputError, match=r"masks of single organs.*no --source-labels"):
+        open_source(organs, SourceOptions(labels_only=True, source_labels="exclusive"))
+
+
 def test_stray_files_change_nothing(given: Given, tmp_path: Path) -> None:
     def look() -> tuple[str, list[str], list[str], str]:
-        source = open_source(given.path, SourceOptions(source_labels="regions"))
+        source = open_source(given.path, given.options)
         dataset = convert(
             given.path, workspace=open_workspace(tmp_path / f"w{added}", environ={}),
-            source_labels="regions", folds=None, holdout=0,
+            source_labels=given.source_labels, folds=None, holdout=0,
         )  # fmt: skip
         # A DICOM source's ids are made up for each workspace.
         files = [json.dumps([*record["files"].values()]) for record in dataset.manifest["scans"]]
@@ -430,7 +457,7 @@ def test_labels_that_are_declared_are_read_once_each_when_they_are_loaded(
         return read_volume(path, **options)
 
     monkeypatch.setattr(nifti, "read_volume", read_and_tell)
-    source = open_source(given.path, SourceOptions(source_labels="regions"))
+    source = open_source(given.path, given.options)
     assert read == []
     for scan in source.scans.values():
         scan.load_rows()
@@ -464,7 +491,7 @@ def test_all_headers_that_cannot_be_read_are_told_together(
     for scan_id in IDS[:2]:
         (given.path / "images" / f"{scan_id}.nii.gz").write_bytes(b"hello" * 100)
     with pytest.raises(InputError) as error:
-        open_source(given.path, SourceOptions(source_labels="regions"))
+        open_source(given.path, given.options)
     first, second, remedy = str(error.value).splitlines()
     assert f"{IDS[0]}.nii.gz: found no readable NIfTI volume" in first
     assert f"{IDS[1]}.nii.gz: found no readable NIfTI volume" in second

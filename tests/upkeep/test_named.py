@@ -100,6 +100,26 @@ def test_models_are_compared_by_every_convention(place: Place, run: Run, metric:
     assert json.loads(out)["scans"][0]["scan_id"] == place.training[0]
 
 
+def test_out_of_fold_predictions_are_measured_in_the_spacing_of_the_dataset(
+    place: Place, run: Run
+) -> None:
+    place.train(f"{STOCK}__2d")
+    add_out_of_fold(place.workspace, place.dataset)
+    lines = [
+        ("score", "2d", "--medical"),
+        ("score", "out_of_fold/2d", "--medical", "--per-slice", "slices.csv"),
+        ("compare", "2d", "2d", "--medical"),
+    ]
+    for words in lines:
+        code, out, err = run(*words, "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert "hd95_mm" in str(found)
+    areas = [line.split(",")[7] for line in Path("slices.csv").read_text().splitlines()]
+    assert areas[0] == "area_true_mm2"
+    assert all(areas)
+
+
 def test_an_ensemble_is_the_mean_of_its_models(place: Place) -> None:
     place.train(f"{STOCK}__2d", FULL)
     lost = place.training[0]
