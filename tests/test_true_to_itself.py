@@ -22,6 +22,7 @@ from gi2nnunet.core.workers import count_cores
 from gi2nnunet.dataset.manifest import Dataset
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.formats.labels import join_organs
+from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.submission import encode_scan, write_submission
 from gi2nnunet.formats.tables import read_mask_table
 from gi2nnunet.formats.volumes import read_volume
@@ -39,6 +40,7 @@ from gi2nnunet.scoring import score as score_module
 from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.record import find_scores, read_score, write_score
 from gi2nnunet.scoring.score import score_submission
+from gi2nnunet.source.open import scan_from_json
 from tests.converting import convert
 from tests.engines import compute
 from tests.source_factory import ORGANS, make_source, write_files, write_source
@@ -216,6 +218,12 @@ class Engine:
         for task_of_scan in reversed(options["scans"]):
             scan_id = task_of_scan["scan"]["scan_id"]
             rows = [row for row in predicted_rows(self.dataset) if row[0].startswith(scan_id)]
+            if options["nifti_folder"]:
+                scan = scan_from_json(task_of_scan["scan"])
+                scan.write_volumes(Path(options["nifti_folder"]), np.zeros(scan.shape, np.uint8))
+            for folder in options["probability_folders"] or ():
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                (Path(folder) / f"{scan_id}{SUFFIX}").touch()
             on_event({"event": "scan", "scan_id": scan_id, "rows": rows, "seconds": 1.0})
         return {}
 
@@ -469,28 +477,13 @@ def test_files_of_others_are_not_replaced(bench: Bench, name: str, part: bool) -
     assert [file for file in work.out.rglob("*") if file.is_file()] == [path]
 
 
-def test_no_form_of_earlier_masks_stays_beside_new_ones(bench: Bench) -> None:
-    work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
-    evaluate(work, **shared)
-    scan_id = bench.selection.scans[0].scan_id
-    names = (f"slicer/{scan_id}.seg.nrrd", f"dicom/{scan_id}/seg.dcm", f"dicom/{scan_id}/mine.txt")
-    forms = [work.out / name for name in names]
-    for path in forms:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    evaluate(work, **shared)
-    assert all(path.exists() for path in forms)
-    evaluate(work, again=True, **shared)
-    assert [path.exists() for path in forms] == [False, False, True]
-
-
 def test_what_a_killed_run_left_is_its_own(bench: Bench) -> None:
     """Also if no scan was kept yet, and its lock is gone with a copy of the folder."""
     work, shared = bench.work(bench.root / "o"), bench.compute(hardware=CPU)
 
     def fail(*_: Any, **__: Any) -> Any:
-        path = work.out / "labels" / f"{bench.selection.scans[0].scan_id}.nii.gz"
-        path.parent.mkdir()
+        path = work.kept / "labels" / f"{bench.selection.scans[0].scan_id}.nii.gz"
+        path.parent.mkdir(parents=True)
         path.touch()
         raise OutputError("no space left")
 

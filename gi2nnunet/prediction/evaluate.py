@@ -7,7 +7,7 @@ again.
 
 from __future__ import annotations
 
-import glob
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,7 +41,13 @@ from gi2nnunet.nnunet.models import warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.finished import FinishedPrediction, digest_request, find_finished
-from gi2nnunet.prediction.folders import check_foreign, lock_of
+from gi2nnunet.prediction.folders import (
+    LABEL_DESCRIPTIONS,
+    check_foreign,
+    check_unchanged,
+    lock_of,
+    read_written,
+)
 from gi2nnunet.prediction.predict import PredictedScans, predict_scans, write_cost
 from gi2nnunet.scoring.conventions import Metric
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM
@@ -72,7 +78,7 @@ class Evaluation(ScansById):
     ``files`` are the results, the submission first; ``prediction.json`` beside them says how they
     were made. ``tuned`` holds the settings of ``tune`` that decided the masks, ``computing``
     device, threads, mirroring and step. ``seconds_per_scan`` is wall-clock time. ``labels`` say how
-    label volumes with the truth were read.
+    label volumes with the truth were read. ``sha256`` is that of the submission.
     """
 
     submission: Path
@@ -85,6 +91,7 @@ class Evaluation(ScansById):
     tuned: Tuned | None
     scans: tuple[Scan, ...] = field(repr=False)
     labels: tuple[str, ...] = ()
+    sha256: str = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the files, how they were made and, if there is one, the score as plain values."""
@@ -119,7 +126,8 @@ class Evaluation(ScansById):
     def read_masks(self, scan_id: str) -> dict[str, NDArray[np.bool_]]:
         """Return a scan's predicted masks ``(z, y, x)`` by organ, as the submission holds them.
 
-        A slice without a row in the submission is empty. Raises as :meth:`read_image`.
+        A slice without a row in the submission is empty. Raises as :meth:`read_image`; also if the
+        submission was replaced before any masks were read.
         """
         return self._decode(self._table, self._find(scan_id))
 
@@ -175,6 +183,11 @@ class Evaluation(ScansById):
 
     @cached_property
     def _table(self) -> MaskTable:
+        if not self.submission.is_file() or hash_file(self.submission) != self.sha256:
+            raise InputError(
+                f"{self.submission}: found another file, or none; expected the rows of this "
+                "prediction. Predict again, with another out for each prediction that you keep."
+            )
         return read_mask_table(self.submission, any_scan=True)
 
     @cached_property
@@ -234,9 +247,7 @@ def evaluate(
     about["options"] |= {"metric": metric, "score": score}
     request = digest_request(work, computing=computing, tuned=tuned, versions=about["versions"])
     with hold(lock_of(out), purpose="predicting"):
-        finished = None
-        if not again:
-            finished = _find_finished(work, request, options, on_notice=on_notice)
+        finished = _find_finished(work, request, options, again=again, on_notice=on_notice)
         notes: tuple[str, ...] = ()
         if finished is not None:
             seconds_per_scan = finished.seconds_per_scan
@@ -247,9 +258,10 @@ def evaluate(
             )  # fmt: skip
             seconds_per_scan = float(np.mean([scan.seconds for scan in predicted.scans]))
             write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
-            notes = _write_predicted(work, predicted, options)
-        noted = {"request": request, "sha256": {SUBMISSION: hash_file(work.submission)}}
-        write_json(out / PREDICTION, {**about, **noted})
+            notes = _write_predicted(work, predicted)
+        written = {**read_written(out), SUBMISSION: hash_file(work.submission)}
+        noted = {**about, "request": request}
+        write_json(out / PREDICTION, {**noted, "sha256": written})
         result, files = None, [work.submission]
         if score and selection.truth is not None:
             result = _score(work, selection.truth, metric=metric, progress=progress)
@@ -266,10 +278,16 @@ def evaluate(
             tuned=tuned,
             scans=selection.scans,
             labels=selection.labels,
+            sha256=written[SUBMISSION],
         )
-        if options.nifti and finished is not None:
+        work.kept.mkdir(exist_ok=True)  # until all are listed, these files are a prediction's own
+        if finished is None:
+            _take_kept(work, options)
+        elif options.nifti:
             _write_volumes(done, out)
         files += _write_forms(done, out, options, maker)
+        forms = {name: hash_file(out / name) for name in _list_forms(work, options)}
+        write_json(out / PREDICTION, {**noted, "sha256": {**written, **forms}})
         shutil.rmtree(work.kept, ignore_errors=True)
     return replace(done, files=tuple(files))
 
@@ -288,22 +306,33 @@ def _score(work: Work, truth: MaskTable, *, metric: Metric, progress: Progress |
 
 
 def _find_finished(
-    work: Work, request: str, options: PredictionOptions, *, on_notice: Notice | None
+    work: Work,
+    request: str,
+    options: PredictionOptions,
+    *,
+    again: bool,
+    on_notice: Notice | None,
 ) -> FinishedPrediction | None:
-    """Return the finished prediction of a request; report that it is used, or another replaced."""
-    finished = find_finished(work, request, probabilities=options.save_probabilities)
+    """Return the finished prediction of a request; report that it is used, or another replaced.
+
+    Raises :class:`OutputError` if a file that would be replaced was changed by somebody else.
+    """
+    finished, notice = None, on_notice or ignore
+    if not again:
+        finished = find_finished(work, request, probabilities=options.save_probabilities)
     if finished is not None:
-        notice = on_notice or ignore
         notice(f"Models: {work.ensemble.describe()}")
         notice(
             f"Using the predictions of {finished.time} in {work.out}, which are the same. To "
             "predict again, add --again."
         )
-    elif on_notice and (work.out / PREDICTION).is_file() and work.submission.is_file():
-        on_notice(
-            f"The prediction in {work.out} is of other files, models or options, and is replaced. "
-            "To keep both, stop this and give another folder with --out."
+    elif not again and (work.out / PREDICTION).is_file() and work.submission.is_file():
+        notice(
+            f"The prediction in {work.out} is of other files, models or options, or was changed "
+            "since, and is replaced. To keep both, stop this and give another folder with --out."
         )
+    at_risk = _list_forms(work, options) if finished else read_written(work.out).keys()
+    check_unchanged(work.out, set(at_risk) - {SUBMISSION})
     return finished
 
 
@@ -323,7 +352,7 @@ def _write_forms(
 
 def _describe_volumes(scans: Sequence[Scan], out: Path, options: PredictionOptions) -> list[Path]:
     """Write beside the label volumes what viewers need; return all of these."""
-    described, slicer = out / "itk-snap-labels.txt", out / "slicer"
+    described, slicer = out / LABEL_DESCRIPTIONS, out / "slicer"
     write_label_descriptions(described)
     if not options.slicer:
         return [out / "labels", out / "organs", described]
@@ -369,44 +398,42 @@ def check_structures(work: Work, options: PredictionOptions) -> Maker | None:
 def _check_out(work: Work, options: PredictionOptions) -> None:
     """Check, before hours of prediction, that its folder can be written, and what it replaces."""
     check_place(work.submission)
-    outputs = ["labels", "organs"] if options.nifti else []
-    outputs += ["slicer"] if options.slicer else []
-    outputs += ["probabilities"] if options.save_probabilities else []
-    outputs += ["dicom"] if options.rtstruct or options.seg else []
-    selection = work.selection
-    scan_ids = [scan.scan_id for scan in selection.scans]
-    check_foreign(work.out, source=selection.source, scan_ids=scan_ids, outputs=outputs)
+    check_foreign(work.out, _list_forms(work, options), source=work.selection.source)
 
 
-def _write_predicted(
-    work: Work, predicted: PredictedScans, options: PredictionOptions
-) -> tuple[str, ...]:
-    """Write the submission in place of an earlier one, its scores and its masks in other forms."""
-    for name in (PREDICTION, *SCORE_FILES):
-        (work.out / name).unlink(missing_ok=True)
+def _list_forms(work: Work, options: PredictionOptions) -> list[str]:
+    """Return the files that the masks are written to beside the rows, within the folder."""
+    models = work.ensemble.models if options.save_probabilities else ()
+    forms = [LABEL_DESCRIPTIONS] if options.nifti else []
     for scan in work.selection.scans:
-        for name in _list_stale(scan.scan_id, options):
-            for path in work.out.glob(name):
-                path.unlink()
-                with suppress(OSError):  # it holds others
-                    path.parent.rmdir()
+        known = scan.scan_id
+        if options.nifti:
+            forms += [f"labels/{known}.nii.gz", *(f"organs/{known}_{o}.nii.gz" for o in ORGANS)]
+        forms += [f"slicer/{known}.seg.nrrd"] if options.slicer else []
+        forms += [f"dicom/{known}/rtstruct.dcm"] if options.rtstruct else []
+        forms += [f"dicom/{known}/seg.dcm"] if options.seg else []
+        forms += [f"probabilities/{model.configuration}/{known}{SUFFIX}" for model in models]
+    return forms
+
+
+def _write_predicted(work: Work, predicted: PredictedScans) -> tuple[str, ...]:
+    """Write the submission in place of an earlier one, its scores and its masks in other forms."""
+    forms = read_written(work.out).keys() - {SUBMISSION}
+    for name in (*forms, *SCORE_FILES, PREDICTION):  # last the one that lists them
+        (work.out / name).unlink(missing_ok=True)
+    for name in forms:
+        with suppress(OSError):  # it holds others, or is gone
+            os.removedirs((work.out / name).parent)
     rows = [row for scan in predicted.scans for row in scan.rows]
     return write_submission(work.submission, rows, sample=work.selection.sample)
 
 
-def _list_stale(scan_id: str, options: PredictionOptions) -> list[str]:
-    """Return patterns of the files that an earlier prediction may have left of a scan.
-
-    Of the forms that the engine writes beside the rows, those that were not asked for; of the
-    others all, because they are written later.
-    """
-    known = glob.escape(scan_id)
-    stale = [f"slicer/{known}.seg.nrrd", f"dicom/{known}/rtstruct.dcm", f"dicom/{known}/seg.dcm"]
-    if not options.nifti:
-        stale += [f"labels/{known}.nii.gz", *(f"organs/{known}_{o}.nii.gz" for o in ORGANS)]
-    if not options.save_probabilities:
-        stale.append(f"probabilities/*/{known}{SUFFIX}")
-    return stale
+def _take_kept(work: Work, options: PredictionOptions) -> None:
+    """Move what the engine has written of the scans beside their rows into the folder."""
+    for name in _list_forms(work, options):
+        if (work.kept / name).exists():
+            (work.out / name).parent.mkdir(parents=True, exist_ok=True)
+            (work.kept / name).replace(work.out / name)
 
 
 def _write_structures(
@@ -465,7 +492,7 @@ def predict_part(
         hold(lock_of(work.out), purpose="predicting a part", shared=True),
         hold(work.out / f"prediction_part_{number}_of_{parts}", purpose="predicting a part"),
     ):
-        if not again and _find_finished(work, request, options, on_notice=on_notice):
+        if _find_finished(work, request, options, again=again, on_notice=on_notice):
             return len(scans)
         _predict_kept(
             work, scans, engine=engine, settings=settings, options=options, tuned=tuned,
@@ -548,7 +575,7 @@ def _predict_kept(
     if not scans:
         return PredictedScans(scans=())
     folders = {
-        model.folder.name: work.out / "probabilities" / model.configuration
+        model.folder.name: work.kept / "probabilities" / model.configuration
         for model in work.ensemble.models
     }
     return predict_scans(
@@ -557,7 +584,7 @@ def _predict_kept(
         engine=engine,
         settings=settings,
         folds=work.selection.folds,
-        nifti_folder=work.out if options.nifti else None,
+        nifti_folder=work.kept if options.nifti else None,
         probability_folders=folders if options.save_probabilities else None,
         decision=tuned.decision if tuned else None,
         kept=work.kept,

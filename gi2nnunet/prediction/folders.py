@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from gi2nnunet.core.errors import OutputError, name_some
 from gi2nnunet.core.files import find_record, is_being_removed
 from gi2nnunet.core.locks import Holder, find_holders, lock_path
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.nnunet.engine import COST
 from gi2nnunet.nnunet.postprocess import TuningNote
 from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, TRUTH, find_scores
@@ -20,6 +21,7 @@ from gi2nnunet.scoring.record import PREDICTION, SCORE_FILES, SUBMISSION, TRUTH,
 KEPT = ".predicting"
 """The folder of the scans that an unfinished prediction keeps."""
 OUT_OF_FOLD = "out_of_fold"
+LABEL_DESCRIPTIONS = "itk-snap-labels.txt"
 _PLACE = "prediction"  # what a run locks in the folder
 _OUTPUTS = ("labels", "organs", "probabilities", "dicom", "slicer")
 
@@ -27,6 +29,10 @@ _OUTPUTS = ("labels", "organs", "probabilities", "dicom", "slicer")
 class _Options(TypedDict):
     trained: NotRequired[list[str]]
     folds: NotRequired[list[int | str]]
+
+
+class _Written(TypedDict):
+    sha256: dict[str, str]
 
 
 class PredictionRecord(TypedDict, total=False):
@@ -70,42 +76,69 @@ def lock_of(folder: Path) -> Path:
     return folder / _PLACE
 
 
-def check_foreign(
-    folder: Path, *, source: Path | None, scan_ids: Iterable[str], outputs: Collection[str]
-) -> None:
+def read_written(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its name in the folder, that its prediction has written.
+
+    Scores are not among them. Empty without a finished prediction.
+    """
+    noted = find_record(folder / PREDICTION, _Written)
+    return noted["sha256"] if noted else {}
+
+
+def check_foreign(folder: Path, names: Iterable[str], *, source: Path | None) -> None:
     """Check, before a prediction into a folder, that it replaces nothing that is not its own.
 
     Parameters
     ----------
+    names
+        Files within the folder that it writes beside the rows and scores.
     source
         Where the scans come from; ``None`` for a workspace's own.
-    outputs
-        Names of the folders that it writes files of each scan to.
 
     Raises
     ------
     OutputError
-        If the folder is the source, or holds files of those names but no prediction, finished or
-        not.
+        If the folder is the source, or holds such files but no prediction, finished or not, that
+        wrote them, or is a folder of the source that a prediction did not make.
     """
-    if source is not None and folder.is_dir() and source.is_dir() and folder.samefile(source):
+    if (folder / KEPT).is_dir() or not folder.is_dir():
+        return
+    if source is not None and source.is_dir() and folder.samefile(source):
         raise OutputError(
             f"{folder}: found the source; expected another folder, so that the source stays as it "
             "is. Give another place."
         )
-    own = (PREDICTION, COST, KEPT, *SCORE_FILES[:-1], lock_path(lock_of(folder)).name)
-    if any((folder / name).exists() for name in own):
-        return
-    begins = tuple(scan_ids)
-    found = [name for name in (SUBMISSION, TRUTH) if (folder / name).exists()]
-    for name in outputs:
-        some = (p for p in (folder / name).rglob("*") if p.name.startswith(begins))
-        found += [str(path.relative_to(folder)) for path in sorted(some)]
+    written = read_written(folder)
+    found = [name for name in names if name not in written and (folder / name).exists()]
+    own = (PREDICTION, COST, *SCORE_FILES[:-1], lock_path(lock_of(folder)).name)
+    if not any((folder / name).exists() for name in own):
+        found += [name for name in (SUBMISSION, TRUTH) if (folder / name).exists()]
+        if source is not None and folder.resolve().is_relative_to(source.resolve()):
+            found += [path.name for path in sorted(folder.iterdir())]
     if found:
         raise OutputError(
             f"{folder}: found {name_some(found)}, which no prediction seems to have written; "
             "expected a new folder or that of a prediction, so that no other file is replaced. "
             "Give another place."
+        )
+
+
+def check_unchanged(folder: Path, names: Iterable[str]) -> None:
+    """Check that files are as the prediction in the folder wrote them, or are gone.
+
+    Raises
+    ------
+    OutputError
+        If one was changed, as a correction by hand does.
+    """
+    written = read_written(folder)
+    there = (name for name in sorted(names) if name in written and (folder / name).is_file())
+    changed = [name for name in there if hash_file(folder / name) != written[name]]
+    if changed:
+        raise OutputError(
+            f"{folder}: found {name_some(changed)}, changed since the prediction wrote it; "
+            "expected the file as it was, so that no correction is lost. Move it elsewhere, or "
+            "give another folder with --out."
         )
 
 

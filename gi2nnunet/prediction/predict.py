@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from gi2nnunet.nnunet.engine import COST, Engine, PredictionCost, PredictionSett
 from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, Ensemble, Fold, TrainedModel, fold_folder
 from gi2nnunet.nnunet.postprocess import Decision
 from gi2nnunet.nnunet.process import Event, LogFile
-from gi2nnunet.scoring.record import PREDICTION
 from gi2nnunet.source.scan import Scan
 
 # glibc returns a layer's memory to the system and takes it again, page by page, for the next layer:
@@ -124,28 +123,10 @@ def predict_scans(
     progress = _Progress(tasks, Kept(kept, shared, ensemble.models, used), on_scan)
     if on_notice and progress.list_undone():
         on_notice(engine.hardware.describe())
-    with _mark(kept) if kept and progress.list_undone() else nullcontext():
-        _predict_undone(progress, engine=engine, shared=shared)
+    _predict_undone(progress, engine=engine, shared=shared)
     progress.raise_unreadable()
     done = tuple(progress.done[scan.scan_id] for scan in scans)
     return PredictedScans(scans=done, peaks=progress.peaks)
-
-
-@contextmanager
-def _mark(kept: Path) -> Iterator[None]:
-    """Let the folder of kept scans exist from the start; remove it if nothing comes of it.
-
-    After a kill it says that the first scan's files beside it are a prediction's.
-    """
-    kept.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        beside = [path for path in kept.parent.iterdir() if path.is_dir() and path != kept]
-        if not beside or (kept.parent / PREDICTION).exists():
-            with suppress(OSError):  # it holds scans
-                kept.rmdir()
-        raise
 
 
 def _predict_undone(progress: _Progress, *, engine: Engine, shared: Mapping[str, Any]) -> None:

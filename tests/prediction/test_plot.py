@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import gi2nnunet
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.ids import CONTOUR_COLOURS, ORGANS
 from gi2nnunet.formats.labels import join_organs
 from gi2nnunet.formats.submission import encode_scan, write_submission
@@ -56,6 +57,7 @@ def prediction(here: Path) -> Evaluation:
         submission=here / "out" / "submission.csv", standing="held-out",
         score=gi2nnunet.score("out/submission.csv", "out/truth.csv", medical=False), files=(),
         warnings=(), seconds_per_scan=1.0, computing={}, tuned=None, scans=scans,
+        sha256=hash_file(here / "out" / "submission.csv"),
     )  # fmt: skip
 
 

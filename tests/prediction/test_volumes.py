@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import gi2nnunet
 from gi2nnunet.api import Prediction, ScoredPrediction
 from gi2nnunet.core.errors import InputError
 from gi2nnunet.dataset.workspace import open_workspace
+from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.source.open import scan_from_json
+from tests.command_line import tree
 from tests.dicom_factory import SeriesPlan, write_series
 from tests.engines import make_engine
 from tests.model_factory import write_model
@@ -118,17 +121,94 @@ def test_no_volumes_if_they_are_refused(model: Path, scan: Path, run: Any, here:
 def test_a_new_prediction_leaves_no_masks_of_the_former(
     model: Path, scan: Path, run: Any, here: Path
 ) -> None:
+    def predict(source: Path, *options: str) -> None:
+        words = ("predict", source, "--workspace", model, "--device", "cpu", "--out", "o")
+        assert run(*words, *options)[0] == 0
+
+    def find(pattern: str) -> set[str]:
+        return {str(path.relative_to(here / "o")) for path in (here / "o").glob(pattern)}
+
+    volumes = {"labels/scan.nii.gz", *(f"organs/scan_{organ}.nii.gz" for organ in ORGANS)}
+    forms = {*volumes, "slicer/scan.seg.nrrd", f"probabilities/2d/scan{SUFFIX}"}
+    predict(scan, "--slicer", "--save-probabilities")
+    assert find("**/scan*.*") == forms
+    predict(scan, "--no-nifti")  # the same prediction, so the masks are its own
+    assert find("**/scan*.*") == forms
+    mine = here / "o" / "labels" / "scan2.nii.gz"
+    mine.write_text("mine")
+    predict(scan, "--no-nifti", "--again")
+    assert find("**/scan*.*") == {"labels/scan2.nii.gz"}
+    mine.unlink()
+    predict(scan)
+    scan.rename(here / "other.nii.gz")
+    predict(here / "other.nii.gz")
+    assert find("labels/*") == {"labels/other.nii.gz"}
+    assert find("*") >= {"labels", "organs"}
+
+
+@pytest.mark.parametrize("options", [(), ("--again",), ("--no-nifti", "--no-mirroring")])
+def test_a_corrected_volume_is_not_lost(
+    model: Path, scan: Path, run: Any, here: Path, options: tuple[str, ...]
+) -> None:
     words = ("predict", scan, "--workspace", model, "--device", "cpu", "--out", "o")
-    assert run(*words, "--slicer", "--save-probabilities")[0] == 0
-    for name in ("labels", "organs", "slicer", "probabilities"):
-        assert list((here / "o" / name).rglob("scan*"))
-    (here / "o" / "labels" / "other.nii.gz").touch()
-    assert run(*words, "--no-nifti")[0] == 0  # the same prediction, so the masks are its own
-    assert (here / "o" / "labels" / "scan.nii.gz").is_file()
-    assert run(*words, "--no-nifti", "--again")[0] == 0
-    assert [path for path in (here / "o").rglob("scan*") if path.is_file()] == []
-    assert (here / "o" / "labels" / "other.nii.gz").is_file()
-    assert not (here / "o" / "organs").exists()
+    assert run(*words)[0] == 0
+    corrected = here / "o" / "organs" / "scan_stomach.nii.gz"
+    corrected.write_bytes(b"corrected by hand")
+    before = tree(here / "o")
+    code, _, err = run(*words, *options)
+    assert code == 5
+    assert "found organs/scan_stomach.nii.gz, changed since the prediction wrote it" in err
+    assert tree(here / "o") == before
+    corrected.rename(here / "mine.nii.gz")
+    assert run(*words, *options)[0] == 0
+    assert run(*words)[0] == 0
+    assert corrected.is_file()
+
+
+def test_volumes_that_somebody_else_put_there_stay(
+    model: Path, scan: Path, run: Any, here: Path
+) -> None:
+    truth = here / "o" / "labels" / "scan.nii.gz"
+    truth.parent.mkdir(parents=True)
+    truth.write_text("mine")
+    words = ("predict", scan, "--workspace", model, "--device", "cpu", "--out", "o")
+    assert run(*words, "--no-nifti")[0] == 0
+    code, _, err = run(*words)
+    assert code == 5
+    assert "found labels/scan.nii.gz, which no prediction seems to have written" in err
+    assert truth.read_text() == "mine"
+
+
+def test_a_folder_of_the_source_is_not_predicted_into(
+    model: Path, scan: Path, run: Any, here: Path
+) -> None:
+    images, labels = here / "data" / "images", here / "data" / "labels"
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    scan.rename(images / "scan.nii.gz")
+    (labels / "note.txt").write_text("mine")
+    words = ("predict", "data/images", "--workspace", model, "--device", "cpu", "--out")
+    code, _, err = run(*words, images / "more")
+    assert code == 0, err
+    (images / "other").mkdir()
+    (images / "other" / "note.txt").write_text("mine")
+    code, _, err = run(*words, images / "other")
+    assert code == 5
+    assert "found note.txt, which no prediction" in err
+
+
+def test_masks_of_a_replaced_prediction_are_not_those_of_the_new_one(
+    model: Path, scan: Path, here: Path
+) -> None:
+    call = partial(gi2nnunet.predict, scan, out=here / "o", workspace=model, device="cpu")
+    first, read = call(), call()
+    masks = read["scan"].masks
+    second = call(mirroring=False, again=True)
+    (here / "o" / "submission.csv").write_text("id,class,segmentation\n")
+    for prediction in (first, second):
+        with pytest.raises(InputError, match="found another file, or none"):
+            _ = prediction["scan"].masks
+    assert read["scan"].masks["stomach"].tolist() == masks["stomach"].tolist()
 
 
 def test_a_missing_pynrrd_is_said_before_the_prediction(
