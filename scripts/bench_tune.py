@@ -95,6 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scans", type=int, default=40)
     options = parser.parse_args()
+    if options.scans < 3:
+        parser.error(f"--scans: found {options.scans}; expected 3 or more, of two patients")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scans = [write_scan(folder, number) for number in range(options.scans)]

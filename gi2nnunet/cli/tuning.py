@@ -160,8 +160,9 @@ def _print_tuning(found: Tuning) -> None:
     if found.standing != "out-of-fold":
         print_warning(f"Standing: {STANDINGS[found.standing]}")
     print_table(
-        "Mean score on the folds that were not used to choose",
-        ("settings of", "default", "chosen", "gain", "95 % interval"),
+        "Mean score on the folds that were not used to choose (95 % interval; the organs' three hold "
+        "together)",
+        ("settings of", "default", "chosen", "gain", "interval"),
         [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
     )
     if found.n_patients < found.fewest_patients:

@@ -75,7 +75,7 @@ def check_file(
     if digest == described["sha256"]:
         return []
     found = f"other content (SHA-256 {digest[:16]})"
-    return [Finding(path, found, f"SHA-256 {described['sha256'][:16]}, as converted", remedy)]
+    return [Finding(path, found, f"SHA-256 {described['sha256'][:16]}, as recorded", remedy)]
 
 
 def compare_split(path: Path, dataset: Dataset, *, remedy: str) -> list[Finding]:
