@@ -320,6 +320,8 @@ def _find_finished(
     finished, notice = None, on_notice or ignore
     if not again:
         finished = find_finished(work, request, probabilities=options.save_probabilities)
+    at_risk = _list_forms(work, options) if finished else read_written(work.out).keys()
+    check_unchanged(work.out, set(at_risk) - {SUBMISSION})
     if finished is not None:
         notice(f"Models: {work.ensemble.describe()}")
         notice(
@@ -331,8 +333,6 @@ def _find_finished(
             f"The prediction in {work.out} is of other files, models or options, or was changed "
             "since, and is replaced. To keep both, stop this and give another folder with --out."
         )
-    at_risk = _list_forms(work, options) if finished else read_written(work.out).keys()
-    check_unchanged(work.out, set(at_risk) - {SUBMISSION})
     return finished
 
 
