@@ -96,12 +96,8 @@
 
   // ---- errors
 
-  // Mean of one minus Dice of a slice in one layer; null for nothing to compare.
-  function errorOf(layer, z) {
-    if (!layer.dice) return null;
-    const known = layer.dice.map((d) => d[z]).filter((d) => d !== null);
-    return known.length ? 1 - known.reduce((a, b) => a + b, 0) / known.length : null;
-  }
+  // One minus the mean Dice of a slice in one layer; null for nothing to compare.
+  const errorOf = (layer, z) => layer.error ? layer.error[z] : null;
 
   // How bad a slice is: its error, or with two predictions how far their errors differ.
   function badnessOf(z) {
@@ -109,10 +105,14 @@
     return errors.length > 1 ? Math.abs(errors[0] - errors[1]) : errors[0];
   }
 
-  // Voxels whose organs two layers disagree about: of truth and prediction, or of two predictions.
-  function findWrong(z) {
-    const layers = scan.layers, pair = layers.length > 2 ? [layers[1], layers[2]] : [layers[0], layers[1]];
-    if (!pair[0] || !pair[1]) return null;
+  // The layers that are held against each other: truth and prediction, or two predictions; null if one has no masks.
+  function findPair() {
+    const pair = scan.layers.length > 2 ? scan.layers.slice(1, 3) : scan.layers.slice(0, 2);
+    return pair.every(Boolean) ? pair : null;
+  }
+
+  // Voxels whose organs the two layers disagree about.
+  function findWrong(pair, z) {
     const [, height, width] = scan.about.shape, plane = height * width;
     let n = 0, rows = 0, columns = 0;
     for (let i = 0, k = z * plane; i < plane; i++, k++) {
@@ -122,12 +122,12 @@
     return n ? { z, n, place: [z, Math.round(rows / n), Math.round(columns / n)] } : null;
   }
 
-  // Slices with an error, the worst first, of equal ones that with the largest wrong area.
+  // Slices in which the two layers differ, the worst first, of equal ones that with the largest wrong area.
   function orderSlices() {
-    const order = [];
-    for (let z = 0; z < scan.about.shape[0]; z++) {
-      const badness = badnessOf(z), wrong = badness > 0 ? findWrong(z) : null;
-      if (wrong) order.push({ ...wrong, badness });
+    const order = [], pair = findPair();
+    for (let z = 0; pair && z < scan.about.shape[0]; z++) {
+      const wrong = findWrong(pair, z);
+      if (wrong) order.push({ ...wrong, badness: badnessOf(z) });
     }
     return order.sort((a, b) => b.badness - a.badness || b.n - a.n || a.z - b.z);
   }
@@ -152,8 +152,8 @@
   function describeWalk() {
     const depth = scan.about.shape[0], n = scan.order.length, of = "scan " + (scan.index + 1) + " of " + nScans;
     const [sy, sx] = scan.about.spacing.slice(1), here = scan.order.findIndex((one) => one.z === at[0]);
-    if (!scan.about.layers.slice(1).some((layer) => layer.dice)) return "Nothing to compare in this scan (" + of + ").";
-    if (!n) return "No slice of this scan has an " + what + " (" + of + ").";
+    if (!findPair()) return "Nothing to compare in this scan (" + of + ").";
+    if (!n) return "No slice of this scan has " + (what === "error" ? "an " : "a ") + what + " (" + of + ").";
     const rest = depth - n ? " Left out: " + (depth - n) + (depth - n > 1 ? " slices" : " slice") + " without." : "";
     const place = here < 0 ? "This slice has no " + what + "; the scan has " + n
       : (what === "error" ? "Error " : "Difference ") + (here + 1) + " of " + n + ", " +

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from gi2nnunet.formats.labels import ORGAN_BITS, LabelMap
 from gi2nnunet.pages.pictures import encode_image, find_window, scale_grey
 from gi2nnunet.pages.summary import describe_scan
-from gi2nnunet.scoring.metric import dice_of_counts
+from gi2nnunet.scoring.metric import FloatArray, average_organs, dice_of_counts
 from gi2nnunet.scoring.result import ScanScore, to_plain
 from gi2nnunet.source.scan import LoadedScan
 
@@ -72,12 +71,20 @@ def pack_scan(
             raise ValueError(f"{scan_id}: masks of shape {mask.shape} on {image.shape}")
     window = find_window(image)
     columns = math.ceil(math.sqrt(len(image)))
+    dice: dict[str, FloatArray] = {}
+    if truth is not None:
+        dice = {n: slice_dice(mask, truth) for n, mask in predictions.items() if mask is not None}
+    means = average_organs(np.stack(list(dice.values()))) if dice else ()
+    errors = {name: 1 - mean for name, mean in zip(dice, means, strict=True)}
     tiles = [Image.fromarray(grey) for grey in scale_grey(image, window)]
     if small:
         tiles = [tile.reduce(2) for tile in tiles]
-    layers = [_pack_layer("truth", "solid", truth, None, columns)]
+    layers = [_pack_layer("truth", "solid", truth, columns)]
     for (name, pred), line in zip(predictions.items(), _PREDICTED_LINES, strict=False):
-        layer = _pack_layer(name, line, pred, truth, columns)
+        layer = _pack_layer(name, line, pred, columns)
+        if name in dice:
+            layer["dice"] = to_plain(dice[name].tolist())
+            layer["error"] = to_plain(errors[name].tolist())
         facts = describe_scan((scores or {}).get(name))
         layer["facts"] = [organ.list_cells() for organ in facts.values()]
         layers.append(layer)
@@ -95,17 +102,14 @@ def pack_scan(
     return PackedScan(scan_id=scan_id, content=content)
 
 
-def _pack_layer(
-    name: str, line: str, masks: LabelMap | None, truth: LabelMap | None, columns: int
-) -> dict[str, Any]:
-    """Return a layer's name, its line, its sheet of masks and its Dice by organ and slice."""
-    sheet = dice = None
+def _pack_layer(name: str, line: str, masks: LabelMap | None, columns: int) -> dict[str, Any]:
+    """Return a layer's name, its line and its sheet of masks, without its Dice."""
+    sheet = None
     if masks is not None:
         picture = _lay_out(map(Image.fromarray, masks), columns)
         picture.putpalette(_PALETTE)
         sheet = encode_image(picture, "png", bits=4)
-        dice = None if truth is None else to_plain(slice_dice(masks, truth).round(4).tolist())
-    return {"name": name, "line": line, "masks": sheet, "dice": dice}
+    return {"name": name, "line": line, "masks": sheet, "dice": None, "error": None}
 
 
 def _round(value: float, *, span: float) -> float:
@@ -123,7 +127,7 @@ def _lay_out(tiles: Iterable[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
-def slice_dice(pred: LabelMap, truth: LabelMap) -> NDArray[np.float64]:
+def slice_dice(pred: LabelMap, truth: LabelMap) -> FloatArray:
     """Return Dice of each organ and slice, ``(organs, z)``; NaN where both are empty."""
     both, in_pred, in_truth = (
         np.array([((mask & bit) != 0).sum(axis=(1, 2)) for bit in ORGAN_BITS], np.int64)

@@ -23,6 +23,7 @@ from gi2nnunet.scoring.bootstrap import (
 from gi2nnunet.scoring.conventions import Metric, ScanChoice
 from gi2nnunet.scoring.masks import read_masks
 from gi2nnunet.scoring.medical import DEFAULT_TOLERANCE_MM, OrganMeasures, Spacing
+from gi2nnunet.scoring.metric import average_organs, dice_of_counts
 from gi2nnunet.scoring.result import ScanScore, Score, to_plain
 from gi2nnunet.scoring.score import score_submission
 
@@ -49,7 +50,7 @@ class SliceChange:
     """Mean Dice of the organs of one slice in two submissions; ``change`` is ``b - a``.
 
     The mean is over the organs that the truth or a submission has; one that is rightly empty
-    counts as 1.
+    counts as 1. It is the same for every convention.
     """
 
     slice_number: int
@@ -310,16 +311,16 @@ def _compare_scan(a: ScanScore, b: ScanScore) -> ScanChange:
 
 
 def _find_moved_slices(a: ScanScore, b: ScanScore) -> tuple[SliceChange, ...]:
-    """Return the slices with the largest changes of mean Dice."""
-    if a.terms is None or b.terms is None or not a.numbers:
+    """Return the slices with the largest changes of mean Dice, equal ones by the wrong area."""
+    counts = [scan.terms.counts for scan in (a, b) if scan.terms and scan.terms.counts is not None]
+    if len(counts) < 2 or not a.numbers:
         return ()
-    dice = np.stack([a.terms.dice, b.terms.dice])
-    counted = ~np.isnan(dice).all(axis=0)
-    n_organs = counted.sum(axis=0)
-    total = (np.where(np.isnan(dice), 1.0, dice) * counted).sum(axis=1)
-    means = np.divide(total, n_organs, out=np.ones_like(total), where=n_organs > 0)
+    # Not the Dice of the terms: a convention can leave out organs that are only predicted.
+    means = np.nan_to_num(average_organs(np.stack([dice_of_counts(*of) for of in counts])), nan=1.0)
     change = means[1] - means[0]
-    largest = np.argsort(-np.abs(change), kind="stable")[:MOST_SLICES]
+    both, *areas = np.sum(counts, axis=(0, 2))
+    wrong = sum(areas) - 2 * both
+    largest = np.lexsort((-wrong, -np.abs(change)))[:MOST_SLICES]
     return tuple(
         SliceChange(
             slice_number=a.numbers[at],

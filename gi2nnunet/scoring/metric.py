@@ -133,6 +133,27 @@ def dice_of_counts(both: IntArray, pred: IntArray, truth: IntArray) -> FloatArra
     return dice
 
 
+def average_organs(dice: FloatArray) -> FloatArray:
+    """Return the mean Dice of each slice, ``(submissions, slices)``, for submissions side by side.
+
+    Parameters
+    ----------
+    dice
+        ``(submissions, organs, slices)``; NaN for an organ that neither mask has.
+
+    Returns
+    -------
+    numpy.ndarray
+        Means over the organs that the truth or a submission has; one that is rightly empty counts
+        as 1. NaN for a slice without organs.
+    """
+    counted = ~np.isnan(dice).all(axis=0)
+    n_organs = counted.sum(axis=0)
+    total = (np.where(np.isnan(dice), 1.0, dice) * counted).sum(axis=1)
+    means: FloatArray = np.full(total.shape, np.nan)
+    return np.divide(total, n_organs, out=means, where=n_organs > 0)
+
+
 def _count_voxels(field: VoxelField) -> IntArray:
     """Return the voxels of both maps, of the prediction, of the truth: ``(3, organs, slices)``.
 

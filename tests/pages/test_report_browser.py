@@ -333,7 +333,7 @@ class FlawedPage:
     def order(self, scan_id: str) -> list[int]:
         """Slices of a scan by error, then by the area of what is wrong."""
         truth, pred = self.truth[scan_id], self.pred[scan_id]
-        dice = slice_dice(pred, truth).round(4)
+        dice = slice_dice(pred, truth)
         counted = ~np.isnan(dice)
         error = 1 - np.where(counted, dice, 0).sum(0) / np.maximum(counted.sum(0), 1)
         error[~counted.any(0)] = 0

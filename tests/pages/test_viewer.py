@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from gi2nnunet.formats.labels import ORGAN_BITS
 from gi2nnunet.pages.viewer import PackedScan, pack_scan, slice_dice
 from gi2nnunet.scoring.metric import score_label_maps
 from gi2nnunet.source.scan import LoadedScan
@@ -66,9 +67,25 @@ def test_masks_of_every_layer_survive_the_packing(
     assert [layer["line"] for layer in layers] == ["solid", "dashed", "dotted"]
     assert layers[0]["dice"] is None
     for layer, masks in zip(layers[1:], (one, other), strict=True):
-        wanted = np.nan_to_num(slice_dice(masks, truth), nan=-1)
-        found = [[-1 if value is None else value for value in row] for row in layer["dice"]]
-        np.testing.assert_allclose(found, wanted, atol=5e-5)
+        found = np.array(layer["dice"], np.float64)  # None becomes NaN
+        np.testing.assert_array_equal(found, slice_dice(masks, truth))  # not rounded
+
+
+def test_an_organ_that_one_prediction_rightly_leaves_out_counts_there_as_1() -> None:
+    large, small, stomach = ORGAN_BITS
+    truth, one, other = np.zeros((3, 3, 2, 2), np.uint8)
+    one[0, 0, 0], other[0, 1, 1] = small | stomach, small  # nothing in the truth
+    truth[1, 0], one[1, 0], other[1, 0, 0] = large, large, large
+    other[1, 1, 1] = stomach
+    packed = pack(np.ones(truth.shape), truth=truth, predictions={"A": one, "B": other})
+    errors = [layer["error"] for layer in packed.content["layers"]]
+    assert errors[0] is None
+    assert errors[1] == [1.0, 0.0, None]
+    assert errors[2] == pytest.approx([0.5, 1 - (2 / 3 + 0) / 2, None])
+    # Without the other prediction the organs that neither mask has do not count.
+    lone = pack(np.ones(truth.shape), truth=truth, predictions={"A": None, "B": other})
+    assert [layer["error"] for layer in lone.content["layers"][:2]] == [None, None]
+    assert lone.content["layers"][2]["error"] == pytest.approx([1.0, 1 - (2 / 3 + 0) / 2, None])
 
 
 def test_a_layer_without_masks_keeps_its_place_and_line() -> None:

@@ -12,6 +12,7 @@ import pytest
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.scoring.bootstrap import estimate_intervals
 from gi2nnunet.scoring.compare import compare_scores, compare_submissions
+from gi2nnunet.scoring.conventions import CONVENTIONS
 from gi2nnunet.scoring.medical import OrganMeasures
 from tests.scoring.test_bootstrap import random_score, score_of
 
@@ -117,7 +118,8 @@ def test_the_sentence_says_which_one_is_better():
     assert alone.describe() == "B scores 0.1000 higher; a single patient has no interval."
 
 
-def test_slices_that_moved_most_are_named_by_their_numbers(tmp_path):
+@pytest.mark.parametrize("metric", CONVENTIONS)
+def test_slices_that_moved_most_are_named_by_their_numbers(tmp_path, metric):
     """Slice 7 loses an organ, slice 9 gets one that the truth does not have."""
 
     def write(name, texts):
@@ -133,9 +135,22 @@ def test_slices_that_moved_most_are_named_by_their_numbers(tmp_path):
     truth = {5: ("1 4", "", ""), 7: ("1 4", "5 4", ""), 9: ("", "", ""), 11: ("1 2", "", "")}
     b = {**truth, 7: ("1 4", "", ""), 9: ("", "", "1 1")}
     paths = [write(*given) for given in (("a.csv", truth), ("b.csv", b), ("t.csv", truth))]
-    (scan,) = compare_submissions(*paths).scans
+    (scan,) = compare_submissions(*paths, metric=metric).scans
     # In slice 9 only the stomach counts: rightly empty in A, wrong in B.
     assert [(s.slice_number, s.a, s.b) for s in scan.slices] == [(9, 1.0, 0.0), (7, 1.0, 0.5)]
+
+
+def test_of_equal_changes_that_with_the_largest_area_comes_first(tmp_path):
+    def write(name, *texts):
+        lines = ["id,class,predicted,image_height,image_width"]
+        for number, text in enumerate(texts, start=1):
+            lines += [f"case1_day0_slice_{number:04d},{organ},{text},3,4" for organ in ORGANS]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    empty, extra = write("a.csv", *[""] * 5), write("b.csv", "1 1", "1 3", "", "1 2", "1 3")
+    (scan,) = compare_submissions(empty, extra, write("t.csv", *[""] * 5)).scans
+    assert [(s.slice_number, s.change) for s in scan.slices] == [(2, -1.0), (5, -1.0), (4, -1.0)]
 
 
 def test_tables_have_a_row_for_each_patient_scan_and_quantity():
