@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import EngineError, GiError, InputError, count
 from gi2nnunet.core.files import find_record, replace_file, write_json
+from gi2nnunet.core.locks import hold
 from gi2nnunet.core.workers import Notice
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.formats.tables import Row
@@ -123,7 +124,10 @@ def predict_scans(
     progress = _Progress(tasks, Kept(kept, shared, ensemble.models, used), on_scan)
     if on_notice and progress.list_undone():
         on_notice(engine.hardware.describe())
-    _predict_undone(progress, engine=engine, shared=shared)
+    with ExitStack() as stack:
+        for model in ensemble.models:
+            stack.enter_context(hold(model.folder, purpose="predicting", shared=True))
+        _predict_undone(progress, engine=engine, shared=shared)
     progress.raise_unreadable()
     done = tuple(progress.done[scan.scan_id] for scan in scans)
     return PredictedScans(scans=done, peaks=progress.peaks)

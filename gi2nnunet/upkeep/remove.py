@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gi2nnunet.core.errors import InputError, OutputError, name_some
 from gi2nnunet.core.files import PART_SUFFIX, hidden_name, remove_whole, show_name
 from gi2nnunet.core.frames import ShownAsTable, make_frame
-from gi2nnunet.core.locks import Holder, hold, hold_dataset
+from gi2nnunet.core.locks import Holder, find_holders, hold, hold_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.prediction.folders import lock_of, lock_of_stored
 from gi2nnunet.source.dataset import MANIFEST
@@ -129,6 +129,8 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
     with ExitStack() as stack:
         for piece in pieces:
             stack.enter_context(_hold(piece, workspace))
+        for model in {one.folder.parent for one in pieces if isinstance(one, TrainingStatus)}:
+            stack.enter_context(hold(model, purpose=_PURPOSE))
         remove_whole(*(place for one in described for place in one.places))
     for place in (place for one in described for place in one.places):
         _remove_empty(place.parent, workspace)
@@ -183,6 +185,10 @@ def _refuse_running(piece: Piece, status: WorkspaceStatus) -> None:
         predicting = (*status.predictions, *status.out_of_fold)
         for one in predicting:
             _refuse(_place_of(piece), one.holders, f"may be in use by the prediction {one.name}")
+        for training in status.trainings:  # a prediction outside the workspace holds its models
+            if piece == training or piece.name == training.dataset:
+                holders = find_holders(training.folder.parent)
+                _refuse(_place_of(piece), holders, "may be in use by a prediction")
 
 
 def _refuse(place: Path, holders: Sequence[Holder], what: str) -> None:

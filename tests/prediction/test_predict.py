@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError
+from gi2nnunet.core.locks import find_holders
 from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.engine import COST, Hardware
@@ -92,6 +93,16 @@ def bench(tmp_path, monkeypatch):
     made = Bench(tmp_path)
     monkeypatch.setattr(engine_module, "run_engine", made.engine)
     return made
+
+
+def test_the_models_are_held_while_they_predict(bench):
+    """So that they are not removed, wherever the prediction is written."""
+    folder = bench.ensemble.models[0].folder
+    held = []
+    bench.predict(kept=None, on_scan=lambda _: held.append(find_holders(folder)))
+    assert len(held) == len(bench.scans)
+    assert {holder.purpose for holders in held for holder in holders} == {"predicting"}
+    assert find_holders(folder) == ()
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(bench):

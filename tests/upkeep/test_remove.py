@@ -276,6 +276,7 @@ def test_nothing_goes_in_which_something_runs(root: Path) -> None:
         (hold(prediction / "prediction", purpose="predicting"), ["held-out", "2d/fold_1", "501"]),
         (hold(home / "predictions", purpose="predicting"), ["out_of_fold/2d", "2d/fold_0", "501"]),
         (hold_dataset(workspace.raw, 501, purpose="training"), ["501"]),
+        (hold(fold.parent, purpose="predicting", shared=True), ["2d/fold_0", "2d", "501"]),
     ]
     for held, names in cases:
         with held:
