@@ -71,6 +71,8 @@ def _check(name: str, value: Any, annotation: str) -> None:
     known = [kind for kind in kinds if kind in _KINDS]
     if not choices and len(known) < len(kinds):
         return
+    if isinstance(value, str) and not value and "FilePath" in kinds:
+        raise ValueError(f"{name}: found ''; expected a path")  # it would mean the current folder
     if any(_fits(value, kind) for kind in known) or (isinstance(value, str) and value in choices):
         return
     expected = [*choices, *(_KINDS[kind][1] for kind in known if kind != "None")]

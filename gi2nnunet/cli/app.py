@@ -163,6 +163,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; in ``--out=~/x``, where a shell keeps it, ``~`` is the home folder."""
+        for word in args:  # as a script passes a variable that is not set
+            if not word or (word.startswith("--") and word.endswith("=")):
+                raise typer.BadParameter(f"found {word!r}; expected a value", ctx=ctx)
         try:
             rest: list[str] = super().parse_args(ctx, [_expand_home(word) for word in args])
         except typer.BadParameter as error:

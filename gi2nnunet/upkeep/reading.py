@@ -333,7 +333,9 @@ class _Reading:
         if state == "finished" and len(self.problems) > before:
             state = "damaged"
         options = about.get("options") or {}
-        name = found.folder.relative_to(self.workspace.predictions).as_posix()
+        home = self.workspace.predictions
+        inside = found.folder != home
+        name = found.folder.relative_to(home).as_posix() if inside else home.name
         return PredictionStatus(
             name=name,
             full_name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -114,6 +115,11 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
     pieces = list(named.values())
     paths = [path for path in chosen if isinstance(path, Path)]
     for piece in pieces:
+        if _place_of(piece) == workspace.predictions:
+            raise InputError(
+                f"{workspace.predictions}: found a prediction right in the folder of all "
+                "predictions; expected one in a folder of its own. Delete its files yourself."
+            )
         _refuse_running(piece, status)
     described = [_describe(piece, status, pieces) for piece in pieces]
     described += [
@@ -140,12 +146,17 @@ def remove_pieces(workspace: Workspace, names: Sequence[str], *, dry_run: bool =
 def _find(status: WorkspaceStatus, name: str) -> Sequence[Piece | Path]:
     """Return the piece of a name or path, or all folds of a model; the path of a leftover."""
     pieces = list_pieces(status)
-    path = Path(name).expanduser().absolute()
-    if hidden_name(path) in status.leftovers and not path.exists():
-        return [path]
+    path = _locate(Path(name).expanduser())
+    for leftover in map(show_name, status.leftovers):
+        if _locate(leftover) == path and not path.exists():
+            return [leftover]
     asked = name.rstrip("/")
     for found in (
-        [piece for piece in pieces if asked == list_names(piece)[-1] or path == _place_of(piece)],
+        [
+            piece
+            for piece in pieces
+            if asked == list_names(piece)[-1] or path == _locate(_place_of(piece))
+        ],
         [piece for piece in pieces if asked in list_names(piece)],
     ):
         if len(found) == 1:
@@ -169,7 +180,12 @@ def _find(status: WorkspaceStatus, name: str) -> Sequence[Piece | Path]:
 def _is_fold_of(training: TrainingStatus, name: str, path: Path) -> bool:
     """Return whether a training is a fold of the model of a name or path."""
     models = {one.rpartition("/")[0] for one in list_names(training)}
-    return name in models or path == training.folder.parent
+    return name in models or path == _locate(training.folder.parent)
+
+
+def _locate(path: Path) -> Path:
+    """Return the one spelling of a path; of a link, that of the link itself."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _place_of(piece: Piece) -> Path:

@@ -50,6 +50,8 @@ def test_a_wrong_type_is_refused_before_anything_is_done(here: Path, call: Any, 
         (lambda: gi2nnunet.tune(metric="joined"), "metric: found 'joined'; expected per-class or"),
         (lambda: gi2nnunet.phantom("a", size=(48, 40, 16)), "size: found 48"),
         (lambda: gi2nnunet.remove([]), "names: found none"),
+        (lambda: gi2nnunet.score(""), "submission: found ''; expected a path"),
+        (lambda: gi2nnunet.status(workspace=""), "workspace: found ''; expected a path"),
     ],
 )
 def test_an_unknown_word_is_refused_with_those_that_are_known(

@@ -182,6 +182,7 @@ ARGUMENTS = (
         "192x192",
         name="a patch size of 5000 digits",
     ),
+    usage("status --workspace=", "found '--workspace='; expected a value"),
     usage("train --epochs 0", "--epochs", "1"),
     usage("train --lr 0", "--lr"),
     usage("train --lr nan", "--lr"),

@@ -160,13 +160,25 @@ def test_paths_are_names_too(root: Path, run: Any) -> None:
     assert {one.name for one in gi2nnunet.status(workspace=root).predictions} == {"test"}
 
 
+@pytest.mark.parametrize("spelling", ["raw/../{}", "../link/{}"])
+def test_a_path_is_that_of_a_piece_however_it_is_spelled(root: Path, spelling: str) -> None:
+    (root.parent / "link").symlink_to(root)
+    fold = Path(GOES["2d/fold_0"][0])
+    for name, place in {"501": f"raw/{NAME}", "2d/fold_0": fold, "2d": fold.parent}.items():
+        named, found = (
+            gi2nnunet.remove(one, workspace=root, dry_run=True)
+            for one in (name, f"{root}/{spelling.format(place)}")
+        )
+        assert found == named
+
+
 BAD = {
     "2d/fold_7": ("expected one of 2d/fold_1, 2d/fold_0", 3),
     "3d_fulres/fold_all": ("3d_fullres/fold_all", 3),
     "heldout": ("expected one of held-out", 3),
     "/etc": ("/etc: found nothing of that name", 3),
     "..": ("found nothing of that name", 3),
-    "": ("found nothing of that name", 3),
+    "": ("found ''; expected a value", 2),
     "raw": ("found nothing of that name", 3),
     f"results/{NAME}": ("found nothing of that name", 3),
 }
@@ -238,6 +250,19 @@ def test_a_folder_around_other_predictions_is_not_removed(root: Path, run: Any) 
     code, _, err = run("remove", str(inner.parent), "--yes")
     assert code == 3
     assert "holds other pieces" in err
+    assert tree(root) == before
+
+
+def test_the_folder_of_all_predictions_is_not_removed(root: Path, run: Any) -> None:
+    """As after predict --out gi2nnunet-workspace/predictions."""
+    home = root / "predictions"
+    shutil.copy(next(home.rglob("submission.csv")), home)
+    before = tree(root)
+    assert "predictions" in {one.name for one in gi2nnunet.status(workspace=root).predictions}
+    for name in ("predictions", str(home)):
+        code, _, err = run("remove", name, "--yes")
+        assert code == 3
+        assert "expected one in a folder of its own" in err
     assert tree(root) == before
 
 
