@@ -160,8 +160,8 @@ def _print_tuning(found: Tuning) -> None:
     if found.standing != "out-of-fold":
         print_warning(f"Standing: {STANDINGS[found.standing]}")
     print_table(
-        "Mean score on the folds that were not used to choose (95 % interval; the organs' three hold "
-        "together)",
+        "Mean score on the folds that were not used to choose (95 % interval; the organs' three "
+        "hold together)",
         ("settings of", "default", "chosen", "gain", "interval"),
         [(name.replace("_", " "), *_gain_cells(gain)) for name, gain in found.gains.items()],
     )

@@ -151,7 +151,8 @@ def average_organs(dice: FloatArray) -> FloatArray:
     n_organs = counted.sum(axis=0)
     total = (np.where(np.isnan(dice), 1.0, dice) * counted).sum(axis=1)
     means: FloatArray = np.full(total.shape, np.nan)
-    return np.divide(total, n_organs, out=means, where=n_organs > 0)
+    np.divide(total, n_organs, out=means, where=n_organs > 0)
+    return means
 
 
 def _count_voxels(field: VoxelField) -> IntArray:
