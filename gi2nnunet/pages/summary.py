@@ -88,16 +88,21 @@ def describe_organ(odd: Odd, measures: OrganMeasures | None) -> OrganFacts:
     pred_ml = measures.volume_true_ml + measures.volume_error_ml
     return OrganFacts(
         odd=odd,
-        true_ml=format_number(measures.volume_true_ml, ".1f"),
-        pred_ml=format_number(abs(pred_ml), ".1f"),  # a rounding error is no "-0.0"
+        true_ml=_format_ml(measures.volume_true_ml),
+        pred_ml=_format_ml(abs(pred_ml)),  # a rounding error is no "-0.0"
         error_ml=_format_error(measures.volume_error_ml),
         hd95_mm=odd or format_number(measures.hd95_mm, ".1f"),
         surface_dice=format_number(measures.surface_dice, ".3f"),
     )
 
 
+def _format_ml(volume_ml: float, form: str = ".1f") -> str:
+    """Return a volume; a half is rounded away from zero, whatever the float's last digits are."""
+    return format_number(volume_ml + math.copysign(1e-9, volume_ml), form)
+
+
 def _format_error(error_ml: float) -> str:
-    text = format_number(error_ml, "+.1f")
+    text = _format_ml(error_ml, "+.1f")
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -86,6 +87,21 @@ def test_a_score_without_measures_has_dashes_and_a_doubtful_one_is_not_fair(stan
     facts = describe_scan(found.per_scan[0])
     assert set(facts[ORGANS[0]].list_cells()) == {DASH}
     assert facts[ORGANS[2]].list_cells() == [DASH, DASH, DASH, "missed", DASH]
+
+
+def test_equal_volumes_look_equal_and_halves_are_rounded_up() -> None:
+    voxel_ml = 3 * 1.5 * 1.5 / 1000
+    for n, n_true, text in ((200, 4, "1.4"), (600, 5, "4.1"), (1400, 2, "9.5")):
+        whole = OrganMeasures(
+            surface_dice=1.0, hd95_mm=0.0, volume_error_ml=0.0, volume_true_ml=n * voxel_ml
+        )
+        grown = replace(
+            whole, volume_true_ml=n_true * voxel_ml, volume_error_ml=(n - n_true) * voxel_ml
+        )
+        assert whole.volume_true_ml == pytest.approx(float(text) - 0.05)
+        assert describe_organ("", whole).true_ml == describe_organ("", grown).pred_ml == text
+    lost = replace(whole, volume_error_ml=-0.25)
+    assert describe_organ("", lost).error_ml == "-0.3"
 
 
 def test_a_tiny_error_has_no_sign() -> None:
