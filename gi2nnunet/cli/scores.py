@@ -235,7 +235,15 @@ def _cells(of: object, *names: str) -> tuple[str, ...]:
 def _print_medical(result: Score) -> None:
     print_table(
         f"In mm and ml (surface Dice at {result.tolerance_mm:g} mm)",
-        ("organ", "surface Dice", "HD95 (mm)", "volume error (ml)", "its size (ml)", "scans"),
+        (
+            "organ",
+            "surface Dice",
+            "HD95 (mm)",
+            "volume error (ml)",
+            "its size (ml)",
+            "scans",
+            "with HD95",
+        ),
         [
             (
                 organ.replace("_", " "),
@@ -244,6 +252,7 @@ def _print_medical(result: Score) -> None:
                 show_number(terms.volume_error_ml, digits=1),
                 show_number(terms.volume_error_abs_ml, digits=1),
                 terms.n_scans,
+                terms.n_scans - terms.n_one_sided,
             )
             for organ, terms in (result.medical or {}).items()
         ],

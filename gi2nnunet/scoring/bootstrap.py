@@ -213,8 +213,8 @@ def _list_values(scan: ScanScore) -> dict[str, FloatArray]:
             measures = scan.measures[organ]
             values[f"{organ}.surface_dice"] = np.array([measures.surface_dice])
             values[f"{organ}.hd95_mm"] = np.array([measures.hd95_mm])
-            values[f"{organ}.volume_error_ml"] = np.array([measures.volume_error_ml])
-            values[f"{organ}.volume_error_abs_ml"] = np.array([abs(measures.volume_error_ml)])
+            values[f"{organ}.volume_error_ml"] = np.array([measures.counted_error_ml])
+            values[f"{organ}.volume_error_abs_ml"] = np.array([abs(measures.counted_error_ml)])
     return values
 
 

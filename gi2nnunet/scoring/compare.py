@@ -116,8 +116,10 @@ class Comparison:
     differences
         By quantity as :func:`~gi2nnunet.scoring.bootstrap.estimate_intervals` names them; a
         positive difference of ``score`` means that ``b`` is better. Of HD95, the means are over the
-        organs that both submissions and the truth have; in the surface Dice, an organ that only
-        one submission has beside the truth's empty mask counts as 0 there and as 1 in the other.
+        organs that both submissions and the truth have; those of surface Dice and volume error over
+        the organs that one of the three has. An organ that only one submission has beside the
+        truth's empty mask counts there with the surface Dice 0 and its volume, and in the other
+        with 1 and 0 ml.
     patients, scans
         All of them, the largest change of score first; those without a score in one submission
         last.
@@ -273,7 +275,7 @@ def _pair_measures(score: Score, other: Score) -> Score:
     """Return a score with medical measures of the same organs and scans as the other's.
 
     An organ that either one misses has no HD95, so that of the other is left out too. One that is
-    rightly empty here and predicted there has the surface Dice 1.
+    rightly empty here and predicted there has the surface Dice 1, and its volume error of 0 counts.
     """
     scans = list(score.per_scan)
     for at, (scan, beside) in enumerate(zip(score.per_scan, other.per_scan, strict=True)):

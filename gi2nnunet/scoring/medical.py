@@ -54,6 +54,11 @@ class OrganMeasures:
     volume_error_ml: FloatOrNan
     volume_true_ml: FloatOrNan
 
+    @property
+    def counted_error_ml(self) -> float:
+        """Return the volume error as a mean counts it: NaN if neither mask has the organ."""
+        return math.nan if math.isnan(self.surface_dice) else self.volume_error_ml
+
 
 @contextmanager
 def silence_library() -> Iterator[None]:

@@ -67,7 +67,8 @@ class OrganMedical:
     hd95_mm
         Mean in mm over the scans with the organ in both masks.
     volume_error_ml, volume_error_abs_ml
-        Mean of predicted minus true volume, and of its absolute value, in ml over all scans.
+        Mean of predicted minus true volume, and of its absolute value, in ml over the scans with
+        the organ in either mask.
     n_scans
         Scans with the organ in either mask.
     n_one_sided
@@ -424,7 +425,7 @@ def _average_measures(scans: Sequence[Mapping[str, OrganMeasures]]) -> dict[str,
         mine = [scan[organ] for scan in scans]
         surface_dice, n_scans = _mean(np.array([m.surface_dice for m in mine]))
         hd95_mm, n_paired = _mean(np.array([m.hd95_mm for m in mine]))
-        error = np.array([m.volume_error_ml for m in mine])
+        error = np.array([m.counted_error_ml for m in mine])
         averages[organ] = OrganMedical(
             surface_dice=surface_dice,
             hd95_mm=hd95_mm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +152,13 @@ def test_medical_measures_are_in_mm_and_ml(run: Run) -> None:
     voxel_ml = 3.0 * math.prod(lost.spacing_xy) / 1000
     missing_ml = int(lost.masks[2].sum()) * voxel_ml
     assert medical["stomach"]["volume_error_ml"] == pytest.approx(-missing_ml / len(SCANS))
-    assert "HD95 (mm)" in run(*words)[1]
+    table = run(*words)[1].partition("In mm and ml")[2]
+    assert "with HD95" in table
+    rows = {
+        organ: re.search(rf"{organ} .*", table)[0].split() for organ in ("large bowel", "stomach")
+    }
+    # The mask that B lost has no distance.
+    assert [row[-4::2] for row in rows.values()] == [["4", "4"], ["4", "3"]]
 
 
 def test_folders_are_scored_and_every_output_names_the_common_scans(

@@ -204,24 +204,27 @@ def test_distances_are_compared_where_both_have_the_organ():
     assert (back.a, back.b, back.difference) == (4.0, 3.0, -1.0)
 
 
-def test_an_extra_organ_lowers_the_surface_dice_of_its_side_only():
-    def score(*surface_dice):
+def test_an_extra_organ_lowers_the_measures_of_its_side_only():
+    def score(*surface_dice, extra_ml=0.0):
         values = {f"case{n}_day0": value for n, value in enumerate(surface_dice, start=1)}
         plain = score_of(dict.fromkeys(values, 0.5), dict.fromkeys(values, 0.1))
         scans = []
         for scan in plain.per_scan:
             found = OrganMeasures(
-                surface_dice=values[scan.scan_id], hd95_mm=math.nan, volume_error_ml=0.0,
-                volume_true_ml=0.0,
+                surface_dice=values[scan.scan_id], hd95_mm=math.nan,
+                volume_error_ml=0.0 if values[scan.scan_id] else extra_ml, volume_true_ml=0.0,
             )  # fmt: skip
             scans.append(replace(scan, measures=dict.fromkeys(ORGANS, found)))
         return replace(plain, per_scan=tuple(scans))
 
     # The truth of the second scan has no organ: A is rightly empty there, B is not. In the third,
     # both are.
-    a, b = score(0.5, math.nan, math.nan), score(0.5, 0.0, math.nan)
+    a, b = score(0.5, math.nan, math.nan), score(0.5, 0.0, math.nan, extra_ml=9.0)
     found = compare_scores(a, b).differences["stomach.surface_dice"]
     assert (found.a, found.b, found.difference) == (0.75, 0.25, -0.5)
+    for name in ("volume_error_ml", "volume_error_abs_ml"):
+        error = compare_scores(a, b).differences[f"stomach.{name}"]
+        assert (error.a, error.b, error.difference) == (0.0, 4.5, 4.5)
     back = compare_scores(b, a).differences["stomach.surface_dice"]
     assert (back.a, back.b, back.difference) == (0.25, 0.75, 0.5)
 

@@ -11,6 +11,9 @@ from scipy.spatial.distance import cdist
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.scoring import medical
+from gi2nnunet.scoring.bootstrap import estimate_intervals
+from gi2nnunet.scoring.metric import score_label_maps
+from gi2nnunet.scoring.result import combine_terms
 from gi2nnunet.scoring.score import score_submission
 
 SPACING = (3.0, 1.5, 1.0)
@@ -94,6 +97,33 @@ def test_empty_masks():
     assert math.isnan(found.surface_dice)
     assert math.isnan(found.hd95_mm)
     assert found.volume_error_ml == 0
+
+
+def test_means_are_over_the_scans_in_which_either_mask_has_the_organ():
+    """In two of five scans neither has it; one has it only in the prediction, one in the truth."""
+    empty, full, half = (
+        np.zeros((12, 20, 24), np.uint8),
+        *(box(2, 3, 4, size=size).astype(np.uint8) for size in ((6, 8, 10), (3, 8, 10))),
+    )
+    pairs = [(half, full), (full, empty), (empty, full), (empty, empty), (empty, empty)]
+    terms = {f"case{n}_day0": score_label_maps(*pair) for n, pair in enumerate(pairs)}
+    with medical.silence_library():
+        measures = {
+            scan_id: medical.measure_label_maps(*pair, spacing_mm=SPACING)
+            for scan_id, pair in zip(terms, pairs, strict=True)
+        }
+    score = combine_terms(terms, metric="per-class", measures=measures, tolerance_mm=3.0)
+    found = score.medical["large_bowel"]
+    assert (found.n_scans, found.n_one_sided) == (3, 2)
+    assert found.volume_error_ml == pytest.approx((-1.08 + 2.16 - 2.16) / 3)
+    assert found.volume_error_abs_ml == pytest.approx((1.08 + 2.16 + 2.16) / 3)
+    assert found.surface_dice == pytest.approx(
+        measures["case0_day0"]["large_bowel"].surface_dice / 3
+    )
+    assert math.isnan(score.medical["stomach"].volume_error_ml)  # in no scan
+    intervals = estimate_intervals(score)
+    for name in ("surface_dice", "hd95_mm", "volume_error_ml", "volume_error_abs_ml"):
+        assert intervals[f"large_bowel.{name}"].value == pytest.approx(getattr(found, name))
 
 
 def test_a_score_carries_the_means(measure, tmp_path):
