@@ -37,7 +37,7 @@ pytestmark = pytest.mark.engine
 
 def write_archive(folder: Path, source: Path) -> None:
     """Write the scans of a source as DICOM series with their truth; one patient is identified."""
-    opened = open_source(source, SourceOptions(source_labels="regions"))
+    opened = open_source(source)
     for number, scan in enumerate(opened.scans.values()):
         loaded = scan.read()
         plan = SeriesPlan(

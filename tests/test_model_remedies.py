@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -207,8 +208,24 @@ def test_a_checkpoint_that_is_missing_is_trained(converted: str, run: Run) -> No
 def test_the_missing_folds_are_trained(converted: str, run: Run) -> None:
     run("train", "--fold", "all", *TINY)
     said = say(run, "predict-and-score", *CPU, "--fold", "0")
-    follow("Train what is missing with gi2nnunet train.", said, run, "--fold", "0", *TINY)
+    follow("Train what is missing with: gi2nnunet train {}", said, run, *CPU)
     assert run("predict-and-score", *CPU, "--fold", "0")[0] == 0
+    for asked, sentences in (
+        (("tune",), 1),
+        (("predict-and-score", "--fold", "0", "--fold", "1"), 1),
+        (("predict-and-score", "--config", "2d", "--config", "3d_fullres"), 1),
+        (("predict-and-score", "--config", "2d", "--config", "3d_fullres", "--fold", "2"), 2),
+    ):
+        shutil.rmtree(SPACE / "results")
+        assert run("train", "--fold", "0", "--epochs", "1", *TINY)[0] == 0
+        lines = re.split(" (?=Train what)", say(run, *asked, *CPU))[1:]
+        assert len(lines) == sentences
+        for line in lines:
+            assert "--epochs 1 " in line
+            follow("Train what is missing with: gi2nnunet train {}", line, run, *CPU)
+        assert run(*asked, *CPU)[0] == 0
+    said = say(run, "predict", "--preset", "resenc-m", *CPU)
+    assert said.rstrip().endswith("--preset resenc-m")  # the settings of tiny are not for it
     said, shown = say(run, "compare-models", *CPU), report(run)
     follow("Train them with gi2nnunet train --fold cv.", said, run, *TINY)
     assert run("out-of-fold", *CPU)[0] == 0
@@ -218,6 +235,25 @@ def test_the_missing_folds_are_trained(converted: str, run: Run) -> None:
         "Run gi2nnunet train --fold cv with the same options to train the rest.", shown, run, *TINY
     )
     assert run("out-of-fold", *CPU)[0] == 0
+
+
+def test_models_of_a_single_patient_are_scored_on_its_own_scans(
+    here: Path, run: Run, engine: Engine
+) -> None:
+    write_source(here / "one", make_source(SCANS[:2]))
+    assert run("convert", "one")[0] == 0
+    (SPACE / "preprocessed" / DATASET).mkdir(parents=True, exist_ok=True)  # as planning does
+    assert run("train", "--fold", "all", *TINY)[0] == 0
+    said = say(run, "compare", "2d", "2d")
+    assert said.count("found no predictions") == said.count("with: gi2nnunet") == 1
+    follow(
+        "Score the scans that the models were trained on with: gi2nnunet predict-and-score {}",
+        said, run, *CPU,
+    )  # fmt: skip
+    assert run("score", "in-sample")[0] == 0
+    said = say(run, "tune", *CPU)
+    assert "has no folds" in said
+    assert "--fold all" not in said  # no option of this command
 
 
 def test_an_interrupted_training_is_continued(converted: str, run: Run, engine: Engine) -> None:
@@ -240,8 +276,8 @@ def test_what_is_not_predicted_or_tuned_yet_is(folds: Path, run: Run) -> None:
     err = follow("gi2nnunet predict-and-score", shown, run, *CPU)[2]
     untuned = say(run, "status")
     follow(
-        "Tuning: none (gi2nnunet tune chooses settings from out-of-fold predictions)", err, run,
-        *CPU,
+        "Tuning: none (if every fold is trained, gi2nnunet tune chooses settings from "
+        "out-of-fold predictions)", err, run, *CPU,
     )  # fmt: skip
     tuning = find("results/*/gi2nnunet_tuning_*.json")
     tuning.unlink()

@@ -295,7 +295,10 @@ def _print_evaluation(done: Evaluation, *, as_json: bool, scored: bool) -> None:
 
 def _describe_tuning(tuned: Tuned | None) -> str:
     if tuned is None:
-        return "Tuning: none (gi2nnunet tune chooses settings from out-of-fold predictions)"
+        return (
+            "Tuning: none (if every fold is trained, gi2nnunet tune chooses settings from "
+            "out-of-fold predictions)"
+        )
     gain = tuned.content["gains"].get("all", {})
     if not tuned.decision.organs:
         return f"Tuning: no setting improved the score, so none is used ({tuned.path})"

@@ -234,7 +234,8 @@ def read_dataset(raw: Path, *, dataset_id: int | None = None, name: str | None =
     if len(whole) > 1:
         raise InputError(
             f"{raw}: holds several datasets ({', '.join(p.name for p in whole)}). "
-            "Say which by its id or name."
+            "Say which with --id, such as --id "
+            f"{dataset_id_of(whole[0].name)}."
         )
     return open_dataset(whole[0])
 

@@ -331,9 +331,50 @@ def choose_ensemble(
             f"{results}: has no finished model with these options "
             f"(--config {' '.join(configurations) or 'any'}, "
             f"--fold {' '.join(map(str, folds)) or 'any'}, --preset {preset or 'any'}). "
-            f"Finished: {trained}. Train what is missing with gi2nnunet train."
+            f"Finished: {trained}.\n"
+            + "\n".join(
+                _spell_missing(
+                    fitting or models, configurations, folds, split, preset=preset, trainer=trainer
+                )
+                or ["Choose among these with --config, --fold, --preset and --trainer."]
+            )
         )
     return max(candidates, key=lambda candidate: candidate[:2])[2]
+
+
+def _spell_missing(
+    models: Sequence[TrainedModel],
+    configurations: Sequence[str],
+    folds: Sequence[Fold | str],
+    split: tuple[int, ...],
+    *,
+    preset: str | None,
+    trainer: str | None,
+) -> list[str]:
+    """Return how to train what is asked for; what is not asked for is as of the newest model."""
+    like = max(models, key=lambda model: model.newest)
+    trainer = trainer or like.trainer
+    plans_name = like.plans_name
+    if preset and not is_asked_for(like, preset=preset, trainer=None):
+        plans_name = PRESETS[preset].plans_name if preset in PRESETS else preset
+    wanted = _expand(folds, split) or like.folds
+    lines = []
+    for configuration in dict.fromkeys(configurations or [like.configuration]):
+        name = f"{trainer}__{plans_name}__{configuration}"
+        trained = next((m.folds for m in models if m.folder.name == name), ())
+        missing = [fold for fold in wanted if fold not in trained]
+        if missing:
+            every = "cv" in folds or missing == list(split)
+            folder = like.folder.with_name(name)
+            alike = (trainer, plans_name) == (like.trainer, like.plans_name)
+            own = fold_folder(like.folder if alike else folder, like.folds[0])
+            options = spell_options(folder, ["cv"] if every else missing, settings_of=own)
+            lines.append(
+                f"Train what is missing with: gi2nnunet train {options}"
+                if spell_preset(plans_name)
+                else f"Train what is missing with nnUNetv2_train, with the plans {plans_name}."
+            )
+    return lines
 
 
 def _list_choices(group: Sequence[TrainedModel], split: tuple[int, ...]) -> list[tuple[Fold, ...]]:
@@ -526,18 +567,31 @@ def spell_training(folder: Path) -> str | None:
 
     ``None`` if its plans are not those of a preset.
     """
-    trainer, _, names = folder.parent.name.partition("__")
-    plans_name, _, configuration = names.partition("__")
-    preset = spell_preset(plans_name)
-    if not preset:
+    _, plans_name, _ = _split_name(folder.parent)
+    if not spell_preset(plans_name):
         return None
-    settings: Mapping[str, Any] = find_training_record(folder).get("settings", {})
-    words = [f"--config {configuration}", f"--fold {folder.name.removeprefix('fold_')}", *preset]
+    fold = folder.name.removeprefix("fold_")
+    return f"gi2nnunet train {spell_options(folder.parent, [fold], settings_of=folder)}"
+
+
+def _split_name(folder: Path) -> tuple[str, str, str]:
+    """Return trainer, plans and configuration, which nnU-Net's name of a model folder has."""
+    trainer, _, names = folder.name.partition("__")
+    plans_name, _, configuration = names.partition("__")
+    return trainer, plans_name, configuration
+
+
+def spell_options(folder: Path, folds: Sequence[Fold | str], *, settings_of: Path) -> str:
+    """Return the options of ``train`` for folds of a model, with the settings of a fold."""
+    trainer, plans_name, configuration = _split_name(folder)
+    settings: Mapping[str, Any] = find_training_record(settings_of).get("settings", {})
+    words = [f"--config {configuration}", *(f"--fold {fold}" for fold in folds)]
+    words += spell_preset(plans_name)
     words += [f"--trainer {trainer}"] if trainer != STOCK_TRAINER else []
     for option, key in _SETTINGS.items():
         if settings.get(key) is not None:
             words.append(f"{option} {shlex.quote(str(settings[key]))}")
-    return f"gi2nnunet train {' '.join(words)}"
+    return " ".join(words)
 
 
 _SETTINGS = {

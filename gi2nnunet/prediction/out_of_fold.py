@@ -101,6 +101,11 @@ def choose_every_fold(
     """
     workspace, notice = engine.workspace, on_notice or ignore
     dataset = read_dataset(workspace.raw, dataset_id=models.dataset_id)
+    if not dataset.splits:
+        raise InputError(
+            f"{dataset.folder}: has no folds; expected some, as each scan is predicted by the "
+            "models that did not see its patient. Convert a source of two or more patients."
+        )
     every = replace(models, folds=("cv",))
     results, n_folds = workspace.results / dataset.name, len(dataset.splits)
     ensemble = every.choose(results, n_folds=n_folds)

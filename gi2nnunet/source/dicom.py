@@ -407,6 +407,7 @@ def _choose_volumes(
         studies.setdefault((volume.patient, volume.study), []).append(volume)
     chosen: list[Volume] = []
     problems: list[object] = []
+    several = False
     for fits in studies.values():
         if asked.series is None:
             fits = [v for v in fits if not v.is_localizer] or fits
@@ -415,6 +416,7 @@ def _choose_volumes(
         apart = len({v.uid for v in fits}) == len(fits)
         if len(fits) > 1 and not (apart and all(v.uid in referenced for v in fits)):
             problems.append(f"A study: found several series that fit:\n{_list_volumes(fits)}")
+            several = True
             continue
         bad = [problem for v in fits for problem in v.problems]
         bad += [problem for v in fits for problem in v.uneven if not asked.uneven]
@@ -426,10 +428,9 @@ def _choose_volumes(
             problems += bad
         else:
             chosen += fits
-    raise_problems(
-        problems,
-        remedy="Choose with --series, by number, UID or description, or correct the files.",
-    )
+    choose = "Choose with --series, by number, UID or description, or correct the files."
+    correct = "Correct the files, or copy them again."
+    raise_problems(problems, remedy=choose if several or len(index.volumes) > 1 else correct)
     if not chosen:
         raise InputError(f"The source: no series is left. Found:\n{_list_volumes(index.volumes)}")
     if left := len(index.volumes) - len(chosen):

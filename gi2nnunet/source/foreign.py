@@ -22,6 +22,7 @@ _BY_SIMPLEITK = {
 _PACKED = (".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 _PICTURES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 _SLICE = re.compile(r"(?:.*/)?scans/slice_[^/]+\.png")
+_IN_PLACE = re.compile(r"(?:[^/]+/)?(?:train|test)/")
 
 _WRITE = "s.WriteImage(s.ReadImage(f, imageIO='{reader}'), f[:-{cut}] + '.nii.gz')"
 # Columns, rows and slices of the file are those of the array.
@@ -99,6 +100,11 @@ def _describe(path: Path, ending: str, first: str, *, packed: bool) -> str:
 def _describe_other(kind: str, first: str, given: str) -> str:
     """Return what takes files that are no volumes."""
     if _SLICE.fullmatch(first):
+        if _IN_PLACE.match(first):
+            return (
+                "slices of the competition, which are images. Give label volumes; the "
+                "competition's masks are the rows of train.csv."
+            )
         return (
             "slices of the competition without the folder train/ or test/ around them. Give the "
             "folder that holds train/ and train.csv."

@@ -22,7 +22,13 @@ from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import Orientation
 from gi2nnunet.formats.tables import MaskTable, read_mask_table, take_rows
-from gi2nnunet.nnunet.models import TrainedModel, list_models, spell_models
+from gi2nnunet.nnunet.models import (
+    TrainedModel,
+    fold_folder,
+    list_models,
+    spell_models,
+    spell_options,
+)
 from gi2nnunet.nnunet.presets import read_plans_name
 from gi2nnunet.prediction.folders import OUT_OF_FOLD
 from gi2nnunet.prediction.out_of_fold import list_stored_predictions
@@ -172,7 +178,7 @@ def find_folder(given: str | Path, workspace: Workspace) -> Path:
 
 def _choose_scans(sides: Sequence[NamedMasks | _Model], naming: _Naming) -> Scans:
     """Choose the scans of which every side has predictions; refuse if there are none."""
-    models = [side for side in sides if isinstance(side, _Model)]
+    models = list({side.name: side for side in sides if isinstance(side, _Model)}.values())
     masks = [side for side in sides if isinstance(side, NamedMasks)]
     suiting: list[Scans] = [
         which
@@ -324,12 +330,20 @@ class _Naming:
 
     def list_remedies(self, models: Sequence[_Model], wanted: Sequence[Scans]) -> Iterator[str]:
         """Yield the commands that make what is missing, of the scans that need the fewest."""
-        several = len(self.status.datasets) > 1
         possible = [which for which in wanted if all(model.can_have(which) for model in models)]
         missing = {which: [m for m in models if which not in m.choices] for which in wanted}
+        if not possible and all(len(model.dataset.splits) < 2 for model in models):
+            for model in models:
+                options = shlex.join([*spell_models(model.models), *self.spell_id(model)])
+                yield (
+                    f"{model.dataset.name} has neither folds nor held-out scans, as its patients "
+                    "are too few. Score the scans that the models were trained on with: gi2nnunet "
+                    f"predict-and-score {options}"
+                )
+            return
         which = min(possible or wanted, key=lambda which: len(missing[which]))
         for model in missing[which]:
-            number = ("--id", str(model.dataset.dataset_id)) if several else ()
+            number = self.spell_id(model)
             if which == "held-out" and model.can_have(which):
                 options = shlex.join([*spell_models(model.models), *number])
                 yield f"Make them with: gi2nnunet predict-and-score {options}"
@@ -340,12 +354,18 @@ class _Naming:
                 options = shlex.join([*spell_models([one]), *number])
                 yield f"Make them with: gi2nnunet out-of-fold {options}"
 
+    def spell_id(self, model: _Model) -> tuple[str, ...]:
+        """Return the option that names a model's dataset, if there are several."""
+        several = len(self.status.datasets) > 1
+        return ("--id", str(model.dataset.dataset_id)) if several else ()
+
     def spell_training(self, model: TrainedModel) -> str:
         """Return the command that trains every fold of a model."""
         for one in self.status.trainings:
             if one.folder.parent == model.folder and one.command:
                 return one.command.replace(f"--fold {one.fold}", "--fold cv", 1)
-        return shlex.join(["gi2nnunet", "train", "--fold", "cv", *spell_models([model])])
+        own = fold_folder(model.folder, model.folds[0])
+        return f"gi2nnunet train {spell_options(model.folder, ['cv'], settings_of=own)}"
 
     def refuse(self, name: str) -> InputError:
         """Return why a name stands for nothing."""

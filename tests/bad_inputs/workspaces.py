@@ -90,7 +90,7 @@ WORKSPACES = (
         command=PLAN,
         message=(
             "raw: holds several datasets (Dataset501_UWGI, Dataset502_Other)",
-            "Say which by its id or name",
+            "Say which with --id, such as --id 5",
         ),
     ),
     damaged(

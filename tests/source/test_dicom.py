@@ -485,6 +485,14 @@ def test_allow_missing_passes_over_what_cannot_be_taken(tmp_path):
     assert "-7.70 and -1.70 mm" in source.warnings[0]
 
 
+def test_the_only_series_is_not_to_be_chosen(tmp_path):
+    write_series(tmp_path / "b", SeriesPlan(shape=(6, 8, 9), missing=(3,)))
+    assert "--series" not in refusal(tmp_path)
+    assert "Correct the files, or copy them again." in refusal(tmp_path)
+    write_series(tmp_path / "a", PLAN)
+    assert "--series" in refusal(tmp_path)
+
+
 def test_allow_missing_warns_of_every_gap(tmp_path):
     write_series(tmp_path / "a", PLAN)
     write_series(tmp_path / "b", SeriesPlan(shape=(9, 8, 9), missing=(3, 6)))

@@ -132,6 +132,16 @@ def test_the_message_says_what_files_are(files, given, message, run, tmp_path):
     assert message in said
 
 
+def test_a_competition_is_not_a_folder_of_labels(run, tmp_path):
+    scans = "s/train/case1/case1_day0/scans"
+    slices = {f"{scans}/slice_000{number}_9_9_1.50_1.50.png": b"x" for number in (1, 2)}
+    write_files(tmp_path, {**slices, "s/train.csv": b"id,class,segmentation\n"})
+    code, said = run("encode", "s", "--out", "out.csv")
+    assert code == 3
+    assert "slices of the competition, which are images. Give label volumes" in said
+    assert "the folder that holds" not in said
+
+
 def test_files_that_are_zips_by_their_nature_are_named(run, tmp_path):
     np.savez(tmp_path / "a.npz", a=np.zeros(3))
     with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:

@@ -254,6 +254,13 @@ def test_the_options_that_a_refusal_names_are_those_of_the_commands(place: Place
     lines = [line.partition("with: gi2nnunet ")[2] for line in said.splitlines()[1:]]
     assert [line.split()[0] for line in lines] == ["train", "out-of-fold"]
     assert "--config 2d --fold cv" in lines[0]
+    # An imported fold has no command of its own.
+    for record in place.workspace.results.glob(f"*/{STOCK}__2d/fold_0/gi2nnunet_training.json"):
+        record.with_name("gi2nnunet_imported.json").write_text('{"file": "model.zip"}')
+        record.unlink()
+    said = place.refuse("2d", "out_of_fold/3d_fullres")
+    lines.append(said.splitlines()[1].partition("with: gi2nnunet ")[2])
+    assert lines[-1] == "train --config 2d --fold cv --preset tiny"
     commands: Any = get_command(app)
     for line in lines:
         name, *words = line.split()
