@@ -362,7 +362,7 @@ def _spell_missing(
     for configuration in dict.fromkeys(configurations or [like.configuration]):
         name = f"{trainer}__{plans_name}__{configuration}"
         trained = next((m.folds for m in models if m.folder.name == name), ())
-        missing = [fold for fold in wanted if fold not in trained]
+        missing = [fold for fold in wanted if fold not in trained and fold in ("all", *split)]
         if missing:
             every = "cv" in folds or missing == list(split)
             folder = like.folder.with_name(name)

@@ -179,20 +179,22 @@ def test_the_records_tell_how_many_folds_there_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "remedy"),
     [
-        {"folds": [7]},
-        {"configurations": ["3d_lowres"]},
-        {"configurations": ["2d", "3d_fullres"]},
-        {"preset": "resenc-l"},
-        {"trainer": "nnUNetTrainerDA5"},
+        ({"folds": [7]}, "Choose among these with --config, --fold"),
+        ({"folds": ["all"]}, "train --config 2d --fold all --preset tiny"),
+        ({"configurations": ["3d_lowres"]}, "train --config 3d_lowres --fold cv --preset tiny"),
+        ({"configurations": ["2d", "3d_fullres"]}, "train --config 3d_fullres --fold cv --preset"),
+        ({"preset": "resenc-l"}, "train --config 2d --fold cv --preset resenc-l"),
+        ({"preset": "MyPlans"}, "with nnUNetv2_train, with the plans MyPlans"),
+        ({"trainer": "nnUNetTrainerDA5"}, "--preset tiny --trainer nnUNetTrainerDA5"),
     ],
 )
 def test_what_is_not_trained_is_refused_with_what_is(
-    tmp_path: Path, asked: dict[str, list[str]]
+    tmp_path: Path, asked: dict[str, list[str]], remedy: str
 ) -> None:
     add(tmp_path, "2d", 0, 1)
-    with pytest.raises(InputError, match=r"Finished: 2d fold 0, 1 .*gi2nnunet train"):
+    with pytest.raises(InputError, match=rf"(?s)Finished: 2d fold 0, 1 .*\n.*{remedy}"):
         choose_ensemble(tmp_path, n_folds=2, **asked)  # type: ignore[arg-type]
 
 
