@@ -287,7 +287,9 @@ def test_what_is_not_predicted_or_tuned_yet_is(folds: Path, run: Run) -> None:
     )  # fmt: skip
     tuning = find("results/*/gi2nnunet_tuning_*.json")
     tuning.unlink()
-    follow("gi2nnunet tune", untuned, run, *CPU)
+    said = str(follow("gi2nnunet tune", untuned, run, *CPU))
+    changed = bool(json.loads(tuning.read_text())["decision"])
+    assert ("no setting is changed" not in said) == ("apply these settings" in said) == changed
     tuning.unlink()
     follow("Nothing is tuned yet, though every fold is trained: gi2nnunet tune", bare, run, *CPU)
     assert tuning.is_file()

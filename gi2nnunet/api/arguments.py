@@ -73,6 +73,8 @@ def _check(name: str, value: Any, annotation: str) -> None:
         return
     if isinstance(value, str) and not value and "FilePath" in kinds:
         raise ValueError(f"{name}: found ''; expected a path")  # it would mean the current folder
+    if name == "seed" and isinstance(value, Integral) and int(value) < 0:
+        raise ValueError(f"seed: found {value!r}; expected 0 or more")
     if any(_fits(value, kind) for kind in known) or (isinstance(value, str) and value in choices):
         return
     expected = [*choices, *(_KINDS[kind][1] for kind in known if kind != "None")]

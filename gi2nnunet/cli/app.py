@@ -166,6 +166,9 @@ class Command(TyperCommand):
         for word in args:  # as a script passes a variable that is not set
             if not word or (word.startswith("--") and word.endswith("=")):
                 raise typer.BadParameter(f"found {word!r}; expected a value", ctx=ctx)
+            if word == "-" or (word.startswith("--") and word.endswith("=-")):
+                message = "found '-'; expected a file; standard input and output cannot be given"
+                raise typer.BadParameter(message, ctx=ctx)
         try:
             rest: list[str] = super().parse_args(ctx, [_expand_home(word) for word in args])
         except typer.BadParameter as error:

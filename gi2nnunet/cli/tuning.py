@@ -107,7 +107,10 @@ def tune(
         return
     _print_tuning(made.tuning)
     print_result(str(made.path))
-    print_notice("predict and predict-and-score apply these settings, unless --no-tuning is given.")
+    if made.tuning.decision.organs:
+        print_notice(
+            "predict and predict-and-score apply these settings, unless --no-tuning is given."
+        )
     words = ["gi2nnunet", "predict-and-score", *spell_models(made.ensemble.models, folds=["cv"])]
     words += spell_options(context, (*_OF_COMPUTING, "metric"))
     print_notice("Next: " + shlex.join(words))

@@ -294,7 +294,10 @@ def _split(
     splits = own.fit(training, allow_leaks=split.allow_leaks)
     notes = []
     if others := sorted(own.scan_ids - training.keys(), key=scan_order):
-        notes.append(f"{own.path}: {name_some(others)} are not trained on, so they are in no fold")
+        words = (
+            "is not trained on, so it is" if len(others) == 1 else "are not trained on, so they are"
+        )
+        notes.append(f"{own.path}: {name_some(others)} {words} in no fold")
     if leaking := find_leaking_patients(splits):
         notes.append(
             f"{name_some(leaking)} are in training and in validation of a fold (--allow-leaks), so "

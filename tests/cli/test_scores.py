@@ -133,6 +133,15 @@ def test_images_of_another_size_than_the_truth_says_are_refused(
     assert f"t.csv, case10_day0: found the image {said}" in " ".join(err.split())
 
 
+def test_a_dash_is_not_a_file(run: Run) -> None:
+    words = ("score", "b.csv", "--truth", "source/train.csv", "--images", "source")
+    for more in (("--per-slice", "-"), ("--per-slice=-",)):
+        code, _, err = run(*words, *more)
+        assert code == 2
+        assert "found '-'; expected a file" in " ".join(err.replace("│", " ").split())
+    assert not Path("-").exists()
+
+
 def list_sized() -> list[tuple[object, ...]]:
     """The true rows with their image sizes."""
     source = make_source(SCANS)

@@ -189,6 +189,21 @@ def test_convert_takes_records_and_verifies_them(source: Path, tmp_path: Path) -
     assert held not in {patient_of(s) for fold in kept.splits for s in fold["train"]}
 
 
+@pytest.mark.parametrize(
+    ("scans", "said"),
+    [
+        (SCANS, "are not trained on, so they are in no fold"),
+        (SCANS[::2], "is not trained on, so it is in no fold"),
+    ],
+)
+def test_scans_in_no_fold_are_named(tmp_path: Path, scans: list[str], said: str) -> None:
+    source = write_source(tmp_path / "source", make_source(scans))
+    space = open_workspace(tmp_path / "w", environ={})
+    path = write_patients(tmp_path / "mine.csv")
+    made = convert(source, workspace=space, splits=path, holdout=0.2, jobs=1)
+    assert sum(said in line for line in made.warnings) == 1
+
+
 def test_edited_folds_are_refused_and_the_remedy_takes_them(source: Path, tmp_path: Path) -> None:
     """With the default test set too, of which the edited file names no scan."""
     space = open_workspace(tmp_path / "w", environ={})
