@@ -43,7 +43,7 @@ BUNDLES = (
             ),
             (
                 "o --user jane --fold 3",
-                ("Finished: 2d fold all", "gi2nnunet train"),
+                ("Finished: 2d fold all", "Choose among these with --config"),
                 3,
                 "",
             ),

@@ -111,7 +111,8 @@ MODELS = (
             message=(
                 said,
                 "Finished: 2d fold all (nnUNetTrainer, gi2nnunetTinyPlans)",
-                "gi2nnunet train",
+                # A fold that the split does not have cannot be trained.
+                "Choose among these with --config" if "99" in asked else "gi2nnunet train",
             ),
         )
         for asked, said in (
