@@ -126,7 +126,7 @@ def _check_source(dataset: Dataset) -> list[Finding]:
     except InputError as error:
         return [Finding(path, f"a source that cannot be used ({error})", expected, remedy)]
     if any(former[key] != now[key] for key in former.keys() & now.keys() if "sha256" in key):
-        return [Finding(path, "files of other names, sizes or rows", expected, remedy)]
+        return [Finding(path, "files of other names, sizes, contents or rows", expected, remedy)]
     scans = dataset.manifest["scans"]
     changed = [s["scan_id"] for s in scans if s.get("stamp") != stamps.get(s["scan_id"])]
     if not changed:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from gi2nnunet.core.errors import InputError, Problem, count, name_some, raise_problems
 from gi2nnunet.core.files import find_record, read_record
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.coding import (
     CODINGS,
     LabelCoding,
@@ -32,7 +33,14 @@ from gi2nnunet.formats.volumes import (
     write_volume_like,
 )
 from gi2nnunet.source.nifti_files import ScanFiles, is_nifti, list_volumes, volumes_of
-from gi2nnunet.source.scan import RECORDED, LoadedScan, Scan, Source, SourceOptions
+from gi2nnunet.source.scan import (
+    RECORDED,
+    LoadedScan,
+    Scan,
+    Source,
+    SourceOptions,
+    digest_stamps,
+)
 
 DATASET_JSON = "dataset.json"
 Masks = Mapping[str, tuple[tuple[Path, str], ...]]
@@ -145,6 +153,10 @@ class NiftiScan(Scan):
             elif not self.masks:
                 joined = bit_map
         return joined, tuple(problems)
+
+    def take_stamp(self) -> str:
+        """Return a digest of the sizes and time stamps of its image and its label files."""
+        return digest_stamps([self.image, *self.label_files])
 
     def without_truth(self) -> Self:
         """Return the scan without its label volume."""
@@ -276,17 +288,23 @@ class NiftiSource(Source):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return a digest of names, sizes and last bytes, and the coding of labels."""
+        """Return digests of names, sizes and contents, and the coding of labels.
+
+        The last bytes of a ``.gz`` file tell its content; those of other files are read whole.
+        """
         files = [file for scan in self.scans.values() for file in (scan.image, *scan.label_files)]
         root = self.path if self.path.is_dir() else self.path.parent
-        listing = hashlib.sha256()
+        listing, uncompressed = hashlib.sha256(), hashlib.sha256()
         for file in files:
             size, end = _read_end(file)
             listing.update(f"{file.relative_to(root).as_posix()} {size} {end}\n".encode())
+            if file.suffix.lower() != ".gz":
+                uncompressed.update(_digest_content(file).encode())
         return {
             "scans": len(self.scans),
             "files": len(files),
             "names_and_sizes_sha256": listing.hexdigest(),
+            "uncompressed_sha256": uncompressed.hexdigest(),
             "labels": str(self.coding) if self.coding else self.mask_names or None,
             "orientation": self.options.get("orientation", "affine"),
         }
@@ -412,6 +430,13 @@ def _read_end(file: Path) -> tuple[int, str]:
             size = opened.seek(0, 2)
             opened.seek(max(0, size - 8))
             return size, opened.read().hex()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error}).") from error
+
+
+def _digest_content(file: Path) -> str:
+    try:
+        return hash_file(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error}).") from error
 

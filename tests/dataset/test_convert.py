@@ -273,6 +273,46 @@ def test_a_volume_of_equal_size_with_another_voxel_is_another_source(tmp_path, w
     assert after.digest != before.digest
 
 
+@pytest.mark.parametrize("of_organs", [False, True])
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_label_corrected_in_an_uncompressed_file_is_converted_again(
+    tmp_path, ws, of_organs, touched
+):
+    scan = make_scan("case1_day0")
+    source = tmp_path / "s"
+
+    def write(name, array):
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.decompress(encode_volume(array, spacing_mm=(3, 1.5, 1.5))))
+        return path
+
+    def write_labels(bits):
+        if of_organs:
+            masks = {o: ((bits >> n) & 1).astype(np.uint8) for n, o in enumerate(ORGANS)}
+            return [write(f"labels/case1_day0_{organ}.nii", masks[organ]) for organ in ORGANS]
+        return [write("labels/case1_day0.nii", bits)]
+
+    write("images/case1_day0.nii", scan.image.astype(np.int32))
+    files = write_labels(scan.bits)
+    options = {} if of_organs else {"source_labels": "regions"}
+    dataset = convert(source, workspace=ws, folds=None, holdout=0, **options)
+    assert run_checks(list_dataset_checks(dataset, quick=False), jobs=1) == []
+    corrected = scan.bits.copy()
+    corrected[1:4] = 0  # neither the first nor the last voxels
+    assert (corrected != scan.bits).any()
+    stamps = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    write_labels(corrected)
+    for file, size, modified_ns in stamps:
+        assert file.stat().st_size == size
+        stamp = (modified_ns + 10**9) if touched else modified_ns
+        os.utime(file, ns=(stamp, stamp))
+    assert len(run_checks(list_dataset_checks(dataset, quick=False), jobs=1)) == 1
+    again = convert(source, workspace=ws, folds=None, holdout=0, **options)
+    labels = read_volume(again.label_path("case1_day0")).array
+    np.testing.assert_array_equal(labels, corrected)
+
+
 @pytest.mark.parametrize("name", ["truth.csv", "labelsTr", "imagesTr", "dataset.json"])
 def test_a_file_altered_at_equal_size_is_restored(source, ws, name):
     dataset = convert(source, workspace=ws)
