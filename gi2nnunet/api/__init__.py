@@ -8,8 +8,9 @@ more control, use the functions of the packages that a call connects.
 These keywords are the same in each call that takes them:
 
 - ``source``: the competition's folder or zip, a folder of NIfTI volumes, or DICOM series.
-  ``allow_missing`` skips rows without an image and images without rows, and leaves out scans that
-  miss a slice. :func:`check` explains the other keywords on how it is opened.
+  ``allow_missing`` takes masks without a row in ``train.csv`` as empty, skips rows without an
+  image and leaves out scans that miss a slice. :func:`check` explains the other keywords on how it
+  is opened.
 - ``workspace``: the folder of all data and models; by default nnU-Net's three environment variables
   if all are set, otherwise ``./gi2nnunet-workspace``. ``dataset_id`` names one of its datasets.
 - ``device`` (``auto``, ``cuda``, ``cpu`` or ``mps``), ``gpus`` (by default one), ``jobs`` (worker

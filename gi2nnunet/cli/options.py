@@ -164,9 +164,9 @@ class ImageOptions:
         bool,
         typer.Option(
             "--allow-missing",
-            help="Skip rows without an image and images without rows, and leave out scans that "
-            "miss a slice; of NIfTI, labels without an image; of DICOM, files and series that "
-            "cannot be used.",
+            help="Take masks without a row in train.csv as empty, skip rows without an image, and "
+            "leave out scans that miss a slice; of NIfTI, labels without an image; of DICOM, files "
+            "and series that cannot be used.",
         ),
     ] = False
     orientation: OrientationOption = "affine"

@@ -203,6 +203,26 @@ Images = Mapping[str, Mapping[int, SliceImage]]  # by scan id and slice number
 
 
 @dataclass
+class _Mismatches:
+    """What does not match of a scan's rows and images: by slice, or in a slice that has both."""
+
+    without_image: list[Problem] = field(default_factory=list)
+    without_rows: list[Problem] = field(default_factory=list)
+    incomplete: list[Problem] = field(default_factory=list)
+    missing_rows: int = 0
+
+    def list_all(self) -> list[Problem]:
+        """Return all of them."""
+        return [*self.incomplete, *self.without_image, *self.without_rows]
+
+    @property
+    def emptied(self) -> str:
+        """Return how many slices and single rows count as empty masks; "" if none do."""
+        counts = {"slice": len(self.without_rows), "row": self.missing_rows}
+        return " and ".join(count(number, noun) for noun, number in counts.items() if number)
+
+
+@dataclass
 class _Faults:
     """What was found wrong with a source so far.
 
@@ -213,13 +233,14 @@ class _Faults:
     problems: list[Problem] = field(default_factory=list)
     wrong: dict[str, list[Problem]] = field(default_factory=dict)
     gaps: dict[str, list[Problem]] = field(default_factory=dict)
-    mismatches: dict[str, list[Problem]] = field(default_factory=dict)
+    mismatches: dict[str, _Mismatches] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def list_all(self) -> list[Problem]:
         """Return all faults that are not passed over."""
-        of_scans = (self.gaps, self.wrong, self.mismatches)
+        mismatches = {s: found.list_all() for s, found in self.mismatches.items()}
+        of_scans = (self.gaps, self.wrong, mismatches)
         return [
             *self.problems,
             *(p for faults in of_scans for some in faults.values() for p in some),
@@ -232,11 +253,18 @@ class _Faults:
             f"{scan_id} is left out ({problem.found}; expected {problem.expected})"
             for scan_id, [problem] in self.gaps.items()
         ]
-        found = [p for s, some in self.mismatches.items() if s not in self.gaps for p in some]
-        if found:
+        kept = {s: found for s, found in self.mismatches.items() if s not in self.gaps}
+        if unseen := [p for found in kept.values() for p in found.without_image]:
             self.warnings.append(
-                f"{count(len(found), 'mismatch', 'mismatches')} of rows and images passed over, "
-                f"first {found[0]}"
+                f"rows of {count(len(unseen), 'slice')} without an image are passed over, "
+                f"first {unseen[0].where}"
+            )
+        emptied = {s: text for s, found in kept.items() if (text := found.emptied)}
+        if emptied:
+            named = (f"{s} ({emptied[s]})" for s in sorted(emptied, key=scan_order))
+            self.warnings.append(
+                "masks without a row in train.csv count as empty, in training and in scores: "
+                f"{', '.join(named)}"
             )
         self.gaps, self.mismatches = {}, {}
 
@@ -466,23 +494,27 @@ def _match_rows(
     table: MaskTable,
     images: Images,
     texts: dict[str, dict[int, list[str]]],
-) -> dict[str, list[Problem]]:
+) -> dict[str, _Mismatches]:
     """Compare rows with images, by scan id, and make ``texts`` fit the images."""
     slices, counts = np.unique(
         np.stack([table.scan, table.number], axis=1), axis=0, return_counts=True
     )
-    found: dict[str, list[Problem]] = {}
+    found: dict[str, _Mismatches] = {}
     for (scan, number), n_rows in zip(slices.tolist(), counts.tolist(), strict=True):
         if n_rows != len(ORGANS):
+            scan_id = table.scan_ids[scan]
             problem = Problem(
-                where=f"{table.name}, {slice_id(table.scan_ids[scan], number)}",
+                where=f"{table.name}, {slice_id(scan_id, number)}",
                 found=f"{n_rows} of {len(ORGANS)} rows",
                 expected=f"one row for each of {', '.join(ORGANS)}",
             )
-            found.setdefault(table.scan_ids[scan], []).append(problem)
+            of_scan = found.setdefault(scan_id, _Mismatches())
+            of_scan.incomplete.append(problem)
+            if number in images.get(scan_id, {}):
+                of_scan.missing_rows += len(ORGANS) - n_rows
     for scan_id in sorted(set(texts) | set(images), key=scan_order):
         rows, files = texts.get(scan_id, {}), images.get(scan_id, {})
-        unmatched = [
+        without_image = [
             Problem(
                 where=f"{table.name}, {slice_id(scan_id, number)}",
                 found="rows without an image",
@@ -490,7 +522,7 @@ def _match_rows(
             )
             for number in sorted(set(rows) - set(files))
         ]
-        unmatched += [
+        without_rows = [
             Problem(
                 where=files[number].path,
                 found="an image without rows",
@@ -498,8 +530,9 @@ def _match_rows(
             )
             for number in sorted(set(files) - set(rows))
         ]
-        if unmatched:
-            found.setdefault(scan_id, []).extend(unmatched)
+        if without_image or without_rows:
+            of_scan = found.setdefault(scan_id, _Mismatches())
+            of_scan.without_image, of_scan.without_rows = without_image, without_rows
         texts[scan_id] = {number: rows.get(number, [""] * len(ORGANS)) for number in files}
     return found
 

@@ -21,7 +21,7 @@ from gi2nnunet.source.scan import DicomOptions, Scan, Source, SourceOptions
 SOURCES: tuple[type[Source], ...] = (DatasetSource, NiftiSource, DicomSource, CompetitionSource)
 """Tried in this order; the last one says what was expected if no kind fits."""
 
-_ADVICE = "To leave out what is incomplete and go on with the rest, add --allow-missing."
+_ADVICE = "To go on with what is there, add --allow-missing."
 
 
 def open_source(path: Path | str, options: SourceOptions | None = None) -> Source:

@@ -340,9 +340,9 @@ class SourceOptions:
         Open label volumes without their images: those in a folder of labels if there are any,
         else every volume.
     allow_missing
-        Pass over rows without an image and images without a row (an image without rows then
-        counts as empty), and leave out scans that miss a slice, labels without an image, and
-        DICOM series that cannot be taken, with warnings, instead of refusing the source.
+        Pass over rows without an image, take masks without a row as empty, and leave out scans that
+        miss a slice, labels without an image, and DICOM series that cannot be taken, with warnings,
+        instead of refusing the source.
     source_labels
         How label volumes are coded, where neither a manifest, a dataset.json nor their values show.
     label_map

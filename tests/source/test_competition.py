@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gi2nnunet.core.errors import InputError
+from gi2nnunet.dataset.convert import convert
+from gi2nnunet.dataset.workspace import open_workspace
 from gi2nnunet.formats.ids import ORGANS
 from gi2nnunet.source.archive import Archive
 from gi2nnunet.source.open import open_source
@@ -189,8 +191,31 @@ def test_rows_and_images_that_do_not_match_are_told_together(tmp_path):
     assert index.scans["case2_day1"].rows[2][2] == ""
     assert index.scans["case2_day1"].rows[2][0] != ""
     assert index.scans["case10_day0"].numbers == (1, 2, 3, 4)
-    assert len(index.warnings) == 1
-    assert "5 mismatches" in index.warnings[0]
+    assert index.warnings == (
+        f"rows of 3 slices without an image are passed over, first {path}/train.csv, "
+        "case10_day0_slice_0005",
+        "masks without a row in train.csv count as empty, in training and in scores: "
+        "case2_day1 (1 slice and 1 row)",
+    )
+
+
+def test_every_scan_with_masks_without_a_row_is_named(tmp_path):
+    made = make_source()
+    rows = made.rows
+    for scan_id, *numbers in (("case2_day1", 1, 2), ("case10_day0", 3)):
+        for number in numbers:
+            rows = drop(rows, f"{scan_id}_slice_000{number}")
+    for organ in ("stomach", "large_bowel"):
+        rows = drop(rows, "case11_day3_slice_0004", organ)
+    path = write_source(tmp_path / "s", MadeSource(train=made.train, rows=rows))
+    workspace = open_workspace(tmp_path / "w", environ={})
+    dataset = convert(path, workspace=workspace, options=SourceOptions(allow_missing=True))
+    assert (
+        "masks without a row in train.csv count as empty, in training and in scores: "
+        "case2_day1 (2 slices), case10_day0 (1 slice), case11_day3 (2 rows)"
+    ) in dataset.manifest["warnings"]
+    numbers = {scan.scan_id: len(scan.numbers) for scan in dataset.scans}
+    assert numbers == {scan.scan_id: 5 for scan in made.train}
 
 
 def test_missing_rows_do_not_hide_other_problems(tmp_path):
