@@ -475,6 +475,18 @@ def test_a_damaged_import_is_made_again(folds: Path, run: Run) -> None:
     verify(run)
 
 
+def test_folds_that_a_model_file_lacks_are_removed_first(folds: Path, run: Run) -> None:
+    run("export-model", "--fold", "0", "--out", "m.zip")
+    replace = ("import-model", "m.zip", "--replace")
+    said = say(run, *replace)
+    follow(
+        "Choose another --workspace, or remove what you do not need with: gi2nnunet remove {}",
+        said, run, "--yes",
+    )  # fmt: skip
+    assert run(*replace)[0] == 0
+    assert [path.name for path in SPACE.glob("results/*/*/fold_*")] == ["fold_0"]
+
+
 def test_an_interrupted_import_is_completed(folds: Path, run: Run) -> None:
     run("export-model", "--out", "m.zip")
     shutil.rmtree(SPACE / "results")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,14 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
     A zip of ``nnUNetv2_export_model_to_zip`` is made into a model file first.
 
     Each model folder appears whole or not at all; the same file again writes what is missing. Other
-    models of the same names are only replaced with ``replace``. An engine that trusts accepts plans
-    that name code which nnU-Net does not ship.
+    models of the same names are only replaced with ``replace``, and only if the file holds each of
+    their folds. An engine that trusts accepts plans that name code which nnU-Net does not ship.
 
     Raises
     ------
     InputError
         If the file is damaged, was altered, or names code that nnU-Net does not ship, or the
-        workspace holds other models or another dataset under its names.
+        workspace holds other models, more folds or another dataset under its names.
     OutputError
         If there is not enough space, it cannot be written, or another run is active there.
     """
@@ -181,7 +182,7 @@ def import_model(path: Path, *, engine: Engine, replace: bool = False) -> Import
             folders = {name: home / bundle.folder_name(name) for name in bundle.folds}
             kept = {name for name, folder in folders.items() if _is_same(bundle, name, folder)}
             todo = {name: folder for name, folder in folders.items() if name not in kept}
-            _check_places([folder for folder in todo.values() if folder.exists()], replace=replace)
+            _check_places(path, bundle, todo, replace=replace)
             _check_space(bundle, results)
             _unpack(bundle, todo, engine, hidden=hidden)
         finally:
@@ -222,18 +223,29 @@ def _check_number(path: Path, dataset: str, engine: Engine) -> None:
                 )
 
 
-def _check_places(there: Sequence[Path], *, replace: bool) -> None:
-    """Refuse to replace models unasked, or while one of their folds is being trained."""
+def _check_places(path: Path, bundle: Bundle, todo: Mapping[str, Path], *, replace: bool) -> None:
+    """Refuse to replace models unasked, folds that the file lacks, and those being trained."""
+    there = [folder for folder in todo.values() if folder.exists()]
     if there and not replace:
         raise InputError(
             f"{there[0]}: another model has that name. Replace it with --replace, or choose "
             "another --workspace."
         )
-    for folder in there:
+    lost = []
+    for name, folder in todo.items():
         for fold in list_folds(folder.parent):
             if fold.folder.parent == folder:
                 with hold(fold.folder, purpose="importing"):
                     pass
+                if fold.fold not in map(str, bundle.folds[name]):
+                    lost.append(fold)
+    if lost:
+        named = ", ".join(f"{fold.configuration}/{fold.folder.name}" for fold in lost)
+        raise InputError(
+            f"{path}: does not hold {named}, which replacing the model would delete. Choose "
+            "another --workspace, or remove what you do not need with: gi2nnunet remove "
+            f"{shlex.join(str(fold.folder) for fold in lost)}"
+        )
 
 
 def _unpack(bundle: Bundle, todo: Mapping[str, Path], engine: Engine, *, hidden: Path) -> None:

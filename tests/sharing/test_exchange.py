@@ -229,11 +229,11 @@ def test_the_same_again_is_left_alone_and_what_is_missing_is_written(
 
 def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
-    folder = write_model(theirs / "results", folds=("all", 0))
-    (folder / "fold_all" / "of_mine").touch()
+    folder = write_model(theirs / "results", folds=(0,))
+    (folder / "fold_0" / "of_mine").touch()
     with pytest.raises(InputError, match=r"__2d: .*--replace"):
         take_in(file, theirs)
-    assert (folder / "fold_all" / "of_mine").exists()
+    assert (folder / "fold_0" / "of_mine").exists()
     assert not (theirs / "results" / DATASET / "nnUNetTrainer__gi2nnunetTinyPlans__3d").exists()
     take_in(file, theirs, replace=True)
     assert {path.name for path in folder.glob("fold_*")} == {"fold_0", "fold_1"}
@@ -242,6 +242,18 @@ def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_pa
         weights_of(ours, fold=1)["encoder.stages.0.0.convs.0.conv.weight"],
     )
     assert not list((theirs / "results").glob(".*"))
+
+
+def test_folds_that_the_file_lacks_are_not_replaced(file: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    folder = write_model(theirs / "results", folds=("all", 0))
+    (folder / "fold_2").mkdir()  # begun
+    before = {path: path.is_file() and path.read_bytes() for path in theirs.rglob("*")}
+    with pytest.raises(InputError, match=r"not hold 2d/fold_2, 2d/fold_all, .*gi2nnunet remove"):
+        take_in(file, theirs, replace=True)
+    after = {path: path.is_file() and path.read_bytes() for path in theirs.rglob("*")}
+    assert {path: content for path, content in after.items() if path in before} == before
+    assert not list((theirs / "results").glob(f"{DATASET}/*__3d_fullres"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +298,7 @@ def test_a_replacement_that_fails_leaves_the_former_model(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = tmp_path / "theirs"
-    folder = write_model(theirs / "results", folds=("all",))
+    folder = write_model(theirs / "results", folds=(0,))
     before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     move = Path.replace
 
