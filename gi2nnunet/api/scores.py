@@ -208,7 +208,7 @@ def score(asked: _Score) -> Score:
 
     slices = asked.per_slice and check_place(Path(asked.per_slice), begins=SLICES_BEGIN)
     known = asked.open_images()
-    place, predicted, standing = _read_submission(asked)
+    place, predicted, standing, warnings = _read_submission(asked)
     if asked.truth is None:
         space = find_workspace(asked.workspace)
         true = find_truth(place, predicted, workspace=space, dataset_id=asked.dataset_id)
@@ -230,25 +230,25 @@ def score(asked: _Score) -> Score:
         from gi2nnunet.scoring.bootstrap import estimate_intervals
 
         result = replace(result, intervals=estimate_intervals(result))
-    return replace(result, standing=standing or "")
+    return replace(result, standing=standing or "", warnings=(*result.warnings, *warnings))
 
 
-def _read_submission(asked: _Score) -> tuple[Path, MaskTable, str | None]:
-    """Return where a submission is, its masks, and what was recorded about its meaning."""
+def _read_submission(asked: _Score) -> tuple[Path, MaskTable, str | None, tuple[str, ...]]:
+    """Return where a submission is, its masks, what was recorded of its meaning, and warnings."""
     from gi2nnunet.core.files import find_kind
     from gi2nnunet.scoring.masks import read_masks
     from gi2nnunet.scoring.record import find_standing
 
     place = Path(asked.submission)
     if find_kind(place) is not None:
-        return place, read_masks(place, orientation=asked.orientation), find_standing(place)
+        return place, read_masks(place, orientation=asked.orientation), find_standing(place), ()
     from gi2nnunet.upkeep.named import find_masks  # takes as long as a small score
 
     (named,) = find_masks(
         [str(asked.submission)], workspace=find_workspace(asked.workspace),
         dataset_id=asked.dataset_id, jobs=asked.jobs,
     )  # fmt: skip
-    return named.place, named.table, named.standing
+    return named.place, named.table, named.standing, named.warnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +322,12 @@ def compare(asked: _Compare) -> Comparison:
             tolerance_mm=asked.tolerance_mm, progress=report,
         )  # fmt: skip
         named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
-        found = replace(found, sides=tuple(named), truth=truth.name)
+        scores = (
+            replace(of, warnings=(*of.warnings, *side.warnings))
+            for of, side in zip((found.a, found.b), sides, strict=True)
+        )
+        a, b = scores
+        found = replace(found, a=a, b=b, sides=tuple(named), truth=truth.name)
         if asked.html is not None:
             from gi2nnunet.pages.compare_page import Compared, write_compare_page
 

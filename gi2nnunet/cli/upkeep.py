@@ -68,7 +68,7 @@ def status(
         print_json(found.to_json())
     else:
         print_drawn(_show(found))
-        print_warnings(found.problems)
+        print_warnings(found.warnings)
 
 
 def remove(
@@ -145,13 +145,13 @@ def _watch(workspace: Path | None) -> None:
             time.sleep(_WATCH_SECONDS)
             found = api.status(workspace=workspace)
     print_drawn(_show(found))
-    print_warnings(found.problems)
+    print_warnings(found.warnings)
 
 
 def _group(found: WorkspaceStatus) -> RenderableType:
     from rich.console import Group
 
-    return Group(*_show(found), *map(make_line, found.problems))
+    return Group(*_show(found), *map(make_line, found.warnings))
 
 
 def _list_running(found: WorkspaceStatus) -> Iterator[str]:

@@ -605,6 +605,33 @@ def spell_restore_model(folder: Path) -> str:
     return spell_restore(next(iter(sorted(folder.glob("fold_*"))), folder / "fold_all"))
 
 
+def is_replaced(folder: Path, digest: str, *, read: bool = False) -> bool:
+    """Return whether a fold's final checkpoint is known to be another one than a short digest says.
+
+    The recorded digest is compared. A checkpoint that plain nnU-Net saved has none and counts as
+    the same, unless it is ``read``. Raises :class:`InputError` if the record is damaged.
+    """
+    path = folder / FINAL_CHECKPOINT
+    known = find_digests(path)
+    if read and not known and path.is_file():
+        known = [check_digest(path)]
+    return bool(known) and not any(one.startswith(digest) for one in known)
+
+
+def list_replaced(results: Path, checkpoints: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Name the folds whose checkpoint was replaced, as :func:`is_replaced` says.
+
+    ``checkpoints`` are short digests by model folder and fold. ``results`` is nnU-Net's folder of a
+    dataset.
+    """
+    return [
+        f"{model}/fold_{fold}"
+        for model, folds in checkpoints.items()
+        for fold, digest in folds.items()
+        if is_replaced(fold_folder(results / model, fold), digest)
+    ]
+
+
 def digest_checkpoint(model: TrainedModel, fold: Fold) -> str:
     """Return a short digest of a fold's final checkpoint; raises as :func:`check_digest`."""
     return check_digest(fold_folder(model.folder, fold) / FINAL_CHECKPOINT)[:16]

@@ -23,6 +23,7 @@ from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.labels import LabelMap, to_bits
 from gi2nnunet.formats.tables import MaskTable, decode_table, read_mask_table, take_rows
 from gi2nnunet.formats.volumes import read_volume
+from gi2nnunet.nnunet.models import list_replaced
 from gi2nnunet.pages import history
 from gi2nnunet.pages.viewer import PackedScan, pack_scan
 from gi2nnunet.prediction.folders import (
@@ -31,6 +32,7 @@ from gi2nnunet.prediction.folders import (
     PredictionRecord,
     find_predictions,
     read_prediction_record,
+    warn_of_replaced,
 )
 from gi2nnunet.scoring.bootstrap import estimate_intervals
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, ScoreRecord, find_scores, read_score
@@ -137,7 +139,9 @@ def gather_report(
     trainings = find_trainings(results)
     predictions = find_predictions(workspace.predictions)
     folder = prediction or _find_newest(predictions)
-    predicted, table = _read_prediction(folder, progress=progress) if folder else (None, None)
+    predicted, table = (
+        _read_prediction(folder, workspace, progress=progress) if folder else (None, None)
+    )
     about = predicted.about if predicted else None
     tunings, damaged = history.find_tunings(results, about)
     names = _choose_scans(dataset, predicted, table, scans=scans, show_all=show_all)
@@ -151,6 +155,7 @@ def gather_report(
         missing.append("Nothing is predicted yet: gi2nnunet predict-and-score")
     elif predicted.score is None:
         missing.append(f"{predicted.folder.name} has no truth.csv, so it has no score.")
+        missing += [predicted.note] if predicted.note else []
     missing += [predicted.damage] if predicted and predicted.damage else []
     missing += damaged
     if not tunings and not damaged and _has_every_fold(trainings, len(dataset.splits)):
@@ -213,7 +218,7 @@ def _find_unfinished(predictions: Sequence[PredictionFolder], home: Path) -> lis
 
 
 def _read_prediction(
-    folder: Path, *, progress: Progress | None = None
+    folder: Path, workspace: Workspace, *, progress: Progress | None = None
 ) -> tuple[Prediction, MaskTable]:
     """Read one folder of predictions; score it if it has no recorded score."""
     path = folder / SUBMISSION
@@ -244,6 +249,11 @@ def _read_prediction(
             )
             intervals = estimate_intervals(score)
             note = f"{error} So the submission was scored again for this page."
+    results = workspace.results / about.get("dataset", "")
+    if replaced := list_replaced(results, about.get("checkpoints", {})):
+        command = about.get("command", "")
+        former = warn_of_replaced(folder.name, replaced, command=command)
+        note = " ".join(filter(None, (former, note)))
     found = Prediction(
         folder=folder,
         about=about,

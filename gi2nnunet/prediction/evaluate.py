@@ -37,7 +37,7 @@ from gi2nnunet.formats.viewers import (
     write_segmentation,
 )
 from gi2nnunet.nnunet.engine import Engine, PredictionOptions, PredictionSettings
-from gi2nnunet.nnunet.models import warn_of_unrecorded
+from gi2nnunet.nnunet.models import digest_checkpoint, warn_of_unrecorded
 from gi2nnunet.nnunet.postprocess import Tuned, find_tuning
 from gi2nnunet.prediction.choose import Standing, Work
 from gi2nnunet.prediction.finished import FinishedPrediction, digest_request, find_finished
@@ -246,6 +246,10 @@ def evaluate(
     }
     about["options"] |= {"metric": metric, "score": score}
     request = digest_request(work, computing=computing, tuned=tuned, versions=about["versions"])
+    checkpoints = {
+        model.folder.name: {str(f): digest_checkpoint(model, f) for f in work.ensemble.folds}
+        for model in work.ensemble.models
+    }
     with hold(lock_of(out), purpose="predicting"):
         finished = _find_finished(work, request, options, again=again, on_notice=on_notice)
         notes: tuple[str, ...] = ()
@@ -260,7 +264,7 @@ def evaluate(
             write_cost(out, predicted, engine, seconds_per_scan=seconds_per_scan)
             notes = _write_predicted(work, predicted)
         written = {**read_written(out), SUBMISSION: hash_file(work.submission)}
-        noted = {**about, "request": request}
+        noted = {**about, "request": request, "checkpoints": checkpoints}
         write_json(out / PREDICTION, {**noted, "sha256": written})
         result, files = None, [work.submission]
         if score and selection.truth is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -44,6 +44,7 @@ class PredictionRecord(TypedDict, total=False):
     scans: Any
     models: Any
     computing: dict[str, Any] | None
+    checkpoints: dict[str, dict[str, str]]
     tuning: TuningNote | None
     options: _Options
     versions: dict[str, str]
@@ -83,6 +84,18 @@ def read_written(folder: Path) -> dict[str, str]:
     """
     noted = find_record(folder / PREDICTION, _Written)
     return noted["sha256"] if noted else {}
+
+
+def warn_of_replaced(name: str, replaced: Sequence[str], *, command: str) -> str:
+    """Return a sentence on a prediction by checkpoints that the folds ``replaced`` no longer have.
+
+    ``command`` predicts again; empty if it is not known.
+    """
+    again = f" Predict again with: {command}" if command else ""
+    return (
+        f"{name}: was predicted by former checkpoints, which were replaced since, of "
+        f"{name_some(replaced)}.{again}"
+    )
 
 
 def check_foreign(folder: Path, names: Iterable[str], *, source: Path | None) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ from gi2nnunet.nnunet.models import (
     ModelChoice,
     TrainedModel,
     digest_checkpoint,
+    fold_folder,
+    is_replaced,
     list_models,
     warn_of_unrecorded,
 )
@@ -339,10 +342,15 @@ def _predict_missing(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPredictions:
-    """Stored out-of-fold predictions of a dataset as it is now: by scan a file of each model."""
+    """Stored out-of-fold predictions of a dataset as it is now: by scan a file of each model.
+
+    ``replaced`` names the folds that have other checkpoints now than those that predicted; what
+    these predicted is not among ``paths``.
+    """
 
     dataset: Dataset
     paths: dict[str, tuple[Path, ...]]
+    replaced: tuple[str, ...] = ()
 
     def predict(self, scan_id: str) -> LabelMap:
         """Return one scan's label map ``(z, y, x)``: where the models' mean is above a half."""
@@ -432,32 +440,43 @@ def find_stored_predictions(dataset: Dataset, *, workspace: Workspace) -> Stored
     Those of all models count. Raises :class:`InputError` if there are none.
     """
     home = workspace.predictions / dataset.name / OUT_OF_FOLD
-    stored = list_stored_predictions(dataset, sorted(home.glob("*")))
+    results = workspace.results / dataset.name
+    stored = list_stored_predictions(dataset, sorted(home.glob("*")), results=results)
     if not stored.paths:
+        former = f" (only by former checkpoints of {name_some(stored.replaced)})"
         raise InputError(
-            f"{home}: found no out-of-fold prediction of {dataset.name} to compare the truth with. "
+            f"{home}: found no out-of-fold prediction of {dataset.name} to compare the truth with"
+            f"{former if stored.replaced else ''}. "
             "Make them with: gi2nnunet out-of-fold"
         )
     return stored
 
 
 def list_stored_predictions(
-    dataset: Dataset, folders: Sequence[Path], *, every: bool = False
+    dataset: Dataset, folders: Sequence[Path], *, results: Path, every: bool = False
 ) -> StoredPredictions:
     """List the predictions of a dataset's labelled training scans in folders, one of each model.
 
     A file counts if its fold is the one that validates the scan, and if it was made from the image
-    that is there now. With ``every``, a scan counts only if each folder has it.
+    and by the checkpoint that are there now, in nnU-Net's folder of ``results``. With ``every``, a
+    scan counts only if each folder has it.
     """
     paths: dict[str, tuple[Path, ...]] = {}
+    replaced: dict[str, None] = {}
+    is_former = cache(partial(is_replaced, read=True))
     for scan_id, expected in describe_stored(dataset).items():
         if not dataset.scan(scan_id).labelled:
             continue
-        found = [
-            path
-            for path in (folder / f"{scan_id}{SUFFIX}" for folder in folders)
-            if path.is_file() and expected.items() <= read_about(path).items()
-        ]
+        found = []
+        for path in (folder / f"{scan_id}{SUFFIX}" for folder in folders):
+            about = read_about(path) if path.is_file() else {}
+            if not expected.items() <= about.items():
+                continue
+            fold = fold_folder(results / path.parent.name, expected["fold"])
+            if "checkpoint" in about and is_former(fold, about["checkpoint"]):
+                replaced[f"{fold.parent.name}/{fold.name}"] = None
+            else:
+                found.append(path)
         if found and (len(found) == len(folders) or not every):
             paths[scan_id] = tuple(found)
-    return StoredPredictions(dataset=dataset, paths=paths)
+    return StoredPredictions(dataset=dataset, paths=paths, replaced=tuple(replaced))

@@ -30,7 +30,7 @@ from gi2nnunet.nnunet.models import (
     spell_options,
 )
 from gi2nnunet.nnunet.presets import read_plans_name
-from gi2nnunet.prediction.folders import OUT_OF_FOLD
+from gi2nnunet.prediction.folders import OUT_OF_FOLD, warn_of_replaced
 from gi2nnunet.prediction.out_of_fold import list_stored_predictions
 from gi2nnunet.scoring.masks import find_truth, read_masks
 from gi2nnunet.scoring.record import SUBMISSION, TRUTH, find_standing
@@ -70,6 +70,8 @@ class NamedMasks:
         What a score means; empty if nothing was recorded.
     dataset
         The workspace's dataset, if the masks were found by name.
+    warnings
+        What is to be known of them: that the models are others now than those that predicted.
     """
 
     name: str
@@ -78,6 +80,7 @@ class NamedMasks:
     table: MaskTable = field(repr=False)
     standing: str = ""
     dataset: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 _Load = Callable[[], NamedMasks]
@@ -276,6 +279,9 @@ class _Naming:
             table=read_mask_table(piece.folder / SUBMISSION, any_scan=True),
             standing=find_standing(piece.folder) or "",
             dataset=piece.dataset,
+            warnings=(warn_of_replaced(piece.name, piece.outdated, command=piece.command),)
+            if piece.outdated
+            else (),
         )
 
     def describe(self, name: str, models: tuple[TrainedModel, ...], *, stored: bool) -> _Model:
@@ -308,10 +314,16 @@ class _Naming:
         return found
 
     def find_stored(self, model: _Model) -> dict[Scans, _Load]:
-        """Return how to load stored out-of-fold predictions, if there is one of every scan."""
+        """Return how to load stored out-of-fold predictions, if there is one of every scan.
+
+        Those by former checkpoints are refused if they are loaded.
+        """
         home = self.workspace.predictions / model.dataset.name / OUT_OF_FOLD
         folders = [home / one.folder.name for one in model.models]
-        stored = list_stored_predictions(model.dataset, folders, every=True)
+        results = self.workspace.results / model.dataset.name
+        stored = list_stored_predictions(model.dataset, folders, results=results, every=True)
+        if stored.replaced:
+            return {"training": partial(_raise, self.refuse_former(model, stored.replaced))}
         if set(stored.paths) != model.list_scans("training") or not stored.paths:
             return {}
 
@@ -327,6 +339,23 @@ class _Naming:
             )
 
         return {"training": load}
+
+    def refuse_former(self, model: _Model, replaced: Sequence[str]) -> InputError:
+        """Return why the stored out-of-fold predictions of replaced checkpoints are not taken."""
+        former = [
+            one
+            for one in model.models
+            if any(name.startswith(f"{one.folder.name}/") for name in replaced)
+        ]
+        remedies = []
+        for one in former:
+            options = shlex.join([*spell_models([one]), *self.spell_id(model)])
+            remedies.append(f"Make them with: gi2nnunet out-of-fold {options}")
+        return InputError(
+            f"{model.name}: found out-of-fold predictions by former checkpoints of "
+            f"{name_some(replaced)}; expected those by the checkpoints that are there now.\n"
+            + "\n".join(remedies)
+        )
 
     def list_remedies(self, models: Sequence[_Model], wanted: Sequence[Scans]) -> Iterator[str]:
         """Yield the commands that make what is missing, of the scans that need the fewest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from gi2nnunet.core.errors import Check, Finding, InputError
+from gi2nnunet.core.errors import Check, Finding, InputError, name_some
 from gi2nnunet.core.files import find_record, is_being_removed
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.dataset.manifest import Dataset
+from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.probabilities import SUFFIX, read_probabilities
 from gi2nnunet.formats.tables import read_mask_table, take_rows
+from gi2nnunet.nnunet.models import fold_folder, is_replaced, list_replaced
 from gi2nnunet.prediction.folders import OUT_OF_FOLD, find_predictions
 from gi2nnunet.prediction.out_of_fold import describe_stored
 from gi2nnunet.scoring.conventions import Metric
@@ -41,16 +44,18 @@ class _About(TypedDict):
 
     options: _Options
     dataset: NotRequired[str]
+    checkpoints: NotRequired[dict[str, dict[str, str]]]
     sha256: dict[str, str]
 
 
 def list_prediction_checks(
-    predictions: Path, datasets: Mapping[str, Dataset], *, quick: bool
+    workspace: Workspace, datasets: Mapping[str, Dataset], *, quick: bool
 ) -> list[Check]:
     """Return the checks of a workspace's predictions; ``datasets`` are its datasets by name.
 
     ``quick`` reads no probabilities, no CSV, and computes no score.
     """
+    predictions, results = workspace.predictions, workspace.results
     stored = {
         predictions / name / OUT_OF_FOLD: (dataset, describe_stored(dataset))
         for name, dataset in datasets.items()
@@ -60,9 +65,10 @@ def list_prediction_checks(
         if is_being_removed(path):
             continue
         dataset, expected = stored.get(path.parent.parent, (None, {}))
-        checks.append(partial(_check_probabilities, path, dataset, expected.get(path.stem)))
+        wanted = expected.get(path.stem)
+        checks.append(partial(_check_probabilities, path, dataset, wanted, results))
     checks += [
-        partial(_check_folder, found.folder, datasets, quick=quick)
+        partial(_check_folder, found.folder, datasets, results, quick=quick)
         for found in find_predictions(predictions)
         if (found.folder / PREDICTION).is_file() or find_scores(found.folder)
     ]
@@ -70,7 +76,7 @@ def list_prediction_checks(
 
 
 def _check_probabilities(
-    path: Path, dataset: Dataset | None, expected: Mapping[str, Any] | None
+    path: Path, dataset: Dataset | None, expected: Mapping[str, Any] | None, results: Path
 ) -> list[Finding]:
     """Read a file; one of out-of-fold is also compared with the scan of its name."""
     remedy = "Delete it, then predict again with --save-probabilities."
@@ -88,10 +94,17 @@ def _check_probabilities(
     if expected != about or dataset.scan(path.stem).shape != found.array.shape[1:]:
         wanted = "those of a training scan as it is now, by the fold that did not see it"
         return [Finding(path, f"those of another fold or image ({about})", wanted, remedy)]
+    fold = fold_folder(results / dataset.name / path.parent.name, found.about["fold"])
+    with suppress(InputError):  # a damaged record is reported already
+        if is_replaced(fold, found.about.get("checkpoint", "")):
+            made = f"those of a former checkpoint of {fold.parent.name}/{fold.name}"
+            return [Finding(path, made, "those of the checkpoint that is there now", remedy)]
     return []
 
 
-def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool) -> list[Finding]:
+def _check_folder(
+    folder: Path, datasets: Mapping[str, Dataset], results: Path, *, quick: bool
+) -> list[Finding]:
     """Check the submission of a folder and, if it was scored, its score and its truth."""
     about = find_record(folder / PREDICTION, _About)
     if about is None:
@@ -102,6 +115,12 @@ def _check_folder(folder: Path, datasets: Mapping[str, Dataset], *, quick: bool)
     submission = folder / SUBMISSION
     if not submission.is_file():
         return [Finding(submission, "nothing", "the predicted rows", _PREDICT_AGAIN)]
+    with suppress(InputError):  # a damaged record is reported already
+        replaced = list_replaced(results / about.get("dataset", ""), about.get("checkpoints", {}))
+        if replaced:
+            made = f"a prediction by former checkpoints of {name_some(replaced)}"
+            expected = "one by the checkpoints that are there now"
+            return [Finding(folder / PREDICTION, made, expected, _PREDICT_AGAIN)]
     if quick:
         return []
     if hash_file(submission) != about["sha256"].get(SUBMISSION):

@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,18 +24,19 @@ from gi2nnunet.core.locks import Holder, find_holders, lock_path
 from gi2nnunet.dataset.manifest import Dataset, dataset_id_of, open_dataset
 from gi2nnunet.dataset.workspace import Workspace
 from gi2nnunet.formats.ids import ORGANS
-from gi2nnunet.formats.probabilities import SUFFIX
+from gi2nnunet.formats.probabilities import SUFFIX, read_about
 from gi2nnunet.nnunet.models import (
     FINAL_CHECKPOINT,
     TRAINING_RECORD,
     FoldFolder,
-    find_digests,
-    fold_folder,
     list_folds,
+    list_models,
+    list_replaced,
     name_fold,
+    spell_models,
     spell_training,
 )
-from gi2nnunet.nnunet.postprocess import TuningRecord, list_tunings
+from gi2nnunet.nnunet.postprocess import list_tunings
 from gi2nnunet.prediction.folders import (
     OUT_OF_FOLD,
     PredictionFolder,
@@ -254,16 +255,22 @@ class _Reading:
         if command is None:
             words = ["nnUNetv2_train", str(number), training.configuration, training.fold]
             return shlex.join([*words, "-tr", training.trainer, "-p", training.plans_name, "--c"])
-        several = len(self.names) > 1
-        return name_place(command, workspace=None, dataset_id=number if several else None)
+        return self._name_dataset(command, dataset)
+
+    def _name_dataset(self, command: str, dataset: str) -> str:
+        """Return a command with the number of a dataset, if there are several."""
+        number = dataset_id_of(dataset) if len(self.names) > 1 else None
+        return name_place(command, workspace=None, dataset_id=number)
 
     def read_out_of_fold(self, name: str) -> Iterator[OutOfFoldStatus]:
         home = self.workspace.predictions / name / OUT_OF_FOLD
-        dataset = self.opened.get(name)
+        dataset, results = self.opened.get(name), self.workspace.results / name
         for folder in sorted(path for path in home.glob("*") if path.is_dir()):
             if is_being_removed(Path(folder.name)):
                 continue
             scans = dataset.scans if dataset else ()
+            models = [m for m in list_models(results) if m.folder.name == folder.name]
+            command = shlex.join(["gi2nnunet", "out-of-fold", *spell_models(models)])
             full_name = f"{name}/{OUT_OF_FOLD}/{folder.name}"
             yield OutOfFoldStatus(
                 name=full_name,
@@ -273,6 +280,8 @@ class _Reading:
                 folder=folder,
                 stored=len(list(folder.glob(f"*{SUFFIX}"))),
                 training=sum(scan.part == "train" for scan in scans),
+                outdated=self._list_outdated(results, *_list_checkpoints(folder)),
+                command=self._name_dataset(command, name) if models else "",
                 holders=find_holders(lock_of_stored(home)),
                 bytes=self._size(folder),
             )
@@ -294,19 +303,19 @@ class _Reading:
                 metric=content.get("metric"),
                 organs=tuple(content["decision"]),
                 gain=gain,
-                outdated=tuple(self._list_outdated(content, results)),
+                outdated=self._list_outdated(results, content["checkpoints"]),
                 bytes=_measure_file(path),
             )
 
-    def _list_outdated(self, content: TuningRecord, results: Path) -> Iterator[str]:
-        """Name the folds with a recorded checkpoint that is not the one that was tuned."""
-        for model, folds in content["checkpoints"].items():
-            for fold, digest in folds.items():
-                folder = fold_folder(results / model, fold)
-                with self._naming_damage():
-                    recorded = find_digests(folder / FINAL_CHECKPOINT)
-                    if recorded and not any(one.startswith(digest) for one in recorded):
-                        yield f"{model}/{folder.name}"
+    def _list_outdated(
+        self, results: Path, *checkpoints: Mapping[str, Mapping[str, str]]
+    ) -> tuple[str, ...]:
+        """Name the folds with a recorded checkpoint that is not one of those that were used."""
+        found: list[str] = []
+        for some in checkpoints:
+            with self._naming_damage():
+                found += list_replaced(results, some)
+        return tuple(dict.fromkeys(found))
 
     def read_predictions(self) -> list[PredictionStatus]:
         return [self._read_prediction(one) for one in find_predictions(self.workspace.predictions)]
@@ -348,10 +357,25 @@ class _Reading:
             kept=found.kept,
             standing=about.get("standing", ""),
             scores=scores,
+            outdated=self._list_outdated(
+                self.workspace.results / about.get("dataset", ""), about.get("checkpoints", {})
+            ),
+            command=about.get("command", ""),
             changed=_find_change(found.submission),
             holders=found.holders,
             bytes=self._size(found.folder),
         )
+
+
+def _list_checkpoints(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """Give the checkpoints that have made the stored probabilities of a model, by fold."""
+    made: dict[tuple[str, str], None] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        about = read_about(path)
+        if {"fold", "checkpoint"} <= about.keys():
+            made[str(about["fold"]), str(about["checkpoint"])] = None
+    for fold, digest in made:
+        yield {folder.name: {fold: digest}}
 
 
 def _find_starting(results: Path) -> Iterator[FoldFolder]:

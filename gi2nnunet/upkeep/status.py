@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from gi2nnunet.core.errors import InputError, name_some
 from gi2nnunet.core.frames import ShownAsTable, make_frame
 from gi2nnunet.core.locks import Holder
-from gi2nnunet.prediction.folders import OUT_OF_FOLD
+from gi2nnunet.prediction.folders import OUT_OF_FOLD, warn_of_replaced
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -134,6 +134,10 @@ class PredictionStatus:
         What its scores mean: ``held-out``, ``in-sample`` and so on.
     scores
         Its recorded scores, one for each convention, the newest first.
+    outdated
+        The folds with other checkpoints now than those that predicted.
+    command
+        The command that predicts again; empty if it was not recorded.
     """
 
     name: str
@@ -147,6 +151,8 @@ class PredictionStatus:
     kept: int | None
     standing: str
     scores: tuple[RecordedScore, ...]
+    outdated: tuple[str, ...]
+    command: str
     changed: str | None
     holders: tuple[Holder, ...]
     bytes: int
@@ -154,7 +160,11 @@ class PredictionStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfFoldStatus:
-    """Stored out-of-fold predictions of one model: how many of the training scans there are."""
+    """Stored out-of-fold predictions of one model: how many of the training scans there are.
+
+    ``outdated`` names the folds with other checkpoints now than those that predicted, ``command``
+    predicts again; it is empty if the model is gone.
+    """
 
     name: str
     full_name: str
@@ -163,6 +173,8 @@ class OutOfFoldStatus:
     folder: Path
     stored: int
     training: int
+    outdated: tuple[str, ...]
+    command: str
     holders: tuple[Holder, ...]
     bytes: int
 
@@ -238,6 +250,18 @@ class WorkspaceStatus(ShownAsTable):
     bytes: int
     free_bytes: int | None
     next_step: NextStep
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return the problems, and a sentence on each prediction by replaced checkpoints."""
+        some: tuple[PredictionStatus | OutOfFoldStatus, ...]
+        some = (*self.predictions, *self.out_of_fold)
+        outdated = (
+            warn_of_replaced(one.name, one.outdated, command=one.command)
+            for one in some
+            if one.outdated
+        )
+        return (*self.problems, *outdated)
 
     @property
     def running(self) -> tuple[Holder, ...]:

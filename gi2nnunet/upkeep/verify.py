@@ -250,7 +250,7 @@ def verify_workspace(
             opened[name] = dataset
         checks += _list_checks(name, dataset, workspace, quick=quick)
         notes += _list_notes(name, dataset, workspace)
-    checks += list_prediction_checks(workspace.predictions, opened, quick=quick)
+    checks += list_prediction_checks(workspace, opened, quick=quick)
     findings += run_checks(checks, jobs=jobs or count_cores(), progress=progress)
     if engine is not None and not quick:
         damaged = {finding.file for finding in findings}

@@ -25,6 +25,7 @@ from tests.upkeep.workspace_factory import (
     add_out_of_fold,
     add_prediction,
     add_training,
+    replace_checkpoint,
 )
 
 SCANS = ("case1_day0", "case2_day0", "case3_day0", "case4_day2", "case5_day0")
@@ -295,3 +296,33 @@ def test_the_report_takes_a_prediction_by_its_name(place: Place, run: Run) -> No
     code, _, err = run("report", "--prediction", "nothing")
     assert code == 3
     assert "nothing: holds no submission.csv" in err
+
+
+def test_predictions_by_a_former_checkpoint_are_not_the_models(place: Place, run: Run) -> None:
+    place.train(f"{STOCK}__2d")
+    add_out_of_fold(place.workspace, place.dataset)
+    add_prediction(place.workspace, place.dataset, folds=(0, 1), scan_ids=place.held_out)
+    calls = [("score", "held-out"), ("compare", "held-out", "held-out"), ("status",)]
+    for words in calls:
+        assert "former" not in run(*words)[2]
+    replace_checkpoint(place.workspace.results / NAME / f"{STOCK}__2d" / "fold_0")
+    for words in calls:
+        _code, _, err = run(*words)
+        assert f"former checkpoints, which were replaced since, of {STOCK}__2d/fold_0" in err
+        assert "Predict again with: gi2nnunet predict-and-score" in err
+    assert "Predict again with: gi2nnunet out-of-fold --config 2d" in err
+    assert run("report", "--prediction", "held-out")[0] == 0
+    (page,) = place.workspace.predictions.parent.glob("report.html")
+    assert "was predicted by former checkpoints" in page.read_text()
+    assert "former checkpoints" in run("verify", "--quick")[1]
+    assert "a former checkpoint" in run("verify")[1]
+
+    def predict(*_words: str) -> tuple[int, str, str]:
+        add_out_of_fold(place.workspace, place.dataset)
+        return 0, "", ""
+
+    code, _, err = run("score", "2d")
+    assert code == 3
+    assert f"by former checkpoints of {STOCK}__2d/fold_0" in err
+    follow("Make them with: gi2nnunet out-of-fold {}", err, predict)
+    assert run("score", "2d")[0] == 0

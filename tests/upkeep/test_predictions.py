@@ -49,7 +49,7 @@ class Predicted(Bench):
 
     def verify(self, *, quick: bool = False) -> list[Finding]:
         datasets = {self.dataset.name: self.dataset}
-        return run_checks(list_prediction_checks(self.home, datasets, quick=quick), jobs=2)
+        return run_checks(list_prediction_checks(self.workspace, datasets, quick=quick), jobs=2)
 
 
 @pytest.fixture(scope="module")

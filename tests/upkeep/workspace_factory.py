@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def add_out_of_fold(
     ``without`` names an organ that is missed by scan id; ``scan_ids`` are all by default.
     """
     folder = workspace.predictions / dataset.name / "out_of_fold" / model
-    for scan_id, about in describe_stored(dataset).items():
+    results = workspace.results / dataset.name
+    for scan_id, stored in describe_stored(dataset).items():
+        about = stored | _read_checkpoint(results / model / f"fold_{stored['fold']}", "checkpoint")
         if scan_ids is not None and scan_id not in scan_ids:
             continue
         scan, masks = dataset.scan(scan_id), dataset.read_masks(scan_id)
@@ -111,16 +114,34 @@ def add_prediction(
     table = take_rows(read_mask_table(dataset.truth_path, any_scan=True), wanted)
     assert table is not None
     (out / "submission.csv").write_text(format_rows(table.list_rows(), "predicted"))
-    about = {
+    about: dict[str, Any] = {
         "standing": "held-out", "command": "gi2nnunet predict-and-score",
         "scans": "the held-out test scans", "dataset": dataset.name, "models": "2d",
         "options": {"source": None, "trained": list(trained), "folds": list(folds)},
     }  # fmt: skip
+    results = workspace.results / dataset.name
+    checkpoints: dict[str, dict[str, str]] = {model: {} for model in trained}
+    for model, fold in product(trained, folds):
+        checkpoints[model] |= _read_checkpoint(results / model / f"fold_{fold}", str(fold))
+    about["checkpoints"] = checkpoints
     noted = {**about, "sha256": {"submission.csv": hash_file(out / "submission.csv")}}
     write_json(out / "prediction.json", noted)
     score = score_submission(out / "submission.csv", table)
     write_score(score, out, truth=table, about=about)
     return out
+
+
+def replace_checkpoint(fold: Path) -> None:
+    """Put another checkpoint in the place of a fold's, as another training does."""
+    checkpoint = fold / "checkpoint_final.pth"
+    checkpoint.write_bytes(b"others" * 100)
+    write_json(fold / DIGESTS, {checkpoint.name: [hash_file(checkpoint)]})
+
+
+def _read_checkpoint(fold: Path, key: str) -> dict[str, str]:
+    """Return the short digest of a fold's checkpoint under a key; nothing of a missing one."""
+    checkpoint = fold / "checkpoint_final.pth"
+    return {key: hash_file(checkpoint)[:16]} if checkpoint.is_file() else {}
 
 
 def add_tuning(workspace: Workspace, *folds: Path) -> Path:
