@@ -619,7 +619,7 @@ def is_replaced(folder: Path, digest: str, *, read: bool = False) -> bool:
 
 
 def list_replaced(results: Path, checkpoints: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Name the folds whose checkpoint was replaced, as :func:`is_replaced` says.
+    """Name the folds that have other checkpoints now, as :func:`is_replaced` says.
 
     ``checkpoints`` are short digests by model folder and fold. ``results`` is nnU-Net's folder of a
     dataset.

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
+from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.ids import LABEL_SCHEMES
 from gi2nnunet.formats.submission import encode_scan
 from gi2nnunet.formats.volumes import write_volume
@@ -608,6 +609,11 @@ def test_predict_and_score_of_held_out_scans(run, converted, oracle):
     assert home.startswith("gi2nnunet-workspace/predictions/held-out/")
     files = {name for name in made if (converted / name).is_file()}
     assert files == {f"{home}/{name}" for name in (*OUTPUTS, "prediction.json", "cost.json")}
+    checkpoints = json.loads((converted / home / "prediction.json").read_text())["checkpoints"]
+    assert checkpoints == {
+        path.parent.parent.name: {"all": hash_file(path)[:16]}
+        for path in converted.rglob("checkpoint_final.pth")
+    }
     assert [line for line in out.splitlines() if line.startswith("gi2nnunet-workspace/")] == [
         f"{home}/{name}" for name in OUTPUTS
     ]
