@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,13 @@ class LabelCoding:
         By organ, from 1 to 255; a value that several organs have is where they overlap.
     others
         Values of other structures, which count as background.
+    ignored
+        Value of nnU-Net's ``ignore``: voxels that are not labelled. It has no meaning here.
     """
 
     values: Mapping[str, tuple[int, ...]]
     others: tuple[int, ...] = ()
+    ignored: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """Return the coding for the screen and for records."""
@@ -39,6 +42,16 @@ class LabelCoding:
         return ", ".join(
             parts + ([f"others={'+'.join(map(str, self.others))}"] * bool(self.others))
         )
+
+    def describe_ignored(self) -> str:
+        """Return what to do about voxels of the value that is ignored."""
+        every = [value for values in self.values.values() for value in values]
+        if len(set(every)) < len(every):  # --label-map has no overlaps
+            return "set them to 0 in the file if they are background"
+        organs = [f"{organ}={'+'.join(map(str, v))}" for organ, v in self.values.items()]
+        others = "+".join(map(str, [*self.others, self.ignored]))
+        label_map = ",".join([*organs, f"others={others}"])
+        return f"if they are background, convert or encode with --label-map {label_map}"
 
     def decode(self, labels: NDArray[np.uint8]) -> tuple[LabelMap, list[int]]:
         """Return the bit-coded label map, and the values that have no meaning."""
@@ -100,7 +113,7 @@ def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str)
     """Return the coding that the labels of nnU-Net's dataset.json name.
 
     Names are taken in the usual spellings (colon for large bowel); other structures count as
-    background.
+    background, except what nnU-Net calls ``ignore``.
 
     Raises
     ------
@@ -109,11 +122,14 @@ def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str)
     """
     values: dict[str, tuple[int, ...]] = {}
     others: list[int] = []
+    ignored: int | None = None
     names: dict[str, list[str]] = {}
     for name, given in declared.items():
         numbers = tuple(v for v in (given if isinstance(given, list) else [given]) if v)
         organ = find_organ(name)
-        if organ is None:
+        if name == "ignore" and numbers:
+            ignored = numbers[0]
+        elif organ is None:
             others += numbers
         else:
             values[organ] = numbers
@@ -127,7 +143,8 @@ def read_declared_labels(declared: Mapping[str, int | list[int]], *, where: str)
             "stomach=1,small_bowel=2,large_bowel=3."
         )
     inside = {value for of_organ in values.values() for value in of_organ}
-    return LabelCoding(values=values, others=tuple(v for v in others if v not in inside))
+    others = [value for value in others if value not in inside]
+    return LabelCoding(values=values, others=tuple(others), ignored=ignored)
 
 
 CODINGS: Mapping[LabelScheme, LabelCoding] = {

@@ -224,7 +224,7 @@ def _check_number(path: Path, dataset: str, engine: Engine) -> None:
 
 
 def _check_places(path: Path, bundle: Bundle, todo: Mapping[str, Path], *, replace: bool) -> None:
-    """Refuse to replace models unasked, folds that the file lacks, and those being trained."""
+    """Refuse to replace models unasked, those in training, and folds not in the file."""
     there = [folder for folder in todo.values() if folder.exists()]
     if there and not replace:
         raise InputError(

@@ -145,6 +145,11 @@ class NiftiScan(Scan):
                 bit_map, unknown = self.coding.decode(labels)
                 values = {v for values in self.coding.values.values() for v in values}
                 known = f"those of {self.coding}: {sorted({0, *values, *self.coding.others})}"
+            if file not in organs and self.coding.ignored in unknown:
+                found = f"voxels of label {self.coding.ignored}, which dataset.json calls ignore"
+                expected = f"labelled voxels only; {self.coding.describe_ignored()}"
+                problems.append(Problem(where=str(file), found=found, expected=expected))
+                unknown.remove(self.coding.ignored)
             if unknown:
                 found = f"the labels {unknown[:5]}"
                 problems.append(Problem(where=str(file), found=found, expected=known))

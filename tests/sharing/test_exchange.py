@@ -244,7 +244,7 @@ def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_pa
     assert not list((theirs / "results").glob(".*"))
 
 
-def test_folds_that_the_file_lacks_are_not_replaced(file: Path, tmp_path: Path) -> None:
+def test_folds_that_the_file_does_not_hold_are_not_replaced(file: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     folder = write_model(theirs / "results", folds=("all", 0))
     (folder / "fold_2").mkdir()  # begun

@@ -79,6 +79,22 @@ def test_names_in_dataset_json_say_what_labels_mean(tmp_path, declared, values):
     assert ("background 5" in note) == ("liver" in declared)
 
 
+def test_voxels_that_nnunet_ignores_are_background_only_on_purpose(tmp_path, run):
+    folder = write_scans(tmp_path / "in", ["case1_day0", "case2_day0"])
+    (folder / "dataset.json").write_text(json.dumps({"labels": {**NAMED, "ignore": 8}}))
+    convert = ("convert", folder, "--holdout", "0")
+    assert run(*convert, "-w", "none")[0] == 0  # declared, but on no voxel
+    label = folder / "labels" / "case1_day0.nii.gz"
+    given, _ = make_labels("case1_day0")
+    given[:, :2, :2] = 8
+    write_volume(label, given, spacing_mm=(3, 1.5, 1.5))
+    code, _, err = run(*convert)
+    assert code == 3
+    assert "found voxels of label 8, which dataset.json calls ignore" in err
+    option = re.search(r"convert or encode with (--label-map) (\S+)", err).groups()
+    assert run(*convert, *option)[0] == 0
+
+
 @pytest.mark.parametrize("command", ["check", "convert", "encode"])
 def test_label_map_says_what_labels_mean_in_every_command(tmp_path, run, command):
     folder = write_scans(tmp_path / "in", ["case1_day0", "case2_day0"])
