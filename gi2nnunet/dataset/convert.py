@@ -188,6 +188,11 @@ def convert(
         asked = {"dataset_id": dataset_id, "name": name, "labels": labels, **split.describe()}
         asked |= {name: getattr(options, name) for name in RECORDED}
         _write_tables(target, opened, plan, records, recipe=recipe, asked=asked, command=command)
+        try:
+            target.check_trained(open_dataset(target.hidden).digest)
+        except InputError:
+            target.discard()
+            raise
         opened.keep_ids()
         warnings = target.put_in_place(plan.splits, notes=_NOTES)
         dataset = open_dataset(target.folder)

@@ -51,6 +51,8 @@ class Target:
         Whether nnU-Net's preprocessed files may stay.
     missing
         The folders around ``hidden`` that did not exist, innermost first.
+    trained_on
+        By the folder of each training, the digest of its dataset, if the manifest is gone.
     """
 
     folder: Path
@@ -60,6 +62,23 @@ class Target:
     same_recipe: bool
     keep_preprocessed: bool
     missing: tuple[Path, ...]
+    trained_on: Mapping[Path, str]
+
+    def check_trained(self, digest: str) -> None:
+        """Refuse a dataset of another digest than one that models were trained on.
+
+        Raises
+        ------
+        InputError
+            It names the training.
+        """
+        others = [folder for folder, known in self.trained_on.items() if known != digest]
+        if others:
+            raise InputError(
+                f"{others[0]}: a model was trained on {self.folder.name} of digest "
+                f"{self.trained_on[others[0]]}, which is gone, and this conversion makes another "
+                f"one ({digest}): other images, masks or folds. {_WAY_OUT}"
+            )
 
     def write_split(self, splits: Sequence[Fold]) -> None:
         """Write the split into nnU-Net's preprocessed folder, or delete it if there is none."""
@@ -189,6 +208,7 @@ def inspect_target(
         same_recipe=bool(manifest) and not differences,
         keep_preprocessed=not differences and bool(manifest or trained),
         missing=tuple(path for path in (raw, *raw.parents) if not path.exists()),
+        trained_on={} if manifest else _find_trained_on(workspace.results / folder_name),
     )
 
 
@@ -231,6 +251,19 @@ def _find_trained(results: Path) -> Path | None:
         for found in sorted(results.glob(pattern)):
             return found
     return None
+
+
+def _find_trained_on(results: Path) -> dict[Path, str]:
+    """Return the digest of the dataset that each training in a results folder has recorded.
+
+    Imported models and those of plain nnU-Net have none.
+    """
+    found: dict[Path, str] = {}
+    for path in sorted(results.glob("*/fold_*/gi2nnunet_training.json")):
+        digest = (find_record(path, dict[str, Any]) or {}).get("dataset")
+        if digest and any(path.parent.glob("checkpoint*.pth")):
+            found[path.parent] = digest
+    return found
 
 
 def _find_differences(

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
+from gi2nnunet.core.files import write_json
 from gi2nnunet.core.locks import hold_dataset
 from gi2nnunet.dataset.checks import list_dataset_checks
 from gi2nnunet.dataset.convert import ScanWriter
@@ -605,6 +606,30 @@ def test_a_raw_dataset_removed_after_training_can_be_made_again_but_not_otherwis
     convert(source, workspace=ws)
     (ws.preprocessed / NAME / "dataset.json").unlink()
     assert tree(tmp_path / "ws") == before
+
+
+def test_a_removed_dataset_is_not_replaced_with_one_of_other_masks(tmp_path, ws):
+    """Its trainings would count as trained on that one."""
+    files = make_source().files()
+    dataset = convert(write_files(tmp_path / "s", files), workspace=ws)
+    train_something(ws)
+    (checkpoint,) = ws.results.rglob("checkpoint*.pth")
+    write_json(checkpoint.parent / "gi2nnunet_training.json", {"dataset": dataset.digest})
+    table = (ws.raw / NAME / "dataset.json").read_text()
+    (ws.preprocessed / NAME / "dataset.json").write_text(table)
+    shutil.rmtree(ws.raw)
+    before = tree(ws.results.parent)
+    lines = files["train.csv"].splitlines()
+    masks = [line.rpartition(b",")[2] for line in lines]
+    full = [number for number, mask in enumerate(masks) if number and mask]
+    lines[full[0]] = lines[full[0]].rpartition(b",")[0] + b","
+    changed = write_files(tmp_path / "changed", {**files, "train.csv": b"\n".join(lines) + b"\n"})
+    with pytest.raises(InputError, match="this conversion makes another one") as refused:
+        convert(changed, workspace=ws)
+    assert str(checkpoint.parent) in str(refused.value)
+    assert "Convert into another workspace" in str(refused.value)
+    assert tree(ws.results.parent) == before
+    assert convert(tmp_path / "s", workspace=ws).digest == dataset.digest
 
 
 def test_files_of_others_are_left_alone(tmp_path, source, ws):
