@@ -233,6 +233,8 @@ def _check_places(path: Path, bundle: Bundle, todo: Mapping[str, Path], *, repla
         )
     lost = []
     for name, folder in todo.items():
+        with hold(folder, purpose="importing"):  # no prediction uses it
+            pass
         for fold in list_folds(folder.parent):
             if fold.folder.parent == folder:
                 with hold(fold.folder, purpose="importing"):

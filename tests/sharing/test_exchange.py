@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from gi2nnunet.core.errors import EngineError, InputError, OutputError
+from gi2nnunet.core.locks import hold
 from gi2nnunet.dataset.workspace import Workspace, open_workspace
 from gi2nnunet.nnunet import engine as engine_module
 from gi2nnunet.nnunet.child import weights
@@ -242,6 +243,17 @@ def test_another_model_is_replaced_only_when_told(ours: Path, file: Path, tmp_pa
         weights_of(ours, fold=1)["encoder.stages.0.0.convs.0.conv.weight"],
     )
     assert not list((theirs / "results").glob(".*"))
+
+
+def test_a_model_that_predicts_is_not_replaced(file: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    folder = write_model(theirs / "results", folds=(0,))
+    with (
+        hold(folder, purpose="predicting", shared=True),
+        pytest.raises(OutputError, match=r"in use by another run.*predicting"),
+    ):
+        take_in(file, theirs, replace=True)
+    take_in(file, theirs, replace=True)
 
 
 def test_folds_that_the_file_does_not_hold_are_not_replaced(file: Path, tmp_path: Path) -> None:
