@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,8 @@ class MaskTable:
         Image size in pixels; ``None`` if the table has no such columns.
     warnings
         Reasons to doubt that label volumes were read as they were meant.
+    spacing_mm
+        Voxel spacing ``(z, y, x)`` by scan id, if these are rows of label volumes.
     """
 
     name: str
@@ -87,6 +89,7 @@ class MaskTable:
     height: NDArray[np.int64] | None = None
     width: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
+    spacing_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""

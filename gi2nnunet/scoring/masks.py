@@ -66,7 +66,8 @@ def read_masks(
     found = read_rows(str(given), source.scans.values())
     if found is None:
         raise InputError(f"{given}: holds no scan. Give a CSV, or a folder of label volumes.")
-    return replace(found, warnings=source.warnings)
+    spacing_mm = {scan.scan_id: scan.spacing_mm for scan in source.scans.values()}
+    return replace(found, warnings=source.warnings, spacing_mm=spacing_mm)
 
 
 def find_truth(

@@ -5,6 +5,7 @@ Rows are paired by slice and organ; memory holds the texts of both tables and a 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -40,6 +41,7 @@ from gi2nnunet.scoring.metric import Terms, score_label_maps
 from gi2nnunet.scoring.misread import Counts, count_agreement, find_misreading
 from gi2nnunet.scoring.result import Place, Score, combine_terms
 
+_SAME_SPACING = 1e-3  # relative; what programs round when they write a volume
 _HIGH_DICE = 0.98  # other readings of a scan that agrees better than this are not tried
 
 
@@ -103,6 +105,8 @@ def score_submission(
     if scans == "common":
         chosen, scope = _choose_common((pred_table, *beside, true_table))
     _check_same_rows(pred_table, true_table, chosen=chosen, in_order=metric == "mle-bench")
+    if medical:
+        _check_same_spacing(pred_table, true_table)
     pairs = _pair_scans(pred_table, true_table, chosen=chosen, metric=metric, sizes=sizes)
     pairs = [replace(pair, spacing_mm=(spacing_mm or {}).get(pair.scan_id)) for pair in pairs]
     if medical:
@@ -162,6 +166,29 @@ def _choose_common(tables: Sequence[MaskTable]) -> tuple[set[str], str]:
     sizes = {table.name: len(table.scan_ids) for table in tables}
     held = ", ".join(f"{size} in {name}" for name, size in sizes.items())
     return common, f"only {count(len(common), 'scan')} common to all files ({held})"
+
+
+def _check_same_spacing(pred: MaskTable, truth: MaskTable) -> None:
+    """Refuse label volumes with other voxel sizes than those of the truth."""
+    in_both = sorted(pred.spacing_mm.keys() & truth.spacing_mm.keys())
+    sides = ((scan_id, pred.spacing_mm[scan_id], truth.spacing_mm[scan_id]) for scan_id in in_both)
+    raise_problems(
+        [
+            Problem(
+                where=f"{pred.name}: {scan_id}",
+                found=f"voxels of {_name_spacing(found)}",
+                expected=f"{_name_spacing(wanted)}, as {truth.name} has",
+            )
+            for scan_id, found, wanted in sides
+            if not np.allclose(found, wanted, rtol=_SAME_SPACING, atol=0)
+        ],
+        remedy="Give label volumes of the same scans. If only the voxel size is wrong, score the "
+        f"CSV that this makes: gi2nnunet encode {shlex.quote(pred.name)} --out labels.csv",
+    )
+
+
+def _name_spacing(spacing_mm: Spacing) -> str:
+    return f"{' x '.join(f'{side:.4g}' for side in spacing_mm)} mm (z, y, x)"
 
 
 def _check_same_rows(

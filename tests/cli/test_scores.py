@@ -276,6 +276,32 @@ def test_label_volumes_without_an_orientation_are_scored_as_they_are_stored(
     assert found["differences"]["score"]["a"] == 1.0
 
 
+def test_label_volumes_of_another_voxel_size_have_no_measures_in_mm(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("convert", "source", "--jobs", "1", "--holdout", "0")[0] == 0
+    dataset = tmp_path / "gi2nnunet-workspace/raw/Dataset501_UWGI"
+    labels, truth = tmp_path / "labels", tmp_path / "true"
+    for folder in (labels, truth):
+        shutil.copytree(dataset / "labelsTr", folder)
+        shutil.copy(dataset / "dataset.json", folder)
+    for path in labels.glob("*.nii.gz"):
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.dataobj, image.affine @ np.diag([2, 2, 2, 1])), path)
+    words = ("--truth", str(truth), "--json")
+    assert json.loads(run("score", "labels", *words)[1])["score"] == 1
+    assert run("score", str(truth), *words, "--medical")[0] == 0
+    for command in (("score", "labels"), ("compare", str(truth), "labels")):
+        code, _, err = run(*command, *words, "--medical")
+        assert code == 3
+        assert "found voxels of 6 x 3 x 3 mm (z, y, x); expected 3 x 1.5 x 1.5 mm" in err
+    follow(
+        "If only the voxel size is wrong, score the CSV that this makes: gi2nnunet encode {} --out "
+        "labels.csv", err, run,
+    )  # fmt: skip
+    assert run("score", "labels.csv", *words, "--medical")[0] == 0
+
+
 def test_one_nifti_file_is_scored_as_its_rows_are(run: Run) -> None:
     assert run("convert", "source", "--jobs", "1")[0] == 0
     truth = Path("gi2nnunet-workspace/raw/Dataset501_UWGI/labelsTr")
