@@ -504,8 +504,7 @@ def check_digest(path: Path) -> str:
     """
     remedy = spell_restore(path.parent)
     try:
-        found = path.stat()
-        digest = _hash_unchanged(path, found.st_size, found.st_mtime_ns)
+        digest = hash_once(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected a checkpoint. {remedy}") from error
     except OSError as error:
@@ -520,9 +519,14 @@ def check_digest(path: Path) -> str:
     return digest
 
 
+def hash_once(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read once in a process while it is unchanged."""
+    found = path.stat()
+    return _hash_unchanged(path, found.st_size, found.st_mtime_ns)
+
+
 @lru_cache(maxsize=1024)
 def _hash_unchanged(path: Path, size: int, modified_ns: int) -> str:
-    """Return the SHA-256 of a file, read once as long as size and time stamp are the same."""
     return hash_file(path)
 
 

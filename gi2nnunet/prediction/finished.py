@@ -17,7 +17,7 @@ from gi2nnunet.core.files import find_record
 from gi2nnunet.core.seals import hash_file
 from gi2nnunet.formats.probabilities import SUFFIX
 from gi2nnunet.nnunet.engine import COST, PredictionCost
-from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, fold_folder
+from gi2nnunet.nnunet.models import FINAL_CHECKPOINT, fold_folder, hash_once
 from gi2nnunet.nnunet.postprocess import Tuned
 from gi2nnunet.prediction.choose import Work
 from gi2nnunet.scoring.record import PREDICTION, SUBMISSION
@@ -85,7 +85,7 @@ def digest_request(
 
 
 def _digest_file(path: Path) -> str:
-    return hash_file(path) if path.is_file() else ""
+    return hash_once(path) if path.is_file() else ""
 
 
 def find_finished(work: Work, request: str, *, probabilities: bool) -> FinishedPrediction | None:
