@@ -138,17 +138,26 @@ class _Scoring:
         return open_source(self.images, options).scans
 
     def find_spacings(
-        self, truth: MaskTable, place: Path, known: Mapping[str, Scan], *, needed: bool
+        self,
+        truth: MaskTable,
+        place: Path,
+        table: MaskTable,
+        known: Mapping[str, Scan],
+        *,
+        needed: bool,
     ) -> dict[str, Spacing]:
-        """Return voxel spacings: of known scans, and if needed the others', from the path on."""
+        """Return voxel spacings: of known scans, and if needed the others', from the path on.
+
+        ``table`` was read from ``place``.
+        """
         found = {scan_id: scan.spacing_mm for scan_id, scan in known.items()}
         if not needed or set(truth.scan_ids) <= found.keys():
             return found
         from gi2nnunet.scoring.spacing import find_spacings  # takes as long as a small score
 
         others = find_spacings(
-            truth, place, workspace=find_workspace(self.workspace), dataset_id=self.dataset_id,
-            orientation=self.orientation,
+            truth, place, table, workspace=find_workspace(self.workspace),
+            dataset_id=self.dataset_id,
         )  # fmt: skip
         return others | found
 
@@ -214,7 +223,7 @@ def score(asked: _Score) -> Score:
         true = find_truth(place, predicted, workspace=space, dataset_id=asked.dataset_id)
     else:
         true = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
-    given = Path(asked.truth) if asked.truth else place
+    given = (Path(asked.truth), true) if asked.truth else (place, predicted)
     needed = asked.medical or asked.per_slice is not None
     with draw_bars(asked.progress) as report:
         result = score_submission(
@@ -222,7 +231,7 @@ def score(asked: _Score) -> Score:
             metric=asked.metric, scans=asked.scans, medical=asked.medical,
             tolerance_mm=asked.tolerance_mm, jobs=asked.jobs, progress=report,
             sizes={name: scan.size for name, scan in known.items()} or None,
-            spacing_mm=asked.find_spacings(true, given, known, needed=needed),
+            spacing_mm=asked.find_spacings(true, *given, known, needed=needed),
         )  # fmt: skip
     if slices:
         replace_file(Path(slices), format_slices(result))
@@ -311,22 +320,22 @@ def compare(asked: _Compare) -> Comparison:
         else:
             truth = read_masks(Path(asked.truth), truth=True, orientation=asked.orientation)
         known = asked.open_images()
-        given = Path(asked.truth) if asked.truth else sides[0].place
+        first = sides[0]
+        given = (Path(asked.truth), truth) if asked.truth else (first.place, first.table)
         found = compare_submissions(
             sides[0].table, sides[1].table, truth,
             metric=asked.metric, scans=asked.scans, seed=asked.seed, jobs=asked.jobs,
             sizes={name: scan.size for name, scan in known.items()} or None,
-            spacing_mm=asked.find_spacings(truth, given, known, needed=True)
+            spacing_mm=asked.find_spacings(truth, *given, known, needed=True)
             if asked.medical
             else None,
             tolerance_mm=asked.tolerance_mm, progress=report,
         )  # fmt: skip
         named = [Side(name=s.name, taken=s.taken, standing=s.standing) for s in sides]
-        scores = (
+        a, b = (
             replace(of, warnings=(*of.warnings, *side.warnings))
             for of, side in zip((found.a, found.b), sides, strict=True)
         )
-        a, b = scores
         found = replace(found, a=a, b=b, sides=tuple(named), truth=truth.name)
         if asked.html is not None:
             from gi2nnunet.pages.compare_page import Compared, write_compare_page

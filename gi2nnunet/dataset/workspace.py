@@ -87,8 +87,8 @@ def _check_apart(*folders: Path) -> None:
         inside = (place for place in (one, *one.parents) if place.parent == other)
         if one == other or any(place.match("Dataset[0-9][0-9][0-9]_*") for place in inside):
             raise InputError(
-                f"{one}: found it in the place of several of nnU-Net's folders, or in a dataset's "
-                f"folder of another; expected three that are apart. Give {', '.join(_VARIABLES)} "
+                f"{one}: found one folder for two of nnU-Net's three, or one inside another's "
+                f"dataset; expected three that are apart. Give {', '.join(_VARIABLES)} "
                 "a folder each, or a workspace with --workspace."
             )
 

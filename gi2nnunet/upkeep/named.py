@@ -347,10 +347,7 @@ class _Naming:
             for one in model.models
             if any(name.startswith(f"{one.folder.name}/") for name in replaced)
         ]
-        remedies = []
-        for one in former:
-            options = shlex.join([*spell_models([one]), *self.spell_id(model)])
-            remedies.append(f"Make them with: gi2nnunet out-of-fold {options}")
+        remedies = [self.spell_out_of_fold(one, model) for one in former]
         return InputError(
             f"{model.name}: found out-of-fold predictions by former checkpoints of "
             f"{name_some(replaced)}; expected those by the checkpoints that are there now.\n"
@@ -372,16 +369,19 @@ class _Naming:
             return
         which = min(possible or wanted, key=lambda which: len(missing[which]))
         for model in missing[which]:
-            number = self.spell_id(model)
             if which == "held-out" and model.can_have(which):
-                options = shlex.join([*spell_models(model.models), *number])
+                options = shlex.join([*spell_models(model.models), *self.spell_id(model)])
                 yield f"Make them with: gi2nnunet predict-and-score {options}"
                 continue
             for one in model.models:
                 if not set(range(len(model.dataset.splits))) <= set(one.folds):
                     yield f"Train every fold with: {self.spell_training(one)}"
-                options = shlex.join([*spell_models([one]), *number])
-                yield f"Make them with: gi2nnunet out-of-fold {options}"
+                yield self.spell_out_of_fold(one, model)
+
+    def spell_out_of_fold(self, one: TrainedModel, model: _Model) -> str:
+        """Return the command that makes the out-of-fold predictions of one of its models."""
+        options = shlex.join([*spell_models([one]), *self.spell_id(model)])
+        return f"Make them with: gi2nnunet out-of-fold {options}"
 
     def spell_id(self, model: _Model) -> tuple[str, ...]:
         """Return the option that names a model's dataset, if there are several."""
